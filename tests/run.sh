@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# All tests in a virtual environment of their own. WHISPERQ_SPEECH names a folder with real human speech;
+# without it the tests on it skip. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source examples/environment.sh
+environment "${WHISPERQ_VENV:-$PWD/.venv-tests}" "[test]"
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+python -m pytest "$@"

@@ -1,0 +1,59 @@
+"""Our log-mel against transformers' own feature extractor."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperFeatureExtractor
+
+from whisperq.data.features import log_mel
+
+
+def waveforms(seconds: list[float], rate: int = 16000) -> list[np.ndarray]:
+    """Tones in noise, each louder than the one before: per-utterance floors must differ."""
+    rng = np.random.default_rng(0)
+    made = []
+    for index, length in enumerate(seconds):
+        time = np.arange(int(length * rate)) / rate
+        tone = np.sin(2 * np.pi * 300 * (index + 1) * time) * 10.0 ** (index - 2)
+        made.append((tone + 1e-4 * rng.standard_normal(len(time))).astype(np.float32))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("window_s", "mel_bins", "seconds"),
+    [(30, 80, [1.0, 12.3, 30.0]), (4, 80, [0.5, 2.7, 4.0]), (30, 128, [3.1]), (4, 128, [3.1, 4.0])],
+)
+def test_agrees_with_transformers(window_s: int, mel_bins: int, seconds: list[float]) -> None:
+    extractor = WhisperFeatureExtractor(feature_size=mel_bins, chunk_length=window_s)
+    batch = waveforms(seconds)
+    expected = extractor(batch, sampling_rate=16000, return_tensors="pt").input_features
+    ours = log_mel(batch, extractor)
+    assert ours.dtype == torch.float32
+    assert ours.shape == (len(seconds), mel_bins, window_s * 100)
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+def test_an_utterance_does_not_depend_on_its_neighbours() -> None:
+    extractor = WhisperFeatureExtractor(chunk_length=4)
+    quiet, _, loud = waveforms([2.0, 2.0, 2.0])
+    alone = log_mel([quiet], extractor)[0]
+    together = log_mel([quiet, loud], extractor)[0]
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_silence_is_finite() -> None:
+    features = log_mel([np.zeros(100, np.float32)], WhisperFeatureExtractor(chunk_length=4))
+    assert torch.allclose(features, torch.full_like(features, (-10.0 + 4.0) / 4.0))
+
+
+def test_two_extractors_keep_their_own_filters() -> None:
+    batch = waveforms([1.0])
+    narrow, wide = (WhisperFeatureExtractor(feature_size=n, chunk_length=4) for n in (80, 128))
+    assert log_mel(batch, narrow).shape[1] == 80
+    assert log_mel(batch, wide).shape[1] == 128
+
+
+def test_too_long_is_refused() -> None:
+    extractor = WhisperFeatureExtractor(chunk_length=4)
+    with pytest.raises(ValueError, match="longer than the model's window of 64000"):
+        log_mel([np.zeros(64001, np.float32)], extractor)

@@ -1,0 +1,209 @@
+"""A folder sealed by its manifest.json.
+
+    with create(out, kind, command, config, inputs) as draft:
+        (draft.folder / "ranges.json").write_text(...)
+        draft.results["sites"] = 12
+
+The payload is written into a hidden sibling, hashed, synced and renamed: a folder with a manifest
+is complete, a folder without one is never read. The same command over its own finished output
+raises `Finished`; a different one is refused unless `force`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whisperq import __version__
+from whisperq.errors import InputError, UsageError
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished folder and what its manifest says."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return self.manifest["kind"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.manifest["config"]
+
+    @property
+    def inputs(self) -> dict[str, dict[str, str]]:
+        return self.manifest["inputs"]
+
+    @property
+    def results(self) -> dict[str, Any]:
+        return self.manifest["results"]
+
+
+class Finished(Exception):
+    """The same command, settings and inputs have already written this artifact."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__(str(artifact.path))
+        self.artifact = artifact
+
+
+@dataclass
+class Draft:
+    """An artifact being written: put payload files into `folder`, numbers into `results`."""
+
+    folder: Path
+    results: dict[str, Any] = field(default_factory=dict)
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def bytes_sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def is_artifact(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
+def load(path: Path, kind: str | None = None, verify: bool = True) -> Artifact:
+    """Read and check an artifact.
+
+    Raises InputError: no manifest, unreadable manifest, newer schema, another kind, a file that is
+    missing or whose sha256 differs (`verify`).
+    """
+    if not is_artifact(path):
+        raise InputError(f"{path} is not a finished whisperq artifact: it has no {MANIFEST}")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        found, schema, files = manifest["kind"], manifest["schema"], manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path / MANIFEST} is damaged ({error}); run the command that made it again") from error
+    if schema > SCHEMA:
+        raise InputError(f"{path} was written by a newer whisperq (schema {schema}, this one reads {SCHEMA})")
+    if kind is not None and found != kind:
+        raise InputError(f"{path} holds a {found}, but a {kind} is needed here")
+    if verify:
+        _verify(path, files)
+    return Artifact(path, manifest)
+
+
+def _verify(path: Path, files: Mapping[str, str]) -> None:
+    for name, digest in files.items():
+        file = path / name
+        if not file.is_file():
+            raise InputError(f"{path} lacks its file {name}; run the command that made it again with --force")
+        if file_sha256(file) != digest:
+            raise InputError(
+                f"{file} has changed since it was written (its sha256 differs from the manifest); "
+                "run the command that made it again with --force"
+            )
+
+
+def reference(path: Path) -> dict[str, str]:
+    """How a manifest names an input: its path and the sha256 of its manifest, or of its content."""
+    if is_artifact(path):
+        return {"path": str(path.resolve()), "sha256": file_sha256(path / MANIFEST)}
+    if path.is_file():
+        return {"path": str(path.resolve()), "sha256": file_sha256(path)}
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.iterdir() if p.is_file() and p.suffix in (".json", ".safetensors", ".txt")):
+        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
+    return {"path": str(path.resolve()), "sha256": digest.hexdigest()}
+
+
+@contextmanager
+def create(
+    out: Path, kind: str, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any], force: bool = False
+) -> Iterator[Draft]:
+    """Write an artifact; it appears at `out` whole or not at all.
+
+    Raises Finished when `out` already is this very result, UsageError when it is something else.
+    """
+    config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
+    out = Path(out)
+    _refuse_overwrite(out, command, config, inputs, force)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.parent / f".{out.name}.partial-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    draft = Draft(folder)
+    try:
+        yield draft
+        _seal(draft, kind, command, config, inputs)
+        _publish(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_overwrite(
+    out: Path, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any], force: bool
+) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir() or not is_artifact(out):
+        raise UsageError(f"{out} exists and was not finished by whisperq; remove it or choose another --out")
+    if force:
+        return
+    old = load(out, verify=False)
+    hashes = {role: entry["sha256"] for role, entry in inputs.items()}
+    old_hashes = {role: entry["sha256"] for role, entry in old.inputs.items()}
+    if (old.manifest["command"], old.config, old_hashes) == (command, config, hashes):
+        raise Finished(load(out))
+    keys = sorted(k for k in {*config, *old.config} if config.get(k) != old.config.get(k))
+    keys += sorted(f"input {r}" for r in {*hashes, *old_hashes} if hashes.get(r) != old_hashes.get(r))
+    raise UsageError(
+        f"{out} already holds another result (it differs in {', '.join(keys) or 'its command'}); "
+        "give --force to replace it or --out to write elsewhere"
+    )
+
+
+def _seal(draft: Draft, kind: str, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    files = sorted(p for p in draft.folder.rglob("*") if p.is_file())
+    manifest = {
+        "kind": kind,
+        "schema": SCHEMA,
+        "whisperq": __version__,
+        "command": command,
+        "status": "complete",
+        "config": config,
+        "inputs": inputs,
+        "results": draft.results,
+        "files": {str(p.relative_to(draft.folder)): file_sha256(p) for p in files},
+    }
+    text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
+    for file in files:
+        _sync(file)
+    (draft.folder / MANIFEST).write_text(text)
+    _sync(draft.folder / MANIFEST)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Rename into place; an older artifact steps aside first, so that no moment shows a mixture."""
+    old = out.parent / f".{out.name}.replaced-{os.getpid()}"
+    if out.exists():
+        out.rename(old)
+    folder.rename(out)
+    _sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)

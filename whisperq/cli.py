@@ -1,0 +1,160 @@
+"""The command line: one Typer command for each entry of COMMANDS, made from its dataclass of settings.
+
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 bad input, 75 checkpointed. Results go to stdout, all else to stderr.
+"""
+
+import inspect
+import json
+import os
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from whisperq import __version__
+from whisperq.artifact import Artifact, Finished, load
+from whisperq.commands import COMMANDS, Command, InputFlag
+from whisperq.errors import WhisperqError
+from whisperq.options import Common
+from whisperq.report.progress import say
+from whisperq.report.tables import tables
+from whisperq.session import Session
+
+app = typer.Typer(
+    help="Make Whisper small and fully INT8, honestly measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def parameter(name: str, annotation: Any, default: str | None, help: str, **extra: Any) -> inspect.Parameter:
+    """A keyword option; None where it is not given, so that a configuration can fill it."""
+    flag = f"--{name.replace('_', '-')}"
+    is_bool = annotation is bool
+    flags = [f"{flag}/--no-{name.replace('_', '-')}"] if is_bool and not extra.pop("plain", False) else [flag]
+    help = f"{help} (Default: {default}.)" if default not in (None, "None", "()", "False") else help
+    option = typer.Option(*flags, help=help, show_default=False, **extra)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[annotation | None, option], default=None
+    )
+
+
+def field_parameter(field: Field, hint: Any) -> inspect.Parameter:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    extra: dict[str, Any] = {"envvar": "WHISPERQ_RUN"} if field.name == "run" else {}
+    if hint is bool and field.name in ("force", "json", "skip_bad", "encoder_only"):
+        extra["plain"] = True
+    if typing.get_origin(hint) is tuple:
+        hint = list[str]
+    default = None if field.default is MISSING else str(field.default)
+    return parameter(field.name, hint, default, field.metadata["help"], **extra)
+
+
+def input_parameter(flag: InputFlag) -> inspect.Parameter:
+    return parameter(flag.name, list[str] if flag.many else str, None, flag.help)
+
+
+def signature(command: Command) -> inspect.Signature:
+    """Inputs first, then settings, then the flags that every command has."""
+    parameters = [input_parameter(flag) for flag in command.inputs]
+    for kind in (command.settings, Common):
+        hints = typing.get_type_hints(kind)
+        parameters += [field_parameter(f, hints[f.name]) for f in fields(kind)]
+    return inspect.Signature(parameters)
+
+
+def function(command: Command) -> Callable[..., None]:
+    def run(**flags: Any) -> None:
+        given = {k: v for k, v in flags.items() if v is not None and k in {f.name for f in fields(Common)}}
+        execute(command, Common(**given), flags)
+
+    run.__signature__ = signature(command)  # type: ignore[attr-defined]
+    run.__doc__ = f"{command.help}\n\nExample: {command.example}"
+    return run
+
+
+def execute(command: Command, common: Common, flags: dict[str, Any]) -> None:
+    """One call, one print; every error a user can make is one sentence and its exit code."""
+    try:
+        session = Session.open(command.name, common, {k: _tuple(v) for k, v in flags.items()})
+        session.keep_configuration()
+        try:
+            result = command.call(session, session.settings(command.settings))
+        except Finished as finished:
+            result = finished.artifact
+            say(f"{result.path} is finished already, by this very command; nothing was done")
+        show_result(result, common.json)
+    except WhisperqError as error:
+        fail(" ".join(str(error).split()), error.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted; nothing half-written is left", 130)
+    except OSError as error:
+        traceback_if_asked()
+        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    except Exception as error:
+        traceback_if_asked()
+        fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def fail(message: str, code: int) -> None:
+    say(f"whisperq: {message}")
+    raise typer.Exit(code)
+
+
+def traceback_if_asked() -> None:
+    if os.environ.get("WHISPERQ_DEBUG"):
+        traceback.print_exc(file=sys.stderr)
+
+
+def show_result(result: Artifact, as_json: bool) -> None:
+    """The summary on stdout: tables, or the manifest with the artifact's path as one JSON object."""
+    if as_json:
+        print(json.dumps({"path": str(result.path), **result.manifest}))
+        return
+    out = Console(width=None if sys.stdout.isatty() else 140)
+    for each in tables(result):
+        out.print(each)
+    for figure in result.results.get("figures", ()):
+        out.print(f"figure: {result.path / figure}", highlight=False, soft_wrap=True)
+    out.print(f"{result.kind}: {result.path}", highlight=False, soft_wrap=True)
+
+
+for entry in COMMANDS:
+    app.command(entry.name)(function(entry))
+
+
+@app.command()
+def show(path: Annotated[str, typer.Argument(help="An artifact's folder.")], json: bool = False) -> None:
+    """Check an artifact's files against its manifest and print what it says.
+
+    Example: whisperq show run/calibration
+    """
+    from pathlib import Path
+
+    try:
+        show_result(load(Path(path)), json)
+    except WhisperqError as error:
+        fail(str(error), error.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,167 @@
+"""Every command: its settings, the flags that name its inputs, its place, and the call of its step.
+
+Steps are imported when they are called: the command line itself needs no torch.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from whisperq import artifact
+from whisperq import options as o
+from whisperq.artifact import Artifact
+from whisperq.session import Session
+
+
+@dataclass(frozen=True)
+class InputFlag:
+    """A flag that names an input; it is no setting of the result, its content is."""
+
+    name: str
+    help: str
+    many: bool = False
+
+
+TEACHER = InputFlag("teacher", "Teacher: Hub id or folder; default: the configuration's, else openai/whisper-large-v2.")
+MODEL = InputFlag("model", "Model: a path, a Hub id, or a name in the run folder; default: see the README.")
+CALIBRATION = InputFlag("calibration", "Calibration folder; default: calibration/ of the run folder.")
+COMPARE = InputFlag("compare", "A second model to stand beside the first.")
+TRAIN = InputFlag("train", "Training list, folder or parquet; repeatable; default: the configuration's.", many=True)
+VALIDATION = InputFlag("validation", "Validation list; repeatable; default: the configuration's.", many=True)
+DATA = InputFlag("data", "Calibration list; repeatable; default: the configuration's validation data.", many=True)
+TEST = InputFlag("test", "Test set as NAME=LIST; repeatable; default: the configuration's.", many=True)
+UTTERANCE = InputFlag("utterance", "A recording, or the id of a test utterance; default: the first one.")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One verb."""
+
+    name: str
+    help: str
+    example: str
+    settings: type
+    inputs: tuple[InputFlag, ...]
+    call: Callable[[Session, Any], Artifact]
+
+
+def step(name: str) -> Callable[..., Artifact]:
+    """The public function of a step's file."""
+    return getattr(import_module(f"whisperq.steps.{name}"), name)
+
+
+def label(text: str) -> str:
+    """A folder's name for a model or a site pattern."""
+    return re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-")
+
+
+def model_label(session: Session, path: Path) -> str:
+    return label(Path(session.flags.get("model") or path).name)
+
+
+def init_student(s: Session, config: o.InitStudentConfig) -> Artifact:
+    return step("init_student")(s.teacher(), s.out("student"), config, s.context())
+
+
+def distill(s: Session, config: o.DistillConfig) -> Artifact:
+    student = s.student()
+    data = import_module("whisperq.steps.distill").TrainingData(
+        s.sources("train", "train"), s.sources("validation", "validation"), s.experiment.normalizer
+    )
+    return step("distill")(student, s.teacher(student), data, s.out("distilled"), config, s.context())
+
+
+def calibrate(s: Session, config: o.CalibrateConfig) -> Artifact:
+    model, data = s.model(), s.sources("validation", "data")
+    return step("calibrate")(model, data, s.experiment.test, s.out("calibration"), config, s.context())
+
+
+def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
+    calibration = s.calibration()
+    place = f"quantized/{config.recipe}-w{config.weight_bits}a{config.activation_bits}"
+    return step("quantize")(s.calibrated_model(calibration), calibration, s.out(place), config, s.context())
+
+
+def eval(s: Session, config: o.EvalConfig) -> Artifact:
+    model = s.model(s.run.only_quantized)
+    quantized = artifact.is_artifact(model) and artifact.load(model, verify=False).kind == "quantized"
+    place = f"eval/{model_label(s, model)}-{'emulated' if quantized else 'float'}"
+    return step("eval")(model, s.sources("test", "test"), s.experiment.normalizer, s.out(place), config, s.context())
+
+
+def outliers(s: Session, config: o.OutliersConfig) -> Artifact:
+    model, compare = s.model(), s.compare()
+    name = model_label(s, model) + (f"-vs-{label(Path(s.flags['compare']).name)}" if compare else "")
+    place = f"outliers/{name}/{label(config.layer or 'attention-outputs')}"
+    return step("outliers")(model, compare, s.sources("test", "test"), s.out(place), config, s.context())
+
+
+def plot_attention(s: Session, config: o.PlotAttentionConfig) -> Artifact:
+    model, utterance = s.model(), s.flags.get("utterance")
+    named_file = utterance is not None and Path(utterance).is_file()
+    data = () if named_file else s.sources("test", "test")
+    place = f"attention/{model_label(s, model)}/{label(config.layer)}-head-{label(config.head)}"
+    return step("plot_attention")(model, data, utterance, s.out(place), config, s.context())
+
+
+COMMANDS = (
+    Command(
+        "init-student",
+        "Build a shallower student with gated attention from a teacher's layers.",
+        "whisperq init-student --layers 16",
+        o.InitStudentConfig,
+        (TEACHER,),
+        init_student,
+    ),
+    Command(
+        "distill",
+        "Teach the student: cross-entropy on the references plus 0.8 KL to the frozen teacher.",
+        "whisperq distill --max-steps 1000 --batch-size 64 --micro-batch 8",
+        o.DistillConfig,
+        (InputFlag("model", "Student folder; default: student/ of the run folder."), TEACHER, TRAIN, VALIDATION),
+        distill,
+    ),
+    Command(
+        "calibrate",
+        "Estimate the activation ranges of every site from a few batches.",
+        "whisperq calibrate --batches 16",
+        o.CalibrateConfig,
+        (MODEL, DATA),
+        calibrate,
+    ),
+    Command(
+        "quantize",
+        "Turn weights and activations into static 8-bit integers.",
+        "whisperq quantize --recipe gemm",
+        o.QuantizeConfig,
+        (MODEL, CALIBRATION),
+        quantize,
+    ),
+    Command(
+        "eval",
+        "Measure word error rate and speed on test sets, greedy decoding.",
+        "whisperq eval --model distilled --test clean=clean.jsonl",
+        o.EvalConfig,
+        (MODEL, TEST),
+        eval,
+    ),
+    Command(
+        "outliers",
+        "Count six-sigma outliers; kurtosis and infinity norm of a model's tensors.",
+        "whisperq outliers --layer dec.1.out_proj",
+        o.OutliersConfig,
+        (MODEL, COMPARE, TEST),
+        outliers,
+    ),
+    Command(
+        "plot-attention",
+        "Draw what an attention head looks at.",
+        "whisperq plot-attention --layer dec.1 --head 11",
+        o.PlotAttentionConfig,
+        (MODEL, UTTERANCE, TEST),
+        plot_attention,
+    ),
+)

@@ -1,0 +1,265 @@
+"""whisperq.yaml and flags -> frozen dataclasses; the run folder's places.
+
+    teacher: openai/whisper-large-v2        # Hub id or folder
+    language: en                            # the prompt's language, null for an English-only model
+    task: transcribe
+    normalizer: english                     # of the test sets that name none
+    train:       [train.jsonl, {dataset: mozilla-foundation/common_voice_16_1, config: en, split: train}]
+    validation:  [validation.jsonl]
+    test:        {clean: {path: clean.jsonl, normalizer: english, group: id}}
+    defaults:    {distill: {max_steps: 1000}}
+
+Relative paths count from the file's own folder; ${NAME} is taken from the environment.
+A flag wins over `defaults`, which win over the paper's values in options.py.
+"""
+
+import dataclasses
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from whisperq.artifact import is_artifact
+from whisperq.errors import InputError, UsageError
+
+FILE = "whisperq.yaml"
+PAPER_TEACHER = "openai/whisper-large-v2"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where utterances come from: an utterance list, a folder, or a data set."""
+
+    path: str | None = None  # utterance list, folder with metadata.csv/.jsonl, or parquet
+    dataset: str | None = None  # Hub id or local folder for datasets.load_dataset
+    config: str | None = None
+    split: str | None = None
+    text_column: str | None = None
+    audio_column: str = "audio"
+    id_column: str | None = None
+    speaker_column: str | None = None
+    name: str = ""  # the test set's name
+    normalizer: str | None = None
+    group: str | None = None  # id (in-distribution) or ood
+    weight: float = 1.0  # share of the training mixture
+    limit: int | None = None  # first N utterances only
+    licence: str | None = None  # what must be accepted before it can be read
+    note: str | None = None
+
+    @property
+    def title(self) -> str:
+        return self.path or ":".join(p for p in (self.dataset, self.config, self.split) if p)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What whisperq.yaml says, paths resolved."""
+
+    teacher: str = PAPER_TEACHER
+    language: str | None = "en"
+    task: str = "transcribe"
+    normalizer: str = "english"
+    train: tuple[Source, ...] = ()
+    validation: tuple[Source, ...] = ()
+    test: tuple[Source, ...] = ()
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    path: Path | None = None
+
+    def as_yaml(self) -> str:
+        def plain(source: Source) -> dict[str, Any]:
+            return {f.name: v for f in fields(Source) if (v := getattr(source, f.name)) != f.default}
+
+        content = {
+            "teacher": self.teacher,
+            "language": self.language,
+            "task": self.task,
+            "normalizer": self.normalizer,
+            "train": [plain(s) for s in self.train],
+            "validation": [plain(s) for s in self.validation],
+            "test": {s.name: {k: v for k, v in plain(s).items() if k != "name"} for s in self.test},
+            "defaults": {k: dict(v) for k, v in self.defaults.items()},
+        }
+        return yaml.safe_dump(content, sort_keys=False)
+
+
+def find_config(option: str | None, run: Path) -> Path | None:
+    """--config, else the working folder's whisperq.yaml, else the run folder's."""
+    if option is not None:
+        if not Path(option).is_file():
+            raise InputError(f"there is no configuration file {option}")
+        return Path(option)
+    return next((p for p in (Path(FILE), run / FILE) if p.is_file()), None)
+
+
+def read_config(path: Path | None) -> Experiment:
+    """Raises InputError in one sentence for YAML that is damaged or says what this version does not know."""
+    if path is None:
+        return Experiment()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not valid YAML: {reason}") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a mapping such as 'teacher: ...'")
+    known = {f.name for f in fields(Experiment)} - {"path"}
+    if unknown := sorted(set(content) - known):
+        raise InputError(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    base = path.resolve().parent
+    for key in ("train", "validation", "test"):
+        content[key] = _sources(content.get(key), base, f"{path}: {key}")
+    if "teacher" in content:
+        content["teacher"] = _local(str(content["teacher"]), base, str(path))
+    content["defaults"] = _check_defaults(content.get("defaults") or {}, path)
+    return Experiment(**content, path=path.resolve())
+
+
+def _check_defaults(defaults: Any, path: Path) -> dict[str, dict[str, Any]]:
+    if not isinstance(defaults, dict) or not all(isinstance(v, dict) for v in defaults.values()):
+        raise InputError(f"{path}: defaults must map a command to its settings, such as distill: {{max_steps: 1000}}")
+    return {c: {k.replace("-", "_"): v for k, v in section.items()} for c, section in defaults.items()}
+
+
+def _sources(value: Any, base: Path, where: str) -> tuple[Source, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, dict) and where.endswith("test"):
+        return tuple(source(entry, base, f"{where}: {name}", name=str(name)) for name, entry in value.items())
+    entries = value if isinstance(value, list) else [value]
+    return tuple(source(entry, base, where) for entry in entries)
+
+
+def source(entry: Any, base: Path, where: str, name: str = "") -> Source:
+    """A path, or a mapping with Source's keys, as a Source with an absolute path."""
+    entry = {"path": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or bool(entry.get("path")) == bool(entry.get("dataset")):
+        raise InputError(f"{where}: a source is a path, or a mapping with either path or dataset")
+    if unknown := sorted(set(entry) - {f.name for f in fields(Source)}):
+        raise InputError(f"{where}: unknown key {unknown[0]!r} in a source")
+    entry = _typed(Source, {**entry, "name": name or entry.get("name", "")}, where)
+    if entry.get("path"):
+        entry["path"] = str(base / _expand(entry["path"], where))
+    elif (base / (expanded := _expand(entry["dataset"], where))).is_dir():
+        entry["dataset"] = str(base / expanded)
+    if not entry["name"]:
+        entry["name"] = Path(entry.get("path") or entry["dataset"]).stem
+    return Source(**entry)
+
+
+def _expand(text: str, where: str) -> str:
+    expanded = os.path.expanduser(os.path.expandvars(text))
+    if missing := re.search(r"\$\{?(\w+)", expanded):
+        raise InputError(f"{where}: the environment variable {missing[1]} is not set")
+    return expanded
+
+
+def _local(name: str, base: Path, where: str) -> str:
+    """A model's name: a folder where there is one, else a Hub id."""
+    name = _expand(name, where)
+    folder = base / name
+    return str(folder) if folder.is_dir() or name.startswith((".", "/")) else name
+
+
+def resolve(kind: type[T], command: str, experiment: Experiment, flags: Mapping[str, Any]) -> T:
+    """A command's settings: flags over the configuration's defaults over the paper's values."""
+    section = experiment.defaults.get(command, {})
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(section) - known):
+        raise InputError(f"{experiment.path}: defaults: {command}: unknown setting {unknown[0]!r}")
+    given = {k: v for k, v in flags.items() if v is not None and k in known}
+    return kind(**{**_typed(kind, dict(section), f"{experiment.path}: defaults: {command}"), **given})
+
+
+def _typed(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Check YAML's values against the dataclass's types: YAML reads 1e-4 as a string, and a typo as anything."""
+    hints = typing.get_type_hints(kind)
+    return {name: _convert(value, hints[name], f"{where}: {name}") for name, value in values.items()}
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise InputError(f"{where} is {value!r}, but must be one of {', '.join(typing.get_args(hint))}")
+        return value
+    if typing.get_origin(hint) is tuple:
+        return tuple(str(v) for v in (value if isinstance(value, list) else [value]))
+    try:
+        if isinstance(value, bool) != (hint is bool):
+            raise ValueError
+        if hint is int and float(value) != int(float(value)):
+            raise ValueError
+        return hint(float(value)) if hint is int else hint(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{where} is {value!r}, but must be of type {hint.__name__}") from None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One experiment's folder; every command has its place in it."""
+
+    root: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.root / name
+
+    def default_model(self) -> Path:
+        """distilled/, else student/."""
+        for name in ("distilled", "student"):
+            if is_artifact(self.root / name):
+                return self.root / name
+        raise InputError(
+            f"{self.root} holds no distilled/ and no student/; run whisperq init-student first, or name a --model"
+        )
+
+    def quantized(self) -> list[Path]:
+        folder = self.root / "quantized"
+        return sorted(p for p in folder.iterdir() if is_artifact(p)) if folder.is_dir() else []
+
+    def only_quantized(self) -> Path:
+        found = self.quantized()
+        if len(found) > 1:
+            names = ", ".join(f"--model {p.name}" for p in found)
+            raise UsageError(f"{self.root / 'quantized'} holds {len(found)} models; choose one: {names}")
+        if not found:
+            raise InputError(f"{self.root} holds no quantized model; run whisperq quantize first, or name a --model")
+        return found[0]
+
+    def named_model(self, name: str) -> Path | str:
+        """A path, a name in this run folder (distilled, student, gemm-w8a8), or else a Hub id."""
+        for path in (Path(name), self.root / name, self.root / "quantized" / name):
+            if path.is_dir():
+                return path
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+            return name
+        here = sorted(p.name for p in (self.root.iterdir() if self.root.is_dir() else []) if is_artifact(p))
+        here += [p.name for p in self.quantized()]
+        raise InputError(f"there is no model {name}; this run folder holds {', '.join(here) or 'none'}")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step is told beside its own settings."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    force: bool = False
+    language: str | None = "en"
+    task: str = "transcribe"
+
+    def settings(self, config: Any) -> dict[str, Any]:
+        """All values that decide a result, for the manifest."""
+        shared = {"dtype": self.dtype, "seed": self.seed, "language": self.language, "task": self.task}
+        return {**dataclasses.asdict(config), **shared}

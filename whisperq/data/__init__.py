@@ -1,0 +1,1 @@
+"""Utterance lists, audio, log-mel features and batches."""

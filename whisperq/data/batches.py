@@ -1,0 +1,93 @@
+"""Utterances to batches of features and tokens."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whisperq.data.audio import load_audio
+from whisperq.data.features import log_mel
+from whisperq.data.tokens import Codec, Tokens
+from whisperq.data.utterance import Utterance
+from whisperq.errors import InputError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """features (batch, mel bins, frames), float32; tokens of the references."""
+
+    features: Tensor
+    tokens: Tokens
+    utterances: tuple[Utterance, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(u.duration or 0.0 for u in self.utterances)
+
+
+class Loader:
+    """Reads recordings and makes batches; counts what it had to skip."""
+
+    def __init__(self, extractor, codec: Codec, device: str, skip_bad: bool = False) -> None:
+        self.extractor, self.codec, self.device, self.skip_bad = extractor, codec, device, skip_bad
+        self.skipped = 0
+
+    def audio(self, utterance: Utterance) -> np.ndarray | None:
+        """float32 (samples,), or None where it cannot be used and skip_bad says to go on. Raises InputError."""
+        try:
+            return load_audio(utterance, self.extractor.sampling_rate)
+        except InputError:
+            if not self.skip_bad:
+                raise
+            self.skipped += 1
+            return None
+
+    def within_window(self, utterance: Utterance) -> np.ndarray | None:
+        """As `audio`, and refuses what the model's window cannot hold."""
+        audio = self.audio(utterance)
+        if audio is not None and len(audio) > self.extractor.n_samples:
+            rate = self.extractor.sampling_rate
+            if not self.skip_bad:
+                raise InputError(
+                    f"{utterance.origin}: {len(audio) / rate:.2f} s of audio, but the model's window "
+                    f"is {self.extractor.n_samples / rate:g} s; cut it, or give --skip-bad"
+                )
+            self.skipped += 1
+            return None
+        return audio
+
+    def labelled(self, utterances: Sequence[Utterance]) -> Batch | None:
+        """Features and reference tokens; None where nothing usable is left."""
+        pairs = [(u, a) for u in utterances if (a := self.within_window(u)) is not None]
+        if not pairs:
+            return None
+        kept, audio = zip(*pairs, strict=True)
+        tokens = self.codec.batch([u.text or "" for u in kept], [u.origin for u in kept])
+        return Batch(log_mel(audio, self.extractor, self.device), tokens, tuple(kept))
+
+    def labelled_batches(self, utterances: Sequence[Utterance], size: int) -> Iterator[Batch]:
+        for start in range(0, len(utterances), size):
+            batch = self.labelled(utterances[start : start + size])
+            if batch is not None:
+                yield batch
+
+
+def require_texts(utterances: Sequence[Utterance], purpose: str) -> None:
+    """Raises InputError at the first utterance without a reference."""
+    for utterance in utterances:
+        if utterance.text is None:
+            raise InputError(f"{utterance.origin} has no text, which {purpose} needs")
+
+
+def teacher_forced(model, batch: Batch, device: str) -> Tensor:
+    """Logits (batch, tokens, vocabulary) of the model given the references."""
+    features = batch.features.to(model.dtype)
+    return model(input_features=features, decoder_input_ids=batch.tokens.inputs.to(device), use_cache=False).logits
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """A permutation that is a function of (seed, epoch) alone."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator)

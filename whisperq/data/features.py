@@ -1,0 +1,68 @@
+"""Log-mel spectrograms: what Whisper hears, in torch and in batches.
+
+    X = |STFT(x)|^2                        power, (n_fft/2 + 1, frames)
+    M = log10(max(F^T X, 1e-10))           F: mel filters, (n_fft/2 + 1, mel bins)
+    y = (max(M, max(M) - 8) + 4) / 4       the floor is one utterance's own
+
+Window length, filters, hop and rate are the extractor's (a transformers
+`WhisperFeatureExtractor`): 30 s and 80 bins are Whisper's, not ours.
+"""
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+POWER_FLOOR = 1e-10
+DYNAMIC_RANGE = 8.0  # decades below the utterance's loudest cell
+
+Constants = tuple[torch.Tensor, torch.Tensor]
+
+# Keyed by the extractor itself, so that two with different filters never mix.
+_constants: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def log_mel(
+    waveforms: Sequence[np.ndarray], extractor, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """Waveforms, each (samples,) at the extractor's rate -> float32 (batch, mel bins, frames).
+
+    Each is padded with zeros to `extractor.n_samples`; a longer one is a
+    `ValueError`, because cutting it would silently lose words.
+    """
+    window, filters = _window_and_filters(extractor, torch.device(device))
+    samples = _padded(waveforms, extractor.n_samples).to(device)
+    spectrum = torch.stft(
+        samples, extractor.n_fft, extractor.hop_length, window=window, return_complex=True
+    )
+    # The centred STFT has one frame more than samples / hop; Whisper drops it.
+    power = spectrum[..., :-1].abs().square().contiguous()
+    log_power = (filters @ power).clamp(min=POWER_FLOOR).log10()
+    loudest = log_power.amax(dim=(1, 2), keepdim=True)
+    return (torch.maximum(log_power, loudest - DYNAMIC_RANGE) + 4.0) / 4.0
+
+
+def _padded(waveforms: Sequence[np.ndarray], n_samples: int) -> torch.Tensor:
+    """Waveforms of at most `n_samples` -> float32 (batch, n_samples), zeros behind."""
+    batch = np.zeros((len(waveforms), n_samples), dtype=np.float32)
+    for row, waveform in zip(batch, waveforms, strict=True):
+        if len(waveform) > n_samples:
+            raise ValueError(
+                f"a waveform of {len(waveform)} samples is longer than the model's "
+                f"window of {n_samples}: cut it at silence first"
+            )
+        row[: len(waveform)] = waveform
+    return torch.from_numpy(batch)
+
+
+def _window_and_filters(extractor, device: torch.device) -> Constants:
+    """The Hann window (n_fft,) and the filters (mel bins, n_fft/2 + 1) on `device`."""
+    per_device = _constants.setdefault(extractor, {})
+    if device not in per_device:
+        filters = torch.as_tensor(extractor.mel_filters, dtype=torch.float32)
+        per_device[device] = (
+            torch.hann_window(extractor.n_fft, device=device),
+            filters.T.contiguous().to(device),
+        )
+    return per_device[device]

@@ -1,0 +1,60 @@
+"""Reading what people have: utterance lists, folders with metadata, and data sets.
+
+An utterance list is JSON lines with `audio_filepath`, `duration` (seconds) and
+`text`; NeMo calls such a file a manifest. Whatever the form, one list of utterances
+comes out of it, each line checked, and each error one sentence that says where.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from whisperq.data.hub import SAVED_FILES, read_dataset
+from whisperq.data.source import Source
+from whisperq.data.tables import METADATA_FILES, read_table
+from whisperq.data.utterance import Utterance
+from whisperq.errors import InputError
+
+__all__ = ["Source", "Utterance", "UtteranceList", "read"]
+
+
+@dataclass(frozen=True)
+class UtteranceList:
+    """The usable utterances of a source, in its order; every id is there once."""
+
+    source: Source
+    utterances: tuple[Utterance, ...]
+    bad: int  # lines skipped
+    sha256: str  # of the list or metadata file; for a data set of its ids, texts and audio
+
+
+def read(source: Source, skip_bad: bool = False) -> UtteranceList:
+    """Reads a source; `skip_bad` counts unusable lines instead of stopping at the first.
+
+    Audio files must exist; whether they decode is found out by `load_audio`.
+    Raises InputError for the first unusable line (without `skip_bad`), and always
+    for a source that cannot be read or holds no usable line.
+    """
+    if bool(source.path) == bool(source.dataset):
+        raise InputError("A source needs a path or a data set, and not both")
+    place = Path(source.path or source.dataset or "")
+    if source.path and not place.exists():
+        raise InputError(f"The utterance list {place} does not exist")
+    table = _table(place, source)
+    if table:
+        return UtteranceList(source, *read_table(table, source, skip_bad))
+    return UtteranceList(source, *read_dataset(source, skip_bad))
+
+
+def _table(place: Path, source: Source) -> Path | None:
+    """The JSON lines or CSV file to read, None for a data set."""
+    for name in METADATA_FILES:
+        # Also for `dataset`: without torchcodec, `datasets` cannot open an audio folder.
+        if (place / name).is_file():
+            return place / name
+    if source.dataset or place.suffix == ".parquet":
+        return None
+    if not place.is_dir():
+        return place
+    if any(place.rglob("*.parquet")) or any((place / name).is_file() for name in SAVED_FILES):
+        return None
+    raise InputError(f"The folder {place} holds neither {' nor '.join(METADATA_FILES)} nor parquet files")

@@ -1,0 +1,44 @@
+"""The next items made by a thread while the present one is used."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+_END = object()
+
+
+def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
+    """The same items in the same order; an error is raised where its item would have come."""
+    ready: queue.Queue = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+
+    def put(item: object) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+            put(_END)
+        except BaseException as error:
+            put((None, error))
+
+    thread = threading.Thread(target=produce, daemon=True)
+    thread.start()
+    try:
+        while (entry := ready.get()) is not _END:
+            item, error = entry
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()
+        thread.join()

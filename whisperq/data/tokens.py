@@ -1,0 +1,79 @@
+"""Text to Whisper's tokens and back.
+
+Decoder sequence: <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|> text <|endoftext|>.
+The text starts with a space, as Whisper writes it. Teacher-forced, the decoder sees all but the last
+token and is to predict all but the first.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import WhisperProcessor
+
+from whisperq.errors import InputError
+
+IGNORED = -100  # cross-entropy's mark for padding
+MULTILINGUAL_VOCABULARY = 51865  # openai/whisper: smaller ones are English only
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Padded decoder sequences: inputs and labels (batch, tokens), lengths (batch)."""
+
+    inputs: Tensor
+    labels: Tensor  # IGNORED where padded
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A model's tokenizer with its prompt."""
+
+    tokenizer: object
+    prompt: tuple[int, ...]
+    end: int
+    max_tokens: int  # what the decoder takes, prompt included
+
+    def encode(self, text: str) -> list[int]:
+        """The whole sequence, prompt to <|endoftext|>."""
+        ids = self.tokenizer(" " + text.strip(), add_special_tokens=False).input_ids
+        return [*self.prompt, *ids, self.end]
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def batch(self, texts: list[str], origins: list[str]) -> Tokens:
+        """Raises InputError for a text that is longer than the decoder takes: it is never cut silently."""
+        sequences = [self.encode(text) for text in texts]
+        for sequence, origin in zip(sequences, origins, strict=True):
+            if len(sequence) - 1 > self.max_tokens:
+                raise InputError(
+                    f"{origin}: its text has {len(sequence)} tokens, but the decoder takes {self.max_tokens + 1}"
+                )
+        longest = max(map(len, sequences)) - 1
+        inputs = torch.full((len(sequences), longest), self.end)
+        labels = torch.full((len(sequences), longest), IGNORED)
+        for row, sequence in enumerate(sequences):
+            inputs[row, : len(sequence) - 1] = torch.tensor(sequence[:-1])
+            labels[row, : len(sequence) - 1] = torch.tensor(sequence[1:])
+        return Tokens(inputs, labels, tuple(len(s) - 1 for s in sequences))
+
+
+def make_codec(processor: WhisperProcessor, model, language: str | None, task: str) -> Codec:
+    """The prompt of this model. Raises InputError for a language or task that it does not know."""
+    tokenizer, generation = processor.tokenizer, model.generation_config
+    multilingual = getattr(generation, "is_multilingual", None)
+    if multilingual is None:
+        multilingual = model.config.vocab_size >= MULTILINGUAL_VOCABULARY
+    names = ["<|startoftranscript|>"]
+    if multilingual and language is not None:
+        names += [f"<|{language}|>", f"<|{task}|>"]
+    elif not multilingual and language not in (None, "en"):
+        raise InputError(f"this model is English only, but the configuration's language is {language!r}")
+    names.append("<|notimestamps|>")
+    ids = [tokenizer.convert_tokens_to_ids(name) for name in names]
+    for name, index in zip(names, ids, strict=True):
+        if index is None or tokenizer.convert_ids_to_tokens(index) != name:
+            raise InputError(f"this model's tokenizer has no token {name}; check language and task")
+    return Codec(tokenizer, tuple(ids), tokenizer.eos_token_id, model.config.max_target_positions)

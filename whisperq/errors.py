@@ -1,0 +1,29 @@
+"""What a user can get wrong, each with the exit code that a job script sees.
+
+0 done, 1 unexpected, 2 usage, 3 bad input (file, audio, manifest, model),
+75 checkpointed, run me again (EX_TEMPFAIL of sysexits.h).
+"""
+
+
+class WhisperqError(Exception):
+    """An error whose message is one clear sentence for the user."""
+
+    exit_code = 1
+
+
+class UsageError(WhisperqError):
+    """The command line asks for something that makes no sense."""
+
+    exit_code = 2
+
+
+class InputError(WhisperqError):
+    """A file, recording, manifest or model that cannot be used."""
+
+    exit_code = 3
+
+
+class TrainingError(WhisperqError):
+    """Training cannot go on, for example because the loss is not finite."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""Networks: gates, gated Whisper, which layers to copy, loading, and the sites of a model."""

@@ -1,0 +1,152 @@
+"""Models and processors from folders and from the Hub, and back to folders.
+
+Every Whisper is loaded into the one gated class: a stock checkpoint is a gated one with gate "none",
+so that all sites exist in both. A student without gates is saved as a stock Whisper checkpoint.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
+from transformers.utils import logging as transformers_logging
+
+from whisperq.errors import InputError, UsageError
+from whisperq.models import gated_whisper
+from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
+
+CODE = "modeling_gated_whisper"
+WEIGHTS = ("*.json", "*.txt", "model.safetensors", "model-0*.safetensors")  # not fp32 duplicates, not pickles
+
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+
+
+def compute_device(name: str) -> str:
+    """auto -> cuda where there is one. Raises UsageError for a CUDA that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda was asked for, but this machine has no usable CUDA device")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def compute_dtype(name: str) -> torch.dtype:
+    return torch.float32 if name == "auto" else getattr(torch, name)
+
+
+def local_folder(name: str | Path) -> Path:
+    """A model's folder; a Hub id is fetched first. Raises InputError."""
+    if Path(name).is_dir():
+        return Path(name)
+    if str(name).startswith((".", "/")):
+        raise InputError(f"there is no model folder {name}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(WEIGHTS)))
+    except Exception as error:  # the Hub's client raises a dozen kinds
+        raise InputError(
+            f"{name} is neither a folder nor to be had from the Hugging Face Hub ({type(error).__name__}); "
+            "check the name, the network, or name a local folder"
+        ) from error
+
+
+def load_config(folder: Path) -> GatedWhisperConfig:
+    """Raises InputError where the folder is no Whisper model."""
+    try:
+        content = json.loads((folder / "config.json").read_text())
+        model_type = content["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder} is no model: it has no readable config.json") from error
+    if model_type == "gated_whisper":
+        return GatedWhisperConfig.from_dict(content)
+    if model_type == "whisper":
+        content.pop("model_type")
+        return GatedWhisperConfig.from_dict({**content, "gate": "none"})
+    raise InputError(f"{folder} holds a {model_type} model; whisperq takes Whisper models")
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: str) -> GatedWhisperForConditionalGeneration:
+    """Weights from safetensors alone, in evaluation mode. Raises InputError for missing or foreign weights."""
+    config = load_config(folder)
+    try:
+        model, report = GatedWhisperForConditionalGeneration.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the weights of {folder} cannot be read: {reason}") from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if keys := report[problem]:
+            raise InputError(
+                f"the weights of {folder} do not fit its config.json: "
+                f"{len(keys)} {problem.replace('_', ' ')}, such as {sorted(map(str, keys))[0]}"
+            )
+    model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids; loading forgets that they are fixed
+    return model.to(device).eval()
+
+
+def empty_model(config: GatedWhisperConfig) -> GatedWhisperForConditionalGeneration:
+    """The network without memory for its weights (meta device): to count parameters."""
+    with torch.device("meta"):
+        return GatedWhisperForConditionalGeneration(config)
+
+
+def load_processor(folder: Path) -> WhisperProcessor:
+    """Feature extractor and tokenizer. Raises InputError."""
+    try:
+        # Its parts, not WhisperProcessor.from_pretrained: that reads the model's config too, and where
+        # it names code, asks whether to run it.
+        return WhisperProcessor(
+            WhisperFeatureExtractor.from_pretrained(folder), WhisperTokenizer.from_pretrained(folder)
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} lacks a usable Whisper tokenizer or feature extractor: {reason}") from error
+
+
+def save_model(model: GatedWhisperForConditionalGeneration, processor: WhisperProcessor, folder: Path) -> None:
+    """Weights, configuration, processor; for a gated model also the code that rebuilds it."""
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.update(_loader_entries(model.config))
+    if model.config.gate == "none":
+        for key in ("gate", "gate_init", "cross_gate"):
+            config.pop(key, None)
+    else:
+        shutil.copy(gated_whisper.__file__, folder / f"{CODE}.py")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _loader_entries(config: GatedWhisperConfig) -> dict[str, Any]:
+    """What tells transformers which classes to build: stock ones, or those of the file beside the weights."""
+    if config.gate == "none":
+        return {
+            "model_type": WhisperConfig.model_type,
+            "architectures": [WhisperForConditionalGeneration.__name__],
+        }
+    pipeline = {
+        "impl": f"{CODE}.{gated_whisper.GatedWhisperPipeline.__name__}",
+        "pt": ["AutoModelForSpeechSeq2Seq"],
+        "type": "multimodal",
+    }
+    return {
+        "auto_map": {
+            "AutoConfig": f"{CODE}.{GatedWhisperConfig.__name__}",
+            "AutoModelForSpeechSeq2Seq": f"{CODE}.{GatedWhisperForConditionalGeneration.__name__}",
+        },
+        "custom_pipelines": {"automatic-speech-recognition": pipeline},
+    }
+
+
+def parameter_count(model: torch.nn.Module, trainable: bool = False) -> int:
+    """Parameters, a tied table once; `trainable` leaves out the fixed sinusoidal encoder positions."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)

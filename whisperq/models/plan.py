@@ -1,0 +1,109 @@
+"""Which weights and activations a recipe quantizes in a given model.
+
+paper  weights per tensor, asymmetric: every weight in the blocks;
+       activations: every site of the blocks but enc.-1.out_proj and the enc.-1.attn_sum that it feeds
+       (arXiv 2406.11022, section 2.5; enc.norm, its "final layer norm", lies outside the blocks anyway).
+gemm   weights per output channel, symmetric: linear layers, convolutions and proj_out with its tied table;
+       activations: their inputs. Attention products, residual sums, softmax and norms stay float.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from whisperq.errors import UsageError
+from whisperq.models.gated_whisper import HeadLinear
+from whisperq.models.sites import Site, canonical, matches_address, model_sites
+
+PAPER_FLOAT = ("enc.-1.out_proj", "enc.-1.attn_sum")
+AROUND_GEMM = ("enc.conv1", "enc.conv2", "proj_out")
+LAYERS = ("q_proj", "k_proj", "v_proj", "gate", "out_proj", "fc1", "fc2")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A quantizable weight: its layer's address, its parameter's name, and the leading dims of a channel."""
+
+    address: str
+    parameter: str
+    channel_dims: int
+
+
+@dataclass
+class Plan:
+    weights: list[Weight] = field(default_factory=list)
+    activations: list[str] = field(default_factory=list)
+    float_weights: dict[str, str] = field(default_factory=dict)  # address -> why
+    float_activations: dict[str, str] = field(default_factory=dict)
+
+
+def layer_weights(model: nn.Module, sites: Mapping[str, Site]) -> list[Weight]:
+    """All weights of the blocks' linear layers, of the convolutions and of proj_out."""
+    found = []
+    for site in sites.values():
+        if site.is_input or not (site.component in LAYERS or site.address in AROUND_GEMM):
+            continue
+        for name, module in model.get_submodule(site.module).named_modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d, HeadLinear)):
+                parameter = ".".join(p for p in (site.module, name, "weight") if p)
+                found.append(Weight(site.address, parameter, 2 if isinstance(module, HeadLinear) else 1))
+    return found
+
+
+def make_plan(model: nn.Module, recipe: str, exclude: Sequence[str] = (), encoder_only: bool = False) -> Plan:
+    """Raises UsageError for an exclusion that names nothing."""
+    sites = model_sites(model)
+    plan = Plan()
+    for weight in layer_weights(model, sites):
+        if reason := _float_weight_reason(weight.address, recipe, exclude, encoder_only, sites):
+            plan.float_weights[weight.parameter] = reason
+        else:
+            plan.weights.append(weight)
+    consumed = {canonical(f"{w.address}:input") for w in plan.weights}
+    for address in sites:
+        reason = _float_activation_reason(address, recipe, exclude, encoder_only, sites)
+        if not reason and recipe == "gemm" and address not in consumed:
+            reason = "no integer product takes it in"
+        if reason:
+            plan.float_activations[address] = reason
+        else:
+            plan.activations.append(address)
+    _check_exclusions(exclude, sites, layer_weights(model, sites))
+    return plan
+
+
+def _float_weight_reason(
+    address: str, recipe: str, exclude: Sequence[str], encoder_only: bool, sites: Mapping[str, Site]
+) -> str | None:
+    if encoder_only and not address.startswith("enc."):
+        return "--encoder-only"
+    if recipe == "paper" and not _in_block(address):
+        return "outside the blocks"
+    patterns = [p.removesuffix(":weight") for p in exclude if not p.endswith(":input")]
+    return "--exclude" if any(matches_address(p, address, sites) for p in patterns) else None
+
+
+def _float_activation_reason(
+    address: str, recipe: str, exclude: Sequence[str], encoder_only: bool, sites: Mapping[str, Site]
+) -> str | None:
+    if encoder_only and not address.startswith("enc."):
+        return "--encoder-only"
+    if recipe == "paper" and not _in_block(address):
+        return "outside the blocks"
+    if recipe == "paper" and any(matches_address(p, address, sites) for p in PAPER_FLOAT):
+        return "the recipe keeps the last encoder layer's wide output in float"
+    patterns = [p for p in exclude if not p.endswith(":weight")]
+    return "--exclude" if any(matches_address(p, address, sites) for p in patterns) else None
+
+
+def _in_block(address: str) -> bool:
+    return re.match(r"(enc|dec)\.\d+\.", address) is not None
+
+
+def _check_exclusions(exclude: Sequence[str], sites: Mapping[str, Site], weights: Sequence[Weight]) -> None:
+    addresses = [*sites, *(w.address for w in weights)]
+    for pattern in exclude:
+        if not any(matches_address(pattern.removesuffix(":weight"), a, sites) for a in addresses):
+            raise UsageError(f"--exclude {pattern} names no site and no layer of this model")

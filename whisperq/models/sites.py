@@ -1,0 +1,192 @@
+"""Sites: names of a model's tensors, and the one way to look at them or replace them.
+
+An address is a block and a component (`enc.3.fc1`, `dec.1.cross.out_proj`) or a part around the blocks
+(`enc.conv1`, `proj_out`). Bare it is the component's output, with `:input` its input. One tensor has one
+canonical address: the input of q_proj, k_proj, v_proj and gate is `attn_norm`, that of fc1 is `mlp_norm`,
+that of out_proj is `context`, that of cross-attention's k_proj and v_proj `enc.norm`, that of proj_out
+`dec.norm`. Layers count from zero, or with a minus from the end; `*` stands for one component; commas join.
+`enc.3`, `dec.1` and `dec.1.cross` stand for all sites of that attention block.
+"""
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from whisperq.errors import UsageError
+
+ATTENTION = ("attn_norm", "q_proj", "k_proj", "v_proj", "gate", "scores", "probs", "context", "out_proj", "attn_sum")
+FEED_FORWARD = ("mlp_norm", "fc1", "fc2", "mlp_sum")
+
+# Component -> module of a Whisper layer. `context` is what out_proj takes in: after the gate, heads merged.
+WHISPER_SELF = {
+    "attn_norm": "self_attn_layer_norm",
+    **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "gate", "scores", "probs", "out_proj")},
+    "context": "self_attn.out_proj:input",
+    "attn_sum": "attn_sum",
+    "mlp_norm": "final_layer_norm",
+    "fc1": "fc1",
+    "fc2": "fc2",
+    "fc2:input": "fc2:input",
+    "mlp_sum": "mlp_sum",
+}
+WHISPER_CROSS = {
+    "attn_norm": "encoder_attn_layer_norm",
+    **{name: f"encoder_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "gate", "scores", "probs", "out_proj")},
+    "context": "encoder_attn.out_proj:input",
+    "attn_sum": "cross_sum",
+}
+WHISPER_AROUND = {
+    "enc.conv1:input": "model.encoder.conv1:input",
+    "enc.conv1": "model.encoder.conv1",
+    "enc.conv2:input": "model.encoder.conv2:input",
+    "enc.conv2": "model.encoder.conv2",
+    "enc.norm": "model.encoder.layer_norm",
+    "dec.norm": "model.decoder.layer_norm",
+    "proj_out": "proj_out",
+}
+SAME_AS = {"q_proj": "attn_norm", "k_proj": "attn_norm", "v_proj": "attn_norm", "gate": "attn_norm",
+           "out_proj": "context", "fc1": "mlp_norm"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named tensor: output or input of a module."""
+
+    address: str
+    module: str
+    is_input: bool = False
+
+    @property
+    def component(self) -> str:
+        return self.address.split(".")[-1]
+
+    @property
+    def is_decoder(self) -> bool:
+        """Whether its time axis is the decoder's tokens, of which some are padding."""
+        keys_of_encoder = re.search(r"\.cross\.[kv]_proj$", self.address)
+        return self.address.startswith(("dec.", "proj_out")) and not keys_of_encoder
+
+    def utterances(self, x: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
+        """A batch's tensor as one tensor for each utterance; `lengths` counts each one's decoder tokens."""
+        for one, length in zip(x.detach(), lengths, strict=True):
+            yield self.unpad(one, length)
+
+    def unpad(self, x: Tensor, length: int) -> Tensor:
+        """One utterance's tensor (time, features) or (heads, time, keys) without its padded tokens."""
+        if not self.is_decoder:
+            return x
+        if self.component not in ("scores", "probs"):
+            return x[:length]
+        return x[:, :length] if ".cross." in self.address else x[:, :length, :length]
+
+
+def model_sites(model: nn.Module) -> dict[str, Site]:
+    """All sites of a gated Whisper in the order of computation, by canonical address."""
+    modules = dict(model.named_modules())
+    table: dict[str, str] = {}
+    for part, layers in (("enc", model.model.encoder.layers), ("dec", model.model.decoder.layers)):
+        name = "encoder" if part == "enc" else "decoder"
+        for i in range(len(layers)):
+            prefix = f"model.{name}.layers.{i}."
+            order = {c: WHISPER_SELF[c] for c in ATTENTION}
+            if part == "dec":
+                order |= {f"cross.{c}": WHISPER_CROSS[c] for c in ATTENTION}
+            order |= {c: WHISPER_SELF[c] for c in ("mlp_norm", "fc1", "fc2:input", "fc2", "mlp_sum")}
+            table |= {f"{part}.{i}.{component}": prefix + target for component, target in order.items()}
+    before = {k: v for k, v in WHISPER_AROUND.items() if "conv" in k}
+    after = {k: v for k, v in WHISPER_AROUND.items() if "conv" not in k}
+    sites = [
+        Site(address, target.removesuffix(":input"), target.endswith(":input"))
+        for address, target in (before | table | after).items()
+    ]
+    return {s.address: s for s in sites if modules.get(s.module) is not None}
+
+
+def canonical(address: str) -> str:
+    """`enc.0.q_proj:input` -> `enc.0.attn_norm`; an address that is canonical already stays."""
+    base, _, suffix = address.partition(":")
+    if suffix != "input":
+        return address
+    block, _, component = base.rpartition(".")
+    if base == "proj_out":
+        return "dec.norm"
+    if block.endswith(".cross") and component in ("k_proj", "v_proj"):
+        return "enc.norm"
+    return f"{block}.{SAME_AS[component]}" if component in SAME_AS else address
+
+
+def resolve(patterns: str, sites: Mapping[str, Site]) -> list[str]:
+    """Canonical addresses that the patterns name, in the order of computation.
+
+    Raises UsageError for a pattern that names nothing, with the nearest addresses.
+    """
+    found: set[str] = set()
+    for pattern in (p.strip() for p in patterns.split(",")):
+        matches = {a for a in sites if matches_address(pattern, a, sites)}
+        if not matches:
+            near = difflib.get_close_matches(absolute(pattern, sites), sites, n=3, cutoff=0.5)
+            raise UsageError(f"no site is named {pattern!r}; nearest: {', '.join(near) or ', '.join(list(sites)[:3])}")
+        found |= matches
+    return [a for a in sites if a in found]
+
+
+def matches_address(pattern: str, address: str, sites: Mapping[str, Site]) -> bool:
+    """Whether a pattern names this canonical address; `*` stands for one component."""
+    pattern = canonical(absolute(pattern, sites))
+    if re.fullmatch(r"(enc|dec)\.[\d*]+(\.cross)?", pattern):
+        pattern += ".attention"
+    parts, names = pattern.split("."), address.split(".")
+    if len(parts) != len(names):
+        return False
+    return all(
+        n in ATTENTION if p == "attention" else fnmatch.fnmatchcase(n, p) for p, n in zip(parts, names, strict=True)
+    )
+
+
+def absolute(address: str, sites: Mapping[str, Site]) -> str:
+    """Negative layers counted from the end: `dec.-1.fc1` -> `dec.1.fc1` of two layers."""
+
+    def replace(match: re.Match) -> str:
+        part, index = match[1], int(match[2])
+        layers = {a.split(".")[1] for a in sites if re.match(rf"{part}\.\d+\.", a)}
+        return f"{part}.{len(layers) + index}" if -len(layers) <= index else match[0]
+
+    return re.sub(r"^(enc|dec)\.(-\d+)", replace, address)
+
+
+Watcher = Callable[[Tensor], Tensor | None]
+
+
+@contextmanager
+def watch(model: nn.Module, sites: Mapping[str, Site], watchers: Mapping[str, Watcher]) -> Iterator[None]:
+    """Show each site's tensor to its watcher while inside; a tensor that it returns takes the site's place."""
+    handles = []
+    try:
+        for address, watcher in watchers.items():
+            site = sites[address]
+            module = model.get_submodule(site.module)
+            if site.is_input:
+                handles.append(module.register_forward_pre_hook(_input_hook(watcher)))
+            else:
+                handles.append(module.register_forward_hook(_output_hook(watcher)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _input_hook(watcher: Watcher) -> Callable:
+    def hook(module: nn.Module, args: tuple) -> tuple | None:
+        new = watcher(args[0])
+        return None if new is None else (new, *args[1:])
+
+    return hook
+
+
+def _output_hook(watcher: Watcher) -> Callable:
+    return lambda module, args, output: watcher(output)

@@ -1,0 +1,114 @@
+"""What each command can be told: frozen dataclasses, the paper's values as defaults.
+
+One field is one flag: its default and its help line stand here and nowhere else.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Gate = Literal["headwise", "shared", "per-head", "mlp", "elementwise", "none"]
+Observer = Literal["ema", "minmax", "percentile", "mse"]
+NormalizerName = Literal["english", "basic", "none"]
+
+
+def option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Common:
+    """Flags of every command."""
+
+    run: str = option("run", "Run folder: every command has its place in it.")
+    config: str | None = option(None, "Configuration file; default: ./whisperq.yaml, else the run folder's.")
+    out: str | None = option(None, "Write the artifact here instead of its place in the run folder.")
+    force: bool = option(False, "Replace an artifact that differs.")
+    seed: int = option(0, "Seed of every random choice.")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "Number format; auto: float32, in distill bfloat16 autocast where the hardware has it."
+    )
+    json: bool = option(False, "Print one JSON object, the manifest, on stdout and all else on stderr.")
+
+
+@dataclass(frozen=True)
+class InitStudentConfig:
+    layers: int = option(16, "Encoder layers of the student (the paper: 8, 16, 24).")
+    decoder_layers: int = option(2, "Decoder layers of the student.")
+    encoder_indices: str | None = option(None, "Teacher's encoder layers to copy, such as 0,2,5; replaces --layers.")
+    decoder_indices: str | None = option(None, "Teacher's decoder layers to copy; replaces --decoder-layers.")
+    copy_rule: Literal["first", "spread"] = option(
+        "first", "Encoder layer i copies floor(i*L/n), from the first; spread: evenly with the last included."
+    )
+    gate: Gate = option("headwise", "Network of the sigmoid gate; none: stock Whisper.")
+    gate_init: float = option(0.5, "pi_init: sigmoid(G(x))/pi_init starts at one.")
+    cross_gate: bool = option(True, "Gate cross-attention too.")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    ce_weight: float = option(1.0, "Weight of the cross-entropy on the references.")
+    kl_weight: float = option(0.8, "Weight of KL(teacher || student), in nats for each token.")
+    temperature: float = option(1.0, "Softmax temperature of the KL term, which is scaled by its square.")
+    max_steps: int = option(200_000, "Optimiser steps.")
+    batch_size: int = option(64, "Utterances of one optimiser step (effective batch).")
+    micro_batch: int | None = option(None, "Utterances of one forward pass; default: the whole batch.")
+    learning_rate: float = option(1e-4, "Peak learning rate of AdamW; falls linearly to zero.")
+    warmup_steps: int = option(1_000, "Steps of linear warm-up.")
+    beta1: float = option(0.99, "AdamW's first beta (0.99 as the paper prints it).")
+    beta2: float = option(0.999, "AdamW's second beta.")
+    epsilon: float = option(1e-8, "AdamW's epsilon.")
+    weight_decay: float = option(1e-4, "AdamW's decoupled weight decay.")
+    max_grad_norm: float = option(1.0, "Clip the gradient's global norm here; 0: off.")
+    eval_every: int = option(1_000, "Steps between validations (greedy WER); the best step is kept.")
+    eval_limit: int | None = option(None, "Validate on the first N utterances only.")
+    log_every: int = option(10, "Steps between lines of metrics.jsonl.")
+    skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    batches: int = option(16, "Batches of calibration data.")
+    batch_size: int = option(8, "Utterances in a batch.")
+    observer: Observer = option("ema", "Range estimator of the activations.")
+    momentum: float = option(0.9, "EMA: weight of the old value; the first batch initialises.")
+    percentile: float = option(99.999, "Percentile observer: percent of the mass that is kept.")
+    activation_bits: int | None = option(None, "Bit-width that the mse observer optimises for; default 8.")
+    sites: str | None = option(None, "Sites to observe, such as enc.*.fc1,dec.1.out_proj; default: all.")
+    skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    recipe: Literal["gemm", "paper"] = option("gemm", "Which weights and activations: see the README.")
+    weight_bits: int = option(8, "Bits of the weights, 4 to 8.")
+    activation_bits: int = option(8, "Bits of the activations, 4 to 8.")
+    per_channel: bool | None = option(
+        None, "One weight scale for each output channel; default: gemm per channel, paper per tensor."
+    )
+    exclude: tuple[str, ...] = option((), "Keep these sites in float, such as enc.0.* or dec.1.fc1:weight; repeatable.")
+    encoder_only: bool = option(False, "Quantize the encoder alone.")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    batch_size: int = option(16, "Utterances decoded together.")
+    limit: int | None = option(None, "First N utterances of each set only.")
+    normalizer: NormalizerName | None = option(
+        None, "Text normaliser of every set; default: the one that the set names, else english."
+    )
+    skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
+
+
+@dataclass(frozen=True)
+class OutliersConfig:
+    layer: str | None = option(None, "Sites, such as dec.1.out_proj or enc.*.out_proj; default: attention outputs.")
+    batch_size: int = option(8, "Utterances in a batch.")
+    limit: int | None = option(None, "First N utterances of each set only.")
+    skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
+
+
+@dataclass(frozen=True)
+class PlotAttentionConfig:
+    layer: str = option("dec.-1", "Attention block: enc.<i>, dec.<i> or dec.<i>.cross.")
+    head: str = option("0", "Head, counted from zero, or all for a grid.")

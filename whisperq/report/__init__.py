@@ -1,0 +1,1 @@
+"""Tables, progress and figures; the only place that imports matplotlib."""

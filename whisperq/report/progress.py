@@ -1,0 +1,46 @@
+"""Progress bars and announcements, all on standard error."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+console = Console(stderr=True)
+T = TypeVar("T")
+
+
+class RateColumn(ProgressColumn):
+    """Items each second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {task.fields['unit']}/s")
+
+
+def bar() -> Progress:
+    """A bar with rate and time left; silent where standard error is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def track(items: Iterable[T], total: int, description: str, unit: str) -> Iterator[T]:
+    with bar() as progress:
+        task = progress.add_task(description, total=total, unit=unit)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def say(text: str) -> None:
+    """One announcement, such as which model was chosen."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,149 @@
+"""What a command prints when it is done: an artifact's results as tables."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.table import Table
+
+from whisperq.artifact import Artifact
+
+
+def tables(artifact: Artifact) -> list[Table]:
+    """One or more tables for any kind of artifact."""
+    builder: Callable[[dict[str, Any]], list[Table]] = BUILDERS.get(artifact.kind, _plain)
+    return builder(artifact.results)
+
+
+def table(title: str, *columns: str) -> Table:
+    """Text to the left, numbers (columns that begin with #) to the right."""
+    result = Table(title=title, title_justify="left")
+    for column in columns:
+        result.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left")
+    return result
+
+
+def figure(value: Any, digits: int = 2) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
+def _plain(results: dict[str, Any]) -> list[Table]:
+    result = table("Results", "", "")
+    for key, value in results.items():
+        result.add_row(key, figure(value))
+    return [result]
+
+
+def _student(results: dict[str, Any]) -> list[Table]:
+    layers = table("Layer map", "student layer", "copies the teacher's")
+    for part, indices in results["layer_map"].items():
+        for i, source in enumerate(indices):
+            layers.add_row(f"{part[:3]}.{i}", f"{part[:3]}.{source}")
+    counts = table("Parameters", "", "#total", "#trainable")
+    for name, key in (("teacher", "teacher_parameters"), (f"student, gate {results['gate']}", "parameters")):
+        counts.add_row(name, *(f"{results[key][k]:,}" for k in ("total", "trainable")))
+    return [layers, counts]
+
+
+def _distilled(results: dict[str, Any]) -> list[Table]:
+    result = table("Distillation", "", "#")
+    result.add_row("best step", f"{results['best_step']:,} of {results['steps']:,}")
+    result.add_row(f"validation WER ({results['normalizer']})", percent(results["validation_wer"]))
+    result.add_row("last CE (nats per token)", figure(results["final"]["ce"], 4))
+    result.add_row("last KL (nats per token)", figure(results["final"]["kl"], 4))
+    result.add_row("samples per second", figure(results["samples_per_second"], 1))
+    result.add_row("skipped", figure(results["skipped"]))
+    return [result]
+
+
+def _calibration(results: dict[str, Any]) -> list[Table]:
+    result = table("Calibration", "", "#")
+    result.add_row("batches", f"{results['batches']} of {results['batches_asked']} asked for")
+    result.add_row("utterances", figure(results["utterances"]))
+    result.add_row("audio", f"{results['audio_seconds']:.0f} s")
+    result.add_row("sites", figure(results["sites"]))
+    result.add_row("observer", results["observer"])
+    widest = table("Widest ranges", "site", "#minimum", "#maximum")
+    for address, low, high in results["widest"]:
+        widest.add_row(address, figure(low), figure(high))
+    return [result, widest]
+
+
+def _quantized(results: dict[str, Any]) -> list[Table]:
+    name = f"{results['recipe']} W{results['weight_bits']}A{results['activation_bits']}"
+    result = table(f"Quantized: {name}", "", "#integer", "#float", "why float")
+    for kind in ("weights", "activations"):
+        reasons = results[f"float_{kind}_by_reason"]
+        why = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+        result.add_row(kind, figure(results[kind]), figure(sum(reasons.values())), why)
+    size = table("Size of the weights on disk", "float", "quantized", "ratio")
+    ratio = results["float_bytes"] / results["bytes"]
+    size.add_row(megabytes(results["float_bytes"]), megabytes(results["bytes"]), f"{ratio:.2f}")
+    return [result, size]
+
+
+def _evaluation(results: dict[str, Any]) -> list[Table]:
+    title = f"Word errors, {results['runtime']} on {results['device']}"
+    result = table(
+        title, "set", "#WER", "#95 % interval", "#sub", "#del", "#ins", "#words", "#utterances", "normalizer", "#RTFx"
+    )
+    for name, r in results["sets"].items():
+        low, high = r["wer_interval_95"]
+        result.add_row(
+            name, percent(r["wer"]), f"{100 * low:.2f}-{100 * high:.2f}", figure(r["substitutions"]),
+            figure(r["deletions"]), figure(r["insertions"]), figure(r["reference_words"]), figure(r["utterances"]),
+            r["normalizer"], figure(r["rtfx"], 1),
+        )  # fmt: skip
+    if len(results["sets"]) > 1:
+        result.add_row("mean over sets", percent(results["mean_wer"]))
+    return [result]
+
+
+def _outliers(results: dict[str, Any]) -> list[Table]:
+    summary = table(
+        f"Outliers beyond six standard deviations ({results['padding']})",
+        "model", "#average kurtosis", "#max inf norm", "#peak", "#outliers", "#per million", "#sites",
+    )  # fmt: skip
+    for role in ("model", "compare"):
+        if role in results:
+            r = results[role]
+            rate = 1e6 * r["outliers"] / r["values"]
+            row = [r["kurtosis"], r["max_inf_norm"], r["peak"], r["outliers"], rate, len(r["sites"])]
+            summary.add_row(results["titles"][role], *map(figure, row))
+    top = table("Top dimensions", "model", "site", "dimension: share of the site's outliers")
+    for title, sites in results["top_dimensions"].items():
+        for address, dimensions in list(sites.items())[:12]:
+            shares = ", ".join(f"{d}: {100 * s:.1f} %" for d, _, s in dimensions[:5])
+            top.add_row(title, address, shares or "none")
+    listed = table("Sites", "these figures depend on this list")
+    listed.add_row(", ".join(results["model"]["sites"]))
+    return [summary, top, listed]
+
+
+def _attention(results: dict[str, Any]) -> list[Table]:
+    result = table("Attention", "", "")
+    result.add_row("block", results["block"])
+    result.add_row("heads", ", ".join(map(str, results["heads"])))
+    result.add_row("utterance", results["utterance"])
+    result.add_row("text", results["text"])
+    return [result]
+
+
+BUILDERS = {
+    "student": _student,
+    "distilled": _distilled,
+    "calibration": _calibration,
+    "quantized": _quantized,
+    "evaluation": _evaluation,
+    "outliers": _outliers,
+    "attention": _attention,
+}

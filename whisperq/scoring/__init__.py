@@ -1,0 +1,1 @@
+"""Text normalisers, word errors, confidence intervals and outlier statistics."""

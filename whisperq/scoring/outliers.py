@@ -1,0 +1,102 @@
+"""Outlier statistics of the tensors at a site, one tensor x of N values for each utterance.
+
+    kurtosis = mean((x - mu)^4) / sigma^4      plain fourth standardised moment, Gaussian = 3
+    inf_norm = max |x|
+    outlier:   |x - mu| > 6 sigma
+
+mu, sigma: mean and population standard deviation of the flattened tensor. Kurtosis and inf_norm are
+averaged over utterances (Bondarenko et al. 2023); `peak` is the plain maximum of |x|.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+_OUTLIER_DEVIATIONS = 6
+_TOP_DIMENSIONS = 10
+
+
+class TensorStatistics:
+    """Running statistics of one site; its memory does not grow with the utterances.
+
+    A constant tensor has no kurtosis and no outliers: it is counted in `constant_utterances` and left out
+    of the average kurtosis, but not of the other figures.
+    """
+
+    def __init__(self) -> None:
+        self.utterances = 0
+        self.constant_utterances = 0
+        self.values = 0
+        self.peak = 0.0
+        self.outliers_per_dimension: Tensor | None = None  # int64 (D,)
+        self._kurtosis_sum = 0.0
+        self._inf_norm_sum = 0.0
+
+    def update(self, x: Tensor) -> None:
+        """Take in one utterance's tensor (..., D), padding already removed."""
+        x = x.detach().to(torch.float64).reshape(-1, x.shape[-1])
+        low, high = (float(end) for end in torch.aminmax(x))
+        if not math.isfinite(high - low):
+            raise ValueError("outlier statistics need finite values, and this tensor holds NaN or infinity")
+        if self.outliers_per_dimension is None:
+            self.outliers_per_dimension = torch.zeros(x.shape[1], dtype=torch.int64)
+        elif len(self.outliers_per_dimension) != x.shape[1]:
+            expected = len(self.outliers_per_dimension)
+            raise ValueError(f"this site has {expected} dimensions, and now a tensor of {x.shape[1]}")
+        inf_norm = max(-low, high)
+        self.utterances += 1
+        self.values += x.numel()
+        self.peak = max(self.peak, inf_norm)
+        self._inf_norm_sum += inf_norm
+        if low == high:  # the variance could come out as rounding noise instead of zero
+            self.constant_utterances += 1
+            return
+        squares = (x - x.mean()).square_()
+        variance = squares.mean()
+        outliers = (squares > _OUTLIER_DEVIATIONS**2 * variance).sum(dim=0)
+        self.outliers_per_dimension += outliers.cpu()
+        self._kurtosis_sum += float(squares.square_().mean() / variance.square())
+
+    def as_dict(self) -> dict:
+        """The figures as plain numbers; kurtosis is NaN if every tensor was constant."""
+        if self.outliers_per_dimension is None:
+            raise ValueError("no tensor was observed at this site")
+        varied = self.utterances - self.constant_utterances
+        return {
+            "utterances": self.utterances,
+            "constant_utterances": self.constant_utterances,
+            "kurtosis": self._kurtosis_sum / varied if varied else math.nan,
+            "inf_norm": self._inf_norm_sum / self.utterances,
+            "peak": self.peak,
+            "outliers": int(self.outliers_per_dimension.sum()),
+            "values": self.values,
+            "outliers_per_dimension": self.outliers_per_dimension.tolist(),
+            "top_dimensions": _top_dimensions(self.outliers_per_dimension.tolist()),
+        }
+
+
+def summarize(sites: dict[str, dict]) -> dict:
+    """What papers print, over the sites' dictionaries, with the list of sites that the figures depend on.
+
+    `max_inf_norm` is the maximum of averages, `peak` of plain values. A site whose kurtosis is NaN does
+    not enter the average.
+    """
+    if not sites:
+        raise ValueError("no sites to summarize")
+    kurtoses = [site["kurtosis"] for site in sites.values() if not math.isnan(site["kurtosis"])]
+    return {
+        "kurtosis": sum(kurtoses) / len(kurtoses) if kurtoses else math.nan,
+        "max_inf_norm": max(site["inf_norm"] for site in sites.values()),
+        "peak": max(site["peak"] for site in sites.values()),
+        "outliers": sum(site["outliers"] for site in sites.values()),
+        "values": sum(site["values"] for site in sites.values()),
+        "sites": list(sites),
+    }
+
+
+def _top_dimensions(counts: list[int]) -> list[list[int | float]]:
+    """[dimension, outliers, share of all outliers] of the dimensions that have most, at most ten."""
+    order = sorted((dim for dim, count in enumerate(counts) if count), key=lambda dim: -counts[dim])
+    total = sum(counts)
+    return [[dim, counts[dim], counts[dim] / total] for dim in order[:_TOP_DIMENSIONS]]

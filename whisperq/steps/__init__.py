@@ -1,0 +1,1 @@
+"""Verbs: one file, one command, one public function of the same name."""

@@ -1,0 +1,102 @@
+"""A shallower student whose layers are copies of its teacher's, gates open."""
+
+from pathlib import Path
+
+import torch
+
+from whisperq import artifact
+from whisperq.config import Context
+from whisperq.errors import InputError, UsageError
+from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
+from whisperq.models.layers import copied_layers, parse_indices
+from whisperq.models.loading import load_model, load_processor, local_folder, parameter_count, save_model
+from whisperq.options import InitStudentConfig
+
+
+def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, context: Context) -> artifact.Artifact:
+    """Copy the teacher's layers into a student and save it with processor and generation config.
+
+    Raises InputError (no Whisper teacher) and UsageError (layers that it does not have).
+    """
+    folder = local_folder(teacher)
+    inputs = {"teacher": artifact.reference(folder)}
+    with artifact.create(
+        out, "student", "init-student", context.settings(config), inputs, context.force
+    ) as draft:
+        source = load_model(folder, torch.float32, "cpu")
+        processor = load_processor(folder)
+        if source.config.gate != "none" and source.config.gate != config.gate:
+            raise UsageError(f"the teacher has {source.config.gate} gates; give --gate {source.config.gate}")
+        layer_map = choose_layers(source.config, config)
+        student = copy_layers(source, student_config(source.config, config, layer_map), layer_map)
+        check_on_silence(student)
+        save_model(student, processor, draft.folder)
+        draft.results |= {
+            "layer_map": layer_map,
+            "gate": config.gate,
+            "parameters": counts(student),
+            "teacher_parameters": counts(source),
+        }
+    return artifact.load(out)
+
+
+def choose_layers(teacher: GatedWhisperConfig, config: InitStudentConfig) -> dict[str, list[int]]:
+    """Student layer -> teacher layer, for both stacks."""
+    if config.encoder_indices is not None:
+        encoder = parse_indices(config.encoder_indices, teacher.encoder_layers, "encoder")
+    else:
+        encoder = copied_layers(teacher.encoder_layers, config.layers, config.copy_rule, "encoder")
+    if config.decoder_indices is not None:
+        decoder = parse_indices(config.decoder_indices, teacher.decoder_layers, "decoder")
+    else:
+        decoder = copied_layers(teacher.decoder_layers, config.decoder_layers, "spread", "decoder")
+    return {"encoder": encoder, "decoder": decoder}
+
+
+def student_config(
+    teacher: GatedWhisperConfig, config: InitStudentConfig, layer_map: dict[str, list[int]]
+) -> GatedWhisperConfig:
+    if not 0 < config.gate_init < 1:
+        raise UsageError(f"--gate-init must lie between 0 and 1, not {config.gate_init}")
+    changes = {
+        "encoder_layers": len(layer_map["encoder"]),
+        "decoder_layers": len(layer_map["decoder"]),
+        "gate": config.gate,
+        "gate_init": config.gate_init,
+        "cross_gate": config.cross_gate,
+    }
+    return GatedWhisperConfig.from_dict({**teacher.to_dict(), **changes})
+
+
+def copy_layers(
+    teacher: GatedWhisperForConditionalGeneration, config: GatedWhisperConfig, layer_map: dict[str, list[int]]
+) -> GatedWhisperForConditionalGeneration:
+    """The student with the teacher's weights in the chosen layers and everywhere else; gates keep their start."""
+    student = GatedWhisperForConditionalGeneration(config)
+    weights = teacher.state_dict()
+    for part, layers in layer_map.items():
+        for i, source in enumerate(layers):
+            old, new = f"model.{part}.layers.{source}.", f"model.{part}.layers.{i}."
+            weights |= {
+                new + k.removeprefix(old): v for k, v in teacher.state_dict().items() if k.startswith(old)
+            }
+    own = student.state_dict()
+    report = student.load_state_dict({k: v for k, v in weights.items() if k in own}, strict=False)
+    if strange := [k for k in report.missing_keys if ".gate." not in k]:
+        raise InputError(f"the teacher lacks the weight {strange[0]}")
+    student.generation_config = teacher.generation_config
+    return student.eval()
+
+
+@torch.inference_mode()
+def check_on_silence(student: GatedWhisperForConditionalGeneration) -> None:
+    """A forward pass over a silent window: raises InputError where the logits are not finite."""
+    config = student.config
+    features = torch.zeros(1, config.num_mel_bins, 2 * config.max_source_positions)
+    start = torch.tensor([[config.decoder_start_token_id]])
+    if not student(input_features=features, decoder_input_ids=start).logits.isfinite().all():
+        raise InputError("the student's logits on silence are not finite: its teacher's weights are damaged")
+
+
+def counts(model: torch.nn.Module) -> dict[str, int]:
+    return {"total": parameter_count(model), "trainable": parameter_count(model, trainable=True)}

@@ -1,0 +1,153 @@
+"""What one attention head looks at: probabilities, values and their product (the paper's Figure 1)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from whisperq import artifact
+from whisperq.config import Context, Source
+from whisperq.data.batches import Batch, teacher_forced
+from whisperq.data.features import log_mel
+from whisperq.data.groups import read_all
+from whisperq.data.tokens import Codec
+from whisperq.data.utterance import Utterance
+from whisperq.errors import InputError, UsageError
+from whisperq.models.sites import absolute, model_sites, watch
+from whisperq.options import PlotAttentionConfig
+from whisperq.report.attention import AttentionPicture, Axis, plot_grid, plot_head
+from whisperq.runtime.decoding import greedy
+from whisperq.runtime.opening import Opened, open_model
+
+ARRAYS = "attention.npz"
+
+
+def plot_attention(
+    model: Path,
+    data: Sequence[Source],
+    utterance: str | None,
+    out: Path,
+    config: PlotAttentionConfig,
+    context: Context,
+) -> artifact.Artifact:
+    """Draw one head of one attention block (or a grid of all) for one utterance, and save the arrays.
+
+    The utterance is a file, an id of the data, or by default its first. The decoder is teacher-forced on the
+    reference, or on the greedy hypothesis where there is none. Raises UsageError and InputError.
+    """
+    chosen = find_utterance(utterance, data)
+    inputs = {"model": artifact.reference(model), "data": utterance_reference(chosen)}
+    with (
+        artifact.create(
+            out, "attention", "plot-attention", context.settings(config), inputs, context.force
+        ) as draft,
+        open_model(model, context) as opened,
+    ):
+        block = block_name(config.layer, opened)
+        heads = choose_heads(config.head, block, opened)
+        audio = opened.loader.within_window(chosen)
+        text = chosen.text if chosen.text is not None else hypothesis(opened, audio)
+        batch = Batch(
+            log_mel([audio], opened.processor.feature_extractor, opened.loader.device),
+            opened.loader.codec.batch([text], [chosen.origin]),
+            (chosen,),
+        )
+        probs, values = observe(opened, block, batch)
+        seconds = len(audio) / opened.processor.feature_extractor.sampling_rate
+        queries, keys = axes(block, opened, batch)
+        picture = AttentionPicture(block, probs, values, queries, keys, chosen.id, seconds)
+        if config.head == "all":
+            figures = plot_grid(picture, draft.folder)
+        else:
+            figures = plot_head(picture, heads[0], draft.folder)
+        np.savez_compressed(
+            draft.folder / ARRAYS, probs=probs[heads], values=values[heads], product=probs[heads] @ values[heads]
+        )
+        draft.results |= {
+            "block": block,
+            "heads": heads,
+            "utterance": chosen.id,
+            "text": text,
+            "shape": list(probs.shape),
+            "figures": figures,
+        }
+    return artifact.load(out)
+
+
+def find_utterance(name: str | None, data: Sequence[Source]) -> Utterance:
+    """A recording's path, an id in the data, or the data's first utterance."""
+    if name is not None and Path(name).is_file():
+        return Utterance(Path(name).stem, name, None, None, origin=name)
+    if not data:
+        raise InputError("there is no test data in the configuration; name a recording with --utterance FILE")
+    utterances = read_all(data, skip_bad=False).utterances
+    if name is None:
+        return utterances[0]
+    for utterance in utterances:
+        if utterance.id == name:
+            return utterance
+    raise InputError(f"{name} is neither a recording nor the id of a test utterance")
+
+
+def utterance_reference(utterance: Utterance) -> dict[str, str]:
+    if isinstance(utterance.audio, str):
+        return artifact.reference(Path(utterance.audio))
+    return {"path": utterance.origin, "sha256": artifact.bytes_sha256(utterance.audio)}
+
+
+def block_name(layer: str, opened: Opened) -> str:
+    """`dec.-1` -> `dec.1`; raises UsageError for what is no attention block."""
+    sites = model_sites(opened.model)
+    block = absolute(layer, sites)
+    if f"{block}.probs" not in sites:
+        blocks = [a.removesuffix(".probs") for a in sites if a.endswith(".probs")]
+        raise UsageError(f"no attention block is named {layer!r}; there are {', '.join(blocks)}")
+    return block
+
+
+def choose_heads(head: str, block: str, opened: Opened) -> list[int]:
+    config = opened.model.config
+    count = config.encoder_attention_heads if block.startswith("enc") else config.decoder_attention_heads
+    if head == "all":
+        return list(range(count))
+    if not head.isdigit() or int(head) >= count:
+        raise UsageError(f"--head must be 0 to {count - 1} or all, not {head!r}")
+    return [int(head)]
+
+
+def hypothesis(opened: Opened, audio: np.ndarray) -> str:
+    features = log_mel([audio], opened.processor.feature_extractor, opened.loader.device)
+    return opened.loader.codec.decode(greedy(opened.runtime, features, opened.rules)[0])
+
+
+@torch.inference_mode()
+def observe(opened: Opened, block: str, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (heads, queries, keys) and values (heads, keys, d_head); watching forces the explicit path."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(name: str):
+        return lambda x: seen.update({name: x[0].float().cpu()})
+
+    watchers = {f"{block}.{name}": keep(name) for name in ("probs", "v_proj")}
+    with watch(opened.model, model_sites(opened.model), watchers):
+        teacher_forced(opened.model, batch, opened.loader.device)
+    heads = seen["probs"].shape[0]
+    values = seen["v_proj"].unflatten(-1, (heads, -1)).transpose(0, 1)
+    return seen["probs"].numpy(), values.numpy()
+
+
+def axes(block: str, opened: Opened, batch: Batch) -> tuple[Axis, Axis]:
+    """Queries' and keys' axes: decoded tokens for the decoder's side, seconds for the encoder's."""
+    extractor = opened.processor.feature_extractor
+    frame = 2 * extractor.hop_length / extractor.sampling_rate  # the second convolution halves the frames
+    time = Axis("time (s)", None, frame)
+    tokens = Axis("token", token_labels(batch.tokens.inputs[0].tolist(), opened.loader.codec))
+    if block.startswith("enc"):
+        return time, time
+    return (tokens, time) if block.endswith("cross") else (tokens, tokens)
+
+
+def token_labels(ids: Sequence[int], codec: Codec) -> tuple[str, ...]:
+    """Each token as it decodes; a space is drawn as an open box."""
+    return tuple(codec.tokenizer.decode([i]).replace(" ", "\u2423") for i in ids)
