@@ -155,15 +155,23 @@ def speech_like(seconds: float, pauses: list[tuple[float, float]]) -> np.ndarray
 
 
 def test_cuts_fall_into_the_pauses():
-    pauses = [(1.0, 1.4), (6.1, 6.4), (8.9, 8.95), (14.0, 14.3), (20.5, 20.9)]
-    ranges = split_at_silence(speech_like(25, pauses), RATE, max_seconds=10.0)
-    cuts = [start / RATE for start, _ in ranges[1:]]
-    # 1.2 s lies in the first half of the window; 8.9 s is a plosive's closure, no pause.
+    pauses = [(1.0, 1.4), (6.1, 6.4), (14.0, 14.3), (20.5, 20.9)]
+    audio = speech_like(25, pauses)
+    audio[round(8.9 * RATE) : round(8.95 * RATE)] = 0  # a plosive's closure: quieter than any pause
+    cuts = [start / RATE for start, _ in split_at_silence(audio, RATE, max_seconds=10.0)[1:]]
+    # The pause at 1.2 s lies in the first half of its window: a piece would be short.
     assert [next((p for p in pauses if p[0] <= cut <= p[1]), None) for cut in cuts] == [
         (6.1, 6.4),
         (14.0, 14.3),
         (20.5, 20.9),
     ]
+
+
+def test_the_end_of_a_recording_is_no_pause():
+    audio = speech_like(10.03, [])
+    audio[7 * RATE : round(7.3 * RATE)] *= 0.9
+    ((_, cut), _) = split_at_silence(audio, RATE, max_seconds=10.0)
+    assert 7.0 <= cut / RATE <= 7.3
 
 
 @pytest.mark.parametrize("seconds, longest", [(0.1, 1.0), (1.0, 1.0), (7.3, 1.0), (61.0, 30.0), (3.0, 0.04)])

@@ -6,9 +6,9 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
+from whisperq.config import Source
 from whisperq.data.audio import load_audio
 from whisperq.data.lists import read
-from whisperq.data.source import Source
 from whisperq.errors import InputError
 
 datasets = pytest.importorskip("datasets")
@@ -20,14 +20,14 @@ def cache(tmp_path, monkeypatch) -> None:
     datasets.disable_progress_bars()
 
 
-def noise(path: Path) -> Path:
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 4000), 8000)
+def noise(path: Path, seed: int = 0) -> Path:
+    soundfile.write(path, np.random.default_rng(seed).uniform(-0.5, 0.5, 4000), 8000)
     return path
 
 
-def parquet(path: Path, texts: list[str | None], column: str = "sentence") -> Path:
+def parquet(path: Path, texts: list[str | None], column: str = "sentence", seed: int = 0) -> Path:
     """A parquet file as the Hub has them: audio as bytes and a bare file name."""
-    content = noise(path.parent / "source.flac").read_bytes()
+    content = noise(path.parent / "source.wav", seed).read_bytes()
     audio = [{"bytes": content if text != "lost" else None, "path": f"{text}.flac"} for text in texts]
     people = list(range(len(texts)))
     table = pyarrow.table({"audio": audio, column: texts, "id": [5] * len(texts), "speaker_id": people})
@@ -41,17 +41,20 @@ def test_a_parquet_file_keeps_its_audio_encoded(tmp_path, cache):
     assert [u.text for u in result.utterances] == ["one", "two", None]
     assert [u.id for u in result.utterances] == ["000000", "000001", "000002"]
     assert [u.speaker for u in result.utterances] == ["0", "1", "2"]
-    assert result.utterances[1].audio == (tmp_path / "source.flac").read_bytes()
-    expected, _ = soundfile.read(tmp_path / "source.flac", dtype="float32")
+    assert result.utterances[1].audio == (tmp_path / "source.wav").read_bytes()
+    expected, _ = soundfile.read(tmp_path / "source.wav", dtype="float32")
     np.testing.assert_array_equal(load_audio(result.utterances[1], 8000), expected)
 
 
 def test_the_hash_of_a_data_set_follows_its_content_not_its_place(tmp_path, cache):
-    def digest(name: str, texts: list[str | None]) -> str:
+    def digest(name: str, texts: list[str | None], seed: int = 0) -> str:
         (tmp_path / name).mkdir()
-        return read(Source(path=str(parquet(tmp_path / name / "dev.parquet", texts)))).sha256
+        return read(Source(path=str(parquet(tmp_path / name / "dev.parquet", texts, seed=seed)))).sha256
 
-    assert digest("a", ["one", "two"]) == digest("b", ["one", "two"]) != digest("c", ["one", "too"])
+    here = digest("a", ["one", "two"])
+    assert digest("b", ["one", "two"]) == here
+    assert digest("other-text", ["one", "too"]) != here
+    assert digest("other-audio", ["one", "two"], seed=1) != here
 
 
 def test_rows_without_audio_and_repeated_ids_are_bad(tmp_path, cache):
@@ -70,7 +73,7 @@ def test_splits_of_a_folder_of_parquet_files(tmp_path, cache, as_dataset):
     folder.mkdir(parents=True)
     parquet(folder / "train-00000.parquet", ["one"])
     parquet(folder / "test-00000.parquet", ["two", "three"])
-    (folder / "source.flac").unlink()
+    (folder / "source.wav").unlink()
     place = {"dataset" if as_dataset else "path": str(tmp_path / "set")}
     assert [u.text for u in read(Source(**place, split="test", limit=1)).utterances] == ["two"]
     with pytest.raises(InputError, match="needs a split, one of"):

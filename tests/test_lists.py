@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from whisperq.config import Source
 from whisperq.data.audio import load_audio
 from whisperq.data.lists import read
-from whisperq.data.source import Source
 from whisperq.errors import InputError
 
 

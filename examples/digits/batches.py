@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from transformers import WhisperProcessor
-
 from augment import augment
 from mixing import Sources, draw, frame_labels
 from recipe import Settings
+from torch.nn.utils.rnn import pad_sequence
+from transformers import WhisperProcessor
+
 from whisperq.data.features import log_mel
 
 IGNORED = -100  # cross-entropy's own mark for padding
@@ -28,9 +28,7 @@ class Batch:
     frames: torch.Tensor  # (batch, encoder frames), classes
 
 
-def make_batch(
-    sources: Sources, processor: WhisperProcessor, settings: Settings, step: int
-) -> Batch:
+def make_batch(sources: Sources, processor: WhisperProcessor, settings: Settings, step: int) -> Batch:
     """Batch number `step`: a function of seed and step alone, so that runs can be repeated."""
     rng = np.random.default_rng([settings.seed, step])
     most = 3 if step < settings.short_steps else 7
@@ -50,9 +48,7 @@ def make_batch(
     )
 
 
-def prefetched(
-    sources: Sources, processor: WhisperProcessor, settings: Settings
-) -> Iterator[Batch]:
+def prefetched(sources: Sources, processor: WhisperProcessor, settings: Settings) -> Iterator[Batch]:
     """Batches made by one thread, four ahead."""
     ready: queue.Queue[Batch] = queue.Queue(maxsize=4)
 

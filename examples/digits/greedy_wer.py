@@ -4,9 +4,9 @@ from pathlib import Path
 
 import soundfile
 import torch
+from joining import read_list
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from joining import read_list
 from whisperq.data.features import log_mel
 
 
@@ -22,9 +22,7 @@ def word_errors(reference: list[str], hypothesis: list[str]) -> int:
 
 
 @torch.inference_mode()
-def greedy(
-    model: WhisperForConditionalGeneration, features: torch.Tensor, prompt: list[int]
-) -> torch.Tensor:
+def greedy(model: WhisperForConditionalGeneration, features: torch.Tensor, prompt: list[int]) -> torch.Tensor:
     """Features (batch, mel bins, frames) -> token ids (batch, tokens), prompt included.
 
     Not `generate`: an untrained model emits times at random, and `generate`
@@ -44,9 +42,7 @@ def greedy(
     return tokens
 
 
-def transcribe(
-    model: WhisperForConditionalGeneration, processor: WhisperProcessor, audio: list[Path]
-) -> list[str]:
+def transcribe(model: WhisperForConditionalGeneration, processor: WhisperProcessor, audio: list[Path]) -> list[str]:
     """Greedy transcripts of recordings within the window."""
     waveforms = [soundfile.read(path, dtype="float32")[0] for path in audio]
     features = log_mel(waveforms, processor.feature_extractor)

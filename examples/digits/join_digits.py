@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-
 from joining import RATE, WORDS, Clip, join, list_entry, read_list, trim, write_list
 
 UNSEEN = "fsdd-theo"

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-
 from joining import RATE, WORDS, Clip, Joined, join, list_entry, trim, write_list
 
 VOICES = {
@@ -79,9 +78,7 @@ def make_split(out: Path, split: str, rng: np.random.Generator) -> int:
         joined = draw_string(voices[voice], rng)
         audio = Path("audio") / f"{split}-{index:03d}.opus"
         samples = in_noise(joined.samples, rng)
-        soundfile.write(
-            out / audio, samples, RATE, "OPUS", format="OGG", compression_level=OPUS_LEVEL
-        )
+        soundfile.write(out / audio, samples, RATE, "OPUS", format="OGG", compression_level=OPUS_LEVEL)
         size += (out / audio).stat().st_size
         entries.append(list_entry(audio.stem, str(audio), joined, voice))
     write_list(out / f"{split}.jsonl", entries)

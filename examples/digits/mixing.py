@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-
 from join_digits import PARTS, Bank, draw_clips, load_bank
 from joining import RATE, WINDOW_S, WORDS, Clip, Joined, join, read_list
 
@@ -106,9 +105,7 @@ def _whole_string(sources: Sources, rng: np.random.Generator) -> Joined:
     return Joined(samples, spans, joined.words)
 
 
-def _in_noise(
-    samples: np.ndarray, noises: list[np.ndarray], rng: np.random.Generator
-) -> np.ndarray:
+def _in_noise(samples: np.ndarray, noises: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Noise of a random colour at 5 to 40 dB on 70 % of the strings."""
     if rng.random() > 0.7:
         return samples

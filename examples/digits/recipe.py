@@ -3,10 +3,9 @@
 import math
 from dataclasses import dataclass
 
+from make_tokenizer import MAX_TOKENS, make_generation_config
 from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
-
-from make_tokenizer import MAX_TOKENS, make_generation_config
 
 
 @dataclass(frozen=True)

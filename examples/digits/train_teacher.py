@@ -19,15 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
-
 from batches import Batch, prefetched
 from greedy_wer import word_error_rate
 from make_tokenizer import make_processor, save_processor
 from mixing import FRAME_CLASSES, Sources, load_sources
 from recipe import Settings, build_model, schedule
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 HERE = Path(__file__).parent
 BETAS = (0.9, 0.98)
@@ -46,9 +45,7 @@ def losses(
     return token_loss, cross_entropy(heard, frames), right
 
 
-def save(
-    model: WhisperForConditionalGeneration, processor: WhisperProcessor, out: Path, record: dict
-) -> None:
+def save(model: WhisperForConditionalGeneration, processor: WhisperProcessor, out: Path, record: dict) -> None:
     """A folder that from_pretrained reads; float16 halves it at no loss that WER could show."""
     copy.deepcopy(model).half().save_pretrained(out)
     save_processor(processor, out)
@@ -59,11 +56,7 @@ def evaluate(
     model: WhisperForConditionalGeneration, processor: WhisperProcessor, lists: dict[str, Path]
 ) -> dict[str, dict[str, float]]:
     """Word error rate of every list that is there."""
-    return {
-        name: word_error_rate(model, processor, path)
-        for name, path in lists.items()
-        if path.exists()
-    }
+    return {name: word_error_rate(model, processor, path) for name, path in lists.items() if path.exists()}
 
 
 def update(
@@ -90,9 +83,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over everything but the encoder's positions, which are fixed sinusoids."""
     parameters = [p for p in (*model.parameters(), *head.parameters()) if p.requires_grad]
-    return torch.optim.AdamW(
-        parameters, lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay
-    )
+    return torch.optim.AdamW(parameters, lr=settings.lr, betas=BETAS, weight_decay=settings.weight_decay)
 
 
 def report(step: int, watched: np.ndarray, seconds: float, batch: int) -> None:

@@ -23,9 +23,7 @@ Constants = tuple[torch.Tensor, torch.Tensor]
 _constants: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def log_mel(
-    waveforms: Sequence[np.ndarray], extractor, device: str | torch.device = "cpu"
-) -> torch.Tensor:
+def log_mel(waveforms: Sequence[np.ndarray], extractor, device: str | torch.device = "cpu") -> torch.Tensor:
     """Waveforms, each (samples,) at the extractor's rate -> float32 (batch, mel bins, frames).
 
     Each is padded with zeros to `extractor.n_samples`; a longer one is a
@@ -33,9 +31,7 @@ def log_mel(
     """
     window, filters = _window_and_filters(extractor, torch.device(device))
     samples = _padded(waveforms, extractor.n_samples).to(device)
-    spectrum = torch.stft(
-        samples, extractor.n_fft, extractor.hop_length, window=window, return_complex=True
-    )
+    spectrum = torch.stft(samples, extractor.n_fft, extractor.hop_length, window=window, return_complex=True)
     # The centred STFT has one frame more than samples / hop; Whisper drops it.
     power = spectrum[..., :-1].abs().square().contiguous()
     log_power = (filters @ power).clamp(min=POWER_FLOOR).log10()

@@ -9,7 +9,7 @@ import json
 import os
 from typing import Any
 
-from whisperq.data.source import Source
+from whisperq.config import Source
 from whisperq.data.utterance import (
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,

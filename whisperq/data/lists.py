@@ -8,8 +8,8 @@ comes out of it, each line checked, and each error one sentence that says where.
 from dataclasses import dataclass
 from pathlib import Path
 
+from whisperq.config import Source
 from whisperq.data.hub import SAVED_FILES, read_dataset
-from whisperq.data.source import Source
 from whisperq.data.tables import METADATA_FILES, read_table
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whisperq.data.source import Source
+from whisperq.config import Source
 from whisperq.data.utterance import (
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,

@@ -5,9 +5,9 @@
 Queries run downwards from the first. Panels are placed in inches, because tokens need room for their text.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import patheffects
@@ -17,10 +17,10 @@ from matplotlib.image import AxesImage
 
 from whisperq.report.figures import new_figure, save, shorten, style
 
-FONT = 6.5  # points, of tick labels
-LINE = 0.105  # inches that one label needs across its direction
-CHARACTER = 0.057  # inches that one of its characters needs along it
-LONGEST_LABEL = 26  # characters; Whisper's longest special token has 21
+FONT = 6.5  # points, of a token
+LINE = 0.105  # inches, its height
+CHARACTER = 0.057  # inches, the width of one of its characters
+LONGEST_TOKEN = 26  # characters; Whisper's special tokens have up to 21
 BAR = 0.12  # inches, thickness of a colour bar
 
 
@@ -61,48 +61,158 @@ def head_figure(picture: AttentionPicture, head: int) -> Figure:
     """Three panels side by side; V and P V share a scale that is symmetric around zero."""
     probs, values = picture.probs[head], picture.values[head]
     product = probs @ values
-    queries, keys = picture.queries, picture.keys
-    height = max(_inches(queries, probs.shape[0]), _inches(keys, probs.shape[1]))
-    across, columns = _inches(keys, probs.shape[1]), min(max(0.035 * values.shape[1], 1.4), 3.0)
-    canvas = _Canvas(_label_inches(queries) + 0.3, height, 0.75)
-    dimension = Axis("head dimension", None)
-    limit = float(np.abs(np.concatenate([values, product])).max()) or 1.0
+    queries, keys, dimension = *_roles(picture), Axis("head dimension", None)
+    limit = float(max(np.abs(values).max(), np.abs(product).max())) or 1.0
+    signed = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    width, narrow = _inches(keys, probs.shape[1]), min(max(0.035 * values.shape[1], 1.4), 3.0)
+    canvas = _Canvas(max(_inches(queries, probs.shape[0]), width))
 
-    axes = canvas.panel(across)
-    image = _draw(axes, probs, queries, keys, "viridis", (0, _top(probs)), picture.seconds)
-    _name(axes, "probabilities P", _named("queries", queries), _named("keys", keys))
+    image = _draw(canvas.panel(width, "probabilities P"), probs, queries, keys, picture.seconds, **_positive(probs))
     canvas.colour_bar(image, "probability")
-    canvas.skip(_label_inches(keys) + 0.35)
-    axes = canvas.panel(columns)
-    _draw(axes, values, keys, dimension, "RdBu_r", (-limit, limit), picture.seconds)
-    _name(axes, "values V", _named("keys", keys), dimension.name)
-    canvas.skip(_label_inches(queries) + 0.45)
-    axes = canvas.panel(columns)
-    image = _draw(axes, product, queries, dimension, "RdBu_r", (-limit, limit), picture.seconds)
-    _name(axes, "product P V", _named("queries", queries), dimension.name)
-    canvas.colour_bar(image, "value, of V and of P V")
-    canvas.title(f"{picture.block}, head {head}", _caption(picture))
-    return canvas.figure
+    canvas.skip(_text_inches(keys) + 0.35)
+    _draw(canvas.panel(narrow, "values V"), values, keys, dimension, picture.seconds, **signed)
+    canvas.skip(_text_inches(queries) + 0.45)
+    image = _draw(canvas.panel(narrow, "product P V"), product, queries, dimension, picture.seconds, **signed)
+    canvas.colour_bar(image, "value (in V and P V)")
+    return canvas.finish(f"{picture.block}, head {head}", picture)
 
 
 @style()
 def grid_figure(picture: AttentionPicture) -> Figure:
-    """Every head's P on one scale; labels stand at the left and under the lowest panel of each column."""
-    heads, queries, keys = picture.probs.shape
-    columns = min(heads, next((c for c in (5, 4, 3) if heads % c == 0), 4))
-    rows = -(-heads // columns)
-    width, height = (_inches(a, n, 0.4) for a, n in ((picture.keys, keys), (picture.queries, queries)))
-    canvas = _Canvas(_label_inches(picture.queries) + 0.3, rows * (height + 0.3) - 0.3, 0.75)
-    top = _top(picture.probs)
+    """Every head's P on one scale; tokens stand at the left and under the lowest panel of each column."""
+    heads, rows, columns = picture.probs.shape
+    queries, keys = _roles(picture)
+    across = next((c for c in (5, 4, 3) if heads % c == 0), min(heads, 4))
+    width, height = _inches(keys, columns, small=True), _inches(queries, rows, small=True)
+    right, down = width + 0.15, height + 0.3  # from one panel to the next
+    canvas = _Canvas(-(-heads // across) * down - 0.3)
+    look = _positive(picture.probs)
     for head in range(heads):
-        row, column = divmod(head, columns)
-        axes = canvas.at(column * (width + 0.15), row * (height + 0.3), width, height)
-        image = _draw(axes, picture.probs[head], picture.queries, picture.keys, "viridis", (0, top), picture.seconds)
-        lowest = head + columns >= heads
-        names = _named("queries", picture.queries), _named("keys", picture.keys)
-        _name(axes, f"head {head}", names[0] if column == 0 else "", names[1] if lowest else "")
-        axes.tick_params(labelleft=column == 0, labelbottom=lowest)
-    canvas.skip(columns * (width + 0.15) - 0.15)
-    canvas.colour_bar(image, "probability", min(canvas.height, 4.0))
-    canvas.title(f"{picture.block}, all {heads} heads", _caption(picture))
-    return canvas.figure
+        row, column = divmod(head, across)
+        axes = canvas.panel_at(column * right, row * down, width, height, f"head {head}")
+        image = _draw(axes, picture.probs[head], queries, keys, picture.seconds, **look)
+        first, lowest = column == 0, head + across >= heads
+        axes.tick_params(labelleft=first, labelbottom=lowest)
+        axes.set(ylabel=queries.name if first else "", xlabel=keys.name if lowest else "")
+    canvas.colour_bar(image, "probability")
+    return canvas.finish(f"{picture.block}, all {heads} heads", picture)
+
+
+class _Canvas:
+    """Panels side by side; until `finish` the figure is one inch square, so that its fractions are inches."""
+
+    def __init__(self, height: float) -> None:
+        self.figure = new_figure(1, 1)
+        self.height = height
+        self.x = 0.0  # the right end of what is drawn
+
+    def panel(self, width: float, title: str) -> Axes:
+        return self.panel_at(self.x, 0, width, self.height, title)
+
+    def panel_at(self, x: float, y: float, width: float, height: float, title: str = "") -> Axes:
+        """`y` counts downwards from the top of all panels."""
+        self.x = max(self.x, x + width)
+        axes = self.figure.add_axes((x, -y - height, width, height))
+        axes.set_title(title, loc="left")
+        return axes
+
+    def skip(self, width: float) -> None:
+        self.x += width
+
+    def colour_bar(self, image: AxesImage, name: str) -> None:
+        """At the right of what is drawn, with room for its numbers and its name."""
+        bar = self.figure.colorbar(image, cax=self.panel_at(self.x + 0.1, 0, BAR, min(self.height, 4.0)))
+        bar.set_label(name)
+        bar.outline.set_linewidth(0.6)
+        self.skip(0.6)
+
+    def finish(self, title: str, picture: AttentionPicture) -> Figure:
+        """Give the figure its size, with margins for tokens and titles."""
+        left, bottom = _text_inches(picture.queries) + 0.4, _text_inches(picture.keys) + 0.4
+        width, height = left + self.x, bottom + self.height + 0.8
+        self.figure.set_size_inches(width, height)
+        for axes in self.figure.axes:
+            box = axes.get_position()
+            place = ((left + box.x0) / width, (bottom + self.height + box.y0) / height)
+            axes.set_position((*place, box.width / width, box.height / height))
+        self.figure.text(0.1 / width, 1 - 0.1 / height, title, va="top", fontsize=10, fontweight="bold")
+        self.figure.text(0.1 / width, 1 - 0.32 / height, _caption(picture), va="top")
+        return self.figure
+
+
+def _draw(
+    axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, seconds: float, **look: Any
+) -> AxesImage:
+    """The matrix as an image; its axes count positions, or seconds where a position has a length."""
+    size = axes.get_position()  # inches
+    left, right = _extent(columns, matrix.shape[1])
+    top, bottom = _extent(rows, matrix.shape[0])
+    image = axes.imshow(matrix, aspect="auto", extent=(left, right, bottom, top), **look)
+    axes.set(xlabel=columns.name, ylabel=rows.name)
+    axes.tick_params(length=2, pad=2, labelsize=FONT)
+    if columns.labels:
+        axes.set_xticks(*_tokens(columns.labels, size.width), rotation=90)
+    if rows.labels:
+        axes.set_yticks(*_tokens(rows.labels, size.height))
+    line = {"color": "white", "linewidth": 0.9, "linestyle": (0, (4, 2))}
+    line["path_effects"] = [patheffects.withStroke(linewidth=2, foreground="black", alpha=0.6)]
+    if _ends_within(columns, right, seconds):
+        axes.axvline(seconds, **line)
+    if _ends_within(rows, bottom, seconds):
+        axes.axhline(seconds, **line)
+    return image
+
+
+def _extent(axis: Axis, count: int) -> tuple[float, float]:
+    """Seconds, or positions whose centres are whole numbers."""
+    return (0, count * axis.step_seconds) if axis.step_seconds else (-0.5, count - 0.5)
+
+
+def _ends_within(axis: Axis, end: float, seconds: float) -> bool:
+    """Whether padding follows the recording's end on this axis."""
+    return axis.step_seconds is not None and 0 < seconds < end - axis.step_seconds / 2
+
+
+def _tokens(labels: tuple[str, ...], inches: float) -> tuple[range, list[str]]:
+    """Positions and texts of as many tokens, evenly spaced, as can be read on that length."""
+    every = int(np.ceil(LINE * len(labels) / inches - 1e-6))
+    places = range(0, len(labels), every)
+    return places, [_visible(labels[i]) for i in places]
+
+
+def _visible(token: str) -> str:
+    """Line breaks and other control characters by their escapes, an SVG could not hold them; long ones cut."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)
+    return shorten(shown, LONGEST_TOKEN)
+
+
+def _text_inches(axis: Axis) -> float:
+    """The space that an axis' longest tick label takes."""
+    longest = max((len(_visible(label)) for label in axis.labels or ()), default=0)
+    return max(0.25, CHARACTER * longest + 0.05)
+
+
+def _inches(axis: Axis, count: int, small: bool = False) -> float:
+    """A panel's length along this axis; seconds need no room for text."""
+    if axis.labels is None:
+        return 2.0 if small else 4.0
+    return min(max(0.06 * count, 1.2), 2.4) if small else min(max(1.05 * LINE * count, 2.4), 7.5)
+
+
+def _roles(picture: AttentionPicture) -> tuple[Axis, Axis]:
+    """Queries' and keys' axes, named as such."""
+    queries, keys = picture.queries, picture.keys
+    return replace(queries, name=f"query: {queries.name}"), replace(keys, name=f"key: {keys.name}")
+
+
+def _positive(probs: np.ndarray) -> dict[str, Any]:
+    """Colours from zero to one, or to the maximum where attention is spread thin."""
+    highest = float(probs.max())
+    return {"cmap": "viridis", "vmin": 0, "vmax": highest if 0 < highest < 0.5 else 1}
+
+
+def _caption(picture: AttentionPicture) -> str:
+    text = f"utterance {shorten(_visible(picture.utterance), 60)}, {picture.seconds:.2f} s"
+    ends = [_ends_within(a, _extent(a, n)[1], picture.seconds)
+            for a, n in zip((picture.queries, picture.keys), picture.probs.shape[1:], strict=True)]  # fmt: skip
+    return f"{text} (dashed line: the recording ends, padding begins)" if any(ends) else text

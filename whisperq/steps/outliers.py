@@ -49,7 +49,7 @@ def outliers(
             **{role: f["summary"] for role, f in found.items()},
             "titles": titles,
             "padding": "decoder padding masked",
-            "utterances": len(group.utterances),
+            "utterances": max(s["utterances"] for s in found["model"]["statistics"].values()),
             "top_dimensions": {
                 titles[r]: {a: s["top_dimensions"] for a, s in f["statistics"].items()} for r, f in found.items()
             },
