@@ -11,8 +11,10 @@ raises `Finished`; a different one is refused unless `force`.
 
 import hashlib
 import json
+import math
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,16 +91,29 @@ def load(path: Path, kind: str | None = None, verify: bool = True) -> Artifact:
         raise InputError(f"{path} is not a finished whisperq artifact: it has no {MANIFEST}")
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-        found, schema, files = manifest["kind"], manifest["schema"], manifest["files"]
+        _check_layout(manifest)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path / MANIFEST} is damaged ({error}); run the command that made it again") from error
+        raise InputError(
+            f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}); "
+            "run the command that made it again with --force"
+        ) from error
+    found, schema = manifest["kind"], manifest["schema"]
     if schema > SCHEMA:
         raise InputError(f"{path} was written by a newer whisperq (schema {schema}, this one reads {SCHEMA})")
     if kind is not None and found != kind:
         raise InputError(f"{path} holds a {found}, but a {kind} is needed here")
     if verify:
-        _verify(path, files)
+        _verify(path, manifest["files"])
     return Artifact(path, manifest)
+
+
+def _check_layout(manifest: Any) -> None:
+    """Raises KeyError and TypeError for a manifest that the rest of this file could not read."""
+    layout = {"kind": str, "schema": int, "command": str}
+    layout |= dict.fromkeys(("config", "inputs", "results", "files"), dict)
+    for key, kind in layout.items():
+        if not isinstance(manifest[key], kind):
+            raise TypeError(f"{key} is no {kind.__name__}")
 
 
 def _verify(path: Path, files: Mapping[str, str]) -> None:
@@ -114,8 +129,12 @@ def _verify(path: Path, files: Mapping[str, str]) -> None:
 
 
 def reference(path: Path) -> dict[str, str]:
-    """How a manifest names an input: its path and the sha256 of its manifest, or of its content."""
+    """How a manifest names an input: its path and the sha256 of its manifest, or of its content.
+
+    Raises InputError for an artifact whose files are not what its manifest says.
+    """
     if is_artifact(path):
+        load(path)
         return {"path": str(path.resolve()), "sha256": file_sha256(path / MANIFEST)}
     if path.is_file():
         return {"path": str(path.resolve()), "sha256": file_sha256(path)}
@@ -137,7 +156,7 @@ def create(
     out = Path(out)
     _refuse_overwrite(out, command, config, inputs, force)
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.parent / f".{out.name}.partial-{os.getpid()}"
+    folder = _sibling(out, "partial")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     draft = Draft(folder)
@@ -147,6 +166,11 @@ def create(
         _publish(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sibling(out: Path, purpose: str) -> Path:
+    """A hidden neighbour of this process alone: jobs on several nodes share the file system, not the numbers."""
+    return out.parent / f".{out.name}.{purpose}-{socket.gethostname()}-{os.getpid()}"
 
 
 def _refuse_overwrite(
@@ -181,7 +205,7 @@ def _seal(draft: Draft, kind: str, command: str, config: Mapping[str, Any], inpu
         "status": "complete",
         "config": config,
         "inputs": inputs,
-        "results": draft.results,
+        "results": _plain(draft.results),
         "files": {str(p.relative_to(draft.folder)): file_sha256(p) for p in files},
     }
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
@@ -189,6 +213,15 @@ def _seal(draft: Draft, kind: str, command: str, config: Mapping[str, Any], inpu
         _sync(file)
     (draft.folder / MANIFEST).write_text(text)
     _sync(draft.folder / MANIFEST)
+
+
+def _plain(value: Any) -> Any:
+    """NaN and infinity as null: strict JSON has neither, and one odd figure must not cost a day's result."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sync(path: Path) -> None:
@@ -201,7 +234,7 @@ def _sync(path: Path) -> None:
 
 def _publish(folder: Path, out: Path) -> None:
     """Rename into place; an older artifact steps aside first, so that no moment shows a mixture."""
-    old = out.parent / f".{out.name}.replaced-{os.getpid()}"
+    old = _sibling(out, "replaced")
     if out.exists():
         out.rename(old)
     folder.rename(out)

@@ -26,6 +26,8 @@ from whisperq.report.progress import say
 from whisperq.report.tables import tables
 from whisperq.session import Session
 
+BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
 app = typer.Typer(
     help="Make Whisper small and fully INT8, honestly measured.",
     no_args_is_help=True,
@@ -50,7 +52,7 @@ def field_parameter(field: Field, hint: Any) -> inspect.Parameter:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
     extra: dict[str, Any] = {"envvar": "WHISPERQ_RUN"} if field.name == "run" else {}
-    if hint is bool and field.name in ("force", "json", "skip_bad", "encoder_only"):
+    if hint is bool and field.name in ("force", "json"):
         extra["plain"] = True
     if typing.get_origin(hint) is tuple:
         hint = list[str]
@@ -93,12 +95,13 @@ def execute(command: Command, common: Common, flags: dict[str, Any]) -> None:
             say(f"{result.path} is finished already, by this very command; nothing was done")
         show_result(result, common.json)
     except WhisperqError as error:
-        fail(" ".join(str(error).split()), error.exit_code)
+        fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         fail("interrupted; nothing half-written is left", 130)
     except OSError as error:
         traceback_if_asked()
-        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+        place = f": {error.filename}" if error.filename else ""
+        fail(f"{error.strerror or error}{place}", 3 if isinstance(error, BAD_PATH) else 1)
     except Exception as error:
         traceback_if_asked()
         fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
@@ -109,7 +112,7 @@ def _tuple(value: Any) -> Any:
 
 
 def fail(message: str, code: int) -> None:
-    say(f"whisperq: {message}")
+    say(f"whisperq: {' '.join(message.split())}")
     raise typer.Exit(code)
 
 

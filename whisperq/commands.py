@@ -43,9 +43,12 @@ class Command:
     name: str
     help: str
     example: str
-    settings: type
     inputs: tuple[InputFlag, ...]
     call: Callable[[Session, Any], Artifact]
+
+    @property
+    def settings(self) -> type:
+        return o.SETTINGS[self.name]
 
 
 def step(name: str) -> Callable[..., Artifact]:
@@ -112,7 +115,6 @@ COMMANDS = (
         "init-student",
         "Build a shallower student with gated attention from a teacher's layers.",
         "whisperq init-student --layers 16",
-        o.InitStudentConfig,
         (TEACHER,),
         init_student,
     ),
@@ -120,7 +122,6 @@ COMMANDS = (
         "distill",
         "Teach the student: cross-entropy on the references plus 0.8 KL to the frozen teacher.",
         "whisperq distill --max-steps 1000 --batch-size 64 --micro-batch 8",
-        o.DistillConfig,
         (InputFlag("model", "Student folder; default: student/ of the run folder."), TEACHER, TRAIN, VALIDATION),
         distill,
     ),
@@ -128,7 +129,6 @@ COMMANDS = (
         "calibrate",
         "Estimate the activation ranges of every site from a few batches.",
         "whisperq calibrate --batches 16",
-        o.CalibrateConfig,
         (MODEL, DATA),
         calibrate,
     ),
@@ -136,7 +136,6 @@ COMMANDS = (
         "quantize",
         "Turn weights and activations into static 8-bit integers.",
         "whisperq quantize --recipe gemm",
-        o.QuantizeConfig,
         (MODEL, CALIBRATION),
         quantize,
     ),
@@ -144,7 +143,6 @@ COMMANDS = (
         "eval",
         "Measure word error rate and speed on test sets, greedy decoding.",
         "whisperq eval --model distilled --test clean=clean.jsonl",
-        o.EvalConfig,
         (MODEL, TEST),
         eval,
     ),
@@ -152,7 +150,6 @@ COMMANDS = (
         "outliers",
         "Count six-sigma outliers; kurtosis and infinity norm of a model's tensors.",
         "whisperq outliers --layer dec.1.out_proj",
-        o.OutliersConfig,
         (MODEL, COMPARE, TEST),
         outliers,
     ),
@@ -160,7 +157,6 @@ COMMANDS = (
         "plot-attention",
         "Draw what an attention head looks at.",
         "whisperq plot-attention --layer dec.1 --head 11",
-        o.PlotAttentionConfig,
         (MODEL, UTTERANCE, TEST),
         plot_attention,
     ),

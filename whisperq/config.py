@@ -1,4 +1,4 @@
-"""whisperq.yaml and flags -> frozen dataclasses; the run folder's places.
+"""whisperq.yaml and flags -> frozen dataclasses.
 
     teacher: openai/whisper-large-v2        # Hub id or folder
     language: en                            # the prompt's language, null for an English-only model
@@ -14,6 +14,7 @@ A flag wins over `defaults`, which win over the paper's values in options.py.
 """
 
 import dataclasses
+import math
 import os
 import re
 import types
@@ -21,14 +22,15 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 
-from whisperq.artifact import is_artifact
 from whisperq.errors import InputError, UsageError
+from whisperq.options import SETTINGS, NormalizerName
 
 FILE = "whisperq.yaml"
+SCALARS = ("teacher", "language", "task", "normalizer")
 PAPER_TEACHER = "openai/whisper-large-v2"
 T = TypeVar("T")
 
@@ -46,7 +48,7 @@ class Source:
     id_column: str | None = None
     speaker_column: str | None = None
     name: str = ""  # the test set's name
-    normalizer: str | None = None
+    normalizer: NormalizerName | None = None
     group: str | None = None  # id (in-distribution) or ood
     weight: float = 1.0  # share of the training mixture
     limit: int | None = None  # first N utterances only
@@ -64,8 +66,8 @@ class Experiment:
 
     teacher: str = PAPER_TEACHER
     language: str | None = "en"
-    task: str = "transcribe"
-    normalizer: str = "english"
+    task: Literal["transcribe", "translate"] = "transcribe"
+    normalizer: NormalizerName = "english"
     train: tuple[Source, ...] = ()
     validation: tuple[Source, ...] = ()
     test: tuple[Source, ...] = ()
@@ -107,17 +109,17 @@ def read_config(path: Path | None) -> Experiment:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not valid YAML: {reason}") from error
-    content = {} if content is None else content
-    if not isinstance(content, dict):
+    if not isinstance(content := {} if content is None else content, dict):
         raise InputError(f"{path} must hold a mapping such as 'teacher: ...'")
     known = {f.name for f in fields(Experiment)} - {"path"}
-    if unknown := sorted(set(content) - known):
-        raise InputError(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    if unknown := _strange(content, known):
+        raise InputError(f"{path}: unknown key {unknown!r}; known: {', '.join(sorted(known))}")
     base = path.resolve().parent
+    content |= _typed(Experiment, {k: content[k] for k in SCALARS if k in content}, str(path))
     for key in ("train", "validation", "test"):
         content[key] = _sources(content.get(key), base, f"{path}: {key}")
     if "teacher" in content:
-        content["teacher"] = _local(str(content["teacher"]), base, str(path))
+        content["teacher"] = _local(content["teacher"], base, str(path))
     content["defaults"] = _check_defaults(content.get("defaults") or {}, path)
     return Experiment(**content, path=path.resolve())
 
@@ -125,7 +127,21 @@ def read_config(path: Path | None) -> Experiment:
 def _check_defaults(defaults: Any, path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(defaults, dict) or not all(isinstance(v, dict) for v in defaults.values()):
         raise InputError(f"{path}: defaults must map a command to its settings, such as distill: {{max_steps: 1000}}")
-    return {c: {k.replace("-", "_"): v for k, v in section.items()} for c, section in defaults.items()}
+    if unknown := _strange(defaults, set(SETTINGS)):
+        raise InputError(f"{path}: defaults: unknown command {unknown!r}; known: {', '.join(SETTINGS)}")
+    return {command: _section(command, values, f"{path}: defaults: {command}") for command, values in defaults.items()}
+
+
+def _section(command: str, values: dict[Any, Any], where: str) -> dict[str, Any]:
+    section = {str(k).replace("-", "_"): v for k, v in values.items()}
+    if unknown := _strange(section, {f.name for f in fields(SETTINGS[command])}):
+        raise InputError(f"{where}: unknown setting {unknown!r}")
+    return _typed(SETTINGS[command], section, where)
+
+
+def _strange(given: Mapping[Any, Any], known: set[str]) -> str | None:
+    """The first key that is not known; YAML's keys can be numbers and truth values too."""
+    return next((str(key) for key in given if key not in known), None)
 
 
 def _sources(value: Any, base: Path, where: str) -> tuple[Source, ...]:
@@ -142,11 +158,11 @@ def source(entry: Any, base: Path, where: str, name: str = "") -> Source:
     entry = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict) or bool(entry.get("path")) == bool(entry.get("dataset")):
         raise InputError(f"{where}: a source is a path, or a mapping with either path or dataset")
-    if unknown := sorted(set(entry) - {f.name for f in fields(Source)}):
-        raise InputError(f"{where}: unknown key {unknown[0]!r} in a source")
+    if unknown := _strange(entry, {f.name for f in fields(Source)}):
+        raise InputError(f"{where}: unknown key {unknown!r} in a source")
     entry = _typed(Source, {**entry, "name": name or entry.get("name", "")}, where)
     if entry.get("path"):
-        entry["path"] = str(base / _expand(entry["path"], where))
+        entry["path"] = os.path.normpath(base / _expand(entry["path"], where))
     elif (base / (expanded := _expand(entry["dataset"], where))).is_dir():
         entry["dataset"] = str(base / expanded)
     if not entry["name"]:
@@ -169,13 +185,25 @@ def _local(name: str, base: Path, where: str) -> str:
 
 
 def resolve(kind: type[T], command: str, experiment: Experiment, flags: Mapping[str, Any]) -> T:
-    """A command's settings: flags over the configuration's defaults over the paper's values."""
-    section = experiment.defaults.get(command, {})
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(section) - known):
-        raise InputError(f"{experiment.path}: defaults: {command}: unknown setting {unknown[0]!r}")
-    given = {k: v for k, v in flags.items() if v is not None and k in known}
-    return kind(**{**_typed(kind, dict(section), f"{experiment.path}: defaults: {command}"), **given})
+    """A command's settings: flags over the configuration's defaults over the paper's values.
+
+    Raises UsageError for a value outside the limits that options.py gives.
+    """
+    given = {f.name: flags[f.name] for f in fields(kind) if flags.get(f.name) is not None}  # type: ignore[arg-type]
+    settings = kind(**{**experiment.defaults.get(command, {}), **given})
+    for f in fields(settings):  # type: ignore[arg-type]
+        _check_limits(f, getattr(settings, f.name))
+    return settings
+
+
+def _check_limits(setting: dataclasses.Field, value: Any) -> None:
+    flag, low, high = setting.name.replace("_", "-"), setting.metadata["low"], setting.metadata["high"]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"--{flag} must be a finite number, not {value}")
+    if value is not None and low is not None and value < low:
+        raise UsageError(f"--{flag} must be at least {low}, not {value}")
+    if value is not None and high is not None and value > high:
+        raise UsageError(f"--{flag} must be at most {high}, not {value}")
 
 
 def _typed(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -196,56 +224,13 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         return tuple(str(v) for v in (value if isinstance(value, list) else [value]))
     try:
-        if isinstance(value, bool) != (hint is bool):
+        if isinstance(value, bool) != (hint is bool) or not isinstance(value, str | int | float):
             raise ValueError
         if hint is int and float(value) != int(float(value)):
             raise ValueError
         return hint(float(value)) if hint is int else hint(value)
-    except (TypeError, ValueError):
+    except (ValueError, OverflowError):
         raise InputError(f"{where} is {value!r}, but must be of type {hint.__name__}") from None
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """One experiment's folder; every command has its place in it."""
-
-    root: Path
-
-    def __truediv__(self, name: str) -> Path:
-        return self.root / name
-
-    def default_model(self) -> Path:
-        """distilled/, else student/."""
-        for name in ("distilled", "student"):
-            if is_artifact(self.root / name):
-                return self.root / name
-        raise InputError(
-            f"{self.root} holds no distilled/ and no student/; run whisperq init-student first, or name a --model"
-        )
-
-    def quantized(self) -> list[Path]:
-        folder = self.root / "quantized"
-        return sorted(p for p in folder.iterdir() if is_artifact(p)) if folder.is_dir() else []
-
-    def only_quantized(self) -> Path:
-        found = self.quantized()
-        if len(found) > 1:
-            names = ", ".join(f"--model {p.name}" for p in found)
-            raise UsageError(f"{self.root / 'quantized'} holds {len(found)} models; choose one: {names}")
-        if not found:
-            raise InputError(f"{self.root} holds no quantized model; run whisperq quantize first, or name a --model")
-        return found[0]
-
-    def named_model(self, name: str) -> Path | str:
-        """A path, a name in this run folder (distilled, student, gemm-w8a8), or else a Hub id."""
-        for path in (Path(name), self.root / name, self.root / "quantized" / name):
-            if path.is_dir():
-                return path
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-            return name
-        here = sorted(p.name for p in (self.root.iterdir() if self.root.is_dir() else []) if is_artifact(p))
-        here += [p.name for p in self.quantized()]
-        raise InputError(f"there is no model {name}; this run folder holds {', '.join(here) or 'none'}")
 
 
 @dataclass(frozen=True)

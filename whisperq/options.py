@@ -11,8 +11,9 @@ Observer = Literal["ema", "minmax", "percentile", "mse"]
 NormalizerName = Literal["english", "basic", "none"]
 
 
-def option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
+    """A setting with its help line and the least and greatest value that make sense."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
 
 
 @dataclass(frozen=True)
@@ -50,30 +51,30 @@ class DistillConfig:
     ce_weight: float = option(1.0, "Weight of the cross-entropy on the references.")
     kl_weight: float = option(0.8, "Weight of KL(teacher || student), in nats for each token.")
     temperature: float = option(1.0, "Softmax temperature of the KL term, which is scaled by its square.")
-    max_steps: int = option(200_000, "Optimiser steps.")
-    batch_size: int = option(64, "Utterances of one optimiser step (effective batch).")
-    micro_batch: int | None = option(None, "Utterances of one forward pass; default: the whole batch.")
+    max_steps: int = option(200_000, "Optimiser steps.", low=1)
+    batch_size: int = option(64, "Utterances of one optimiser step (effective batch).", low=1)
+    micro_batch: int | None = option(None, "Utterances of one forward pass; default: the whole batch.", low=1)
     learning_rate: float = option(1e-4, "Peak learning rate of AdamW; falls linearly to zero.")
-    warmup_steps: int = option(1_000, "Steps of linear warm-up.")
+    warmup_steps: int = option(1_000, "Steps of linear warm-up.", low=0)
     beta1: float = option(0.99, "AdamW's first beta (0.99 as the paper prints it).")
     beta2: float = option(0.999, "AdamW's second beta.")
     epsilon: float = option(1e-8, "AdamW's epsilon.")
     weight_decay: float = option(1e-4, "AdamW's decoupled weight decay.")
     max_grad_norm: float = option(1.0, "Clip the gradient's global norm here; 0: off.")
-    eval_every: int = option(1_000, "Steps between validations (greedy WER); the best step is kept.")
-    eval_limit: int | None = option(None, "Validate on the first N utterances only.")
-    log_every: int = option(10, "Steps between lines of metrics.jsonl.")
+    eval_every: int = option(1_000, "Steps between validations (greedy WER); the best step is kept.", low=1)
+    eval_limit: int | None = option(None, "Validate on the first N utterances only.", low=1)
+    log_every: int = option(10, "Steps between lines of metrics.jsonl.", low=1)
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    batches: int = option(16, "Batches of calibration data.")
-    batch_size: int = option(8, "Utterances in a batch.")
+    batches: int = option(16, "Batches of calibration data.", low=1)
+    batch_size: int = option(8, "Utterances in a batch.", low=1)
     observer: Observer = option("ema", "Range estimator of the activations.")
-    momentum: float = option(0.9, "EMA: weight of the old value; the first batch initialises.")
-    percentile: float = option(99.999, "Percentile observer: percent of the mass that is kept.")
-    activation_bits: int | None = option(None, "Bit-width that the mse observer optimises for; default 8.")
+    momentum: float = option(0.9, "EMA: weight of the old value; the first batch initialises.", low=0, high=1)
+    percentile: float = option(99.999, "Percentile observer: percent of the mass that is kept.", low=50, high=100)
+    activation_bits: int | None = option(None, "Bits that the mse observer optimises for; default 8.", low=4, high=8)
     sites: str | None = option(None, "Sites to observe, such as enc.*.fc1,dec.1.out_proj; default: all.")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
@@ -92,8 +93,8 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    batch_size: int = option(16, "Utterances decoded together.")
-    limit: int | None = option(None, "First N utterances of each set only.")
+    batch_size: int = option(16, "Utterances decoded together.", low=1)
+    limit: int | None = option(None, "First N utterances of each set only.", low=1)
     normalizer: NormalizerName | None = option(
         None, "Text normaliser of every set; default: the one that the set names, else english."
     )
@@ -103,8 +104,8 @@ class EvalConfig:
 @dataclass(frozen=True)
 class OutliersConfig:
     layer: str | None = option(None, "Sites, such as dec.1.out_proj or enc.*.out_proj; default: attention outputs.")
-    batch_size: int = option(8, "Utterances in a batch.")
-    limit: int | None = option(None, "First N utterances of each set only.")
+    batch_size: int = option(8, "Utterances in a batch.", low=1)
+    limit: int | None = option(None, "First N utterances of each set only.", low=1)
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
 
@@ -112,3 +113,14 @@ class OutliersConfig:
 class PlotAttentionConfig:
     layer: str = option("dec.-1", "Attention block: enc.<i>, dec.<i> or dec.<i>.cross.")
     head: str = option("0", "Head, counted from zero, or all for a grid.")
+
+
+SETTINGS = {
+    "init-student": InitStudentConfig,
+    "distill": DistillConfig,
+    "calibrate": CalibrateConfig,
+    "quantize": QuantizeConfig,
+    "eval": EvalConfig,
+    "outliers": OutliersConfig,
+    "plot-attention": PlotAttentionConfig,
+}

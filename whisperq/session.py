@@ -1,15 +1,18 @@
 """From flags to a step's inputs: the configuration and the run folder's defaults; what was chosen is announced."""
 
+import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whisperq import artifact
-from whisperq.config import FILE, Context, Experiment, RunFolder, Source, find_config, read_config, resolve, source
+from whisperq.config import FILE, Context, Experiment, Source, find_config, read_config, resolve, source
 from whisperq.errors import InputError, UsageError
 from whisperq.options import Common
 from whisperq.report.progress import say
+from whisperq.run_folder import RunFolder
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Session:
         path = self.run / FILE
         if self.experiment.path is not None and not path.exists():
             self.run.root.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{FILE}.partial")
+            temporary = path.with_name(f".{FILE}.partial-{socket.gethostname()}-{os.getpid()}")
             temporary.write_text(self.experiment.as_yaml())
             temporary.rename(path)
 
@@ -58,7 +61,7 @@ class Session:
         """--teacher, else the teacher that the student was made from, else the configuration's."""
         if name := self.flags.get("teacher"):
             chosen: Path | str = Path(name) if Path(name).is_dir() else name
-        elif student is not None and (made_from := _input_of(student, "teacher")):
+        elif student is not None and (made_from := self._made_from(student, "teacher")).is_dir():
             chosen = made_from
         else:
             chosen = self.experiment.teacher
@@ -67,19 +70,23 @@ class Session:
     def model(self, default: Callable[[], Path] | None = None) -> Path:
         """--model, else the step's default."""
         name = self.flags.get("model")
-        chosen = self.run.named_model(name) if name else (default or self.run.default_model)()
-        self._chose("model", chosen)
+        return self._fetched("model", self.run.named_model(name) if name else (default or self.run.default_model)())
+
+    def _fetched(self, role: str, chosen: Path | str) -> Path:
+        """A folder as it is, a Hub id from the Hub. Raises InputError."""
+        self._chose(role, chosen)
         if isinstance(chosen, Path):
-            return chosen
+            return _holds(chosen, ("student", "distilled", "quantized"), "model")
         from whisperq.models.loading import local_folder  # a Hub id: fetching it needs torch's company
 
         return local_folder(chosen)
 
     def student(self) -> Path:
-        path = Path(self.flags["model"]) if self.flags.get("model") else self.run / "student"
+        name = self.flags.get("model")
+        path = Path(self.run.named_model(name)) if name else self.run / "student"
         if not artifact.is_artifact(path):
             raise InputError(f"there is no finished student at {path}; run whisperq init-student first")
-        return self._chose("student", path)
+        return self._chose("student", _holds(path, ("student", "distilled"), "student"))
 
     def calibration(self) -> Path:
         path = Path(self.flags["calibration"]) if self.flags.get("calibration") else self.run / "calibration"
@@ -91,17 +98,15 @@ class Session:
         """--model, else the model that the calibration names."""
         if self.flags.get("model"):
             return self.model()
-        path = Path(artifact.load(calibration, "calibration").inputs["model"]["path"])
+        artifact.load(calibration, "calibration")
+        path = self._made_from(calibration, "model")
         if not path.is_dir():
             raise InputError(f"the model {path} that {calibration} was made from is gone; name it with --model")
         return self._chose("model", path)
 
     def compare(self) -> Path | None:
         name = self.flags.get("compare")
-        if not name:
-            return None
-        chosen = self.run.named_model(name)
-        return self._chose("compare", chosen if isinstance(chosen, Path) else Path(chosen))
+        return self._fetched("compare", self.run.named_model(name)) if name else None
 
     def sources(self, role: str, flag: str) -> tuple[Source, ...]:
         """The flag's lists, else the configuration's `role`. Raises InputError where there are none."""
@@ -122,7 +127,15 @@ class Session:
             raise UsageError(f"--{flag} needs a list")
         return source(text, Path.cwd(), f"--{flag}")
 
+    def _made_from(self, path: Path, role: str) -> Path:
+        """An artifact's input: by content in this run folder, which may have moved, else where it was."""
+        entry = artifact.load(path, verify=False).inputs[role]
+        here = (p for p in self.run.artifacts() if artifact.file_sha256(p / artifact.MANIFEST) == entry["sha256"])
+        return next(here, Path(entry["path"]))
 
-def _input_of(path: Path, role: str) -> Path | None:
-    entry = artifact.load(path, verify=False).inputs.get(role) if artifact.is_artifact(path) else None
-    return Path(entry["path"]) if entry and Path(entry["path"]).is_dir() else None
+
+def _holds(path: Path, kinds: tuple[str, ...], wanted: str) -> Path:
+    """The path, unless it is an artifact of another kind; a foreign folder shows later what it is."""
+    if artifact.is_artifact(path) and (kind := artifact.load(path, verify=False).kind) not in kinds:
+        raise InputError(f"{path} holds a {kind}, but a {wanted} is needed here")
+    return path

@@ -36,8 +36,9 @@ class Codec:
     max_tokens: int  # what the decoder takes, prompt included
 
     def encode(self, text: str) -> list[int]:
-        """The whole sequence, prompt to <|endoftext|>."""
-        ids = self.tokenizer(" " + text.strip(), add_special_tokens=False).input_ids
+        """The whole sequence, prompt to <|endoftext|>; where nothing is said, these alone."""
+        text = text.strip()
+        ids = self.tokenizer(" " + text, add_special_tokens=False).input_ids if text else []
         return [*self.prompt, *ids, self.end]
 
     def decode(self, ids: list[int]) -> str:

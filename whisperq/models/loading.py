@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForSpeechSeq2Seq,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -25,6 +27,10 @@ from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForCon
 
 CODE = "modeling_gated_whisper"
 WEIGHTS = ("*.json", "*.txt", "model.safetensors", "model-0*.safetensors")  # not fp32 duplicates, not pickles
+
+# Where whisperq is installed, transformers needs no leave to run the code beside the weights.
+AutoConfig.register(GatedWhisperConfig.model_type, GatedWhisperConfig)
+AutoModelForSpeechSeq2Seq.register(GatedWhisperConfig, GatedWhisperForConditionalGeneration)
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -123,7 +129,7 @@ def save_model(model: GatedWhisperForConditionalGeneration, processor: WhisperPr
             config.pop(key, None)
     else:
         shutil.copy(gated_whisper.__file__, folder / f"{CODE}.py")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _loader_entries(config: GatedWhisperConfig) -> dict[str, Any]:

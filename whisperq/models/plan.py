@@ -103,7 +103,8 @@ def _in_block(address: str) -> bool:
 
 
 def _check_exclusions(exclude: Sequence[str], sites: Mapping[str, Site], weights: Sequence[Weight]) -> None:
-    addresses = [*sites, *(w.address for w in weights)]
     for pattern in exclude:
-        if not any(matches_address(pattern.removesuffix(":weight"), a, sites) for a in addresses):
+        bare = pattern.removesuffix(":weight")
+        addresses = {w.address for w in weights} if bare != pattern else sites
+        if not any(matches_address(bare, a, sites) for a in addresses):
             raise UsageError(f"--exclude {pattern} names no site and no layer of this model")

@@ -88,7 +88,7 @@ class Site:
 def model_sites(model: nn.Module) -> dict[str, Site]:
     """All sites of a gated Whisper in the order of computation, by canonical address."""
     modules = dict(model.named_modules())
-    table: dict[str, str] = {}
+    table = {k: v for k, v in WHISPER_AROUND.items() if "conv" in k}
     for part, layers in (("enc", model.model.encoder.layers), ("dec", model.model.decoder.layers)):
         name = "encoder" if part == "enc" else "decoder"
         for i in range(len(layers)):
@@ -98,11 +98,10 @@ def model_sites(model: nn.Module) -> dict[str, Site]:
                 order |= {f"cross.{c}": WHISPER_CROSS[c] for c in ATTENTION}
             order |= {c: WHISPER_SELF[c] for c in ("mlp_norm", "fc1", "fc2:input", "fc2", "mlp_sum")}
             table |= {f"{part}.{i}.{component}": prefix + target for component, target in order.items()}
-    before = {k: v for k, v in WHISPER_AROUND.items() if "conv" in k}
-    after = {k: v for k, v in WHISPER_AROUND.items() if "conv" not in k}
+        table[f"{part}.norm"] = WHISPER_AROUND[f"{part}.norm"]
+    table["proj_out"] = WHISPER_AROUND["proj_out"]
     sites = [
-        Site(address, target.removesuffix(":input"), target.endswith(":input"))
-        for address, target in (before | table | after).items()
+        Site(address, target.removesuffix(":input"), target.endswith(":input")) for address, target in table.items()
     ]
     return {s.address: s for s in sites if modules.get(s.module) is not None}
 

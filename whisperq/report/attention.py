@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis as TickAxis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
+from matplotlib.textpath import text_to_path
 
-from whisperq.report.figures import new_figure, save, shorten, style
+from whisperq.report.figures import DPI, new_figure, save, shorten, style
 
-FONT = 6.5  # points, of a token
-LINE = 0.105  # inches, its height
-CHARACTER = 0.057  # inches, the width of one of its characters
+FONT, SMALLEST_FONT = 6.5, 5.0  # points, of a token
+LINE = 0.0162  # inches from one token to the next, for each point of its font
 LONGEST_TOKEN = 26  # characters; Whisper's special tokens have up to 21
 BAR = 0.12  # inches, thickness of a colour bar
+SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,11 @@ def head_figure(picture: AttentionPicture, head: int) -> Figure:
     product = probs @ values
     queries, keys, dimension = *_roles(picture), Axis("head dimension", None)
     limit = float(max(np.abs(values).max(), np.abs(product).max())) or 1.0
-    signed = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    positive, signed = _positive(probs), {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
     width, narrow = _inches(keys, probs.shape[1]), min(max(0.035 * values.shape[1], 1.4), 3.0)
     canvas = _Canvas(max(_inches(queries, probs.shape[0]), width))
 
-    image = _draw(canvas.panel(width, "probabilities P"), probs, queries, keys, picture.seconds, **_positive(probs))
+    image = _draw(canvas.panel(width, "probabilities P"), probs, queries, keys, picture.seconds, **positive)
     canvas.colour_bar(image, "probability")
     canvas.skip(_text_inches(keys) + 0.35)
     _draw(canvas.panel(narrow, "values V"), values, keys, dimension, picture.seconds, **signed)
@@ -92,7 +94,7 @@ def grid_figure(picture: AttentionPicture) -> Figure:
         axes = canvas.panel_at(column * right, row * down, width, height, f"head {head}")
         image = _draw(axes, picture.probs[head], queries, keys, picture.seconds, **look)
         first, lowest = column == 0, head + across >= heads
-        axes.tick_params(labelleft=first, labelbottom=lowest)
+        axes.tick_params(left=first, labelleft=first, bottom=lowest, labelbottom=lowest)
         axes.set(ylabel=queries.name if first else "", xlabel=keys.name if lowest else "")
     canvas.colour_bar(image, "probability")
     return canvas.finish(f"{picture.block}, all {heads} heads", picture)
@@ -143,24 +145,46 @@ class _Canvas:
 def _draw(
     axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, seconds: float, **look: Any
 ) -> AxesImage:
-    """The matrix as an image; its axes count positions, or seconds where a position has a length."""
+    """One panel; its axes count positions, or seconds where a position has a length."""
     size = axes.get_position()  # inches
-    left, right = _extent(columns, matrix.shape[1])
-    top, bottom = _extent(rows, matrix.shape[0])
-    image = axes.imshow(matrix, aspect="auto", extent=(left, right, bottom, top), **look)
+    image = _image(axes, matrix, rows, columns, **look)
     axes.set(xlabel=columns.name, ylabel=rows.name)
     axes.tick_params(length=2, pad=2, labelsize=FONT)
     if columns.labels:
-        axes.set_xticks(*_tokens(columns.labels, size.width), rotation=90)
+        _write_tokens(axes.xaxis, columns.labels, size.width, rotation=90)
     if rows.labels:
-        axes.set_yticks(*_tokens(rows.labels, size.height))
-    line = {"color": "white", "linewidth": 0.9, "linestyle": (0, (4, 2))}
-    line["path_effects"] = [patheffects.withStroke(linewidth=2, foreground="black", alpha=0.6)]
-    if _ends_within(columns, right, seconds):
+        _write_tokens(axes.yaxis, rows.labels, size.height)
+    line = {"color": "white" if look["cmap"] == SEQUENTIAL else "black", "linewidth": 0.9, "dashes": (4, 2)}
+    if _ends_within(columns, matrix.shape[1], seconds):
         axes.axvline(seconds, **line)
-    if _ends_within(rows, bottom, seconds):
+    if _ends_within(rows, matrix.shape[0], seconds):
         axes.axhline(seconds, **line)
     return image
+
+
+def _image(axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, **look: Any) -> AxesImage:
+    """Where values share a printed dot, the largest is shown: their mean would hide a peak of few frames."""
+    size = axes.get_position()
+    down, across = _crowd(matrix.shape[0], size.height), _crowd(matrix.shape[1], size.width)
+    shown = _peaks(_peaks(matrix, down, 0), across, 1)
+    top, bottom = _extent(rows, down * shown.shape[0])
+    left, right = _extent(columns, across * shown.shape[1])
+    extent = (left, right, bottom, top)
+    image = axes.imshow(shown, aspect="auto", interpolation="nearest", extent=extent, **look)
+    axes.set(xlim=_extent(columns, matrix.shape[1]), ylim=_extent(rows, matrix.shape[0])[::-1])
+    return image
+
+
+def _crowd(count: int, inches: float) -> int:
+    """How many positions share one dot."""
+    return int(np.ceil(count / (inches * DPI)))
+
+
+def _peaks(matrix: np.ndarray, crowd: int, axis: int) -> np.ndarray:
+    """Of every `crowd` neighbours (the last may have fewer) the one of largest magnitude."""
+    starts = range(0, matrix.shape[axis], crowd)
+    high, low = (f.reduceat(matrix, starts, axis=axis) for f in (np.maximum, np.minimum))
+    return np.where(high >= -low, high, low)
 
 
 def _extent(axis: Axis, count: int) -> tuple[float, float]:
@@ -168,35 +192,39 @@ def _extent(axis: Axis, count: int) -> tuple[float, float]:
     return (0, count * axis.step_seconds) if axis.step_seconds else (-0.5, count - 0.5)
 
 
-def _ends_within(axis: Axis, end: float, seconds: float) -> bool:
+def _ends_within(axis: Axis, count: int, seconds: float) -> bool:
     """Whether padding follows the recording's end on this axis."""
-    return axis.step_seconds is not None and 0 < seconds < end - axis.step_seconds / 2
+    return axis.step_seconds is not None and 0 < seconds < (count - 0.5) * axis.step_seconds
 
 
-def _tokens(labels: tuple[str, ...], inches: float) -> tuple[range, list[str]]:
-    """Positions and texts of as many tokens, evenly spaced, as can be read on that length."""
-    every = int(np.ceil(LINE * len(labels) / inches - 1e-6))
+def _write_tokens(axis: TickAxis, labels: tuple[str, ...], inches: float, **text: Any) -> None:
+    """As many tokens, evenly spaced, as can be read on that length, in a font that fits."""
+    pitch = inches / len(labels)
+    every = int(np.ceil(SMALLEST_FONT * LINE / pitch))
     places = range(0, len(labels), every)
-    return places, [_visible(labels[i]) for i in places]
+    font = min(FONT, every * pitch / LINE)
+    axis.set_ticks(places, [_visible(labels[i]) for i in places], fontsize=font, **text)
 
 
 def _visible(token: str) -> str:
-    """Line breaks and other control characters by their escapes, an SVG could not hold them; long ones cut."""
+    """Line breaks and control characters, which no SVG can hold, as escapes; long tokens shortened."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)
     return shorten(shown, LONGEST_TOKEN)
 
 
 def _text_inches(axis: Axis) -> float:
     """The space that an axis' longest tick label takes."""
-    longest = max((len(_visible(label)) for label in axis.labels or ()), default=0)
-    return max(0.25, CHARACTER * longest + 0.05)
+    font = FontProperties(size=FONT)
+    texts = [_visible(label) for label in axis.labels or ()]
+    widths = (text_to_path.get_text_width_height_descent(t, font, ismath=False)[0] for t in texts)
+    return max(0.25, max(widths, default=0) / 72 + 0.05)
 
 
 def _inches(axis: Axis, count: int, small: bool = False) -> float:
     """A panel's length along this axis; seconds need no room for text."""
     if axis.labels is None:
         return 2.0 if small else 4.0
-    return min(max(0.06 * count, 1.2), 2.4) if small else min(max(1.05 * LINE * count, 2.4), 7.5)
+    return min(max(0.06 * count, 1.2), 2.4) if small else min(max(0.11 * count, 2.4), 8.2)
 
 
 def _roles(picture: AttentionPicture) -> tuple[Axis, Axis]:
@@ -208,11 +236,11 @@ def _roles(picture: AttentionPicture) -> tuple[Axis, Axis]:
 def _positive(probs: np.ndarray) -> dict[str, Any]:
     """Colours from zero to one, or to the maximum where attention is spread thin."""
     highest = float(probs.max())
-    return {"cmap": "viridis", "vmin": 0, "vmax": highest if 0 < highest < 0.5 else 1}
+    return {"cmap": SEQUENTIAL, "vmin": 0, "vmax": highest if 0 < highest < 0.5 else 1}
 
 
 def _caption(picture: AttentionPicture) -> str:
     text = f"utterance {shorten(_visible(picture.utterance), 60)}, {picture.seconds:.2f} s"
-    ends = [_ends_within(a, _extent(a, n)[1], picture.seconds)
-            for a, n in zip((picture.queries, picture.keys), picture.probs.shape[1:], strict=True)]  # fmt: skip
-    return f"{text} (dashed line: the recording ends, padding begins)" if any(ends) else text
+    sides = zip((picture.queries, picture.keys), picture.probs.shape[1:], strict=True)
+    padded = any(_ends_within(axis, count, picture.seconds) for axis, count in sides)
+    return f"{text} (dashed line: the recording ends, padding begins)" if padded else text

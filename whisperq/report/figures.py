@@ -1,4 +1,4 @@
-"""Which hidden dimensions hold a tensor's outliers (the paper's Figure 2), and how every figure is styled and saved.
+"""Which hidden dimensions hold a tensor's outliers (the paper's Figure 2); how figures are styled and saved.
 
     share of dimension j = 100 * outliers in j / outliers of the tensor     (%)
 
@@ -24,6 +24,8 @@ Statistics = Mapping[str, Any]
 
 MAX_INDIVIDUAL = 12  # sites; beyond it only the worst are drawn one by one
 WORST = 4
+HEADROOM = 1.25  # of the highest bar, for the labels
+LINE = 0.056  # of the highest bar: a label's height
 LOG_ABOVE = 30  # kurtosis; outlier-ridden sites reach thousands and would flatten all others
 DPI = 200
 
@@ -41,7 +43,12 @@ _STYLE = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
 }
-_FALLBACK_FONTS = ("Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Arabic", "Noto Sans Devanagari")
+_FALLBACK_FONTS = ("Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Devanagari")
+# where a label may go, in its own widths and heights, nearest first; it is 2.5 times as wide as high
+_OFFSETS = sorted(
+    ((0.55 * across, up) for across in range(-4, 5) for up in range(20)),
+    key=lambda offset: (2.5 * offset[0]) ** 2 + offset[1] ** 2,
+)
 
 
 @contextmanager
@@ -112,10 +119,10 @@ def outlier_figure(site: str, models: Mapping[str, Statistics]) -> Figure:
     peak = max(shares(s).max(initial=0) for s in models.values()) or 1.0
     for axes, (title, statistics) in zip(rows, models.items(), strict=True):
         _outlier_panel(axes, statistics, peak)
-        axes.set_title(shorten(title, 50), loc="left", pad=26, fontweight="bold")
+        axes.set_title(shorten(title, 50), loc="left", pad=28, fontweight="bold")
         axes.text(0, 1.02, _subtitle(statistics), transform=axes.transAxes, va="bottom", linespacing=1.3)
     rows[0].set_ylabel("share of all outliers (%)")
-    rows[0].set_ylim(0, 1.17 * peak)  # room for the labels
+    rows[0].set_ylim(0, HEADROOM * peak)
     return figure
 
 
@@ -130,8 +137,8 @@ def _outlier_panel(axes: Axes, statistics: Statistics, peak: float) -> None:
     width = max(0.8, len(heights) / 350)  # a bar thinner than a printer's dot would fade away
     top = [int(dimension) for dimension, *_ in statistics["top_dimensions"]]
     others = np.setdiff1d(np.flatnonzero(heights), top)
-    axes.bar(others, heights[others], width, color=OTHERS, linewidth=0, label="other dimensions")
-    axes.bar(top, heights[top], width, color=HIGHLIGHT, linewidth=0, zorder=3, label="top dimensions")
+    axes.bar(others, heights[others], width, color=OTHERS, linewidth=0)
+    axes.bar(top, heights[top], width, color=HIGHLIGHT, linewidth=0, zorder=3)
     axes.set_xlim(-0.02 * len(heights) - 0.5, 1.02 * len(heights) - 0.5)
     axes.set_xlabel(f"hidden dimension (of {len(heights):,})")
     axes.xaxis.set_minor_locator(AutoMinorLocator())
@@ -144,30 +151,39 @@ def _outlier_panel(axes: Axes, statistics: Statistics, peak: float) -> None:
 
 
 def _label_bars(axes: Axes, top: Sequence[int], heights: np.ndarray, peak: float) -> None:
-    """Each top bar's index above it, moved aside where neighbours are close, with a line to its bar."""
-    gap = 0.03 * (len(str(len(heights))) - 1) * len(heights)  # a label's width, in dimensions
-    ordered = sorted(top)
-    for dimension, x in zip(ordered, spread(ordered, gap, 0, len(heights) - 1), strict=True):
-        under = heights[max(0, round(x - gap / 2)) : round(x + gap / 2) + 1]  # bars that the text would cover
-        y = max(under.max(initial=0), heights[dimension]) + 0.03 * peak
-        line = {"arrowstyle": "-", "linewidth": 0.5, "color": "#555555", "shrinkA": 0, "shrinkB": 0}
+    """Each top bar's index at its tip, with a line to it where the index had to move away."""
+    line = {"arrowstyle": "-", "linewidth": 0.5, "color": "#555555", "shrinkA": 0, "shrinkB": 0}
+    size = (0.014 * len(str(max(top))) + 0.01) * len(heights), LINE * peak
+    for dimension, (x, y) in place_labels(top, heights, size, HEADROOM * peak).items():
+        tip = (dimension, heights[dimension])
+        moved = y - tip[1] > size[1] or abs(x - dimension) > 0.6 * size[0]
         axes.annotate(
-            str(dimension), (dimension, heights[dimension]), (x, y), ha="center", va="bottom",
-            fontsize=7, arrowprops=line, zorder=4,
+            str(dimension), tip, (x, y), ha="center", va="bottom", fontsize=7, zorder=4,
+            arrowprops=line if moved else None,
         )  # fmt: skip
 
 
-def spread(positions: Sequence[float], gap: float, low: float, high: float) -> np.ndarray:
-    """Sorted positions moved as little as needed to lie `gap` apart within low..high, their order kept.
+def place_labels(
+    top: Sequence[int], heights: np.ndarray, size: tuple[float, float], ceiling: float
+) -> dict[int, tuple[float, float]]:
+    """The middle of each label's lower edge: near its bar's tip, on no bar, on no earlier label.
 
-    Pushing all to the right and pushing all to the left both satisfy it; so does their mean, which is unbiased.
+    size: width in dimensions, height in percent; ceiling in percent. The last labels are left out where no
+    place is free.
     """
-    steps = gap * np.arange(len(positions))
-    wanted = np.asarray(positions, dtype=float) - steps
-    wanted = np.clip(wanted, low, max(low, high - steps[-1]))
-    right = np.maximum.accumulate(wanted)
-    left = np.minimum.accumulate(wanted[::-1])[::-1]
-    return (right + left) / 2 + steps
+    width, height = size
+    placed: dict[int, tuple[float, float]] = {}
+    for dimension in top:
+        for across, up in _OFFSETS:
+            x, y = dimension + across * width, heights[dimension] + (up + 0.2) * height
+            left, right = x - width / 2, x + width / 2
+            covered = heights[max(0, int(np.ceil(left))) : max(0, int(right) + 1)].max(initial=0)
+            inside = left > -0.06 * len(heights) and right < 1.06 * len(heights) and y + height < ceiling
+            alone = all(abs(x - u) >= width or abs(y - v) >= height for u, v in placed.values())
+            if inside and alone and covered < y:
+                placed[dimension] = x, y
+                break
+    return placed
 
 
 def _subtitle(statistics: Statistics) -> str:
@@ -178,7 +194,7 @@ def _subtitle(statistics: Statistics) -> str:
     if not top:
         return f"{first}\nno outliers in {statistics['values']:,} values"
     share = 100 * sum(s for *_, s in top)
-    where = f"top {len(top)} dimensions" if len(top) > 1 else "one dimension"
+    where = f"the {len(top)} highlighted dimensions" if len(top) > 1 else "the highlighted dimension"
     return f"{first}\n{statistics['outliers']:,} outliers, {share:.1f} % of them in {where}"
 
 
@@ -199,8 +215,10 @@ def kurtosis_figure(models: Mapping[str, Mapping[str, Statistics]], sites: Seque
         colour = MODEL_COLOURS[i % len(MODEL_COLOURS)]
         bars = axes.barh(centres, row, thickness, color=colour, linewidth=0, label=shorten(title, 40))
         if height < 16:
-            texts = ["undefined" if np.isnan(k) else f"{k:,.1f}" for k in row]
-            axes.bar_label(bars, texts, padding=2, fontsize=6)
+            axes.bar_label(bars, fmt="{:,.1f}", padding=2, fontsize=6, bbox={"color": "white", "pad": 0.3})
+            for y in centres[np.isnan(row)]:
+                place = {"transform": axes.get_yaxis_transform(), "va": "center"}
+                axes.text(0.005, y, "undefined", fontsize=6, **place)
     axes.axvline(3, color="black", linewidth=0.8, linestyle="--", label="Gaussian = 3")
     _kurtosis_axes(axes, sites, height, np.nanmax([3.0, *sum(values.values(), [])]))
     figure.legend(loc="outside upper left", ncols=min(3, len(models) + 1), frameon=False)

@@ -53,8 +53,9 @@ def greedy(runtime: Runtime, features: Tensor, rules: Rules) -> list[list[int]]:
 
 
 def _suppress(logits: Tensor, tokens: Sequence[int]) -> None:
-    if tokens:
-        logits[:, list(tokens)] = -torch.inf
+    # WhisperConfig suppresses ids of OpenAI's vocabulary by default, also where the vocabulary is smaller.
+    if known := [t for t in tokens if t < logits.shape[-1]]:
+        logits[:, known] = -torch.inf
 
 
 def _until_end(row: list[int], end: int) -> list[int]:

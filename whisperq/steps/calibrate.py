@@ -8,13 +8,13 @@ import torch
 
 from whisperq import artifact
 from whisperq.config import Context, Source
-from whisperq.data.batches import Batch, require_texts, teacher_forced
+from whisperq.data.batches import Batch, epoch_order, require_texts, teacher_forced
 from whisperq.data.groups import read_all
 from whisperq.errors import InputError, UsageError
 from whisperq.models.sites import Watcher, model_sites, resolve, watch
 from whisperq.options import CalibrateConfig
 from whisperq.quant.ranges import SiteRange
-from whisperq.report.progress import track
+from whisperq.report.progress import say, track
 from whisperq.runtime.opening import Opened, open_model
 
 RANGES = "ranges.json"
@@ -40,7 +40,9 @@ def calibrate(
             raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
         sites = model_sites(opened.model)
         ranges = {a: SiteRange(config.observer) for a in resolve(config.sites or ",".join(sites), sites)}
-        used = observe(opened, data_list.utterances, ranges, config)
+        # Drawn from all sources: the first batches of the first list would be one speaker or corpus.
+        drawn = [data_list.utterances[i] for i in epoch_order(len(data_list.utterances), context.seed, epoch=0)]
+        used = observe(opened, drawn, ranges, config)
         bits = config.activation_bits or 8
         content = {
             "observer": config.observer,
@@ -65,12 +67,11 @@ def calibrate(
 
 def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:
     """Ranges that have seen the test set make its word error rate worthless."""
-    forbidden = {s.title: s.name for s in test}
+    forbidden = {Path(s.title).resolve(): s.name for s in test}
     for source in data:
-        if source.title in forbidden:
+        if name := forbidden.get(Path(source.title).resolve()):
             raise UsageError(
-                f"{source.title} is the test set {forbidden[source.title]!r} of the configuration: "
-                "calibrate on validation data"
+                f"{source.title} is the test set {name!r} of the configuration: calibrate on validation data"
             )
 
 
@@ -90,6 +91,8 @@ def observe(opened: Opened, utterances: Sequence, ranges: dict[str, SiteRange], 
         seen["audio_seconds"] += batch.seconds
     if not seen["batches"]:
         raise InputError("no usable calibration utterance is left")
+    if seen["batches"] < config.batches:
+        say(f"warning: the data holds {seen['batches']} batches of the {config.batches} asked for")
     return {**seen, "batches_asked": config.batches}
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from whisperq import artifact
 from whisperq.config import Context, Source
+from whisperq.data.batches import require_texts
 from whisperq.data.groups import read_all
 from whisperq.data.lists import UtteranceList
 from whisperq.errors import InputError, UsageError
 from whisperq.options import EvalConfig
-from whisperq.report.progress import track
+from whisperq.report.progress import say, track
 from whisperq.runtime.opening import Opened, open_model
 from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.intervals import bootstrap_interval
@@ -29,6 +30,7 @@ def eval(
     """
     check_names(test)
     lists = {source.name: read_all([source], config.skip_bad) for source in test}
+    require_texts([u for group in lists.values() for u in group.utterances], "scoring")
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
     with (
         artifact.create(out, "evaluation", "eval", context.settings(config), inputs, context.force) as draft,
@@ -98,6 +100,11 @@ def score(hypotheses: Sequence[Hypothesis], opened: Opened, normalizer_name: str
     errors = count_errors(references, [h.text for h in hypotheses], normalizer)
     if not errors.reference_words:
         raise InputError("a test set has no reference words after normalising, so that it has no word error rate")
+    if errors.normalizer_changed_words:
+        say(
+            f"warning: the normaliser {normalizer.id} changed the number of reference words from "
+            f"{errors.raw_reference_words:,} to {errors.reference_words:,}; basic keeps digits apart"
+        )
     audio, wall = sum(h.audio_seconds for h in hypotheses), sum(h.seconds for h in hypotheses)
     low, high = bootstrap_interval(errors.per_utterance, seed=seed)
     return {

@@ -32,13 +32,14 @@ def outliers(
     or has no hidden dimension.
     """
     group = read_all(data, config.skip_bad)
-    require_texts(group.utterances, "outlier counting (the decoder sees the references)")
+    utterances = [u for one in group.lists for u in one.utterances[: config.limit]]
+    require_texts(utterances, "outlier counting (the decoder sees the references)")
     inputs = {"model": artifact.reference(model), "data": group.reference}
     if compare:
         inputs["compare"] = artifact.reference(compare)
     with artifact.create(out, "outliers", "outliers", context.settings(config), inputs, context.force) as draft:
         models = {"model": model, **({"compare": compare} if compare else {})}
-        found = {role: measure(path, group.utterances, config, context) for role, path in models.items()}
+        found = {role: measure(path, utterances, config, context) for role, path in models.items()}
         (draft.folder / STATISTICS).write_text(json.dumps(found, indent=1) + "\n")
         titles = {role: path.resolve().name for role, path in models.items()}
         if len(set(titles.values())) < len(titles):  # both named alike: their run folders tell them apart
@@ -64,7 +65,7 @@ def measure(model: Path, utterances: Sequence[Utterance], config: OutliersConfig
         sites = model_sites(opened.model)
         addresses = choose_sites(config.layer, sites)
         statistics = {a: TensorStatistics() for a in addresses}
-        run(opened, utterances[: config.limit], statistics, config.batch_size)
+        run(opened, utterances, statistics, config.batch_size)
         figures = {a: s.as_dict() for a, s in statistics.items()}
         return {"summary": plain(summarize(figures)), "statistics": {a: plain(f) for a, f in figures.items()}}
 

@@ -111,7 +111,7 @@ def choose_heads(head: str, block: str, opened: Opened) -> list[int]:
     count = config.encoder_attention_heads if block.startswith("enc") else config.decoder_attention_heads
     if head == "all":
         return list(range(count))
-    if not head.isdigit() or int(head) >= count:
+    if not head.isdecimal() or int(head) >= count:
         raise UsageError(f"--head must be 0 to {count - 1} or all, not {head!r}")
     return [int(head)]
 

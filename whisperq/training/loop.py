@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.tokens import IGNORED
-from whisperq.errors import TrainingError
+from whisperq.errors import TrainingError, UsageError
 from whisperq.options import DistillConfig
 from whisperq.training.losses import cross_entropy_sum, kl_sum
 
@@ -48,7 +48,7 @@ class Distiller:
     ) -> None:
         self.student, self.teacher, self.config, self.autocast, self.seed = student, teacher, config, autocast, seed
         self.device = next(student.parameters()).device.type
-        teacher.requires_grad_(False)
+        teacher.eval().requires_grad_(False)
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -104,7 +104,9 @@ class Distiller:
 
 
 def autocast_dtype(name: str, device: str) -> torch.dtype:
-    """auto: bfloat16 where the hardware multiplies it, else float32."""
+    """auto: bfloat16 where the hardware multiplies it, else float32. Raises UsageError for float16."""
+    if name == "float16":
+        raise UsageError("distill does not train in float16, whose gradients vanish; give --dtype bfloat16 or float32")
     if name != "auto":
         return getattr(torch, name)
     hardware = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,173 @@
+"""The command line: what it loads, what it says of itself, what it prints, and running a command again."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import whisperq
+from whisperq.commands import COMMANDS
+from whisperq.options import SETTINGS
+
+PACKAGE = Path(whisperq.__file__).parent
+NO_STEPS = {"show", "doctor", "init-config"}
+NAMES = [command.name for command in COMMANDS]
+
+# What arXiv 2406.11022 states, as flags. Without a configuration a command does this.
+PAPER = {
+    "init-student": {"layers": "16", "decoder-layers": "2"},
+    "distill": {
+        "ce-weight": "1.0", "kl-weight": "0.8", "temperature": "1.0", "max-steps": "200000", "batch-size": "64",
+        "learning-rate": "0.0001", "beta1": "0.99", "weight-decay": "0.0001",
+    },
+    "calibrate": {"observer": "ema", "momentum": "0.9"},
+    "quantize": {"weight-bits": "8", "activation-bits": "8"},
+}  # fmt: skip
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+
+
+def help_text(invoke, *command: str) -> str:
+    """A help page as one line of words, without its frames."""
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0, result.output
+    return " ".join(re.sub(r"[\u2500-\u257f]", " ", result.stdout).split())
+
+
+def test_importing_the_command_line_loads_nothing_heavy():
+    done = python("-c", "import sys, whisperq.cli; print(*{name.split('.')[0] for name in sys.modules})")
+    heavy = {"torch", "transformers", "datasets", "matplotlib", "numpy", "safetensors"}
+    assert done.returncode == 0 and not heavy & set(done.stdout.split())
+
+
+def test_the_version_is_the_packages():
+    done = python("-m", "whisperq", "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{whisperq.__version__}\n", "")
+
+
+def test_the_steps_folder_and_the_help_page_agree(invoke):
+    result = invoke("--help")
+    listed = set(re.findall(r"^\W+([a-z][a-z-]+)  ", result.stdout.split("Commands")[1], re.MULTILINE))
+    steps = {p.stem.replace("_", "-") for p in (PACKAGE / "steps").glob("*.py")} - {"--init--"}
+    assert listed - NO_STEPS == steps == set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_is_one_public_function_of_its_files_name(name):
+    from whisperq.commands import step
+
+    function = step(name.replace("-", "_"))
+    assert {"out", "config", "context"} <= set(inspect.signature(function).parameters)
+    assert inspect.getdoc(function)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "show"])
+def test_every_command_explains_itself_with_an_example(name, invoke):
+    text = help_text(invoke, name)
+    assert re.search(rf"Example: whisperq {name}\b", text)
+    assert "--json" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_a_flag_with_a_help_line(name, invoke):
+    text = help_text(invoke, name)
+    for field in fields(SETTINGS[name]):
+        assert f"--{field.name.replace('_', '-')} " in text.replace("/--", " --")
+        assert field.metadata["help"].split()[0] in text
+
+
+@pytest.mark.parametrize("name, flag, value", [(n, f, v) for n, flags in PAPER.items() for f, v in flags.items()])
+def test_the_documented_defaults_are_the_papers(name, flag, value, invoke):
+    options = help_text(invoke, name).split(" Options ")[1]
+    entry = options.split(f" --{flag} ")[1].split(" --")[0]
+    assert f"(Default: {value}.)" in entry
+    assert str(getattr(SETTINGS[name](), flag.replace("-", "_"))) == value
+
+
+def test_examples_are_command_lines_that_parse(invoke):
+    for command in COMMANDS:
+        words = command.example.split()
+        assert words[:2] == ["whisperq", command.name]
+        flags = {w for w in words if w.startswith("--")}
+        assert flags <= set(re.findall(r"--[a-z-]+", help_text(invoke, command.name)))
+
+
+def test_json_is_one_object_on_standard_output(copied_run, invoke):
+    result = invoke("calibrate", "--out", "new", "--batches", "1", "--json")
+    assert result.exit_code == 0 and result.stdout.count("\n") == 1
+    content = json.loads(result.stdout)
+    manifest = json.loads(Path("new/manifest.json").read_text())
+    assert content == {"path": "new", **manifest} and content["results"]["batches"] == 1
+    assert "configuration: whisperq.yaml" in result.stderr
+
+
+def test_a_summary_is_tables_and_the_artifacts_place(copied_run, invoke):
+    result = invoke("calibrate")
+    assert result.exit_code == 0
+    assert "2 of 2 asked for" in result.stdout and result.stdout.endswith("calibration: run/calibration\n")
+
+
+@pytest.mark.parametrize("command", ["init-student", "distill", "calibrate", "quantize", "quantize --recipe paper"])
+def test_a_requeued_command_finds_its_work_done(command, copied_run, invoke):
+    before = {p: p.stat().st_mtime_ns for p in copied_run.rglob("*")}
+    result = invoke(*command.split())
+    assert result.exit_code == 0 and "is finished already, by this very command; nothing was done" in result.stderr
+    assert {p: p.stat().st_mtime_ns for p in copied_run.rglob("*")} == before
+
+
+def test_force_makes_another_result(copied_run, invoke):
+    result = invoke("calibrate", "--batches", "1", "--force", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["config"]["batches"] == 1
+
+
+def test_a_copied_run_folder_uses_its_own_models(copied_run, invoke, finished_run):
+    result = invoke("quantize")
+    assert f"model: {Path('run') / 'distilled'}" in result.stderr and str(finished_run) not in result.stderr
+
+
+def test_the_environment_names_the_run_folder(finished_run, tmp_path, monkeypatch, invoke):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WHISPERQ_RUN", str(finished_run))
+    result = invoke("calibrate")
+    assert result.exit_code == 0 and f"calibration: {finished_run / 'calibration'}" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+    assert invoke("calibrate", "--run", "empty").exit_code == 3  # a flag wins over the environment
+
+
+def test_a_flag_wins_over_the_configuration(copied_run, invoke):
+    for flags, batches in (((), 2), (("--batches", "1"), 1)):
+        result = invoke("calibrate", *flags, "--out", f"new{batches}", "--json")
+        assert json.loads(result.stdout)["config"]["batches"] == batches
+
+
+def test_show_prints_an_artifact_that_is_whole(copied_run, invoke):
+    result = invoke("show", copied_run / "student", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["kind"] == "student"
+
+
+UNEXPECTED = {
+    "bug": (RuntimeError("two\nlines"), 1, "unexpected RuntimeError: two lines (WHISPERQ_DEBUG=1 shows where)"),
+    "disk": (OSError(28, "No space left on device", "run/student"), 1, "No space left on device: run/student"),
+    "rights": (PermissionError(13, "Permission denied", "run"), 3, "Permission denied: run"),
+    "interrupt": (KeyboardInterrupt(), 130, "interrupted; nothing half-written is left"),
+}
+
+
+@pytest.mark.parametrize("error, code, sentence", UNEXPECTED.values(), ids=UNEXPECTED)
+def test_what_nobody_expects_is_one_sentence_too(error, code, sentence, workspace, invoke, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("whisperq.commands.step", lambda name: fail)
+    result = invoke("init-student")
+    assert result.exit_code == code and "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1] == f"whisperq: {sentence}"
+    monkeypatch.setenv("WHISPERQ_DEBUG", "1")
+    assert ("Traceback" in invoke("init-student").stderr) == (code != 130)

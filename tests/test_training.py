@@ -1,0 +1,250 @@
+"""Losses, one optimiser step, the schedule, the order of the data, and the thread that prepares it."""
+
+import copy
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny import END, PROMPT, features, gated_model, processor
+from torch.distributions import Categorical, kl_divergence
+
+from whisperq.data.batches import Batch
+from whisperq.data.prefetch import prefetch
+from whisperq.data.sampling import Sampler, training_batches
+from whisperq.data.tokens import IGNORED, Codec
+from whisperq.data.utterance import Utterance
+from whisperq.errors import InputError, TrainingError
+from whisperq.options import DistillConfig
+from whisperq.training.loop import Distiller, autocast_dtype, learning_rate
+from whisperq.training.losses import cross_entropy_sum, kl_sum
+
+TEXTS = ["one two", "three", "four five six", "seven"]
+POSITIONS = "model.encoder.embed_positions.weight"
+CODEC = Codec(processor.tokenizer, PROMPT, END, 64)
+
+
+def utterances(count: int, prefix: str = "u") -> list[Utterance]:
+    return [Utterance(f"{prefix}{i}", f"{prefix}{i}.wav", TEXTS[i % 4], 1.0) for i in range(count)]
+
+
+def batch(start: int = 0, stop: int = 4) -> Batch:
+    names = utterances(4)[start:stop]
+    return Batch(features(4)[start:stop], CODEC.batch(TEXTS[start:stop], [u.id for u in names]), tuple(names))
+
+
+def logits(seed: int) -> torch.Tensor:
+    return 3 * torch.randn(2, 5, 11, generator=torch.Generator().manual_seed(seed))
+
+
+LABELS = torch.tensor([[3, 1, 0, 10, 2], [4, 4, IGNORED, IGNORED, IGNORED]])
+
+
+def test_cross_entropy_is_torchs_over_labelled_tokens():
+    picked = logits(0).log_softmax(-1)[LABELS != IGNORED].gather(1, LABELS[LABELS != IGNORED][:, None])
+    torch.testing.assert_close(cross_entropy_sum(logits(0), LABELS), -picked.sum())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
+def test_kl_is_that_of_torch_distributions(temperature):
+    student, teacher = (Categorical(logits=logits(s)[LABELS != IGNORED] / temperature) for s in (0, 1))
+    expected = temperature**2 * kl_divergence(teacher, student).sum()
+    torch.testing.assert_close(kl_sum(logits(0), logits(1), LABELS, temperature), expected)
+    assert abs(kl_sum(logits(1), logits(1), LABELS, temperature)) < 1e-5
+
+
+def test_padding_changes_neither_loss_nor_gradient():
+    student, teacher = logits(0).requires_grad_(), logits(1)
+    (cross_entropy_sum(student, LABELS) + kl_sum(student, teacher, LABELS, 2.0)).backward()
+    assert not student.grad[1, 2:].any() and student.grad[0].any(-1).all()
+    other = logits(1)
+    other[1, 2:] = 1e4
+    assert torch.equal(kl_sum(student, teacher, LABELS, 2.0), kl_sum(student, other, LABELS, 2.0))
+
+
+@pytest.mark.parametrize("step, expected", [(0, 0.25), (1, 0.5), (3, 1.0), (4, 1.0), (7, 0.5), (9, 1 / 6), (10, 0.0)])
+def test_learning_rate_schedule(step, expected):
+    config = DistillConfig(learning_rate=2.0, warmup_steps=4, max_steps=10)
+    assert learning_rate(step, config) == pytest.approx(2.0 * expected)
+
+
+def test_no_warm_up():
+    config = DistillConfig(learning_rate=1.0, warmup_steps=0, max_steps=4)
+    assert [learning_rate(s, config) for s in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+def make_distiller(seed: int = 0, dropout: float = 0.0, **changes) -> Distiller:
+    student = gated_model(seed=1, encoder_layers=1, dropout=dropout)
+    teacher = gated_model("none", seed=2)
+    config = DistillConfig(**{"max_grad_norm": 0.0, "warmup_steps": 0, "max_steps": 10, "temperature": 2.0} | changes)
+    return Distiller(student, teacher, config, torch.float32, seed)
+
+
+def gradients(distiller: Distiller) -> dict[str, torch.Tensor]:
+    return {n: p.grad.clone() for n, p in distiller.student.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_micro_batches_change_nothing(micro):
+    whole, parts = make_distiller(), make_distiller()
+    one = whole.step(0, [batch()])
+    many = parts.step(0, [batch(i, i + micro) for i in range(0, 4, micro)])
+    assert many.as_dict() == pytest.approx(one.as_dict(), rel=1e-4)
+    assert (one.samples, one.tokens, one.step) == (4, sum(len(t) + 5 for t in TEXTS), 1)
+    expected = gradients(whole)
+    for name, gradient in gradients(parts).items():
+        torch.testing.assert_close(gradient, expected[name], atol=2e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_a_step_is_plain_torchs(clip):
+    """Loss, gradient norm and new weights against a loop written with torch alone."""
+    # an epsilon so large that gradients near zero do not become steps of full size
+    options = {"ce_weight": 0.7, "kl_weight": 0.8, "weight_decay": 0.1, "learning_rate": 1e-3, "epsilon": 1e-3}
+    distiller = make_distiller(max_grad_norm=clip, **options)
+    student, teacher = copy.deepcopy(distiller.student), copy.deepcopy(distiller.teacher)
+    trained = [p for n, p in student.named_parameters() if n != POSITIONS]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3 * 0.9, betas=(0.99, 0.999), eps=1e-3, weight_decay=0.1)
+    data = batch()
+    given = {"input_features": data.features, "decoder_input_ids": data.tokens.inputs}
+    used = data.tokens.labels != IGNORED
+    ours, theirs = student(**given).logits[used], teacher(**given).logits[used].detach()
+    ce = torch.nn.functional.cross_entropy(ours, data.tokens.labels[used])
+    kl = 4 * kl_divergence(Categorical(logits=theirs / 2), Categorical(logits=ours / 2)).mean()
+    (0.7 * ce + 0.8 * kl).backward()
+    norm = torch.nn.utils.clip_grad_norm_(trained, clip or 1e9)
+    optimizer.step()
+
+    metrics = distiller.step(1, [data])
+    expected = {"ce": ce, "kl": kl, "loss": 0.7 * ce + 0.8 * kl, "gradient_norm": norm, "learning_rate": 1e-3 * 0.9}
+    for name, value in expected.items():
+        assert getattr(metrics, name) == pytest.approx(float(torch.as_tensor(value).detach())), name
+    for (name, parameter), other in zip(distiller.student.named_parameters(), student.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_the_student_learns_all_but_positions_and_the_teacher_nothing():
+    distiller = make_distiller()
+    student, teacher = (copy.deepcopy(m.state_dict()) for m in (distiller.student, distiller.teacher))
+    distiller.step(0, [batch()])
+    changed = {n for n, p in distiller.student.named_parameters() if not torch.equal(p, student[n])}
+    assert changed == {n for n, _ in distiller.student.named_parameters()} - {POSITIONS}
+    assert all(torch.equal(t, teacher[n]) for n, t in distiller.teacher.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in distiller.teacher.parameters())
+
+
+def test_the_teacher_is_in_evaluation_mode_and_the_student_in_training():
+    student, teacher = gated_model(seed=1), gated_model(seed=2).train()
+    distiller = Distiller(student, teacher, DistillConfig(), torch.float32, 0)
+    distiller.step(0, [batch()])
+    assert student.training and not teacher.training
+
+
+def test_the_loss_falls():
+    distiller = make_distiller(learning_rate=3e-3, max_steps=1000)
+    losses = [distiller.step(i, [batch()]).loss for i in range(12)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+    def loss(seed: int, number: int) -> float:
+        return make_distiller(seed, dropout=0.3).step(number, [batch()]).loss
+
+    assert loss(0, 0) == loss(0, 0)
+    assert len({loss(0, 0), loss(0, 1), loss(1, 0)}) == 3
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_the_utterances_and_trains_nothing(bad):
+    distiller = make_distiller()
+    before = copy.deepcopy(distiller.student.state_dict())
+    data = batch()
+    data.features[2, 3, 7] = bad
+    with pytest.raises(TrainingError, match="step 5: .*u0, u1, u2, u3"):
+        distiller.step(4, [data])
+    assert all(torch.equal(t, before[n]) for n, t in distiller.student.state_dict().items())
+
+
+def test_bfloat16_is_near_float32():
+    full, half = make_distiller(), make_distiller()
+    half.autocast = autocast_dtype("bfloat16", "cpu")
+    expected, metrics = full.step(0, [batch()]), half.step(0, [batch()])
+    assert metrics.loss != expected.loss
+    assert metrics.loss == pytest.approx(expected.loss, rel=0.05)
+    assert all(p.dtype == torch.float32 for p in half.student.parameters())
+
+
+def stream(sampler: Sampler, epochs: int) -> list[list[str]]:
+    return [[u.id for u in sampler.batch(e, sampler.epoch_size)] for e in range(epochs)]
+
+
+def test_each_epoch_shows_every_utterance_once_in_another_order():
+    epochs = stream(Sampler([utterances(20)], [1.0], seed=0), 3)
+    assert all(sorted(e) == sorted(u.id for u in utterances(20)) for e in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_step_is_a_function_of_seed_and_number():
+    sources = [utterances(7), utterances(5, "v")]
+    one, two, other = (Sampler(sources, [1.0, 2.0], seed) for seed in (3, 3, 4))
+    forwards = [one.batch(i, 4) for i in range(30)]
+    assert [two.batch(i, 4) for i in reversed(range(30))][::-1] == forwards
+    assert [other.batch(i, 4) for i in range(30)] != forwards
+    assert sum(forwards, []) == [u for i in range(20) for u in one.batch(i, 6)]  # the batch size only cuts the stream
+
+
+def test_weights_repeat_and_halve_sources():
+    sources = [utterances(6, "a"), utterances(8, "b"), utterances(4, "c")]
+    sampler = Sampler(sources, [2.0, 0.5, 1.5], seed=0)
+    assert sampler.epoch_size == 12 + 4 + 6
+    halves = set()
+    for epoch in stream(sampler, 6):
+        assert all(epoch.count(u.id) == 2 for u in sources[0])
+        half = frozenset(i for i in epoch if i[0] == "b")
+        assert len(half) == sum(i[0] == "b" for i in epoch) == 4  # none of the half twice
+        halves.add(half)
+        assert sorted(epoch.count(u.id) for u in sources[2]) == [1, 1, 2, 2]
+    assert len(halves) > 1
+
+
+def test_no_data_is_an_error():
+    with pytest.raises(InputError, match="no training data"):
+        Sampler([[]], [1.0], 0)
+
+
+def test_training_batches_are_steps_of_micro_batches():
+    sampler = Sampler([utterances(10)], [1.0], seed=0)
+    labelled = lambda us, n: [list(us[i : i + n]) for i in range(0, len(us), n)]  # noqa: E731
+    steps = list(training_batches(sampler, SimpleNamespace(labelled_batches=labelled), range(3, 6), 4, 2))
+    assert [[len(m) for m in s] for s in steps] == [[2, 2]] * 3
+    assert [sum(s, []) for s in steps] == [sampler.batch(i, 4) for i in (3, 4, 5)]
+    empty = SimpleNamespace(labelled_batches=lambda us, n: [])
+    with pytest.raises(InputError, match="step 4: none of its 4"):
+        next(training_batches(sampler, empty, range(3, 6), 4, 2))
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 50])
+def test_prefetch_keeps_the_order(ahead):
+    assert list(prefetch(iter(range(20)), ahead)) == list(range(20))
+    assert list(prefetch([], ahead)) == []
+    assert list(prefetch([None, 0, False], ahead)) == [None, 0, False]
+
+
+def test_prefetch_raises_an_error_at_its_place():
+    def items():
+        yield from (1, 2)
+        raise ArithmeticError("third")
+
+    got = []
+    with pytest.raises(ArithmeticError, match="third"):
+        got.extend(prefetch(items()))  # extend keeps what came before
+    assert got == [1, 2]
+
+
+def test_prefetch_stops_early_with_its_thread():
+    made, before = [], threading.active_count()
+    stream = prefetch((made.append(i) or i for i in range(1000)), ahead=2)
+    assert [next(stream), next(stream)] == [0, 1]
+    stream.close()
+    assert threading.active_count() == before
+    assert len(made) <= 6

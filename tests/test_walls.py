@@ -1,0 +1,132 @@
+"""The walls of the house: who may import whom, held true over the source itself."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "whisperq"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+GROUND = {"", "errors", "artifact", "config", "options", "run_folder"}  # "" is whisperq itself: its version
+NOUNS = {"models", "data", "scoring", "quant"}
+ABOVE = {"training", "runtime", "report"}
+
+# Room -> the rooms that it may import beside its own; everybody may use the ground.
+MAY_IMPORT = {
+    "quant": set(),
+    "models": {"quant"},
+    "data": {"quant"},
+    "scoring": {"quant"},
+    "training": NOUNS,
+    "runtime": NOUNS,
+    "report": NOUNS,
+    "steps": NOUNS | ABOVE,
+    "session": {"report", "models"},  # what was chosen is announced; a Hub id is fetched
+    "commands": {"session", "steps"},
+    "cli": {"commands", "session", "report"},  # announcements, and the tables that are the one print
+    "__main__": {"cli"},
+}
+# Parts of the ground stand on one another only so.
+GROUND_ORDER = {
+    "": set(),
+    "errors": set(),
+    "options": set(),
+    "artifact": {"", "errors"},
+    "config": {"errors", "options"},
+    "run_folder": {"artifact", "errors"},
+}
+LIGHT = ("cli", "commands", "session", "report.progress", "report.tables", *GROUND - {""})
+HEAVY = {"torch", "transformers", "datasets", "matplotlib", "numpy", "safetensors", "huggingface_hub", "soundfile"}
+
+
+def module_name(path: Path) -> str:
+    """whisperq/models/sites.py -> models.sites; whisperq/__init__.py -> ""."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+
+
+def imports(path: Path, lazy: bool = True) -> set[str]:
+    """The modules that a file names in its imports; without `lazy` only those read when it is imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree) if lazy else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            for name in (alias.name for alias in node.names):
+                found.add(f"{node.module}.{name}" if is_module(node.module, name) else node.module)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_module":
+            found.add(ast.unparse(node.args[0]).strip("f'\""))
+    return found
+
+
+def is_module(package: str, name: str) -> bool:
+    place = PACKAGE.parent / package.replace(".", "/") / name
+    return package.startswith("whisperq") and (place.is_dir() or place.with_suffix(".py").is_file())
+
+
+def ours(path: Path) -> set[str]:
+    names = {n for n in imports(path) if n.split(".")[0] == "whisperq"}
+    return {n.removeprefix("whisperq").lstrip(".") for n in names}
+
+
+def foreign(path: Path, lazy: bool = True) -> set[str]:
+    return {n.split(".")[0] for n in imports(path, lazy)} - {"whisperq"} - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_a_file_imports_its_own_room_and_those_below(path):
+    room = module_name(path).split(".")[0]
+    rooms = {name.split(".")[0] for name in ours(path)}
+    if room in GROUND:
+        assert rooms <= GROUND_ORDER[room]
+    else:
+        assert rooms <= MAY_IMPORT[room] | GROUND | {room}, f"{room} may not import {rooms}"
+
+
+def test_no_step_imports_another():
+    for path in (PACKAGE / "steps").glob("*.py"):
+        assert not {name for name in ours(path) if name.startswith("steps")}, path
+
+
+def test_every_room_stands_in_the_table():
+    rooms = {module_name(path).split(".")[0] for path in FILES}
+    assert rooms == set(MAY_IMPORT) | GROUND
+
+
+def test_the_ground_knows_the_standard_library_and_yaml():
+    for room in GROUND - {""}:
+        assert foreign(PACKAGE / f"{room}.py") <= {"yaml"}, room
+
+
+def test_the_file_that_travels_with_a_model_needs_torch_and_transformers_alone():
+    assert imports(PACKAGE / "models" / "gated_whisper.py") and not ours(PACKAGE / "models" / "gated_whisper.py")
+    names = {name.split(".")[0] for name in imports(PACKAGE / "models" / "gated_whisper.py")}
+    assert names == {"math", "torch", "transformers"}
+
+
+ONLY_IN = {"matplotlib": {"report"}, "yaml": {"config"}, "typer": {"cli"}, "datasets": {"data"}, "jiwer": {"scoring"}}
+
+
+@pytest.mark.parametrize("library, rooms", ONLY_IN.items(), ids=ONLY_IN)
+def test_a_library_stays_in_its_room(library, rooms):
+    assert {module_name(p).split(".")[0] for p in FILES if library in foreign(p)} == rooms
+
+
+def test_quant_is_tensors_alone():
+    for path in (PACKAGE / "quant").glob("*.py"):
+        assert foreign(path) <= {"torch", "numpy"}, path
+        assert not imports(path) & {"pathlib", "os", "json", "io"}, f"{path} touches a disk"
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_the_command_line_imports_at_start_is_light(name):
+    assert not foreign(PACKAGE / f"{name.replace('.', '/')}.py", lazy=False) & HEAVY
+
+
+def test_files_stay_short():
+    for path in FILES:
+        alone = path.name == "gated_whisper.py"  # it travels with the weights, so that it cannot be divided
+        assert len(path.read_text().splitlines()) <= (350 if alone else 250), path

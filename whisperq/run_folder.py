@@ -1,0 +1,58 @@
+"""The run folder: one experiment, and where its models lie."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from whisperq.artifact import is_artifact
+from whisperq.errors import InputError, UsageError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One experiment's folder; every command has its place in it."""
+
+    root: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.root / name
+
+    def default_model(self) -> Path:
+        """distilled/, else student/."""
+        for name in ("distilled", "student"):
+            if is_artifact(self.root / name):
+                return self.root / name
+        raise InputError(
+            f"{self.root} holds no distilled/ and no student/; run whisperq init-student first, or name a --model"
+        )
+
+    def quantized(self) -> list[Path]:
+        return _finished(self.root / "quantized")
+
+    def artifacts(self) -> list[Path]:
+        return _finished(self.root) + self.quantized()
+
+    def only_quantized(self) -> Path:
+        found = self.quantized()
+        if len(found) > 1:
+            names = ", ".join(f"--model {p.name}" for p in found)
+            raise UsageError(f"{self.root / 'quantized'} holds {len(found)} models; choose one: {names}")
+        if not found:
+            raise InputError(f"{self.root} holds no quantized model; run whisperq quantize first, or name a --model")
+        return found[0]
+
+    def named_model(self, name: str) -> Path | str:
+        """A path, a name in this run folder (distilled, student, gemm-w8a8), or else a Hub id."""
+        for path in (Path(name), self.root / name, self.root / "quantized" / name):
+            if path.is_dir():
+                return path
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+            return name
+        here = [p.name for p in self.artifacts()]
+        raise InputError(f"there is no model {name}; this run folder holds {', '.join(here) or 'none'}")
+
+
+def _finished(folder: Path) -> list[Path]:
+    """A folder's artifacts: a job killed at the last moment can leave a whole one under a hidden name."""
+    here = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in here if is_artifact(p) and not p.name.startswith("."))
