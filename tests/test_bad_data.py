@@ -75,7 +75,6 @@ def test_a_text_longer_than_the_decoder_takes_is_never_cut(command, copied_run, 
     check_refused(Case(command, 3, ("bad.jsonl line 2", "125 tokens", "takes 65")), invoke, workspace, bad=bad)
 
 
-@pytest.mark.xfail(reason="Loader.labelled does not skip it yet", strict=True)
 def test_skip_bad_counts_a_long_text_too(copied_run, workspace, invoke):
     bad = write_lines(workspace / "bad.jsonl", [line(), LONG_TEXT])
     result = invoke("calibrate", "--out", "new", "--data", bad, "--skip-bad", "--json")

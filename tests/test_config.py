@@ -149,7 +149,7 @@ def test_every_mistake_is_one_sentence_that_names_file_and_culprit(tmp_path, tex
     [
         (DistillConfig, "distill", {"batch_size": 0}, "--batch-size must be at least 1, not 0"),
         (DistillConfig, "distill", {"learning_rate": float("nan")}, "--learning-rate must be a finite number"),
-        (CalibrateConfig, "calibrate", {"momentum": 1.5}, "--momentum must be at most 1, not 1.5"),
+        (CalibrateConfig, "calibrate", {"momentum": 1.5}, "--momentum must be at most 0.999999, not 1.5"),
         (CalibrateConfig, "calibrate", {"activation_bits": 3}, "--activation-bits must be at least 4, not 3"),
     ],
 )

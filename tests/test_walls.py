@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "whisperq"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"", "errors", "artifact", "config", "options", "run_folder"}  # "" is whisperq itself: its version
+GROUND = {"", "errors", "artifact", "config", "options", "run_folder", "hashing"}  # "" is whisperq itself: its version
 NOUNS = {"models", "data", "scoring", "quant"}
 ABOVE = {"training", "runtime", "report"}
 
@@ -33,7 +33,8 @@ GROUND_ORDER = {
     "": set(),
     "errors": set(),
     "options": set(),
-    "artifact": {"", "errors"},
+    "hashing": set(),
+    "artifact": {"", "errors", "hashing"},
     "config": {"errors", "options"},
     "run_folder": {"artifact", "errors"},
 }

@@ -23,6 +23,7 @@ from typing import Any
 
 from whisperq import __version__
 from whisperq.errors import InputError, UsageError
+from whisperq.hashing import file_sha256
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -66,15 +67,6 @@ class Draft:
 
     folder: Path
     results: dict[str, Any] = field(default_factory=dict)
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def bytes_sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def is_artifact(path: Path) -> bool:
@@ -156,8 +148,8 @@ def create(
     out = Path(out)
     _refuse_overwrite(out, command, config, inputs, force)
     out.parent.mkdir(parents=True, exist_ok=True)
+    _clear_killed(out)
     folder = _sibling(out, "partial")
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     draft = Draft(folder)
     try:
@@ -171,6 +163,17 @@ def create(
 def _sibling(out: Path, purpose: str) -> Path:
     """A hidden neighbour of this process alone: jobs on several nodes share the file system, not the numbers."""
     return out.parent / f".{out.name}.{purpose}-{socket.gethostname()}-{os.getpid()}"
+
+
+def _clear_killed(out: Path) -> None:
+    """Remove what killed processes of this machine left half-written: of a large model that is gigabytes."""
+    for folder in out.parent.glob(f".{out.name}.partial-{socket.gethostname()}-*"):
+        try:
+            os.kill(int(folder.name.rsplit("-", 1)[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (PermissionError, ValueError):
+            continue  # somebody else's, and alive
 
 
 def _refuse_overwrite(

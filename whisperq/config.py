@@ -190,7 +190,11 @@ def resolve(kind: type[T], command: str, experiment: Experiment, flags: Mapping[
     Raises UsageError for a value outside the limits that options.py gives.
     """
     given = {f.name: flags[f.name] for f in fields(kind) if flags.get(f.name) is not None}  # type: ignore[arg-type]
-    settings = kind(**{**experiment.defaults.get(command, {}), **given})
+    return within_limits(kind(**{**experiment.defaults.get(command, {}), **given}))
+
+
+def within_limits(settings: T) -> T:
+    """The same settings; raises UsageError for a value outside its limits."""
     for f in fields(settings):  # type: ignore[arg-type]
         _check_limits(f, getattr(settings, f.name))
     return settings
@@ -231,20 +235,3 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return hint(float(value)) if hint is int else hint(value)
     except (ValueError, OverflowError):
         raise InputError(f"{where} is {value!r}, but must be of type {hint.__name__}") from None
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every step is told beside its own settings."""
-
-    device: str = "auto"
-    dtype: str = "auto"
-    seed: int = 0
-    force: bool = False
-    language: str | None = "en"
-    task: str = "transcribe"
-
-    def settings(self, config: Any) -> dict[str, Any]:
-        """All values that decide a result, for the manifest."""
-        shared = {"dtype": self.dtype, "seed": self.seed, "language": self.language, "task": self.task}
-        return {**dataclasses.asdict(config), **shared}

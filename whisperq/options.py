@@ -3,7 +3,7 @@
 One field is one flag: its default and its help line stand here and nowhere else.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Gate = Literal["headwise", "shared", "per-head", "mlp", "elementwise", "none"]
@@ -24,7 +24,7 @@ class Common:
     config: str | None = option(None, "Configuration file; default: ./whisperq.yaml, else the run folder's.")
     out: str | None = option(None, "Write the artifact here instead of its place in the run folder.")
     force: bool = option(False, "Replace an artifact that differs.")
-    seed: int = option(0, "Seed of every random choice.")
+    seed: int = option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto", "Number format; auto: float32, in distill bfloat16 autocast where the hardware has it."
@@ -72,7 +72,7 @@ class CalibrateConfig:
     batches: int = option(16, "Batches of calibration data.", low=1)
     batch_size: int = option(8, "Utterances in a batch.", low=1)
     observer: Observer = option("ema", "Range estimator of the activations.")
-    momentum: float = option(0.9, "EMA: weight of the old value; the first batch initialises.", low=0, high=1)
+    momentum: float = option(0.9, "EMA: weight of the old value; the first batch initialises.", low=0, high=0.999999)
     percentile: float = option(99.999, "Percentile observer: percent of the mass that is kept.", low=50, high=100)
     activation_bits: int | None = option(None, "Bits that the mse observer optimises for; default 8.", low=4, high=8)
     sites: str | None = option(None, "Sites to observe, such as enc.*.fc1,dec.1.out_proj; default: all.")
@@ -124,3 +124,20 @@ SETTINGS = {
     "outliers": OutliersConfig,
     "plot-attention": PlotAttentionConfig,
 }
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step is told beside its own settings."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    force: bool = False
+    language: str | None = "en"
+    task: str = "transcribe"
+
+    def settings(self, config: Any) -> dict[str, Any]:
+        """All values that decide a result, for the manifest."""
+        shared = {"dtype": self.dtype, "seed": self.seed, "language": self.language, "task": self.task}
+        return {**asdict(config), **shared}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from whisperq import artifact
-from whisperq.config import FILE, Context, Experiment, Source, find_config, read_config, resolve, source
+from whisperq.config import FILE, Experiment, Source, find_config, read_config, resolve, source, within_limits
 from whisperq.errors import InputError, UsageError
-from whisperq.options import Common
+from whisperq.hashing import file_sha256
+from whisperq.options import Common, Context
 from whisperq.report.progress import say
 from whisperq.run_folder import RunFolder
 
@@ -27,7 +28,7 @@ class Session:
 
     @classmethod
     def open(cls, command: str, common: Common, flags: Mapping[str, Any]) -> "Session":
-        root = Path(common.run)
+        root = Path(within_limits(common).run)
         path = find_config(common.config, root)
         session = cls(command, common, flags, read_config(path), RunFolder(root))
         if path is not None:
@@ -47,7 +48,12 @@ class Session:
     def keep_configuration(self) -> None:
         """Leave the resolved configuration in the run folder, so that later jobs need none."""
         path = self.run / FILE
-        if self.experiment.path is not None and not path.exists():
+        if self.experiment.path is None or self.experiment.path == path.resolve():
+            return
+        if path.exists():
+            if path.read_text() != self.experiment.as_yaml():
+                say(f"warning: {self.experiment.path} has changed since {path}, later jobs' copy, was made")
+        else:
             self.run.root.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{FILE}.partial-{socket.gethostname()}-{os.getpid()}")
             temporary.write_text(self.experiment.as_yaml())
@@ -130,7 +136,7 @@ class Session:
     def _made_from(self, path: Path, role: str) -> Path:
         """An artifact's input: by content in this run folder, which may have moved, else where it was."""
         entry = artifact.load(path, verify=False).inputs[role]
-        here = (p for p in self.run.artifacts() if artifact.file_sha256(p / artifact.MANIFEST) == entry["sha256"])
+        here = (p for p in self.run.artifacts() if file_sha256(p / artifact.MANIFEST) == entry["sha256"])
         return next(here, Path(entry["path"]))
 
 

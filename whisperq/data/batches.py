@@ -58,9 +58,20 @@ class Loader:
             return None
         return audio
 
+    def text_fits(self, utterance: Utterance) -> bool:
+        """Whether the decoder takes the reference; with skip_bad one that is too long is counted instead of refused."""
+        try:
+            self.codec.batch([utterance.text or ""], [utterance.origin])
+        except InputError:
+            if not self.skip_bad:
+                raise
+            self.skipped += 1
+            return False
+        return True
+
     def labelled(self, utterances: Sequence[Utterance]) -> Batch | None:
         """Features and reference tokens; None where nothing usable is left."""
-        pairs = [(u, a) for u in utterances if (a := self.within_window(u)) is not None]
+        pairs = [(u, a) for u in utterances if self.text_fits(u) and (a := self.within_window(u)) is not None]
         if not pairs:
             return None
         kept, audio = zip(*pairs, strict=True)

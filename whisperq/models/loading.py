@@ -71,12 +71,15 @@ def load_config(folder: Path) -> GatedWhisperConfig:
         model_type = content["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is no model: it has no readable config.json") from error
-    if model_type == "gated_whisper":
-        return GatedWhisperConfig.from_dict(content)
+    if model_type not in ("whisper", "gated_whisper"):
+        raise InputError(f"{folder} holds a {model_type} model; whisperq takes Whisper models")
     if model_type == "whisper":
-        content.pop("model_type")
-        return GatedWhisperConfig.from_dict({**content, "gate": "none"})
-    raise InputError(f"{folder} holds a {model_type} model; whisperq takes Whisper models")
+        content |= {"model_type": "gated_whisper", "gate": "none"}
+    try:
+        return GatedWhisperConfig.from_dict(content)
+    except Exception as error:  # transformers checks every field, with errors of its own
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder / 'config.json'} cannot be used: {reason}") from error
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: str) -> GatedWhisperForConditionalGeneration:
@@ -110,12 +113,14 @@ def load_processor(folder: Path) -> WhisperProcessor:
     try:
         # Its parts, not WhisperProcessor.from_pretrained: that reads the model's config too, and where
         # it names code, asks whether to run it.
-        return WhisperProcessor(
-            WhisperFeatureExtractor.from_pretrained(folder), WhisperTokenizer.from_pretrained(folder)
-        )
+        extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        tokenizer = WhisperTokenizer.from_pretrained(folder)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder} lacks a usable Whisper tokenizer or feature extractor: {reason}") from error
+    if "<|startoftranscript|>" not in tokenizer.get_vocab():  # without its files, an empty one is made up
+        raise InputError(f"{folder} lacks a usable Whisper tokenizer: it does not know <|startoftranscript|>")
+    return WhisperProcessor(extractor, tokenizer)
 
 
 def save_model(model: GatedWhisperForConditionalGeneration, processor: WhisperProcessor, folder: Path) -> None:

@@ -55,15 +55,25 @@ def layer_weights(model: nn.Module, sites: Mapping[str, Site]) -> list[Weight]:
 def make_plan(model: nn.Module, recipe: str, exclude: Sequence[str] = (), encoder_only: bool = False) -> Plan:
     """Raises UsageError for an exclusion that names nothing."""
     sites = model_sites(model)
+    exclude = [pattern for patterns in exclude for pattern in patterns.split(",")]
     plan = Plan()
+    excluded = [p.removesuffix(":weight") for p in exclude if not p.endswith(":input")]
     for weight in layer_weights(model, sites):
-        if reason := _float_weight_reason(weight.address, recipe, exclude, encoder_only, sites):
+        reason = _float_reason(weight.address, recipe, encoder_only)
+        if not reason and _named(excluded, weight.address, sites):
+            reason = "--exclude"
+        if reason:
             plan.float_weights[weight.parameter] = reason
         else:
             plan.weights.append(weight)
+    excluded = [p for p in exclude if not p.endswith(":weight")]
     consumed = {canonical(f"{w.address}:input") for w in plan.weights}
     for address in sites:
-        reason = _float_activation_reason(address, recipe, exclude, encoder_only, sites)
+        reason = _float_reason(address, recipe, encoder_only)
+        if not reason and recipe == "paper" and _named(PAPER_FLOAT, address, sites):
+            reason = "the recipe keeps the last encoder layer's wide output in float"
+        if not reason and _named(excluded, address, sites):
+            reason = "--exclude"
         if not reason and recipe == "gemm" and address not in consumed:
             reason = "no integer product takes it in"
         if reason:
@@ -74,28 +84,15 @@ def make_plan(model: nn.Module, recipe: str, exclude: Sequence[str] = (), encode
     return plan
 
 
-def _float_weight_reason(
-    address: str, recipe: str, exclude: Sequence[str], encoder_only: bool, sites: Mapping[str, Site]
-) -> str | None:
+def _float_reason(address: str, recipe: str, encoder_only: bool) -> str | None:
+    """Why a weight or an activation stays float, exclusions apart."""
     if encoder_only and not address.startswith("enc."):
         return "--encoder-only"
-    if recipe == "paper" and not _in_block(address):
-        return "outside the blocks"
-    patterns = [p.removesuffix(":weight") for p in exclude if not p.endswith(":input")]
-    return "--exclude" if any(matches_address(p, address, sites) for p in patterns) else None
+    return "outside the blocks" if recipe == "paper" and not _in_block(address) else None
 
 
-def _float_activation_reason(
-    address: str, recipe: str, exclude: Sequence[str], encoder_only: bool, sites: Mapping[str, Site]
-) -> str | None:
-    if encoder_only and not address.startswith("enc."):
-        return "--encoder-only"
-    if recipe == "paper" and not _in_block(address):
-        return "outside the blocks"
-    if recipe == "paper" and any(matches_address(p, address, sites) for p in PAPER_FLOAT):
-        return "the recipe keeps the last encoder layer's wide output in float"
-    patterns = [p for p in exclude if not p.endswith(":weight")]
-    return "--exclude" if any(matches_address(p, address, sites) for p in patterns) else None
+def _named(patterns: Sequence[str], address: str, sites: Mapping[str, Site]) -> bool:
+    return any(matches_address(pattern, address, sites) for pattern in patterns)
 
 
 def _in_block(address: str) -> bool:

@@ -21,7 +21,7 @@ class Rules:
 
 
 def make_rules(codec, generation_config) -> Rules:
-    """From the prompt and the model's generation config, as `generate` reads them."""
+    """Prompt, and suppressed tokens as `generate` reads them; the only limit is the decoder's own length."""
     return Rules(
         codec.prompt,
         codec.end,

@@ -8,12 +8,12 @@ from pathlib import Path
 from transformers import GenerationConfig, WhisperProcessor
 
 from whisperq import artifact
-from whisperq.config import Context
 from whisperq.data.batches import Loader
 from whisperq.data.tokens import make_codec
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, compute_dtype, load_model, load_processor
 from whisperq.models.sites import model_sites, watch
+from whisperq.options import Context
 from whisperq.runtime.decoding import Rules, make_rules
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.quantized import load_quantized, quantizers
@@ -34,7 +34,8 @@ class Opened:
 @contextmanager
 def open_model(folder: Path, context: Context, skip_bad: bool = False) -> Iterator[Opened]:
     """Load a float model, or a quantized one with its activations emulated while inside. Raises InputError."""
-    sealed = artifact.load(folder) if artifact.is_artifact(folder) else None
+    # Its files were checked when the step named it as an input.
+    sealed = artifact.load(folder, verify=False) if artifact.is_artifact(folder) else None
     quantized = sealed is not None and sealed.kind == "quantized"
     device, dtype = compute_device(context.device), compute_dtype(context.dtype)
     processor = load_processor(folder)

@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from whisperq import artifact
-from whisperq.config import Context, Source
+from whisperq.config import Source
 from whisperq.data.batches import Batch, epoch_order, require_texts, teacher_forced
 from whisperq.data.groups import read_all
 from whisperq.errors import InputError, UsageError
+from whisperq.hashing import file_sha256
 from whisperq.models.sites import Watcher, model_sites, resolve, watch
-from whisperq.options import CalibrateConfig
+from whisperq.options import CalibrateConfig, Context
 from whisperq.quant.ranges import SiteRange
 from whisperq.report.progress import say, track
 from whisperq.runtime.opening import Opened, open_model
@@ -67,12 +68,18 @@ def calibrate(
 
 def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:
     """Ranges that have seen the test set make its word error rate worthless."""
-    forbidden = {Path(s.title).resolve(): s.name for s in test}
+    forbidden = {identity(s): s.name for s in test}
     for source in data:
-        if name := forbidden.get(Path(source.title).resolve()):
+        if name := forbidden.get(identity(source)):
             raise UsageError(
                 f"{source.title} is the test set {name!r} of the configuration: calibrate on validation data"
             )
+
+
+def identity(source: Source) -> str:
+    """A list's content where it is a file, so that a copy under another name is the same; else its name."""
+    path = Path(source.title)
+    return file_sha256(path) if path.is_file() else str(path.resolve())
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperProcessor
 
 from whisperq import artifact
-from whisperq.config import Context, Source
+from whisperq.config import Source
 from whisperq.data.batches import Loader, require_texts
 from whisperq.data.groups import UtteranceGroup, read_all
 from whisperq.data.prefetch import prefetch
@@ -22,7 +22,7 @@ from whisperq.data.tokens import make_codec
 from whisperq.errors import InputError, UsageError
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_model, load_processor, local_folder, save_model
-from whisperq.options import DistillConfig
+from whisperq.options import Context, DistillConfig
 from whisperq.report.progress import bar, say
 from whisperq.runtime.decoding import make_rules
 from whisperq.runtime.pytorch import PyTorchRuntime

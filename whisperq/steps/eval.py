@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from whisperq import artifact
-from whisperq.config import Context, Source
+from whisperq.config import Source
 from whisperq.data.batches import require_texts
 from whisperq.data.groups import read_all
 from whisperq.data.lists import UtteranceList
 from whisperq.errors import InputError, UsageError
-from whisperq.options import EvalConfig
+from whisperq.options import Context, EvalConfig
 from whisperq.report.progress import say, track
 from whisperq.runtime.opening import Opened, open_model
 from whisperq.runtime.transcription import Hypothesis, transcribe

@@ -5,12 +5,11 @@ from pathlib import Path
 import torch
 
 from whisperq import artifact
-from whisperq.config import Context
 from whisperq.errors import InputError, UsageError
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.layers import copied_layers, parse_indices
 from whisperq.models.loading import load_model, load_processor, local_folder, parameter_count, save_model
-from whisperq.options import InitStudentConfig
+from whisperq.options import Context, InitStudentConfig
 
 
 def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, context: Context) -> artifact.Artifact:
@@ -25,8 +24,7 @@ def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, cont
     ) as draft:
         source = load_model(folder, torch.float32, "cpu")
         processor = load_processor(folder)
-        if source.config.gate != "none" and source.config.gate != config.gate:
-            raise UsageError(f"the teacher has {source.config.gate} gates; give --gate {source.config.gate}")
+        check_gates(source.config, config)
         layer_map = choose_layers(source.config, config)
         student = copy_layers(source, student_config(source.config, config, layer_map), layer_map)
         check_on_silence(student)
@@ -38,6 +36,16 @@ def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, cont
             "teacher_parameters": counts(source),
         }
     return artifact.load(out)
+
+
+def check_gates(teacher: GatedWhisperConfig, config: InitStudentConfig) -> None:
+    """A gated teacher's gates are copied with its layers: raises UsageError where they would change meaning."""
+    if teacher.gate == "none":
+        return
+    for name in ("gate", "gate_init", "cross_gate"):
+        ours, theirs = getattr(config, name), getattr(teacher, name)
+        if ours != theirs:
+            raise UsageError(f"the teacher is gated with {name} {theirs}, so that its student cannot have {ours}")
 
 
 def choose_layers(teacher: GatedWhisperConfig, config: InitStudentConfig) -> dict[str, list[int]]:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from whisperq import artifact
-from whisperq.config import Context, Source
+from whisperq.config import Source
 from whisperq.data.batches import Batch, require_texts, teacher_forced
 from whisperq.data.groups import read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
-from whisperq.options import OutliersConfig
+from whisperq.options import Context, OutliersConfig
 from whisperq.report.figures import plot_outliers
 from whisperq.report.progress import track
 from whisperq.runtime.opening import Opened, open_model

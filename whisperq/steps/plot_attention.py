@@ -7,15 +7,16 @@ import numpy as np
 import torch
 
 from whisperq import artifact
-from whisperq.config import Context, Source
+from whisperq.config import Source
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.features import log_mel
 from whisperq.data.groups import read_all
 from whisperq.data.tokens import Codec
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
+from whisperq.hashing import bytes_sha256
 from whisperq.models.sites import absolute, model_sites, watch
-from whisperq.options import PlotAttentionConfig
+from whisperq.options import Context, PlotAttentionConfig
 from whisperq.report.attention import AttentionPicture, Axis, plot_grid, plot_head
 from whisperq.runtime.decoding import greedy
 from whisperq.runtime.opening import Opened, open_model
@@ -93,7 +94,7 @@ def find_utterance(name: str | None, data: Sequence[Source]) -> Utterance:
 def utterance_reference(utterance: Utterance) -> dict[str, str]:
     if isinstance(utterance.audio, str):
         return artifact.reference(Path(utterance.audio))
-    return {"path": utterance.origin, "sha256": artifact.bytes_sha256(utterance.audio)}
+    return {"path": utterance.origin, "sha256": bytes_sha256(utterance.audio)}
 
 
 def block_name(layer: str, opened: Opened) -> str:

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from whisperq import artifact
-from whisperq.config import Context
 from whisperq.errors import InputError, UsageError
 from whisperq.models.loading import load_model
 from whisperq.models.plan import Plan, make_plan
-from whisperq.options import QuantizeConfig
+from whisperq.options import Context, QuantizeConfig
 from whisperq.quant.grid import range_qparams
 from whisperq.runtime.quantized import Quantization, quantize_weight, save_quantization
 
