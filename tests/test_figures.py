@@ -42,9 +42,7 @@ def _statistics(counts: dict[int, int], size: int = 160, kurtosis: float | None 
     }
 
 
-def _picture(
-    queries: Axis, keys: Axis, heads: int = 2, frames: int = 50, seconds: float = 0.5
-) -> AttentionPicture:
+def _picture(queries: Axis, keys: Axis, heads: int = 2, frames: int = 50, seconds: float = 0.5) -> AttentionPicture:
     random = np.random.default_rng(0)
     rows, columns = (len(a.labels) if a.labels else frames for a in (queries, keys))
     probs = random.dirichlet(np.full(columns, 0.1), size=(heads, rows))

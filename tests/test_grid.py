@@ -153,9 +153,7 @@ def test_inside_the_range_the_error_is_at_most_half_a_step(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", ALL_BITS)
-@pytest.mark.parametrize(
-    ("low", "high"), [(-0.1, 7.3), (2.0, 5.0), (-5.0, -2.0), (-3.7, 0.0), (-1e-20, 1e20)]
-)
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 7.3), (2.0, 5.0), (-5.0, -2.0), (-3.7, 0.0), (-1e-20, 1e20)])
 def test_zero_is_a_grid_point(low: float, high: float, bits: int) -> None:
     grid = range_qparams(low, high, bits)
     assert float(fake_quantize(torch.zeros(1), grid)) == 0.0

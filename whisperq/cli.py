@@ -36,13 +36,18 @@ app = typer.Typer(
 )
 
 
-def parameter(name: str, annotation: Any, default: str | None, help: str, **extra: Any) -> inspect.Parameter:
-    """A keyword option; None where it is not given, so that a configuration can fill it."""
-    flag = f"--{name.replace('_', '-')}"
-    is_bool = annotation is bool
-    flags = [f"{flag}/--no-{name.replace('_', '-')}"] if is_bool and not extra.pop("plain", False) else [flag]
+def parameter(
+    name: str, annotation: Any, default: str | None, help: str, off: str | None = None, **extra: Any
+) -> inspect.Parameter:
+    """A keyword option; None where it is not given, so that a configuration can fill it.
+
+    off: a switch's opposite, by default --no-<name>; "" for a switch without one.
+    """
+    flag = name.replace("_", "-")
+    opposite = f"no-{flag}" if off is None else off
+    flags = f"--{flag}/--{opposite}" if annotation is bool and opposite else f"--{flag}"
     help = f"{help} (Default: {default}.)" if default not in (None, "None", "()", "False") else help
-    option = typer.Option(*flags, help=help, show_default=False, **extra)
+    option = typer.Option(flags, help=help, show_default=False, **extra)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[annotation | None, option], default=None
     )
@@ -51,13 +56,11 @@ def parameter(name: str, annotation: Any, default: str | None, help: str, **extr
 def field_parameter(field: Field, hint: Any) -> inspect.Parameter:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
-    extra: dict[str, Any] = {"envvar": "WHISPERQ_RUN"} if field.name == "run" else {}
-    if hint is bool and field.name in ("force", "json"):
-        extra["plain"] = True
     if typing.get_origin(hint) is tuple:
         hint = list[str]
+    extra: dict[str, Any] = {"envvar": "WHISPERQ_RUN"} if field.name == "run" else {}
     default = None if field.default is MISSING else str(field.default)
-    return parameter(field.name, hint, default, field.metadata["help"], **extra)
+    return parameter(field.name, hint, default, field.metadata["help"], field.metadata["off"], **extra)
 
 
 def input_parameter(flag: InputFlag) -> inspect.Parameter:

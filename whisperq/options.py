@@ -11,9 +11,9 @@ Observer = Literal["ema", "minmax", "percentile", "mse"]
 NormalizerName = Literal["english", "basic", "none"]
 
 
-def option(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    """A setting with its help line and the least and greatest value that make sense."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+def option(default: Any, help: str, low: float | None = None, high: float | None = None, off: str | None = None) -> Any:
+    """A setting with its help line, the least and greatest value that make sense, and a switch's opposite."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "off": off})
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Common:
     run: str = option("run", "Run folder: every command has its place in it.")
     config: str | None = option(None, "Configuration file; default: ./whisperq.yaml, else the run folder's.")
     out: str | None = option(None, "Write the artifact here instead of its place in the run folder.")
-    force: bool = option(False, "Replace an artifact that differs.")
+    force: bool = option(False, "Replace an artifact that differs.", off="")
     seed: int = option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto", "Number format; auto: float32, in distill bfloat16 autocast where the hardware has it."
     )
-    json: bool = option(False, "Print one JSON object, the manifest, on stdout and all else on stderr.")
+    json: bool = option(False, "Print one JSON object, the manifest, on stdout and all else on stderr.", off="")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ class QuantizeConfig:
     weight_bits: int = option(8, "Bits of the weights, 4 to 8.")
     activation_bits: int = option(8, "Bits of the activations, 4 to 8.")
     per_channel: bool | None = option(
-        None, "One weight scale for each output channel; default: gemm per channel, paper per tensor."
+        None,
+        "One weight scale for each output channel, or for the tensor; default: gemm per channel, paper per tensor.",
+        off="per-tensor",
     )
     exclude: tuple[str, ...] = option((), "Keep these sites in float, such as enc.0.* or dec.1.fc1:weight; repeatable.")
     encoder_only: bool = option(False, "Quantize the encoder alone.")

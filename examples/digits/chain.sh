@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# chain.sh CONFIG RUNS: a plain and a gated student of one teacher, from the teacher's layers to their word error
+# chain.sh CONFIG RUNS: the embedded teacher, a plain and a gated student of it, from the teacher's layers to their word error
 # rates in float and in INT8 under both recipes, their outlier statistics and figures, and one table.
 # Each command is one job that could run anywhere; done ones are not done again.
 set -euo pipefail
@@ -14,6 +14,7 @@ wq() {
     whisperq "$@" 2>>"$log" >>"$log" || { tail -n 5 "$log" >&2; return 1; }
 }
 
+WHISPERQ_RUN="$runs/teacher" wq eval --config "$config" --model "$here/teacher"
 for gate in none headwise; do
     export WHISPERQ_RUN="$runs/$gate"
     wq init-student --config "$config" --gate "$gate"

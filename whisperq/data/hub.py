@@ -28,9 +28,7 @@ def read_dataset(source: Source, skip_bad: bool) -> tuple[tuple[Utterance, ...],
     """The utterances, the number of rows skipped, and a content hash; raises InputError."""
     title = source.dataset or source.path or ""
     rows = _undecoded(_load(title, source), title, source)
-    utterances, bad = gather(
-        title, len(rows), lambda i: _utterance(title, i, rows[i], source), source.limit, skip_bad
-    )
+    utterances, bad = gather(title, len(rows), lambda i: _utterance(title, i, rows[i], source), source.limit, skip_bad)
     return utterances, bad, _content_hash(utterances)
 
 

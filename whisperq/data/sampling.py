@@ -39,9 +39,7 @@ class Sampler:
         return [self.sources[source][index] for source, index in places]
 
 
-def training_batches(
-    sampler: Sampler, loader: Loader, steps: range, size: int, micro: int
-) -> Iterator[list[Batch]]:
+def training_batches(sampler: Sampler, loader: Loader, steps: range, size: int, micro: int) -> Iterator[list[Batch]]:
     """Each step's micro-batches. Raises InputError where skip_bad leaves a whole step empty."""
     for step in steps:
         batches = list(loader.labelled_batches(sampler.batch(step, size), micro))

@@ -190,9 +190,7 @@ class GatedWhisperEncoderLayer(WhisperEncoderLayer):
         self.mlp_sum = nn.Identity()
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs) -> Tensor:
-        attended, _ = self.self_attn(
-            self.self_attn_layer_norm(hidden_states), attention_mask=attention_mask, **kwargs
-        )
+        attended, _ = self.self_attn(self.self_attn_layer_norm(hidden_states), attention_mask=attention_mask, **kwargs)
         hidden_states = self.attn_sum(hidden_states + self._drop(attended))
         hidden_states = self.mlp_sum(hidden_states + feed_forward(self, self.final_layer_norm(hidden_states)))
         if hidden_states.dtype == torch.float16:  # as stock Whisper: its encoder overflows half precision

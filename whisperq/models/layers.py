@@ -19,7 +19,7 @@ def copied_layers(teacher_layers: int, count: int, rule: str, part: str) -> list
 
 
 def parse_indices(text: str, teacher_layers: int, part: str) -> list[int]:
-    """"0,2,-1" as layer indices; negative ones count from the end. Raises UsageError."""
+    """ "0,2,-1" as layer indices; negative ones count from the end. Raises UsageError."""
     try:
         indices = [int(item) for item in text.split(",")]
     except ValueError:

@@ -142,9 +142,7 @@ class _Canvas:
         return self.figure
 
 
-def _draw(
-    axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, seconds: float, **look: Any
-) -> AxesImage:
+def _draw(axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, seconds: float, **look: Any) -> AxesImage:
     """One panel; its axes count positions, or seconds where a position has a length."""
     size = axes.get_position()  # inches
     image = _image(axes, matrix, rows, columns, **look)

@@ -89,9 +89,7 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 
-def plot_outliers(
-    models: Mapping[str, Mapping[str, Statistics]], sites: Sequence[str], folder: Path
-) -> list[str]:
+def plot_outliers(models: Mapping[str, Mapping[str, Statistics]], sites: Sequence[str], folder: Path) -> list[str]:
     """Draw each site, and the kurtosis of all if there are several; the file names, relative to `folder`.
 
     models: title -> site's address -> statistics. Of more than twelve sites only the four of highest kurtosis

@@ -51,13 +51,10 @@ class WordErrors:
         return {"wer": self.wer, **counts}
 
 
-def count_errors(
-    references: Sequence[str], hypotheses: Sequence[str], normalizer: Callable[[str], str]
-) -> WordErrors:
+def count_errors(references: Sequence[str], hypotheses: Sequence[str], normalizer: Callable[[str], str]) -> WordErrors:
     """Align each hypothesis with its reference, both normalised, and count."""
     triples = [
-        (raw, normalizer(raw), normalizer(hypothesis))
-        for raw, hypothesis in zip(references, hypotheses, strict=True)
+        (raw, normalizer(raw), normalizer(hypothesis)) for raw, hypothesis in zip(references, hypotheses, strict=True)
     ]
     scored = [triple for triple in triples if triple[1]]
     if not scored:  # jiwer would make one empty utterance of none

@@ -178,9 +178,7 @@ class Run:
         }
 
 
-def check_pair(
-    student: GatedWhisperForConditionalGeneration, teacher: GatedWhisperForConditionalGeneration
-) -> None:
+def check_pair(student: GatedWhisperForConditionalGeneration, teacher: GatedWhisperForConditionalGeneration) -> None:
     """Raises InputError where teacher and student do not speak the same tokens or hear the same window."""
     for key in ("vocab_size", "num_mel_bins", "max_source_positions"):
         ours, theirs = getattr(student.config, key), getattr(teacher.config, key)

@@ -19,9 +19,7 @@ def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, cont
     """
     folder = local_folder(teacher)
     inputs = {"teacher": artifact.reference(folder)}
-    with artifact.create(
-        out, "student", "init-student", context.settings(config), inputs, context.force
-    ) as draft:
+    with artifact.create(out, "student", "init-student", context.settings(config), inputs, context.force) as draft:
         source = load_model(folder, torch.float32, "cpu")
         processor = load_processor(folder)
         check_gates(source.config, config)
@@ -85,9 +83,7 @@ def copy_layers(
     for part, layers in layer_map.items():
         for i, source in enumerate(layers):
             old, new = f"model.{part}.layers.{source}.", f"model.{part}.layers.{i}."
-            weights |= {
-                new + k.removeprefix(old): v for k, v in teacher.state_dict().items() if k.startswith(old)
-            }
+            weights |= {new + k.removeprefix(old): v for k, v in teacher.state_dict().items() if k.startswith(old)}
     own = student.state_dict()
     report = student.load_state_dict({k: v for k, v in weights.items() if k in own}, strict=False)
     if strange := [k for k in report.missing_keys if ".gate." not in k]:

@@ -40,9 +40,7 @@ def plot_attention(
     chosen = find_utterance(utterance, data)
     inputs = {"model": artifact.reference(model), "data": utterance_reference(chosen)}
     with (
-        artifact.create(
-            out, "attention", "plot-attention", context.settings(config), inputs, context.force
-        ) as draft,
+        artifact.create(out, "attention", "plot-attention", context.settings(config), inputs, context.force) as draft,
         open_model(model, context) as opened,
     ):
         block = block_name(config.layer, opened)
