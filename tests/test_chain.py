@@ -77,6 +77,11 @@ def test_student_repeats_the_teachers_layers(run: Path) -> None:
         assert copied.equal(teacher.get_tensor("model.encoder.layers.4.fc1.weight").float())
 
 
+def test_every_file_of_an_artifact_can_be_read_by_whom_its_manifest_can(run: Path) -> None:
+    for folder in (run / "student", run / "quantized" / "gemm-w8a8"):
+        assert len({file.stat().st_mode for file in folder.rglob("*") if file.is_file()}) == 1
+
+
 def test_distill_logs_and_keeps_the_best_step(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "distilled" / "metrics.jsonl").read_text().splitlines()]
     validations = {line["step"]: line["validation_wer"] for line in lines if "validation_wer" in line}

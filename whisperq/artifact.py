@@ -216,6 +216,8 @@ def _seal(draft: Draft, kind: str, command: str, config: Mapping[str, Any], inpu
         _sync(file)
     (draft.folder / MANIFEST).write_text(text)
     _sync(draft.folder / MANIFEST)
+    for file in files:  # safetensors writes for the owner alone; a run folder's group reads along
+        file.chmod((draft.folder / MANIFEST).stat().st_mode)
 
 
 def _plain(value: Any) -> Any:

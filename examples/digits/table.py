@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 GATES = ("none", "headwise")
+EVALUATIONS = ("distilled-float", "gemm-w8a8-emulated", "paper-w8a8-emulated")
 COLUMNS = (
     "model", "test set", "words", "WER % float", "WER % INT8 gemm", "WER % INT8 paper",
     "average kurtosis", "max inf norm", "MB float / gemm / paper",
@@ -34,11 +35,11 @@ def student_row(runs: Path, gate: str, test: str, statistics: dict) -> list[str]
     megabytes = [sizes[0]["float_bytes"], *(s["bytes"] for s in sizes)]
     return [
         f"student, gate {gate}",
-        *(wer(run / "eval" / f"{name}", test) for name in ("distilled-float", "gemm-w8a8-emulated", "paper-w8a8-emulated")),
+        *(wer(run / "eval" / name, test) for name in EVALUATIONS),
         f"{statistics['kurtosis']:.2f}",
         f"{statistics['max_inf_norm']:.2f}",
         " / ".join(f"{size / 1e6:.1f}" for size in megabytes),
-    ]  # fmt: skip
+    ]
 
 
 def rows(runs: Path) -> list[list[str]]:

@@ -1,0 +1,78 @@
+"""What ships beside the package: the sample, the teacher, the configurations and the scripts."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from whisperq.config import read_config, resolve
+from whisperq.options import SETTINGS, CalibrateConfig, DistillConfig
+
+ROOT = Path(__file__).parents[1]
+DIGITS = ROOT / "examples" / "digits"
+WORDS = set("zero one two three four five six seven eight nine".split())
+
+
+def lines(name: str) -> list[dict]:
+    return [json.loads(line) for line in (DIGITS / "sample" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_lists_share_no_voice() -> None:
+    voices = [{line["speaker"] for line in lines(name)} for name in ("train", "validation", "test")]
+    assert all(len(v) >= 5 for v in voices)
+    assert not voices[0] & voices[1] and not voices[0] & voices[2] and not voices[1] & voices[2]
+
+
+def test_sample_is_small_and_within_the_window() -> None:
+    files = list((DIGITS / "sample").rglob("*.*"))
+    assert sum(f.stat().st_size for f in files) < 5e6
+    for line in lines("test"):
+        audio = soundfile.info(DIGITS / "sample" / line["audio_filepath"])
+        assert audio.samplerate == 16000 and audio.frames / 16000 == pytest.approx(line["duration"], abs=0.01)
+        assert line["duration"] <= 4.0 and set(line["text"].split()) <= WORDS
+
+
+def test_teacher_is_a_few_megabytes_and_says_how_it_was_measured() -> None:
+    assert (DIGITS / "teacher" / "model.safetensors").stat().st_size < 8e6
+    record = json.loads((DIGITS / "teacher" / "training.json").read_text())["results"]
+    assert record["test_takes"]["wer"] < 1.74 and record["test_speaker"]["wer"] < 8.37
+    assert min(record[name]["reference_words"] for name in ("test_takes", "test_speaker")) >= 2000
+
+
+def test_the_papers_configuration_fits_the_schema() -> None:
+    paper = read_config(ROOT / "examples" / "paper" / "whisperq.yaml")
+    assert paper.teacher == "openai/whisper-large-v2" and paper.normalizer == "english"
+    corpora = {source.dataset.split("/")[1] for source in paper.train}
+    assert corpora == {"peoples_speech", "common_voice_16_1", "librispeech_asr", "voxpopuli"}
+    groups = [source.group for source in paper.test]
+    assert groups.count("id") == 5 and groups.count("ood") == 3  # the paper's Table 2
+    assert all(source.licence and source.text_column and source.split for source in paper.test)
+    assert resolve(CalibrateConfig, "calibrate", paper, {}) == CalibrateConfig(batches=16, momentum=0.9)
+    distill = resolve(DistillConfig, "distill", paper, {})
+    assert (distill.max_steps, distill.batch_size, distill.learning_rate) == (200_000, 64, 1e-4)
+    assert (distill.beta1, distill.beta2, distill.weight_decay, distill.warmup_steps) == (0.99, 0.999, 1e-4, 1000)
+    assert (distill.ce_weight, distill.kl_weight, distill.temperature) == (1.0, 0.8, 1.0)
+
+
+@pytest.mark.parametrize("name", ["quickstart.yaml", "whisperq.yaml"])
+def test_digit_configurations_are_read(name: str) -> None:
+    config = read_config(DIGITS / name)
+    assert config.normalizer == "basic" and Path(config.teacher) == DIGITS / "teacher"
+    for command, kind in SETTINGS.items():
+        resolve(kind, command, config, {})
+
+
+@pytest.mark.parametrize(
+    "script", sorted(ROOT.glob("examples/**/*.sh")) + [ROOT / "tests" / "run.sh"], ids=lambda p: p.name
+)
+def test_scripts_parse(script: Path) -> None:
+    assert subprocess.run(["bash", "-n", script], capture_output=True).returncode == 0
+    assert "set -e" in script.read_text() or script.name == "environment.sh"
+
+
+def test_versions_are_pinned() -> None:
+    pinned = (ROOT / "examples" / "constraints.txt").read_text().splitlines()
+    assert "torch==2.13.0" in pinned and "transformers==5.23.0" in pinned
+    assert all("==" in line for line in pinned if not line.startswith("#"))
