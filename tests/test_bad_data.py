@@ -83,7 +83,6 @@ def test_skip_bad_counts_a_long_text_too(copied_run, workspace, invoke):
 
 
 WITHOUT_TEXT = {
-    "calibrate": "calibrate --out new --data {bad}",
     "train": "distill --out new --train {bad}",
     "validation": "distill --out new --validation {bad}",
     "outliers": "outliers --test {bad}",

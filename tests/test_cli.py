@@ -156,7 +156,7 @@ UNEXPECTED = {
     "bug": (RuntimeError("two\nlines"), 1, "unexpected RuntimeError: two lines (WHISPERQ_DEBUG=1 shows where)"),
     "disk": (OSError(28, "No space left on device", "run/student"), 1, "No space left on device: run/student"),
     "rights": (PermissionError(13, "Permission denied", "run"), 3, "Permission denied: run"),
-    "interrupt": (KeyboardInterrupt(), 130, "interrupted; nothing half-written is left"),
+    "interrupt": (KeyboardInterrupt(), 130, "interrupted; no half-written artifact is left"),
 }
 
 

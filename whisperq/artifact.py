@@ -150,6 +150,7 @@ def create(
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_killed(out)
     folder = _sibling(out, "partial")
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier process with our number, as in containers
     folder.mkdir()
     draft = Draft(folder)
     try:

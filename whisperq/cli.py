@@ -10,8 +10,10 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -87,24 +89,33 @@ def function(command: Command) -> Callable[..., None]:
 
 
 def execute(command: Command, common: Common, flags: dict[str, Any]) -> None:
-    """One call, one print; every error a user can make is one sentence and its exit code."""
-    try:
+    """One call, one print."""
+    with reported():
         session = Session.open(command.name, common, {k: _tuple(v) for k, v in flags.items()})
-        session.keep_configuration()
         try:
             result = command.call(session, session.settings(command.settings))
         except Finished as finished:
             result = finished.artifact
             say(f"{result.path} is finished already, by this very command; nothing was done")
+        session.keep_configuration()
         show_result(result, common.json)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Every error becomes one sentence and its exit code."""
+    try:
+        yield
     except WhisperqError as error:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        fail("interrupted; nothing half-written is left", 130)
+        fail("interrupted; no half-written artifact is left", 130)
     except OSError as error:
         traceback_if_asked()
         place = f": {error.filename}" if error.filename else ""
         fail(f"{error.strerror or error}{place}", 3 if isinstance(error, BAD_PATH) else 1)
+    except typer.Exit:
+        raise
     except Exception as error:
         traceback_if_asked()
         fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
@@ -147,12 +158,8 @@ def show(path: Annotated[str, typer.Argument(help="An artifact's folder.")], jso
 
     Example: whisperq show run/calibration
     """
-    from pathlib import Path
-
-    try:
+    with reported():
         show_result(load(Path(path)), json)
-    except WhisperqError as error:
-        fail(str(error), error.exit_code)
 
 
 @app.callback(invoke_without_command=True)

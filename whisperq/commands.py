@@ -13,6 +13,7 @@ from typing import Any
 from whisperq import artifact
 from whisperq import options as o
 from whisperq.artifact import Artifact
+from whisperq.hashing import bytes_sha256
 from whisperq.session import Session
 
 
@@ -32,7 +33,7 @@ COMPARE = InputFlag("compare", "A second model to stand beside the first.")
 TRAIN = InputFlag("train", "Training list, folder or parquet; repeatable; default: the configuration's.", many=True)
 VALIDATION = InputFlag("validation", "Validation list; repeatable; default: the configuration's.", many=True)
 DATA = InputFlag("data", "Calibration list; repeatable; default: the configuration's validation data.", many=True)
-TEST = InputFlag("test", "Test set as NAME=LIST; repeatable; default: the configuration's.", many=True)
+TEST = InputFlag("test", "Test set: NAME=LIST, or a configured one's name; repeatable; default: all.", many=True)
 UTTERANCE = InputFlag("utterance", "A recording, or the id of a test utterance; default: the first one.")
 
 
@@ -58,11 +59,12 @@ def step(name: str) -> Callable[..., Artifact]:
 
 def label(text: str) -> str:
     """A folder's name for a model or a site pattern."""
-    return re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-")
+    name = re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-")
+    return name if len(name) <= 80 else f"{name[:70]}-{bytes_sha256(text.encode())[:8]}"
 
 
 def model_label(session: Session, path: Path) -> str:
-    return label(Path(session.flags.get("model") or path).name)
+    return label(Path(session.flags.get("model") or path).name or path.resolve().name)
 
 
 def init_student(s: Session, config: o.InitStudentConfig) -> Artifact:

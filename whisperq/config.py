@@ -165,6 +165,8 @@ def source(entry: Any, base: Path, where: str, name: str = "") -> Source:
         entry["path"] = os.path.normpath(base / _expand(entry["path"], where))
     elif (base / (expanded := _expand(entry["dataset"], where))).is_dir():
         entry["dataset"] = str(base / expanded)
+    if not 0 <= entry.get("weight", 1.0) < math.inf:
+        raise InputError(f"{where}: a source's weight is a number of passes in each epoch, not {entry['weight']}")
     if not entry["name"]:
         entry["name"] = Path(entry.get("path") or entry["dataset"]).stem
     return Source(**entry)

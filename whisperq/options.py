@@ -48,21 +48,21 @@ class InitStudentConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    ce_weight: float = option(1.0, "Weight of the cross-entropy on the references.")
-    kl_weight: float = option(0.8, "Weight of KL(teacher || student), in nats for each token.")
-    temperature: float = option(1.0, "Softmax temperature of the KL term, which is scaled by its square.")
+    ce_weight: float = option(1.0, "Weight of the cross-entropy on the references.", low=0)
+    kl_weight: float = option(0.8, "Weight of KL(teacher || student), in nats for each token.", low=0)
+    temperature: float = option(1.0, "Softmax temperature of the KL term, which is scaled by its square.", low=1e-6)
     max_steps: int = option(200_000, "Optimiser steps.", low=1)
     batch_size: int = option(64, "Utterances of one optimiser step (effective batch).", low=1)
     micro_batch: int | None = option(None, "Utterances of one forward pass; default: the whole batch.", low=1)
-    learning_rate: float = option(1e-4, "Peak learning rate of AdamW; falls linearly to zero.")
+    learning_rate: float = option(1e-4, "Peak learning rate of AdamW; falls linearly to zero.", low=1e-12)
     warmup_steps: int = option(1_000, "Steps of linear warm-up.", low=0)
-    beta1: float = option(0.99, "AdamW's first beta (0.99 as the paper prints it).")
-    beta2: float = option(0.999, "AdamW's second beta.")
-    epsilon: float = option(1e-8, "AdamW's epsilon.")
-    weight_decay: float = option(1e-4, "AdamW's decoupled weight decay.")
-    max_grad_norm: float = option(1.0, "Clip the gradient's global norm here; 0: off.")
+    beta1: float = option(0.99, "AdamW's first beta (0.99 as the paper prints it).", low=0, high=0.999999)
+    beta2: float = option(0.999, "AdamW's second beta.", low=0, high=0.999999)
+    epsilon: float = option(1e-8, "AdamW's epsilon.", low=0)
+    weight_decay: float = option(1e-4, "AdamW's decoupled weight decay.", low=0)
+    max_grad_norm: float = option(1.0, "Clip the gradient's global norm here; 0: off.", low=0)
     eval_every: int = option(1_000, "Steps between validations (greedy WER); the best step is kept.", low=1)
-    eval_limit: int | None = option(None, "Validate on the first N utterances only.", low=1)
+    eval_limit: int | None = option(None, "Validate on N utterances only, drawn once from all validation data.", low=1)
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", low=1)
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
@@ -82,8 +82,8 @@ class CalibrateConfig:
 @dataclass(frozen=True)
 class QuantizeConfig:
     recipe: Literal["gemm", "paper"] = option("gemm", "Which weights and activations: see the README.")
-    weight_bits: int = option(8, "Bits of the weights, 4 to 8.")
-    activation_bits: int = option(8, "Bits of the activations, 4 to 8.")
+    weight_bits: int = option(8, "Bits of the weights, 4 to 8.", low=4, high=8)
+    activation_bits: int = option(8, "Bits of the activations, 4 to 8.", low=4, high=8)
     per_channel: bool | None = option(
         None,
         "One weight scale for each output channel, or for the tensor; default: gemm per channel, paper per tensor.",
@@ -139,7 +139,7 @@ class Context:
     language: str | None = "en"
     task: str = "transcribe"
 
-    def settings(self, config: Any) -> dict[str, Any]:
-        """All values that decide a result, for the manifest."""
+    def settings(self, config: Any, **chosen: Any) -> dict[str, Any]:
+        """All values that decide a result, for the manifest; `chosen` are those that the step found out itself."""
         shared = {"dtype": self.dtype, "seed": self.seed, "language": self.language, "task": self.task}
-        return {**asdict(config), **shared}
+        return {**asdict(config), **shared, **chosen}

@@ -67,7 +67,7 @@ class Session:
         """--teacher, else the teacher that the student was made from, else the configuration's."""
         if name := self.flags.get("teacher"):
             chosen: Path | str = Path(name) if Path(name).is_dir() else name
-        elif student is not None and (made_from := self._made_from(student, "teacher")).is_dir():
+        elif student is not None and (made_from := self._made_from(student, "teacher")) and made_from.is_dir():
             chosen = made_from
         else:
             chosen = self.experiment.teacher
@@ -89,7 +89,9 @@ class Session:
 
     def student(self) -> Path:
         name = self.flags.get("model")
-        path = Path(self.run.named_model(name)) if name else self.run / "student"
+        if name:
+            return self.model()
+        path = self.run / "student"
         if not artifact.is_artifact(path):
             raise InputError(f"there is no finished student at {path}; run whisperq init-student first")
         return self._chose("student", _holds(path, ("student", "distilled"), "student"))
@@ -126,15 +128,20 @@ class Session:
         return tuple(self._chose(role, s.title) and s for s in sources)
 
     def _flag_source(self, text: str, flag: str) -> Source:
-        name, _, path = text.rpartition("=")
-        if flag == "test" and name and not Path(text).exists():
+        configured = {s.name: s for s in self.experiment.test}
+        if flag == "test" and text in configured:
+            return configured[text]
+        name, _, path = text.partition("=")
+        if flag == "test" and path and not Path(text).exists():
             return source(path, Path.cwd(), f"--{flag}", name=name)
         if not text:
             raise UsageError(f"--{flag} needs a list")
         return source(text, Path.cwd(), f"--{flag}")
 
-    def _made_from(self, path: Path, role: str) -> Path:
+    def _made_from(self, path: Path, role: str) -> Path | None:
         """An artifact's input: by content in this run folder, which may have moved, else where it was."""
+        if not artifact.is_artifact(path):
+            return None
         entry = artifact.load(path, verify=False).inputs[role]
         here = (p for p in self.run.artifacts() if file_sha256(p / artifact.MANIFEST) == entry["sha256"])
         return next(here, Path(entry["path"]))

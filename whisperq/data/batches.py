@@ -21,18 +21,15 @@ class Batch:
     features: Tensor
     tokens: Tokens
     utterances: tuple[Utterance, ...]
-
-    @property
-    def seconds(self) -> float:
-        return sum(u.duration or 0.0 for u in self.utterances)
+    seconds: float = 0.0  # of audio, padding apart
 
 
 class Loader:
-    """Reads recordings and makes batches; counts what it had to skip."""
+    """Reads recordings and makes batches; `skipped` names what it could not use, each once."""
 
     def __init__(self, extractor, codec: Codec, device: str, skip_bad: bool = False) -> None:
         self.extractor, self.codec, self.device, self.skip_bad = extractor, codec, device, skip_bad
-        self.skipped = 0
+        self.skipped: set[str] = set()  # origins
 
     def audio(self, utterance: Utterance) -> np.ndarray | None:
         """float32 (samples,), or None where it cannot be used and skip_bad says to go on. Raises InputError."""
@@ -41,7 +38,7 @@ class Loader:
         except InputError:
             if not self.skip_bad:
                 raise
-            self.skipped += 1
+            self.skipped.add(utterance.origin)
             return None
 
     def within_window(self, utterance: Utterance) -> np.ndarray | None:
@@ -54,7 +51,7 @@ class Loader:
                     f"{utterance.origin}: {len(audio) / rate:.2f} s of audio, but the model's window "
                     f"is {self.extractor.n_samples / rate:g} s; cut it, or give --skip-bad"
                 )
-            self.skipped += 1
+            self.skipped.add(utterance.origin)
             return None
         return audio
 
@@ -65,7 +62,7 @@ class Loader:
         except InputError:
             if not self.skip_bad:
                 raise
-            self.skipped += 1
+            self.skipped.add(utterance.origin)
             return False
         return True
 
@@ -76,7 +73,8 @@ class Loader:
             return None
         kept, audio = zip(*pairs, strict=True)
         tokens = self.codec.batch([u.text or "" for u in kept], [u.origin for u in kept])
-        return Batch(log_mel(audio, self.extractor, self.device), tokens, tuple(kept))
+        seconds = sum(map(len, audio)) / self.extractor.sampling_rate
+        return Batch(log_mel(audio, self.extractor, self.device), tokens, tuple(kept), seconds)
 
     def labelled_batches(self, utterances: Sequence[Utterance], size: int) -> Iterator[Batch]:
         for start in range(0, len(utterances), size):
@@ -98,7 +96,7 @@ def teacher_forced(model, batch: Batch, device: str) -> Tensor:
     return model(input_features=features, decoder_input_ids=batch.tokens.inputs.to(device), use_cache=False).logits
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     """A permutation that is a function of (seed, epoch) alone."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(count, generator=generator)
+    return torch.randperm(count, generator=generator).tolist()

@@ -29,7 +29,7 @@ class Sampler:
         for number, (source, share) in enumerate(zip(self.sources, self.shares, strict=True)):
             whole, part = divmod(share, max(1, len(source)))
             chosen += [(number, i) for _ in range(whole) for i in range(len(source))]
-            chosen += [(number, int(i)) for i in epoch_order(len(source), self.seed + number, epoch)[:part]]
+            chosen += [(number, i) for i in epoch_order(len(source), self.seed + number, epoch)[:part]]
         return [chosen[i] for i in epoch_order(len(chosen), self.seed, epoch)]
 
     def batch(self, step: int, size: int) -> list[Utterance]:

@@ -126,6 +126,8 @@ def load_processor(folder: Path) -> WhisperProcessor:
 def save_model(model: GatedWhisperForConditionalGeneration, processor: WhisperProcessor, folder: Path) -> None:
     """Weights, configuration, processor; for a gated model also the code that rebuilds it."""
     processor.save_pretrained(folder)
+    if spelling := processor.tokenizer.english_spelling_normalizer:  # transformers reads this file, but forgets it here
+        (folder / "normalizer.json").write_text(json.dumps(spelling, indent=0), encoding="utf-8")
     model.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     config.update(_loader_entries(model.config))

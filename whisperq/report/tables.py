@@ -92,17 +92,22 @@ def _quantized(results: dict[str, Any]) -> list[Table]:
 
 
 def _evaluation(results: dict[str, Any]) -> list[Table]:
-    title = f"Word errors, {results['runtime']} on {results['device']}"
-    result = table(
-        title, "set", "#WER", "#95 % interval", "#sub", "#del", "#ins", "#words", "#utterances", "normalizer", "#RTFx"
+    columns = ("set", "#WER", "#95 % interval", "#sub", "#del", "#ins", "#words", "#utterances")
+    columns += ("#no reference", "#skipped", "normalizer", "#RTFx")
+    result = table(f"Word errors, {results['runtime']} on {results['device']}", *columns)
+    counted = (
+        "substitutions",
+        "deletions",
+        "insertions",
+        "reference_words",
+        "utterances",
+        "empty_references",
+        "skipped",
     )
     for name, r in results["sets"].items():
-        low, high = r["wer_interval_95"]
-        result.add_row(
-            name, percent(r["wer"]), f"{100 * low:.2f}-{100 * high:.2f}", figure(r["substitutions"]),
-            figure(r["deletions"]), figure(r["insertions"]), figure(r["reference_words"]), figure(r["utterances"]),
-            r["normalizer"], figure(r["rtfx"], 1),
-        )  # fmt: skip
+        low, high = (100 * end for end in r["wer_interval_95"])
+        counts = [figure(r[key]) for key in counted]
+        result.add_row(name, percent(r["wer"]), f"{low:.2f}-{high:.2f}", *counts, r["normalizer"], figure(r["rtfx"], 1))
     if len(results["sets"]) > 1:
         result.add_row("mean over sets", percent(results["mean_wer"]))
     return [result]

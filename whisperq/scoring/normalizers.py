@@ -25,6 +25,11 @@ class Normalizer:
         return " ".join(self.function(text).split())
 
 
+def normalizer_of(name: str, tokenizer: object) -> Normalizer:
+    """The normaliser `name`, with the spelling map that the model's tokenizer carries, if any."""
+    return get_normalizer(name, getattr(tokenizer, "english_spelling_normalizer", None))
+
+
 def get_normalizer(name: str, spelling_map: dict[str, str] | None = None) -> Normalizer:
     """The normaliser `name`: Whisper's English or basic one, or "none", which collapses whitespace only.
 

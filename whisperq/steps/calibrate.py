@@ -2,21 +2,23 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.data.batches import Batch, epoch_order, require_texts, teacher_forced
-from whisperq.data.groups import read_all
+from whisperq.data.batches import Batch, epoch_order, teacher_forced
+from whisperq.data.groups import identity, read_all
+from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
-from whisperq.hashing import file_sha256
 from whisperq.models.sites import Watcher, model_sites, resolve, watch
 from whisperq.options import CalibrateConfig, Context
 from whisperq.quant.ranges import SiteRange
 from whisperq.report.progress import say, track
 from whisperq.runtime.opening import Opened, open_model
+from whisperq.runtime.transcription import transcribe
 
 RANGES = "ranges.json"
 
@@ -26,12 +28,12 @@ def calibrate(
 ) -> artifact.Artifact:
     """Observe each site in `config.batches` batches and estimate its range.
 
-    Decoder sites see the references, padding masked; the encoder sees whole windows, silence kept, as in use.
+    Decoder sites see the references (greedy hypotheses where there are none), padding masked; the encoder sees
+    whole windows, silence kept, as in use.
     Raises UsageError where `data` is also named as test data, InputError for data that cannot be used.
     """
     refuse_test_data(data, test)
     data_list = read_all(data, config.skip_bad)
-    require_texts(data_list.utterances, "calibration")
     inputs = {"model": artifact.reference(model), "data": data_list.reference}
     with (
         artifact.create(out, "calibration", "calibrate", context.settings(config), inputs, context.force) as draft,
@@ -40,9 +42,11 @@ def calibrate(
         if opened.runtime_name != "float":
             raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
         sites = model_sites(opened.model)
-        ranges = {a: SiteRange(config.observer) for a in resolve(config.sites or ",".join(sites), sites)}
+        chosen = resolve(config.sites, sites) if config.sites else list(sites)
+        ranges = {a: SiteRange(config.observer) for a in chosen}
         # Drawn from all sources: the first batches of the first list would be one speaker or corpus.
         drawn = [data_list.utterances[i] for i in epoch_order(len(data_list.utterances), context.seed, epoch=0)]
+        drawn = with_hypotheses(opened, drawn[: config.batches * config.batch_size], config.batch_size)
         used = observe(opened, drawn, ranges, config)
         bits = config.activation_bits or 8
         content = {
@@ -60,10 +64,18 @@ def calibrate(
             "sites": len(ranges),
             "observer": config.observer,
             "decoder_padding": "masked",
-            "skipped": opened.loader.skipped + data_list.bad,
+            "skipped": len(opened.loader.skipped) + data_list.bad,
             "widest": [[a, *final[a]] for a in widest[:5]],
         }
     return artifact.load(out)
+
+
+def with_hypotheses(opened: Opened, utterances: Sequence[Utterance], size: int) -> list[Utterance]:
+    """The same utterances, each without a reference given its greedy hypothesis."""
+    silent = [u for u in utterances if u.text is None]
+    found = transcribe(opened.runtime, opened.loader, opened.rules, silent, size)
+    texts = {h.utterance.origin: h.text for h in found}
+    return [replace(u, text=texts.get(u.origin)) if u.text is None else u for u in utterances]
 
 
 def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:
@@ -76,20 +88,13 @@ def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:
             )
 
 
-def identity(source: Source) -> str:
-    """A list's content where it is a file, so that a copy under another name is the same; else its name."""
-    path = Path(source.title)
-    return file_sha256(path) if path.is_file() else str(path.resolve())
-
-
 @torch.inference_mode()
 def observe(opened: Opened, utterances: Sequence, ranges: dict[str, SiteRange], config: CalibrateConfig) -> dict:
     """Run the model over the batches and let each site's range grow; counts what was used."""
-    wanted = utterances[: config.batches * config.batch_size]
     seen = {"batches": 0, "utterances": 0, "audio_seconds": 0.0}
     sites = model_sites(opened.model)
-    batches = opened.loader.labelled_batches(wanted, config.batch_size)
-    for batch in track(batches, -(-len(wanted) // config.batch_size), "calibrate", "batches"):
+    batches = opened.loader.labelled_batches(utterances, config.batch_size)
+    for batch in track(batches, -(-len(utterances) // config.batch_size), "calibrate", "batches"):
         watchers = {a: watcher(ranges[a], sites[a], batch) for a in ranges}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)

@@ -1,5 +1,6 @@
 """A student taught by its frozen teacher: cross-entropy on the references plus 0.8 KL."""
 
+import itertools
 import json
 import shutil
 import time
@@ -14,12 +15,12 @@ from transformers import WhisperProcessor
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.data.batches import Loader, require_texts
+from whisperq.data.batches import Loader, epoch_order, require_texts
 from whisperq.data.groups import UtteranceGroup, read_all
 from whisperq.data.prefetch import prefetch
 from whisperq.data.sampling import Sampler, training_batches
 from whisperq.data.tokens import make_codec
-from whisperq.errors import InputError, UsageError
+from whisperq.errors import InputError, TrainingError, UsageError
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_model, load_processor, local_folder, save_model
 from whisperq.options import Context, DistillConfig
@@ -27,7 +28,7 @@ from whisperq.report.progress import bar, say
 from whisperq.runtime.decoding import make_rules
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.transcription import transcribe
-from whisperq.scoring.normalizers import get_normalizer
+from whisperq.scoring.normalizers import normalizer_of
 from whisperq.scoring.words import count_errors
 from whisperq.training.loop import Distiller, StepMetrics, autocast_dtype
 
@@ -54,32 +55,37 @@ def distill(
 
     Raises InputError for data or models that do not fit, TrainingError for a loss that is not finite.
     """
-    check(config)
+    if config.batch_size % (config.micro_batch or config.batch_size):
+        raise UsageError(f"--micro-batch {config.micro_batch} does not divide --batch-size {config.batch_size}")
     teacher_folder = local_folder(teacher)
     train, validation = read_all(data.train, config.skip_bad), read_all(data.validation, config.skip_bad)
     require_texts(train.utterances, "distillation")
     require_texts(validation.utterances, "validation")
+    device = compute_device(context.device)
+    autocast = autocast_dtype(context.dtype, device)
+    settings = context.settings(config, normalizer=data.normalizer, device=device, autocast=str(autocast))
     inputs = {
         "student": artifact.reference(student),
         "teacher": artifact.reference(teacher_folder),
         "train": train.reference,
         "validation": validation.reference,
     }
-    with artifact.create(out, "distilled", "distill", context.settings(config), inputs, context.force) as draft:
+    warn_of_another_teacher(student, inputs["teacher"]["sha256"])
+    with artifact.create(out, "distilled", "distill", settings, inputs, context.force) as draft:
         run = Run(student, teacher_folder, (train, validation, data.normalizer), out, config, context)
-        run.train()
+        try:
+            run.train()
+        except TrainingError as error:
+            raise TrainingError(f"{error}; metrics and the best weights so far are in {run.work}") from error
         run.finish(draft)
+    shutil.rmtree(run.work)
     return artifact.load(out)
 
 
-def check(config: DistillConfig) -> None:
-    """Raises UsageError for settings that cannot be."""
-    positive = ("max_steps", "batch_size", "temperature", "learning_rate", "eval_every", "log_every")
-    for name in positive:
-        if getattr(config, name) <= 0:
-            raise UsageError(f"--{name.replace('_', '-')} must be above zero, not {getattr(config, name)}")
-    if config.batch_size % (config.micro_batch or config.batch_size):
-        raise UsageError(f"--micro-batch {config.micro_batch} does not divide --batch-size {config.batch_size}")
+def warn_of_another_teacher(student: Path, sha256: str) -> None:
+    entry = artifact.load(student, verify=False).inputs.get("teacher") if artifact.is_artifact(student) else None
+    if entry and entry["sha256"] != sha256:
+        say(f"warning: the student was made from another teacher, {entry['path']}, or that has changed since")
 
 
 class Run:
@@ -109,25 +115,31 @@ class Run:
         codec = make_codec(self.processor, self.student, context.language, context.task)
         self.rules = make_rules(codec, self.student.generation_config)
         self.loader = Loader(self.processor.feature_extractor, codec, device, config.skip_bad)
-        self.normalizer = get_normalizer(normalizer)
+        self.normalizer = normalizer_of(normalizer, self.processor.tokenizer)
         self.distiller = Distiller(self.student, teacher_model, config, self.autocast, context.seed)
         lists = self.train_data.lists
         weights = [one.source.weight for one in lists]
         self.sampler = Sampler([one.utterances for one in lists], weights, context.seed)
         name = "checkpoints" if out.name == "distilled" else f"{out.name}-checkpoints"
         self.work = out.parent / name
-        self.best, self.last_metrics, self.started = Best(), None, time.perf_counter()
+        self.best, self.last_metrics, self.training_seconds = Best(), None, 0.0
+        drawn = epoch_order(len(self.validation_data.utterances), context.seed, epoch=0)[: config.eval_limit]
+        self.validation_utterances = [self.validation_data.utterances[i] for i in sorted(drawn)]
 
     def train(self) -> None:
         """All steps; metrics.jsonl grows in the checkpoints folder, best.safetensors beside it."""
         config = self.config
-        self.work.mkdir(parents=True, exist_ok=True)
+        self._check_validation()
+        set_aside(self.work)
+        self.work.mkdir(parents=True)
         micro = config.micro_batch or config.batch_size
         steps = training_batches(self.sampler, self.loader, range(config.max_steps), config.batch_size, micro)
         with open(self.work / "metrics.jsonl", "w") as log, bar() as progress:
             task = progress.add_task("distill", total=config.max_steps, unit="steps")
             for number, batches in enumerate(prefetch(steps)):
+                began = time.perf_counter()
                 self.last_metrics = metrics = self.distiller.step(number, batches)
+                self.training_seconds += time.perf_counter() - began
                 progress.update(task, advance=1, description=f"distill: loss {metrics.loss:.3f}")
                 if metrics.step == 1 or metrics.step % config.log_every == 0:
                     self._log(log, self._speed(metrics))
@@ -135,9 +147,16 @@ class Run:
                     self._validate(metrics.step, log)
 
     def _speed(self, metrics: StepMetrics) -> dict[str, float]:
-        seconds = time.perf_counter() - self.started
         done = metrics.step * self.config.batch_size
-        return {**metrics.as_dict(), "epoch": done / self.sampler.epoch_size, "samples_per_second": done / seconds}
+        rate = done / self.training_seconds  # validation and waiting for data apart
+        return {**metrics.as_dict(), "epoch": done / self.sampler.epoch_size, "samples_per_second": rate}
+
+    def _check_validation(self) -> None:
+        """Before the first step rather than at the first validation: every recording decodes, there are words."""
+        for utterance in self.validation_utterances:
+            self.loader.audio(utterance)
+        if not any(self.normalizer(u.text) for u in self.validation_utterances):
+            raise InputError("the validation data has no reference words, so that no step can be called the best")
 
     def _log(self, log: TextIO, entry: dict[str, Any]) -> None:
         log.write(json.dumps(entry) + "\n")
@@ -146,11 +165,9 @@ class Run:
     def _validate(self, step: int, log: TextIO) -> None:
         """Greedy WER in float32; the best step's weights are kept on disk."""
         self.student.eval()
-        utterances = self.validation_data.utterances[: self.config.eval_limit]
-        found = list(transcribe(PyTorchRuntime(self.student), self.loader, self.rules, utterances, 32))
+        runtime = PyTorchRuntime(self.student)
+        found = list(transcribe(runtime, self.loader, self.rules, self.validation_utterances, 32))
         errors = count_errors([h.utterance.text for h in found], [h.text for h in found], self.normalizer)
-        if not errors.reference_words:
-            raise InputError("the validation data has no reference words, so that no step can be called the best")
         self._log(log, {"step": step, "validation_wer": errors.wer, "reference_words": errors.reference_words})
         say(f"step {step}: validation WER {100 * errors.wer:.2f} % of {errors.reference_words} words")
         if errors.wer < self.best.wer:
@@ -172,10 +189,18 @@ class Run:
             "steps": self.config.max_steps,
             "final": self.last_metrics.as_dict(),
             "samples_per_second": self._speed(self.last_metrics)["samples_per_second"],
-            "seconds": time.perf_counter() - self.started,
+            "training_seconds": self.training_seconds,
             "autocast": str(self.autocast).removeprefix("torch."),
-            "skipped": self.loader.skipped + self.train_data.bad + self.validation_data.bad,
+            "skipped": len(self.loader.skipped) + self.train_data.bad + self.validation_data.bad,
         }
+
+
+def set_aside(work: Path) -> None:
+    """What an interrupted run left, weights of hours perhaps, keeps a number instead of being overwritten."""
+    if work.exists():
+        number = next(n for n in itertools.count(1) if not work.with_name(f"{work.name}.{n}").exists())
+        work.rename(work.with_name(f"{work.name}.{number}"))
+        say(f"an interrupted run's metrics and best weights are now in {work}.{number}")
 
 
 def check_pair(student: GatedWhisperForConditionalGeneration, teacher: GatedWhisperForConditionalGeneration) -> None:

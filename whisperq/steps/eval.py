@@ -12,12 +12,13 @@ from whisperq.data.batches import require_texts
 from whisperq.data.groups import read_all
 from whisperq.data.lists import UtteranceList
 from whisperq.errors import InputError, UsageError
+from whisperq.models.loading import compute_device
 from whisperq.options import Context, EvalConfig
 from whisperq.report.progress import say, track
 from whisperq.runtime.opening import Opened, open_model
 from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.intervals import bootstrap_interval
-from whisperq.scoring.normalizers import get_normalizer
+from whisperq.scoring.normalizers import get_normalizer, normalizer_of
 from whisperq.scoring.words import count_errors
 
 
@@ -31,22 +32,25 @@ def eval(
     check_names(test)
     lists = {source.name: read_all([source], config.skip_bad) for source in test}
     require_texts([u for group in lists.values() for u in group.utterances], "scoring")
+    normalizers = {s.name: config.normalizer or s.normalizer or normalizer for s in test}
+    for name, group in lists.items():
+        check_words(name, [u.text or "" for u in group.utterances[: config.limit]], normalizers[name])
+    settings = context.settings(config, normalizers=normalizers, device=compute_device(context.device))
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
     with (
-        artifact.create(out, "evaluation", "eval", context.settings(config), inputs, context.force) as draft,
+        artifact.create(out, "evaluation", "eval", settings, inputs, context.force) as draft,
         open_model(model, context, config.skip_bad) as opened,
     ):
         (draft.folder / "hypotheses").mkdir()
         results = {}
         for source in test:
             utterance_list = lists[source.name].lists[0]
-            name = config.normalizer or source.normalizer or normalizer
             hypotheses = decode(opened, utterance_list, config)
             write_hypotheses(hypotheses, draft.folder / "hypotheses" / f"{source.name}.jsonl", out)
-            results[source.name] = score(hypotheses, opened, name, context.seed)
-            results[source.name]["skipped"] = utterance_list.bad
+            results[source.name] = score(hypotheses, opened, normalizers[source.name], context.seed)
+            bad = {u.origin for u in utterance_list.utterances} & opened.loader.skipped
+            results[source.name]["skipped"] = utterance_list.bad + len(bad)
         draft.results |= {"runtime": opened.runtime_name, "device": opened.loader.device, "sets": results}
-        draft.results["skipped_recordings"] = opened.loader.skipped
         draft.results["mean_wer"] = sum(r["wer"] for r in results.values()) / len(results)
         (draft.folder / "results.json").write_text(json.dumps(draft.results, indent=2) + "\n")
     return artifact.load(out)
@@ -61,12 +65,18 @@ def check_names(test: Sequence[Source]) -> None:
             raise UsageError(f"a test set's name becomes a file's, so that it cannot be {name!r}")
 
 
+def check_words(name: str, references: Sequence[str], normalizer: str) -> None:
+    """Raises InputError, before anything is decoded, for a set without a word to get wrong."""
+    normalize = get_normalizer(normalizer)
+    if not any(normalize(text) for text in references):
+        raise InputError(f"the test set {name} has no reference words after normalising: it has no word error rate")
+
+
 def decode(opened: Opened, utterance_list: UtteranceList, config: EvalConfig) -> list[Hypothesis]:
     """Hypotheses of all utterances; the first batch runs once before, untimed, to warm up."""
     utterances = utterance_list.utterances[: config.limit]
     arguments = (opened.runtime, opened.loader, opened.rules)
     list(transcribe(*arguments, utterances[: config.batch_size], config.batch_size))
-    opened.loader.skipped = 0
     found = transcribe(*arguments, utterances, config.batch_size)
     name = utterance_list.source.name
     hypotheses = list(track(found, len(utterances), f"eval {name}", "utterances"))
@@ -78,7 +88,7 @@ def decode(opened: Opened, utterance_list: UtteranceList, config: EvalConfig) ->
 def write_hypotheses(hypotheses: Sequence[Hypothesis], path: Path, out: Path) -> None:
     """One JSON object a line; texts raw; an audio path counts from where the file will lie in the end."""
     final = out.resolve() / "hypotheses"
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         for h in hypotheses:
             audio = h.utterance.audio
             entry = {
@@ -94,12 +104,9 @@ def write_hypotheses(hypotheses: Sequence[Hypothesis], path: Path, out: Path) ->
 
 def score(hypotheses: Sequence[Hypothesis], opened: Opened, normalizer_name: str, seed: int) -> dict[str, Any]:
     """Counts, WER with its 95 % interval, RTFx."""
-    spelling = getattr(opened.processor.tokenizer, "english_spelling_normalizer", None)
-    normalizer = get_normalizer(normalizer_name, spelling)
+    normalizer = normalizer_of(normalizer_name, opened.processor.tokenizer)
     references = [h.utterance.text or "" for h in hypotheses]
     errors = count_errors(references, [h.text for h in hypotheses], normalizer)
-    if not errors.reference_words:
-        raise InputError("a test set has no reference words after normalising, so that it has no word error rate")
     if errors.normalizer_changed_words:
         say(
             f"warning: the normaliser {normalizer.id} changed the number of reference words from "

@@ -24,6 +24,7 @@ def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, cont
         processor = load_processor(folder)
         check_gates(source.config, config)
         layer_map = choose_layers(source.config, config)
+        torch.manual_seed(context.seed)  # the mlp gate's hidden layer starts at random
         student = copy_layers(source, student_config(source.config, config, layer_map), layer_map)
         check_on_silence(student)
         save_model(student, processor, draft.folder)
@@ -79,16 +80,19 @@ def copy_layers(
 ) -> GatedWhisperForConditionalGeneration:
     """The student with the teacher's weights in the chosen layers and everywhere else; gates keep their start."""
     student = GatedWhisperForConditionalGeneration(config)
-    weights = teacher.state_dict()
+    old_weights = teacher.state_dict()
+    weights = dict(old_weights)
     for part, layers in layer_map.items():
         for i, source in enumerate(layers):
             old, new = f"model.{part}.layers.{source}.", f"model.{part}.layers.{i}."
-            weights |= {new + k.removeprefix(old): v for k, v in teacher.state_dict().items() if k.startswith(old)}
+            weights |= {new + k.removeprefix(old): v for k, v in old_weights.items() if k.startswith(old)}
     own = student.state_dict()
     report = student.load_state_dict({k: v for k, v in weights.items() if k in own}, strict=False)
     if strange := [k for k in report.missing_keys if ".gate." not in k]:
         raise InputError(f"the teacher lacks the weight {strange[0]}")
     student.generation_config = teacher.generation_config
+    if hasattr(student.generation_config, "alignment_heads"):
+        del student.generation_config.alignment_heads  # they name heads of layers that the student lacks
     return student.eval()
 
 

@@ -41,9 +41,7 @@ def outliers(
         models = {"model": model, **({"compare": compare} if compare else {})}
         found = {role: measure(path, utterances, config, context) for role, path in models.items()}
         (draft.folder / STATISTICS).write_text(json.dumps(found, indent=1) + "\n")
-        titles = {role: path.resolve().name for role, path in models.items()}
-        if len(set(titles.values())) < len(titles):  # both named alike: their run folders tell them apart
-            titles = {role: "/".join(path.resolve().parts[-2:]) for role, path in models.items()}
+        titles = dict(zip(models, distinct_titles([p.resolve() for p in models.values()]), strict=True))
         sites = [s for s in found["model"]["statistics"] if all(s in f["statistics"] for f in found.values())]
         figures = plot_outliers({titles[r]: f["statistics"] for r, f in found.items()}, sites, draft.folder)
         draft.results |= {
@@ -54,9 +52,20 @@ def outliers(
             "top_dimensions": {
                 titles[r]: {a: s["top_dimensions"] for a, s in f["statistics"].items()} for r, f in found.items()
             },
+            "skipped": group.bad + found["model"]["skipped"],
             "figures": figures,
         }
     return artifact.load(out)
+
+
+def distinct_titles(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart; one model named twice is numbered."""
+    longest = max(len(path.parts) for path in paths)
+    for length in range(1, longest + 1):
+        titles = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(titles)) == len(titles):
+            return titles
+    return [f"{path.name} ({i})" for i, path in enumerate(paths, 1)]
 
 
 def measure(model: Path, utterances: Sequence[Utterance], config: OutliersConfig, context: Context) -> dict[str, Any]:
@@ -67,7 +76,11 @@ def measure(model: Path, utterances: Sequence[Utterance], config: OutliersConfig
         statistics = {a: TensorStatistics() for a in addresses}
         run(opened, utterances, statistics, config.batch_size)
         figures = {a: s.as_dict() for a, s in statistics.items()}
-        return {"summary": plain(summarize(figures)), "statistics": {a: plain(f) for a, f in figures.items()}}
+        return {
+            "summary": plain(summarize(figures)),
+            "statistics": {a: plain(f) for a, f in figures.items()},
+            "skipped": len(opened.loader.skipped),
+        }
 
 
 def choose_sites(layer: str | None, sites: dict[str, Site]) -> list[str]:

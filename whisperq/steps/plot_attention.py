@@ -1,5 +1,6 @@
 """What one attention head looks at: probabilities, values and their product (the paper's Figure 1)."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,9 +91,10 @@ def find_utterance(name: str | None, data: Sequence[Source]) -> Utterance:
 
 
 def utterance_reference(utterance: Utterance) -> dict[str, str]:
-    if isinstance(utterance.audio, str):
-        return artifact.reference(Path(utterance.audio))
-    return {"path": utterance.origin, "sha256": bytes_sha256(utterance.audio)}
+    """The recording by its content, the part of it, and the text that it is drawn with."""
+    content = utterance.audio if isinstance(utterance.audio, bytes) else Path(utterance.audio).read_bytes()
+    part = json.dumps([utterance.id, utterance.offset, utterance.duration, utterance.text])
+    return {"path": utterance.origin, "sha256": bytes_sha256(content + part.encode())}
 
 
 def block_name(layer: str, opened: Opened) -> str:
