@@ -121,6 +121,7 @@ def outlier_figure(site: str, models: Mapping[str, Statistics]) -> Figure:
         axes.text(0, 1.02, _subtitle(statistics), transform=axes.transAxes, va="bottom", linespacing=1.3)
     rows[0].set_ylabel("share of all outliers (%)")
     rows[0].set_ylim(0, HEADROOM * peak)
+    rows[0].set_yticks([tick for tick in rows[0].get_yticks() if tick <= min(100, HEADROOM * peak)])
     return figure
 
 
