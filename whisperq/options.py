@@ -140,6 +140,15 @@ class Context:
     task: str = "transcribe"
 
     def settings(self, config: Any, **chosen: Any) -> dict[str, Any]:
-        """All values that decide a result, for the manifest; `chosen` are those that the step found out itself."""
-        shared = {"dtype": self.dtype, "seed": self.seed, "language": self.language, "task": self.task}
+        """All values that decide a result, for the manifest; `chosen` are those that the step found out itself.
+
+        The device is the one asked for: a requeued job finds its work done on whichever node it lands.
+        """
+        shared = {
+            "device": self.device,
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "language": self.language,
+            "task": self.task,
+        }
         return {**asdict(config), **shared, **chosen}

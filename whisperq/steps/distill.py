@@ -61,9 +61,7 @@ def distill(
     train, validation = read_all(data.train, config.skip_bad), read_all(data.validation, config.skip_bad)
     require_texts(train.utterances, "distillation")
     require_texts(validation.utterances, "validation")
-    device = compute_device(context.device)
-    autocast = autocast_dtype(context.dtype, device)
-    settings = context.settings(config, normalizer=data.normalizer, device=device, autocast=str(autocast))
+    settings = context.settings(config, normalizer=data.normalizer)
     inputs = {
         "student": artifact.reference(student),
         "teacher": artifact.reference(teacher_folder),
@@ -190,6 +188,7 @@ class Run:
             "final": self.last_metrics.as_dict(),
             "samples_per_second": self._speed(self.last_metrics)["samples_per_second"],
             "training_seconds": self.training_seconds,
+            "device": self.loader.device,
             "autocast": str(self.autocast).removeprefix("torch."),
             "skipped": len(self.loader.skipped) + self.train_data.bad + self.validation_data.bad,
         }

@@ -12,7 +12,6 @@ from whisperq.data.batches import require_texts
 from whisperq.data.groups import read_all
 from whisperq.data.lists import UtteranceList
 from whisperq.errors import InputError, UsageError
-from whisperq.models.loading import compute_device
 from whisperq.options import Context, EvalConfig
 from whisperq.report.progress import say, track
 from whisperq.runtime.opening import Opened, open_model
@@ -35,7 +34,7 @@ def eval(
     normalizers = {s.name: config.normalizer or s.normalizer or normalizer for s in test}
     for name, group in lists.items():
         check_words(name, [u.text or "" for u in group.utterances[: config.limit]], normalizers[name])
-    settings = context.settings(config, normalizers=normalizers, device=compute_device(context.device))
+    settings = context.settings(config, normalizers=normalizers)
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
     with (
         artifact.create(out, "evaluation", "eval", settings, inputs, context.force) as draft,
