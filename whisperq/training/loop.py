@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -30,6 +30,17 @@ class StepMetrics:
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Equal bits from equal input and thread count: scattered gradients are otherwise summed in any order."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def learning_rate(step: int, config: DistillConfig) -> float:
@@ -72,8 +83,9 @@ class Distiller:
         self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(2, device=self.device)
-        for batch in micro_batches:
-            sums += self._accumulate(batch, tokens)
+        with deterministic(self.device == "cpu"):
+            for batch in micro_batches:
+                sums += self._accumulate(batch, tokens)
         ce, kl = (sums / tokens).tolist()
         loss = self.config.ce_weight * ce + self.config.kl_weight * kl
         clip = self.config.max_grad_norm or math.inf
