@@ -14,6 +14,7 @@ from whisperq.models.loading import load_model
 from whisperq.models.plan import Plan, make_plan
 from whisperq.options import Context, QuantizeConfig
 from whisperq.quant.grid import range_qparams
+from whisperq.report.progress import track
 from whisperq.runtime.quantized import Quantization, quantize_weight, save_quantization
 
 
@@ -29,11 +30,10 @@ def quantize(model: Path, calibration: Path, out: Path, config: QuantizeConfig, 
         plan = make_plan(network, config.recipe, config.exclude, config.encoder_only)
         ranges = site_ranges(calibration, plan, config.activation_bits)
         per_channel = config.recipe == "gemm" if config.per_channel is None else config.per_channel
+        weights = track(plan.weights, len(plan.weights), "quantize", "weights")
+        symmetric = config.recipe == "gemm"
         quantization = Quantization(
-            {
-                w.parameter: quantize_weight(network, w, config.weight_bits, config.recipe == "gemm", per_channel)
-                for w in plan.weights
-            },
+            {w.parameter: quantize_weight(network, w, config.weight_bits, symmetric, per_channel) for w in weights},
             {a: range_qparams(*r, bits=config.activation_bits) for a, r in ranges.items()},
         )
         save_quantization(network, quantization, ranges, draft.folder)
