@@ -1,8 +1,8 @@
 """Any model folder, float or quantized, opened for use."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import GenerationConfig, WhisperProcessor
@@ -10,6 +10,7 @@ from transformers import GenerationConfig, WhisperProcessor
 from whisperq import artifact
 from whisperq.data.batches import Loader
 from whisperq.data.tokens import make_codec
+from whisperq.data.utterance import Utterance
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, compute_dtype, load_model, load_processor
 from whisperq.models.sites import model_sites, watch
@@ -17,6 +18,7 @@ from whisperq.options import Context
 from whisperq.runtime.decoding import Rules, make_rules
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.quantized import load_quantized, quantizers
+from whisperq.runtime.transcription import transcribe
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,11 @@ def open_model(folder: Path, context: Context, skip_bad: bool = False) -> Iterat
     name = "emulated" if quantized else "float"
     with watch(model, model_sites(model), watchers):
         yield Opened(model, processor, loader, rules, PyTorchRuntime(model), name)
+
+
+def with_hypotheses(opened: Opened, utterances: Sequence[Utterance], size: int) -> list[Utterance]:
+    """The same utterances, each without a reference given its greedy hypothesis."""
+    silent = [u for u in utterances if u.text is None]
+    found = transcribe(opened.runtime, opened.loader, opened.rules, silent, size)
+    texts = {h.utterance.origin: h.text for h in found}
+    return [replace(u, text=texts.get(u.origin)) if u.text is None else u for u in utterances]

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,14 +10,12 @@ from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import Batch, epoch_order, teacher_forced
 from whisperq.data.groups import identity, read_all
-from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.models.sites import Watcher, model_sites, resolve, watch
 from whisperq.options import CalibrateConfig, Context
 from whisperq.quant.ranges import SiteRange
 from whisperq.report.progress import say, track
-from whisperq.runtime.opening import Opened, open_model
-from whisperq.runtime.transcription import transcribe
+from whisperq.runtime.opening import Opened, open_model, with_hypotheses
 
 RANGES = "ranges.json"
 
@@ -48,16 +45,7 @@ def calibrate(
         drawn = [data_list.utterances[i] for i in epoch_order(len(data_list.utterances), context.seed, epoch=0)]
         drawn = with_hypotheses(opened, drawn[: config.batches * config.batch_size], config.batch_size)
         used = observe(opened, drawn, ranges, config)
-        bits = config.activation_bits or 8
-        content = {
-            "observer": config.observer,
-            "momentum": config.momentum,
-            "percentile": config.percentile,
-            "activation_bits": bits if config.observer == "mse" else None,
-            "sites": {a: r.as_dict(config.momentum, config.percentile, bits) for a, r in ranges.items()},
-        }
-        (draft.folder / RANGES).write_text(json.dumps(content) + "\n")
-        final = {a: entry["range"] for a, entry in content["sites"].items()}
+        final = write_ranges(ranges, config, draft.folder)
         widest = sorted(final, key=lambda a: final[a][0] - final[a][1])
         draft.results |= {
             **used,
@@ -70,12 +58,18 @@ def calibrate(
     return artifact.load(out)
 
 
-def with_hypotheses(opened: Opened, utterances: Sequence[Utterance], size: int) -> list[Utterance]:
-    """The same utterances, each without a reference given its greedy hypothesis."""
-    silent = [u for u in utterances if u.text is None]
-    found = transcribe(opened.runtime, opened.loader, opened.rules, silent, size)
-    texts = {h.utterance.origin: h.text for h in found}
-    return [replace(u, text=texts.get(u.origin)) if u.text is None else u for u in utterances]
+def write_ranges(ranges: dict[str, SiteRange], config: CalibrateConfig, folder: Path) -> dict[str, list[float]]:
+    """ranges.json: every batch's minimum and maximum, and the range that the observer makes of them; returns those."""
+    bits = config.activation_bits or 8
+    content = {
+        "observer": config.observer,
+        "momentum": config.momentum,
+        "percentile": config.percentile,
+        "activation_bits": bits if config.observer == "mse" else None,
+        "sites": {a: r.as_dict(config.momentum, config.percentile, bits) for a, r in ranges.items()},
+    }
+    (folder / RANGES).write_text(json.dumps(content) + "\n")
+    return {a: entry["range"] for a, entry in content["sites"].items()}
 
 
 def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:

@@ -10,7 +10,6 @@ import torch
 from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import Batch, teacher_forced
-from whisperq.data.features import log_mel
 from whisperq.data.groups import read_all
 from whisperq.data.tokens import Codec
 from whisperq.data.utterance import Utterance
@@ -19,8 +18,7 @@ from whisperq.hashing import bytes_sha256
 from whisperq.models.sites import absolute, model_sites, watch
 from whisperq.options import Context, PlotAttentionConfig
 from whisperq.report.attention import AttentionPicture, Axis, plot_grid, plot_head
-from whisperq.runtime.decoding import greedy
-from whisperq.runtime.opening import Opened, open_model
+from whisperq.runtime.opening import Opened, open_model, with_hypotheses
 
 ARRAYS = "attention.npz"
 
@@ -46,30 +44,19 @@ def plot_attention(
     ):
         block = block_name(config.layer, opened)
         heads = choose_heads(config.head, block, opened)
-        audio = opened.loader.within_window(chosen)
-        text = chosen.text if chosen.text is not None else hypothesis(opened, audio)
-        batch = Batch(
-            log_mel([audio], opened.processor.feature_extractor, opened.loader.device),
-            opened.loader.codec.batch([text], [chosen.origin]),
-            (chosen,),
+        chosen = with_hypotheses(opened, [chosen], size=1)[0]
+        picture = look(opened, block, chosen)
+        figures = (
+            plot_grid(picture, draft.folder) if config.head == "all" else plot_head(picture, heads[0], draft.folder)
         )
-        probs, values = observe(opened, block, batch)
-        seconds = len(audio) / opened.processor.feature_extractor.sampling_rate
-        queries, keys = axes(block, opened, batch)
-        picture = AttentionPicture(block, probs, values, queries, keys, chosen.id, seconds)
-        if config.head == "all":
-            figures = plot_grid(picture, draft.folder)
-        else:
-            figures = plot_head(picture, heads[0], draft.folder)
-        np.savez_compressed(
-            draft.folder / ARRAYS, probs=probs[heads], values=values[heads], product=probs[heads] @ values[heads]
-        )
+        probs, values = picture.probs[heads], picture.values[heads]
+        np.savez_compressed(draft.folder / ARRAYS, probs=probs, values=values, product=probs @ values)
         draft.results |= {
             "block": block,
             "heads": heads,
             "utterance": chosen.id,
-            "text": text,
-            "shape": list(probs.shape),
+            "text": chosen.text,
+            "shape": list(picture.probs.shape),
             "figures": figures,
         }
     return artifact.load(out)
@@ -117,9 +104,11 @@ def choose_heads(head: str, block: str, opened: Opened) -> list[int]:
     return [int(head)]
 
 
-def hypothesis(opened: Opened, audio: np.ndarray) -> str:
-    features = log_mel([audio], opened.processor.feature_extractor, opened.loader.device)
-    return opened.loader.codec.decode(greedy(opened.runtime, features, opened.rules)[0])
+def look(opened: Opened, block: str, utterance: Utterance) -> AttentionPicture:
+    """Everything that the pictures of one block show."""
+    batch = opened.loader.labelled([utterance])
+    queries, keys = axes(block, opened, batch)
+    return AttentionPicture(block, *observe(opened, block, batch), queries, keys, utterance.id, batch.seconds)
 
 
 @torch.inference_mode()
