@@ -72,6 +72,22 @@ def test_scripts_parse(script: Path) -> None:
     assert "set -e" in script.read_text() or script.name == "environment.sh"
 
 
+@pytest.mark.parametrize("name", ["real", "quickstart"])
+def test_the_readmes_numbers_are_those_of_the_results(name: str) -> None:
+    readme = (ROOT / "README.md").read_text()
+    folder = DIGITS / "results" / name
+    evaluations = [json.loads(file.read_text()) for file in folder.glob("*-*.json")]
+    assert len(evaluations) == 7
+    for result in (r for e in evaluations for r in e["sets"].values()):
+        low, high = (100 * end for end in result["wer_interval_95"])
+        assert f"| {100 * result['wer']:.2f} ({low:.1f}-{high:.1f}) |" in readme
+        assert f"| {result['reference_words']:,} |" in readme
+    statistics = json.loads((folder / "outliers.json").read_text())
+    for role in ("model", "compare"):
+        kurtosis, norm = statistics[role]["kurtosis"], statistics[role]["max_inf_norm"]
+        assert f"| {kurtosis:.2f} | {norm:.2f} |" in readme
+
+
 def test_versions_are_pinned() -> None:
     pinned = (ROOT / "examples" / "constraints.txt").read_text().splitlines()
     assert "torch==2.13.0" in pinned and "transformers==5.23.0" in pinned
