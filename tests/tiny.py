@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from whisperq.data.utterance import Utterance
 from whisperq.models.gated_whisper import Gate, GatedWhisperConfig, GatedWhisperForConditionalGeneration
 
 torch.set_num_threads(1)  # such small tensors only lose by being shared
@@ -108,3 +109,10 @@ def decoder_ids(batch: int = 2, length: int = 9, seed: int = 0) -> torch.Tensor:
 def logits_of(model: nn.Module, batch: int = 2, length: int = 9, seed: int = 0) -> torch.Tensor:
     """Teacher-forced logits (batch, length, vocabulary) on random input."""
     return model(input_features=features(batch, seed), decoder_input_ids=decoder_ids(batch, length, seed)).logits
+
+
+TEXTS = ["one two", "three", "four five six", "seven"]
+
+
+def utterances(count: int, prefix: str = "u") -> list[Utterance]:
+    return [Utterance(f"{prefix}{i}", f"{prefix}{i}.wav", TEXTS[i % 4], 1.0) for i in range(count)]

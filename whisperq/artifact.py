@@ -209,7 +209,7 @@ def _seal(draft: Draft, kind: str, command: str, config: Mapping[str, Any], inpu
         "status": "complete",
         "config": config,
         "inputs": inputs,
-        "results": _plain(draft.results),
+        "results": plain(draft.results),
         "files": {str(p.relative_to(draft.folder)): file_sha256(p) for p in files},
     }
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
@@ -221,12 +221,12 @@ def _seal(draft: Draft, kind: str, command: str, config: Mapping[str, Any], inpu
         file.chmod((draft.folder / MANIFEST).stat().st_mode)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NaN and infinity as null: strict JSON has neither, and one odd figure must not cost a day's result."""
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -50,7 +50,7 @@ class Source:
     name: str = ""  # the test set's name
     normalizer: NormalizerName | None = None
     group: str | None = None  # id (in-distribution) or ood
-    weight: float = 1.0  # share of the training mixture
+    weight: float = 1.0  # passes over it in each training epoch
     limit: int | None = None  # first N utterances only
     licence: str | None = None  # what must be accepted before it can be read
     note: str | None = None

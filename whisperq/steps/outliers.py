@@ -76,11 +76,8 @@ def measure(model: Path, utterances: Sequence[Utterance], config: OutliersConfig
         statistics = {a: TensorStatistics() for a in addresses}
         run(opened, utterances, statistics, config.batch_size)
         figures = {a: s.as_dict() for a, s in statistics.items()}
-        return {
-            "summary": plain(summarize(figures)),
-            "statistics": {a: plain(f) for a, f in figures.items()},
-            "skipped": len(opened.loader.skipped),
-        }
+        summary = summarize(figures)
+        return artifact.plain({"summary": summary, "statistics": figures, "skipped": len(opened.loader.skipped)})
 
 
 def choose_sites(layer: str | None, sites: dict[str, Site]) -> list[str]:
@@ -116,8 +113,3 @@ def watcher(statistics: TensorStatistics, site: Site, batch: Batch) -> Watcher:
                 raise InputError(f"{site.address}, utterance {utterance.id}: {error}") from error
 
     return see
-
-
-def plain(figures: dict[str, Any]) -> dict[str, Any]:
-    """NaN as JSON's null."""
-    return {k: None if isinstance(v, float) and v != v else v for k, v in figures.items()}

@@ -29,9 +29,9 @@ def quantize(model: Path, calibration: Path, out: Path, config: QuantizeConfig, 
         network = load_model(model, torch.float32, "cpu")
         plan = make_plan(network, config.recipe, config.exclude, config.encoder_only)
         ranges = site_ranges(calibration, plan, config.activation_bits)
-        per_channel = config.recipe == "gemm" if config.per_channel is None else config.per_channel
-        weights = track(plan.weights, len(plan.weights), "quantize", "weights")
         symmetric = config.recipe == "gemm"
+        per_channel = symmetric if config.per_channel is None else config.per_channel
+        weights = track(plan.weights, len(plan.weights), "quantize", "weights")
         quantization = Quantization(
             {w.parameter: quantize_weight(network, w, config.weight_bits, symmetric, per_channel) for w in weights},
             {a: range_qparams(*r, bits=config.activation_bits) for a, r in ranges.items()},
