@@ -191,3 +191,12 @@ def test_nothing_to_split_and_pieces_too_short_to_choose():
     assert split_at_silence(np.zeros(0, np.float32), RATE, 30.0) == []
     with pytest.raises(UsageError, match="too short"):
         split_at_silence(np.zeros(RATE, np.float32), RATE, 0.0)
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-3])
+def test_a_pause_is_cut_in_its_middle(floor):
+    rng = np.random.default_rng(0)
+    audio = rng.standard_normal(12 * RATE) * 0.1
+    audio[6 * RATE : 8 * RATE] = rng.standard_normal(2 * RATE) * floor
+    ((_, cut), _) = split_at_silence(audio.astype(np.float32), RATE, max_seconds=10.0)
+    assert 6.6 < cut / RATE < 7.4

@@ -5,60 +5,24 @@ import json
 
 import pytest
 import torch
+from quantizing import emulated, saved
 from safetensors import safe_open
-from tiny import gated_model, logits_of, processor
+from tiny import gated_model, logits_of
 from torch.ao.quantization import MinMaxObserver, PerChannelMinMaxObserver
 
 from whisperq.errors import InputError
 from whisperq.models.gated_whisper import GATES
-from whisperq.models.loading import save_model
-from whisperq.models.plan import make_plan
 from whisperq.models.sites import model_sites, watch
-from whisperq.quant.grid import dequantize, range_qparams
+from whisperq.quant.grid import dequantize
 from whisperq.runtime.quantized import (
     QPARAMS,
     WEIGHTS,
-    Quantization,
     apply_weights,
     load_quantized,
-    quantize_weight,
     quantizers,
-    save_quantization,
 )
 
 TABLE, PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
-
-
-def observed_ranges(model, activations) -> dict[str, tuple[float, float]]:
-    ranges = {}
-
-    def see(address):
-        return lambda x: ranges.update({address: (float(x.min()), float(x.max()))})
-
-    with watch(model, model_sites(model), {a: see(a) for a in activations}):
-        logits_of(model, seed=3)
-    return ranges
-
-
-def quantization_of(model, recipe: str, bits: int = 8, **options) -> tuple[Quantization, dict]:
-    plan, gemm = make_plan(model, recipe, **options), recipe == "gemm"
-    ranges = observed_ranges(model, plan.activations)
-    weights = {w.parameter: quantize_weight(model, w, bits, symmetric=gemm, per_channel=gemm) for w in plan.weights}
-    return Quantization(weights, {a: range_qparams(*r, bits=bits) for a, r in ranges.items()}), ranges
-
-
-def saved(model, folder, recipe: str, bits: int = 8, **options) -> Quantization:
-    """A folder as `whisperq quantize` leaves it: the quantized weights in the place of the float ones."""
-    quantization, ranges = quantization_of(model, recipe, bits, **options)
-    save_model(model, processor, folder)
-    (folder / "model.safetensors").unlink()
-    save_quantization(model, quantization, ranges, folder)
-    return quantization
-
-
-def emulated(model, quantization: Quantization, **options) -> torch.Tensor:
-    with watch(model, model_sites(model), quantizers(quantization.activations)):
-        return logits_of(model, **options)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

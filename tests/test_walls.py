@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "report": NOUNS,
     "steps": NOUNS | ABOVE,
     "session": {"report", "models"},  # what was chosen is announced; a Hub id is fetched
-    "commands": {"session", "steps"},
+    "commands": {"session", "steps", "report"},
     "cli": {"commands", "session", "report"},  # announcements, and the tables that are the one print
     "__main__": {"cli"},
 }
@@ -38,7 +38,7 @@ GROUND_ORDER = {
     "config": {"errors", "options"},
     "run_folder": {"artifact", "errors"},
 }
-LIGHT = ("cli", "commands", "session", "report.progress", "report.tables", *GROUND - {""})
+LIGHT = ("cli", "commands", "session", "report.progress", "report.tables", *sorted(GROUND - {""}))
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "numpy", "safetensors", "huggingface_hub", "soundfile"}
 
 
@@ -109,6 +109,7 @@ def test_the_file_that_travels_with_a_model_needs_torch_and_transformers_alone()
 
 
 ONLY_IN = {"matplotlib": {"report"}, "yaml": {"config"}, "typer": {"cli"}, "datasets": {"data"}, "jiwer": {"scoring"}}
+ONLY_IN |= dict.fromkeys(("onnx", "onnxruntime", "openvino"), {"runtime"})
 
 
 @pytest.mark.parametrize("library, rooms", ONLY_IN.items(), ids=ONLY_IN)

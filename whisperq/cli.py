@@ -66,6 +66,9 @@ def field_parameter(field: Field, hint: Any) -> inspect.Parameter:
 
 
 def input_parameter(flag: InputFlag) -> inspect.Parameter:
+    if flag.positional:
+        argument = Annotated[list[str], typer.Argument(help=flag.help, metavar="FILE", show_default=False)]
+        return inspect.Parameter(flag.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=argument)
     return parameter(flag.name, list[str] if flag.many else str, None, flag.help)
 
 
@@ -97,6 +100,9 @@ def execute(command: Command, common: Common, flags: dict[str, Any]) -> None:
         except Finished as finished:
             result = finished.artifact
             say(f"{result.path} is finished already, by this very command; nothing was done")
+        if isinstance(result, str):
+            print(result, end="")
+            return
         session.keep_configuration()
         show_result(result, common.json)
 

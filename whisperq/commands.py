@@ -5,7 +5,7 @@ Steps are imported when they are called: the command line itself needs no torch.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 from whisperq import artifact
 from whisperq import options as o
 from whisperq.artifact import Artifact
+from whisperq.errors import UsageError
 from whisperq.hashing import bytes_sha256
+from whisperq.report.progress import say
 from whisperq.session import Session
 
 
@@ -24,6 +26,7 @@ class InputFlag:
     name: str
     help: str
     many: bool = False
+    positional: bool = False
 
 
 TEACHER = InputFlag("teacher", "Teacher: Hub id or folder; default: the configuration's, else openai/whisper-large-v2.")
@@ -34,6 +37,7 @@ TRAIN = InputFlag("train", "Training list, folder or parquet; repeatable; defaul
 VALIDATION = InputFlag("validation", "Validation list; repeatable; default: the configuration's.", many=True)
 DATA = InputFlag("data", "Calibration list; repeatable; default: the configuration's validation data.", many=True)
 TEST = InputFlag("test", "Test set: NAME=LIST, or a configured one's name; repeatable; default: all.", many=True)
+FILES = InputFlag("files", "Audio files, of any length; - is standard input.", many=True, positional=True)
 UTTERANCE = InputFlag("utterance", "A recording, or the id of a test utterance; default: the first one.")
 
 
@@ -45,7 +49,7 @@ class Command:
     help: str
     example: str
     inputs: tuple[InputFlag, ...]
-    call: Callable[[Session, Any], Artifact]
+    call: Callable[[Session, Any], Artifact | str]  # what was made, or text to print
 
     @property
     def settings(self) -> type:
@@ -90,11 +94,45 @@ def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
     return step("quantize")(s.calibrated_model(calibration), calibration, s.out(place), config, s.context())
 
 
-def eval(s: Session, config: o.EvalConfig) -> Artifact:
+def export(s: Session, config: o.ExportConfig) -> Artifact:
+    model = s.unquantized_model() if config.float else s.model(s.run.only_quantized)
+    name = label(model.name) if config.float else model_label(s, model)
+    return step("export")(model, s.out(f"onnx/{name}"), config, s.context())
+
+
+def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
+    """The model's folder and the runtime's name; what ONNX Runtime and OpenVINO run is exported first."""
     model = s.model(s.run.only_quantized)
-    quantized = artifact.is_artifact(model) and artifact.load(model, verify=False).kind == "quantized"
-    place = f"eval/{model_label(s, model)}-{'emulated' if quantized else 'float'}"
+    sealed = artifact.load(model, verify=False) if artifact.is_artifact(model) else None
+    kind = sealed.kind if sealed else "float"
+    if sealed and sealed.results.get("recipe") == "paper":
+        default = "emulated"  # no integer kernel computes that recipe
+    runtime = config.runtime or {"quantized": default, "onnx": "onnx"}.get(kind, "float")
+    if runtime not in ("onnx", "openvino") or kind == "onnx":
+        return model, runtime
+    try:
+        made = step("export")(model, s.run / f"onnx/{model_label(s, model)}", o.ExportConfig(), s.context())
+    except artifact.Finished as finished:
+        made = finished.artifact
+    say(f"exported: {made.path}")
+    return made.path, runtime
+
+
+def eval(s: Session, config: o.EvalConfig) -> Artifact:
+    model, runtime = runnable(s, config, "emulated")
+    config = replace(config, runtime=runtime)
+    place = f"eval/{model_label(s, model)}-{runtime}"
     return step("eval")(model, s.sources("test", "test"), s.experiment.normalizer, s.out(place), config, s.context())
+
+
+def transcribe(s: Session, config: o.TranscribeConfig) -> str:
+    if s.common.json:
+        if s.flags["format"] not in (None, "json"):
+            raise UsageError(f"--json and --format {s.flags['format']} contradict each other; give one of them")
+        config = replace(config, format="json")
+    model, runtime = runnable(s, config, "int8")
+    out = Path(s.common.out) if s.common.out else None
+    return step("transcribe")(model, s.flags["files"], out, replace(config, runtime=runtime), s.context())
 
 
 def outliers(s: Session, config: o.OutliersConfig) -> Artifact:
@@ -147,6 +185,20 @@ COMMANDS = (
         "whisperq eval --model distilled --test clean=clean.jsonl",
         (MODEL, TEST),
         eval,
+    ),
+    Command(
+        "export",
+        "Write a model as ONNX graphs in the Hub's layout.",
+        "whisperq export --model gemm-w8a8",
+        (MODEL,),
+        export,
+    ),
+    Command(
+        "transcribe",
+        "Turn recordings into text, on stdout or in the file (of several srt or vtt: in the folder) that --out names.",
+        "whisperq transcribe talk.wav --model gemm-w8a8 --format srt",
+        (FILES, MODEL),
+        transcribe,
     ),
     Command(
         "outliers",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 Gate = Literal["headwise", "shared", "per-head", "mlp", "elementwise", "none"]
 Observer = Literal["ema", "minmax", "percentile", "mse"]
 NormalizerName = Literal["english", "basic", "none"]
+RuntimeName = Literal["float", "emulated", "int8", "onnx", "openvino"]
 
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None, off: str | None = None) -> Any:
@@ -94,13 +95,46 @@ class QuantizeConfig:
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class Execution:
+    """How a model is run."""
+
+    runtime: RuntimeName | None = option(
+        None, "What runs the model; default: float, of a quantized model emulated, of an exported one onnx."
+    )
+    attention_dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "int8, openvino: number format of attention's products; auto: bfloat16 where the CPU multiplies it."
+    )
+    reduce_range: bool | None = option(
+        None, "int8: activations on 7 bits, so that sums cannot saturate; default: where the CPU lacks VNNI."
+    )
+
+
+@dataclass(frozen=True)
+class EvalConfig(Execution):
     batch_size: int = option(16, "Utterances decoded together.", low=1)
     limit: int | None = option(None, "First N utterances of each set only.", low=1)
     normalizer: NormalizerName | None = option(
         None, "Text normaliser of every set; default: the one that the set names, else english."
     )
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    float: bool = option(False, "Export the unquantized model.", off="")
+
+
+@dataclass(frozen=True)
+class TranscribeConfig(Execution):
+    runtime: RuntimeName | None = option(
+        None,
+        "What runs the model; default: float, of a gemm model int8, of a paper one emulated, of exported ones onnx.",
+    )
+    format: Literal["text", "json", "srt", "vtt"] = option("text", "How to write the transcripts.")
+    batch_size: int = option(8, "Pieces of audio decoded together.", low=1)
+    timestamps: bool | None = option(
+        None, "Times as the model writes them, not those of the pieces; default: in json, srt, vtt where it knows how."
+    )
 
 
 @dataclass(frozen=True)
@@ -122,7 +156,9 @@ SETTINGS = {
     "distill": DistillConfig,
     "calibrate": CalibrateConfig,
     "quantize": QuantizeConfig,
+    "export": ExportConfig,
     "eval": EvalConfig,
+    "transcribe": TranscribeConfig,
     "outliers": OutliersConfig,
     "plot-attention": PlotAttentionConfig,
 }

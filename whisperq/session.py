@@ -78,11 +78,21 @@ class Session:
         name = self.flags.get("model")
         return self._fetched("model", self.run.named_model(name) if name else (default or self.run.default_model)())
 
+    def unquantized_model(self) -> Path:
+        """--model, or where that is quantized the model that it was made from."""
+        path = self.model()
+        if not artifact.is_artifact(path) or artifact.load(path, verify=False).kind != "quantized":
+            return path
+        source = self._made_from(path, "model")
+        if not source.is_dir():
+            raise InputError(f"the model {source} that {path} was made from is gone; name it with --model")
+        return self._chose("made from", source)
+
     def _fetched(self, role: str, chosen: Path | str) -> Path:
         """A folder as it is, a Hub id from the Hub. Raises InputError."""
         self._chose(role, chosen)
         if isinstance(chosen, Path):
-            return _holds(chosen, ("student", "distilled", "quantized"), "model")
+            return _holds(chosen, ("student", "distilled", "quantized", "onnx"), "model")
         from whisperq.models.loading import local_folder  # a Hub id: fetching it needs torch's company
 
         return local_folder(chosen)

@@ -4,6 +4,8 @@ import io
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import soundfile
@@ -16,6 +18,7 @@ DURATION_TOLERANCE = 0.05  # seconds by which a list's rounded duration may miss
 TRUNCATION_TOLERANCE = 0.1  # seconds: an MP3 without an index only estimates its length
 DURATION_WARNING = 0.5  # seconds missing at which a list and its file cannot both be right
 ENERGY_HOP = 0.01  # seconds
+SILENCE = 1e-10  # mean square, 100 dB below full scale
 PAUSE = 0.2  # seconds of averaging: longer than the closure of a plosive, as long as a pause
 
 
@@ -37,31 +40,46 @@ def load_audio(utterance: Utterance, sampling_rate: int) -> np.ndarray:
     return np.ascontiguousarray(audio, dtype=np.float32)
 
 
+def audio_seconds(utterance: Utterance) -> float:
+    """The utterance's length as its file's header gives it. Raises InputError as `load_audio` does."""
+    with _opened(utterance) as file:
+        return _segment(utterance, file.frames, file.samplerate)[1] / file.samplerate
+
+
 def _where(utterance: Utterance) -> str:
     if isinstance(utterance.audio, bytes):  # the origin names what file name there is
         return f"{utterance.origin}: the embedded audio"
+    if utterance.origin in ("", utterance.audio):  # named alone, in no list
+        return f"the audio file {utterance.audio}"
     return f"{utterance.origin}: the audio file {utterance.audio}"
 
 
 def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
     """The segment's samples (frames, channels) and the file's own rate in Hz."""
+    with _opened(utterance) as file:
+        start, count = _segment(utterance, file.frames, file.samplerate)
+        if start:
+            file.seek(start)
+        samples = file.read(count, dtype="float32", always_2d=True)
+        rate = file.samplerate
+    if count - len(samples) > TRUNCATION_TOLERANCE * rate:
+        raise InputError(f"{_where(utterance)} is truncated: it holds {len(samples)} of {count} samples")
+    return samples, rate
+
+
+@contextmanager
+def _opened(utterance: Utterance) -> Iterator[soundfile.SoundFile]:
+    """The utterance's file for reading; raises InputError for what goes wrong with it in the meantime."""
     where, audio = _where(utterance), utterance.audio
     if isinstance(audio, str) and not os.path.isfile(audio):
         raise InputError(f"{where} does not exist")
     try:
         with soundfile.SoundFile(io.BytesIO(audio) if isinstance(audio, bytes) else audio) as file:
-            start, count = _segment(utterance, file.frames, file.samplerate)
-            if start:
-                file.seek(start)
-            samples = file.read(count, dtype="float32", always_2d=True)
-            rate = file.samplerate
+            yield file
     # ValueError, MemoryError: a header that claims an absurd length; TypeError: headerless .raw
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
         detail = getattr(error, "error_string", "") or str(error)
         raise InputError(f"{where} cannot be decoded ({detail.strip().rstrip('.')})") from error
-    if count - len(samples) > TRUNCATION_TOLERANCE * rate:
-        raise InputError(f"{where} is truncated: it holds {len(samples)} of {count} samples")
-    return samples, rate
 
 
 def _segment(utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
@@ -89,7 +107,7 @@ def _segment(utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
 def split_at_silence(audio: np.ndarray, sampling_rate: int, max_seconds: float) -> list[tuple[int, int]]:
     """Sample ranges (start, end) that cover (samples,) in order, none over `max_seconds`.
 
-    Each cut lies where the energy averaged over 0.2 s is least, in the latter half
+    Each cut lies amid the least energy, averaged over 0.2 s, in the latter half
     of the longest piece allowed, so that words stay whole where there is a pause.
     Raises UsageError where `max_seconds` leaves no choice of a place.
     """
@@ -104,8 +122,20 @@ def split_at_silence(audio: np.ndarray, sampling_rate: int, max_seconds: float) 
     while len(audio) - cuts[-1] > longest:
         first = math.ceil((cuts[-1] + longest / 2) / hop)
         last = (cuts[-1] + longest) // hop
-        cuts.append(hop * (first + int(np.argmin(energy[first : last + 1]))))
+        cuts.append(hop * (first + _middle_of_quietest(energy[first : last + 1])))
     return list(zip(cuts, cuts[1:] + [len(audio)], strict=True))
+
+
+def _middle_of_quietest(energy: np.ndarray) -> int:
+    """The middle of the stretch around the least energy that is as still, within a tenth.
+
+    The middle, because models take a long silence before the first word amiss.
+    """
+    least = int(np.argmin(energy))
+    loud = np.flatnonzero(energy > max(1.1 * energy[least], SILENCE))
+    left = loud[loud < least].max(initial=-1) + 1
+    right = loud[loud > least].min(initial=len(energy)) - 1
+    return int(left + right) // 2
 
 
 def _boundary_energy(audio: np.ndarray, hop: int) -> np.ndarray:

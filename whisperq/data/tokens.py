@@ -2,18 +2,22 @@
 
 Decoder sequence: <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|> text <|endoftext|>.
 The text starts with a space, as Whisper writes it. Teacher-forced, the decoder sees all but the last
-token and is to predict all but the first.
+token and is to predict all but the first. A model that writes times is prompted without <|notimestamps|>,
+and its text stands between them: <|0.00|> text <|2.40|><|2.40|> text <|3.90|>.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import WhisperProcessor
 
+from whisperq.data.segments import Segment
 from whisperq.errors import InputError
 
 IGNORED = -100  # cross-entropy's mark for padding
+TIME_STEP = 0.02  # seconds between two of the vocabulary's times
 MULTILINGUAL_VOCABULARY = 51865  # openai/whisper: smaller ones are English only
 
 
@@ -34,6 +38,7 @@ class Codec:
     prompt: tuple[int, ...]
     end: int
     max_tokens: int  # what the decoder takes, prompt included
+    times: range = range(0)  # ids of <|0.00|>, <|0.02|>, ...; the vocabulary's last, or none
 
     def encode(self, text: str) -> list[int]:
         """The whole sequence, prompt to <|endoftext|>; where nothing is said, these alone."""
@@ -43,6 +48,28 @@ class Codec:
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def segments(self, ids: Sequence[int], start: float, seconds: float) -> list[Segment]:
+        """Words and times of a piece that starts at `start` s of its recording and lasts `seconds`.
+
+        A time ends the words before it; the piece's end, those that none ends. Words to which the times leave
+        no room, as when they lie in the silence behind the piece, join those before them.
+        """
+        found: list[Segment] = []
+        begin, words = 0.0, []
+        for token in [*ids, self.end]:
+            if token not in self.times and token != self.end:
+                words.append(token)
+                continue
+            moment = seconds if token == self.end else min(TIME_STEP * (token - self.times.start), seconds)
+            if text := self.decode(words):
+                if begin < moment or not found:
+                    begin = begin if begin < moment else 0.0
+                    found.append(Segment(start + begin, start + moment, text))
+                else:
+                    found[-1] = replace(found[-1], text=f"{found[-1].text} {text}")
+            begin, words = moment, []
+        return found
 
     def batch(self, texts: list[str], origins: list[str]) -> Tokens:
         """Raises InputError for a text that is longer than the decoder takes: it is never cut silently."""
@@ -77,4 +104,5 @@ def make_codec(processor: WhisperProcessor, model, language: str | None, task: s
     for name, index in zip(names, ids, strict=True):
         if index is None or tokenizer.convert_ids_to_tokens(index) != name:
             raise InputError(f"this model's tokenizer has no token {name}; check language and task")
-    return Codec(tokenizer, tuple(ids), tokenizer.eos_token_id, model.config.max_target_positions)
+    times = range(ids[-1] + 1, model.config.vocab_size)  # Whisper's order: every id above <|notimestamps|> is a time
+    return Codec(tokenizer, tuple(ids), tokenizer.eos_token_id, model.config.max_target_positions, times)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from whisperq.errors import UsageError
 
 ATTENTION = ("attn_norm", "q_proj", "k_proj", "v_proj", "gate", "scores", "probs", "context", "out_proj", "attn_sum")
+ATTENTION_PRODUCTS = ("scores", "context")  # Q K^T, and the probabilities times V
 FEED_FORWARD = ("mlp_norm", "fc1", "fc2", "mlp_sum")
 
 # Component -> module of a Whisper layer. `context` is what out_proj takes in: after the gate, heads merged.

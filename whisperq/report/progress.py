@@ -41,6 +41,13 @@ def track(items: Iterable[T], total: int, description: str, unit: str) -> Iterat
             progress.advance(task)
 
 
+def say_how(runtime) -> None:
+    """What runs a model, how much of it in integers, and what its user should know of that."""
+    say(f"runtime: {runtime.name}, {runtime.products()}")
+    for notice in runtime.notices:
+        say(f"notice: {notice}")
+
+
 def say(text: str) -> None:
     """One announcement, such as which model was chosen."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """What a command prints when it is done: an artifact's results as tables."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -110,7 +111,20 @@ def _evaluation(results: dict[str, Any]) -> list[Table]:
         result.add_row(name, percent(r["wer"]), f"{low:.2f}-{high:.2f}", *counts, r["normalizer"], figure(r["rtfx"], 1))
     if len(results["sets"]) > 1:
         result.add_row("mean over sets", percent(results["mean_wer"]))
-    return [result]
+    return [result] if results["runtime"] in ("float", "emulated") else [result, _products(results)]
+
+
+def _products(results: dict[str, Any]) -> Table:
+    """How many matrix products ran in integers, and which did not: alike ones of all layers together."""
+    integer, floating = results["integer_products"], results["float_products"]
+    result = table(f"Matrix products: {integer} of {integer + len(floating)} in integers", "in float", "#", "why")
+    groups: dict[tuple[str, str], int] = {}
+    for address, why in floating.items():
+        name = re.sub(r"\.\d+\.", ".*.", address)
+        groups[name, why] = groups.get((name, why), 0) + 1
+    for (name, why), count in groups.items():
+        result.add_row(name, figure(count), why)
+    return result
 
 
 def _outliers(results: dict[str, Any]) -> list[Table]:
@@ -143,11 +157,21 @@ def _attention(results: dict[str, Any]) -> list[Table]:
     return [result]
 
 
+def _exported(results: dict[str, Any]) -> list[Table]:
+    integer = len(results["integer_products"])
+    name = f"integers by the recipe {results['recipe']}" if integer else "floats"
+    files = table(f"Exported: {name}, gate {results['gate']}", "file", "#size")
+    for file, size in results["bytes"].items():
+        files.add_row(file, megabytes(size))
+    return [files, _products({**results, "integer_products": integer})] if integer else [files]
+
+
 BUILDERS = {
     "student": _student,
     "distilled": _distilled,
     "calibration": _calibration,
     "quantized": _quantized,
+    "onnx": _exported,
     "evaluation": _evaluation,
     "outliers": _outliers,
     "attention": _attention,

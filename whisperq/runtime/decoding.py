@@ -1,12 +1,13 @@
 """Greedy decoding, once for every runtime."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from whisperq.runtime.pytorch import Runtime
+from whisperq.data.tokens import Codec
+from whisperq.runtime.interface import Runtime
+from whisperq.runtime.timestamps import restrict_times
 
 
 @dataclass(frozen=True)
@@ -18,17 +19,29 @@ class Rules:
     max_tokens: int  # prompt included
     suppressed: tuple[int, ...] = ()  # never written
     suppressed_first: tuple[int, ...] = ()  # never written first
+    times: range = range(0)  # ids of the times that are to be written; none: the prompt ends in <|notimestamps|>
+    knows_times: bool = False  # whether the model was trained to write them
 
 
-def make_rules(codec, generation_config) -> Rules:
-    """Prompt, and suppressed tokens as `generate` reads them; the only limit is the decoder's own length."""
+def make_rules(codec: Codec, generation_config) -> Rules:
+    """Prompt, and suppressed tokens as `generate` reads them; the only limit is the decoder's own length.
+
+    Who knows times: the checkpoints of OpenAI name the heads that follow the audio (`alignment_heads`), and so does
+    what is quantized or exported from them. A student made here has lost these heads and is trained without times.
+    """
     return Rules(
         codec.prompt,
         codec.end,
         codec.max_tokens,
         tuple(generation_config.suppress_tokens or ()),
         tuple(generation_config.begin_suppress_tokens or ()),
+        knows_times=bool(codec.times) and bool(getattr(generation_config, "alignment_heads", None)),
     )
+
+
+def with_times(rules: Rules, codec: Codec) -> Rules:
+    """The same rules, but that times are written: the prompt loses <|notimestamps|>."""
+    return replace(rules, prompt=rules.prompt[:-1], times=codec.times)
 
 
 @torch.inference_mode()
@@ -37,12 +50,16 @@ def greedy(runtime: Runtime, features: Tensor, rules: Rules) -> list[list[int]]:
     state = runtime.encode(features)
     tokens = torch.tensor([rules.prompt] * len(features), device=features.device)
     done = torch.zeros(len(features), dtype=torch.bool, device=features.device)
+    suppressed = torch.tensor(rules.suppressed, dtype=torch.long, device=features.device)
+    suppressed_first = torch.tensor(rules.suppressed_first, dtype=torch.long, device=features.device)
     written: list[Tensor] = []
     for step in range(rules.max_tokens - len(rules.prompt)):
         logits = runtime.decode_step(tokens, state)
-        _suppress(logits, rules.suppressed)
+        _suppress(logits, suppressed)
         if step == 0:
-            _suppress(logits, rules.suppressed_first)
+            _suppress(logits, suppressed_first)
+        if rules.times:
+            restrict_times(logits, written, rules.times, rules.end)
         best = logits.argmax(dim=-1).masked_fill(done, rules.end)
         written.append(best)
         done |= best == rules.end
@@ -52,10 +69,9 @@ def greedy(runtime: Runtime, features: Tensor, rules: Rules) -> list[list[int]]:
     return [_until_end(row, rules.end) for row in torch.stack(written, dim=1).tolist()]
 
 
-def _suppress(logits: Tensor, tokens: Sequence[int]) -> None:
+def _suppress(logits: Tensor, tokens: Tensor) -> None:
     # WhisperConfig suppresses ids of OpenAI's vocabulary by default, also where the vocabulary is smaller.
-    if known := [t for t in tokens if t < logits.shape[-1]]:
-        logits[:, known] = -torch.inf
+    logits.index_fill_(1, tokens[tokens < logits.shape[-1]], -torch.inf)
 
 
 def _until_end(row: list[int], end: int) -> list[int]:

@@ -1,21 +1,14 @@
-"""A Whisper run by PyTorch: encode, and decode one step."""
+"""A Whisper run by PyTorch in float: as it is, or emulating integers."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
-
-
-class Runtime(Protocol):
-    """What greedy decoding needs of any runtime."""
-
-    def encode(self, features: Tensor) -> Any:
-        """features (batch, mel bins, frames) -> a decoder state."""
-
-    def decode_step(self, tokens: Tensor, state: Any) -> Tensor:
-        """tokens (batch, new tokens) -> logits (batch, vocabulary) after the last of them; moves the state on."""
+from whisperq.models.plan import layer_weights
+from whisperq.models.sites import ATTENTION_PRODUCTS, model_sites
+from whisperq.runtime.interface import Products
 
 
 @dataclass
@@ -27,8 +20,8 @@ class DecoderState:
 class PyTorchRuntime:
     """The model as it is: float, or emulated where quantizers watch its sites."""
 
-    def __init__(self, model: GatedWhisperForConditionalGeneration) -> None:
-        self.model = model
+    def __init__(self, model: GatedWhisperForConditionalGeneration, name: str = "float") -> None:
+        self.model, self.name, self.notices = model, name, ()
 
     def encode(self, features: Tensor) -> DecoderState:
         features = features.to(self.model.device, self.model.dtype)
@@ -40,3 +33,9 @@ class PyTorchRuntime:
         )
         state.cache = output.past_key_values
         return self.model.proj_out(output.last_hidden_state[:, -1]).float()
+
+    def products(self) -> Products:
+        sites = model_sites(self.model)
+        layers = [w.address for w in layer_weights(self.model, sites)]
+        attention = [a for a, site in sites.items() if site.component in ATTENTION_PRODUCTS]
+        return Products(floating=dict.fromkeys(layers + attention, self.name))

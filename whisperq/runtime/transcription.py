@@ -1,8 +1,9 @@
 """Recordings of any length to text, with the time that it took."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -10,9 +11,11 @@ import torch
 from whisperq.data.audio import split_at_silence
 from whisperq.data.batches import Loader
 from whisperq.data.features import log_mel
+from whisperq.data.segments import Segment
+from whisperq.data.tokens import Codec
 from whisperq.data.utterance import Utterance
 from whisperq.runtime.decoding import Rules, greedy
-from whisperq.runtime.pytorch import Runtime
+from whisperq.runtime.interface import Runtime
 
 
 @dataclass(frozen=True)
@@ -44,20 +47,47 @@ def transcribe(
 def _transcribe_batch(
     runtime: Runtime, loader: Loader, rules: Rules, waveforms: Sequence[np.ndarray], batch_size: int
 ) -> list[str]:
-    extractor = loader.extractor
-    window = extractor.n_samples / extractor.sampling_rate
-    pieces: list[tuple[int, np.ndarray]] = []
-    for index, audio in enumerate(waveforms):
-        ranges = [(0, len(audio))]
-        if len(audio) > extractor.n_samples:
-            ranges = split_at_silence(audio, extractor.sampling_rate, window)
-        pieces += [(index, audio[a:b]) for a, b in ranges]
+    pieces = [piece for index, audio in enumerate(waveforms) for piece in cut(index, audio, loader.extractor)]
     texts: list[list[str]] = [[] for _ in waveforms]
-    for start in range(0, len(pieces), batch_size):
-        part = pieces[start : start + batch_size]
-        features = log_mel([audio for _, audio in part], extractor, loader.device)
-        for (index, _), ids in zip(part, greedy(runtime, features, rules), strict=True):
-            texts[index].append(loader.codec.decode(ids))
+    for piece, segments in hear(runtime, loader, rules, pieces, batch_size):
+        texts[piece.recording] += [segment.text for segment in segments]
     if loader.device != "cpu":
         torch.cuda.synchronize()
-    return [" ".join(t for t in parts if t) for parts in texts]
+    return [" ".join(parts) for parts in texts]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a recording that the window holds."""
+
+    recording: int  # its place in the list
+    start: float  # seconds into it
+    seconds: float
+    samples: np.ndarray  # (samples,)
+
+
+def cut(recording: int, audio: np.ndarray, extractor) -> list[Piece]:
+    """All of (samples,), cut at silence where the window is shorter."""
+    rate = extractor.sampling_rate
+    ranges = [(0, len(audio))]
+    if len(audio) > extractor.n_samples:
+        ranges = split_at_silence(audio, rate, extractor.n_samples / rate)
+    return [Piece(recording, a / rate, (b - a) / rate, audio[a:b]) for a, b in ranges]
+
+
+def hear(
+    runtime: Runtime, loader: Loader, rules: Rules, pieces: Iterable[Piece], batch_size: int
+) -> Iterator[tuple[Piece, list[Segment]]]:
+    """What is said in each piece, in order; none where nothing is. Reads no more of `pieces` than one batch ahead."""
+    pieces = iter(pieces)
+    while part := list(islice(pieces, batch_size)):
+        features = log_mel([piece.samples for piece in part], loader.extractor, loader.device)
+        for piece, ids in zip(part, greedy(runtime, features, rules), strict=True):
+            yield piece, _segments(piece, ids, loader.codec, bool(rules.times))
+
+
+def _segments(piece: Piece, ids: list[int], codec: Codec, timed: bool) -> list[Segment]:
+    if timed:
+        return codec.segments(ids, piece.start, piece.seconds)
+    text = codec.decode(ids)
+    return [Segment(piece.start, piece.start + piece.seconds, text)] if text else []

@@ -15,7 +15,7 @@ from whisperq.models.sites import Watcher, model_sites, resolve, watch
 from whisperq.options import CalibrateConfig, Context
 from whisperq.quant.ranges import SiteRange
 from whisperq.report.progress import say, track
-from whisperq.runtime.opening import Opened, open_model, with_hypotheses
+from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
 
 RANGES = "ranges.json"
 
@@ -36,7 +36,7 @@ def calibrate(
         artifact.create(out, "calibration", "calibrate", context.settings(config), inputs, context.force) as draft,
         open_model(model, context, config.skip_bad) as opened,
     ):
-        if opened.runtime_name != "float":
+        if opened.runtime.name != "float":
             raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
         sites = model_sites(opened.model)
         chosen = resolve(config.sites, sites) if config.sites else list(sites)
@@ -83,7 +83,7 @@ def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:
 
 
 @torch.inference_mode()
-def observe(opened: Opened, utterances: Sequence, ranges: dict[str, SiteRange], config: CalibrateConfig) -> dict:
+def observe(opened: OpenedModel, utterances: Sequence, ranges: dict[str, SiteRange], config: CalibrateConfig) -> dict:
     """Run the model over the batches and let each site's range grow; counts what was used."""
     seen = {"batches": 0, "utterances": 0, "audio_seconds": 0.0}
     sites = model_sites(opened.model)

@@ -13,8 +13,8 @@ from whisperq.data.groups import read_all
 from whisperq.data.lists import UtteranceList
 from whisperq.errors import InputError, UsageError
 from whisperq.options import Context, EvalConfig
-from whisperq.report.progress import say, track
-from whisperq.runtime.opening import Opened, open_model
+from whisperq.report.progress import say, say_how, track
+from whisperq.runtime.opening import Opened, open_runtime
 from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.intervals import bootstrap_interval
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of
@@ -38,8 +38,9 @@ def eval(
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
     with (
         artifact.create(out, "evaluation", "eval", settings, inputs, context.force) as draft,
-        open_model(model, context, config.skip_bad) as opened,
+        open_runtime(model, config, context, config.skip_bad) as opened,
     ):
+        say_how(opened.runtime)
         (draft.folder / "hypotheses").mkdir()
         results = {}
         for source in test:
@@ -49,7 +50,14 @@ def eval(
             results[source.name] = score(hypotheses, opened, normalizers[source.name], context.seed)
             bad = {u.origin for u in utterance_list.utterances} & opened.loader.skipped
             results[source.name]["skipped"] = utterance_list.bad + len(bad)
-        draft.results |= {"runtime": opened.runtime_name, "device": opened.loader.device, "sets": results}
+        products = opened.runtime.products()
+        draft.results |= {
+            "integer_products": len(products.integer),
+            "float_products": dict(products.floating),
+            "runtime": opened.runtime.name,
+            "device": opened.loader.device,
+            "sets": results,
+        }
         draft.results["mean_wer"] = sum(r["wer"] for r in results.values()) / len(results)
         (draft.folder / "results.json").write_text(json.dumps(draft.results, indent=2) + "\n")
     return artifact.load(out)

@@ -17,7 +17,7 @@ from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
 from whisperq.options import Context, OutliersConfig
 from whisperq.report.figures import plot_outliers
 from whisperq.report.progress import track
-from whisperq.runtime.opening import Opened, open_model
+from whisperq.runtime.opening import OpenedModel, open_model
 from whisperq.scoring.outliers import TensorStatistics, summarize
 
 STATISTICS = "outliers.json"
@@ -91,7 +91,9 @@ def choose_sites(layer: str | None, sites: dict[str, Site]) -> list[str]:
 
 
 @torch.inference_mode()
-def run(opened: Opened, utterances: Sequence[Utterance], statistics: dict[str, TensorStatistics], size: int) -> None:
+def run(
+    opened: OpenedModel, utterances: Sequence[Utterance], statistics: dict[str, TensorStatistics], size: int
+) -> None:
     sites = model_sites(opened.model)
     batches = opened.loader.labelled_batches(utterances, size)
     seen = 0

@@ -18,7 +18,7 @@ from whisperq.hashing import bytes_sha256
 from whisperq.models.sites import absolute, model_sites, watch
 from whisperq.options import Context, PlotAttentionConfig
 from whisperq.report.attention import AttentionPicture, Axis, plot_grid, plot_head
-from whisperq.runtime.opening import Opened, open_model, with_hypotheses
+from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
 
 ARRAYS = "attention.npz"
 
@@ -84,7 +84,7 @@ def utterance_reference(utterance: Utterance) -> dict[str, str]:
     return {"path": utterance.origin, "sha256": bytes_sha256(content + part.encode())}
 
 
-def block_name(layer: str, opened: Opened) -> str:
+def block_name(layer: str, opened: OpenedModel) -> str:
     """`dec.-1` -> `dec.1`; raises UsageError for what is no attention block."""
     sites = model_sites(opened.model)
     block = absolute(layer, sites)
@@ -94,7 +94,7 @@ def block_name(layer: str, opened: Opened) -> str:
     return block
 
 
-def choose_heads(head: str, block: str, opened: Opened) -> list[int]:
+def choose_heads(head: str, block: str, opened: OpenedModel) -> list[int]:
     config = opened.model.config
     count = config.encoder_attention_heads if block.startswith("enc") else config.decoder_attention_heads
     if head == "all":
@@ -104,7 +104,7 @@ def choose_heads(head: str, block: str, opened: Opened) -> list[int]:
     return [int(head)]
 
 
-def look(opened: Opened, block: str, utterance: Utterance) -> AttentionPicture:
+def look(opened: OpenedModel, block: str, utterance: Utterance) -> AttentionPicture:
     """Everything that the pictures of one block show."""
     batch = opened.loader.labelled([utterance])
     queries, keys = axes(block, opened, batch)
@@ -112,7 +112,7 @@ def look(opened: Opened, block: str, utterance: Utterance) -> AttentionPicture:
 
 
 @torch.inference_mode()
-def observe(opened: Opened, block: str, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+def observe(opened: OpenedModel, block: str, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (heads, queries, keys) and values (heads, keys, d_head); watching forces the explicit path."""
     seen: dict[str, torch.Tensor] = {}
 
@@ -127,7 +127,7 @@ def observe(opened: Opened, block: str, batch: Batch) -> tuple[np.ndarray, np.nd
     return seen["probs"].numpy(), values.numpy()
 
 
-def axes(block: str, opened: Opened, batch: Batch) -> tuple[Axis, Axis]:
+def axes(block: str, opened: OpenedModel, batch: Batch) -> tuple[Axis, Axis]:
     """Queries' and keys' axes: decoded tokens for the decoder's side, seconds for the encoder's."""
     extractor = opened.processor.feature_extractor
     frame = 2 * extractor.hop_length / extractor.sampling_rate  # the second convolution halves the frames

@@ -1,0 +1,114 @@
+"""results.json as Markdown: a round's figure is the median of its passes; tables show the rounds' median and range."""
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from contenders import CONTENDERS
+
+FLOAT32 = "transformers-float32"
+SUBJECTS = ("int8", "onnx", "openvino")
+BASELINES = (FLOAT32, "transformers-bf16", "ctranslate2", "nncf")
+# Metric -> title, unit, how many of it are a second, digits.
+METRICS = {
+    "encode": ("encoder", "ms", 1e3, 1),
+    "token": ("decoder step", "ms", 1e3, 2),
+    "total": ("end to end", "s", 1.0, 2),
+}
+
+Rounds = list[dict[str, Any]]  # one entry of results.json for each round of one contender
+
+
+def render(results: dict[str, Any]) -> str:
+    parts = ["# INT8 benchmark", _machine(results)]
+    for size, content in results["sizes"].items():
+        measured = {name: c for name, c in content["contenders"].items() if c["rounds"]}
+        for batch in results["passes"]:
+            parts += [f"## {size}, batch {batch}", times(measured, batch, results["tokens"])]
+            if ratios := speed_ratios(measured, batch):
+                parts += ["Times faster (median of the rounds' ratios, and their range):", ratios]
+        parts += [f"## {size}, memory, disk and loading", resources(measured), _other_work(measured)]
+    for title in ("left_out", "failed"):
+        if entries := results[title]:
+            lines = [f"- {name}: {why}" for name, why in entries.items()]
+            parts.append("\n".join([f"{title.replace('_', ' ').capitalize()}:", "", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _machine(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    flags = " ".join(name for name, present in machine["flags"].items() if present)
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return (
+        f"{machine['cpu']} ({flags}), {results['threads']} threads of {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {results['date']}; {packages}. "
+        f"30 s of audio, random weights; {results['rounds']} rounds, in each every contender in turn in a new process. "
+        "Median, and in brackets the range of the rounds."
+    )
+
+
+def _other_work(measured: dict[str, Any]) -> str:
+    cores = [r["busy_cores_of_others"] for contender in measured.values() for r in contender["rounds"]]
+    return f"Cores that other processes kept busy meanwhile: {spread(cores, 2)}." if cores else ""
+
+
+def times(measured: dict[str, Any], batch: str, tokens: int) -> str:
+    header = ["", *(f"{title}, {unit}" for title, unit, _, _ in METRICS.values())]
+    header[-1] += f" ({tokens} tokens)"
+    rows = []
+    for name, contender in measured.items():
+        cells = [
+            spread([scale * v for v in per_round(contender["rounds"], metric, batch)], digits)
+            for metric, (_, _, scale, digits) in METRICS.items()
+        ]
+        rows.append([CONTENDERS[name].title, *cells])
+    return table(header, rows)
+
+
+def per_round(rounds: Rounds, metric: str, batch: str) -> list[float]:
+    """Seconds: one figure for each round."""
+    return [median(p[metric] for p in r["passes"][batch]) for r in rounds]
+
+
+def speed_ratios(measured: dict[str, Any], batch: str) -> str:
+    """How many times less time each of ours took than each baseline, round by round; "" where there are no pairs."""
+    baselines = [name for name in BASELINES if name in measured]
+    rows = []
+    for name in (n for n in SUBJECTS if n in measured):
+        for metric, (title, _, _, _) in METRICS.items():
+            ours = per_round(measured[name]["rounds"], metric, batch)
+            cells = [spread(divide(per_round(measured[b]["rounds"], metric, batch), ours), 2) for b in baselines]
+            rows.append([f"{name}, {title}", *cells])
+    return table(["", *(f"than {CONTENDERS[b].title}" for b in baselines)], rows) if rows and baselines else ""
+
+
+def divide(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """Round by round, as far as both went."""
+    return [a / b for a, b in zip(above, below, strict=False)]
+
+
+def resources(measured: dict[str, Any]) -> str:
+    rows = []
+    for name, contender in measured.items():
+        rounds = contender["rounds"]
+        peaks, loads = ([r[key] for r in rounds] for key in ("peak_bytes", "load_s"))
+        disk, peak = contender["disk_bytes"], median(peaks)
+        row = [f"{disk / 1e6:.1f}", f"{peak / 1e6:.1f}", spread(loads, 2)]
+        if base := measured.get(FLOAT32):
+            base_peak = median(r["peak_bytes"] for r in base["rounds"])
+            row += [f"{disk / base['disk_bytes']:.3f}", f"{peak / base_peak:.3f}"]
+        rows.append([CONTENDERS[name].title, *row])
+    header = ["", "disk MB", "peak memory MB", "load s"]
+    if FLOAT32 in measured:
+        header += ["disk, of float32", "memory, of float32"]
+    return table(header, rows)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    low, high = min(values), max(values)
+    return f"{median(values):.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,171 @@
+"""The compiled kernels against PyTorch's operators, and the products against sums of integers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from whisperq.quant.grid import range_qparams
+from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm, TorchKernels
+from whisperq.runtime.native.build import NoKernels, library
+from whisperq.runtime.native.kernels import NativeKernels
+from whisperq.runtime.products import IntegerWeight, MatmulProduct, OneDnnProduct
+
+PORTABLE = ("-mno-amx-tile", "-mno-amx-bf16")  # what a CPU without matrix tiles compiles
+GRIDS = {
+    "asymmetric": (-1.0, 3.0, 8), "symmetric": (-2.0, 2.0, 8), "six bits": (-1.0, 3.0, 6), "positive": (0.0, 2.5, 8),
+    "all zero": (0.0, 0.0, 8), "narrow": (-0.01, 0.02, 8),
+}  # fmt: skip
+
+
+def native(*flags: str) -> NativeKernels:
+    try:
+        return NativeKernels(library(flags))
+    except NoKernels as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(params=[(), PORTABLE], ids=["this CPU", "without matrix tiles"])
+def kernels(request) -> NativeKernels:
+    return native(*request.param)
+
+
+def grid(name: str) -> Grid:
+    low, high, bits = GRIDS[name]
+    return Grid(range_qparams(low, high, bits))
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 33), (70, 128)])
+def test_quantizing_gives_the_grids_own_codes(kernels, name, shape):
+    x = random(*shape) * 3
+    assert torch.equal(kernels.quantize(x, grid(name)), TorchKernels().quantize(x, grid(name)))
+
+
+def test_ties_and_extremes_are_rounded_as_the_grid_rounds_them(kernels):
+    g = Grid(range_qparams(-128.0, 127.0, 8))  # scale 1, zero_point 128
+    x = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 1e30, -1e30, 126.5, -128.5])
+    assert kernels.quantize(x, g).tolist() == [128, 130, 130, 128, 126, 255, 0, 254, 0]
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_layer_norm(kernels, rows):
+    norm, x = Norm(random(48, seed=1), random(48, seed=2)), random(rows, 48) * 5 + 2
+    expected = F.layer_norm(x, (48,), norm.weight, norm.bias, 1e-5)
+    torch.testing.assert_close(kernels.layer_norm(x, norm, None), expected, atol=2e-5, rtol=1e-5)
+    codes = kernels.layer_norm(x, norm, grid("asymmetric"))
+    # A sum in another order may move a value across a tie: by one code, hardly ever.
+    difference = (codes.int() - grid("asymmetric").codes(expected).int()).abs()
+    assert codes.dtype == torch.uint8 and difference.max() <= 1 and difference.float().mean() < 0.01
+
+
+def gates(kind: str, rows: int, heads: Heads, dtype: torch.dtype) -> GateLogits | None:
+    width = {"none": 0, "headwise": heads.count, "elementwise": heads.count * heads.dim}[kind]
+    return GateLogits(random(rows, width, seed=5).to(dtype) * 2, 2.0) if width else None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["none", "headwise", "elementwise"])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 16), (2, 50, 2, 16), (1, 77, 3, 24), (3, 300, 2, 64), (1, 33, 1, 7)])
+def test_encoder_attention(kernels, shape, kind, dtype):
+    batch, length, count, dim = shape
+    heads, rows = Heads(count, dim), batch * length
+    qkv = random(rows, 3 * count * dim + 5, seed=3).to(dtype)  # rows wider than what is read
+    gate = gates(kind, rows, heads, dtype)
+    expected = TorchKernels().attention(qkv.float(), batch, heads, gate, None)
+    found = kernels.attention(qkv, batch, heads, gate, None)
+    error = (found - expected).norm() / expected.norm()
+    assert error < (1e-5 if dtype == torch.float32 else 4e-3)  # bf16 keeps eight binary digits
+    codes = kernels.attention(qkv, batch, heads, gate, grid("asymmetric"))
+    assert torch.equal(codes, grid("asymmetric").codes(found))
+
+
+def test_bf16_attention_is_as_near_to_float32_as_pytorchs_own(kernels):
+    heads, qkv = Heads(2, 64), (random(300, 384, seed=4) * 3).to(torch.bfloat16)
+    exact = TorchKernels().attention(qkv.double(), 1, heads, None, None)
+    ours, theirs = (k.attention(qkv, 1, heads, None, None) for k in (kernels, TorchKernels()))
+    assert (ours - exact).norm() < 1.5 * (theirs - exact).norm()
+
+
+@pytest.mark.parametrize("scale", [1e-4, 30.0])
+def test_attention_survives_flat_and_sharp_scores(kernels, scale):
+    heads, qkv = Heads(1, 32), (random(130, 96, seed=6) * scale).to(torch.bfloat16)
+    found = kernels.attention(qkv, 1, heads, None, None)
+    expected = TorchKernels().attention(qkv.float(), 1, heads, None, None)
+    assert torch.isfinite(found).all()
+    assert (found - expected).norm() / expected.norm() < 2e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["none", "headwise", "elementwise"])
+def test_decoding_against_a_cache(kernels, kind, dtype):
+    heads, batch = Heads(3, 16), 2
+    caches = [Cache.empty(batch, heads, 70, torch.empty(0, dtype=dtype)) for _ in range(2)]
+    for step, length in enumerate((4, 1, 60, 1)):
+        new = random(batch * length, 160, seed=step).to(dtype)
+        gate = gates(kind, batch * length, heads, dtype)
+        results = []
+        for k, cache in zip((kernels, TorchKernels()), caches, strict=True):
+            k.append(new[:, 48:96], new[:, 96:144], cache)
+            results.append(k.attend(new[:, :48], cache, length, heads, gate, None))
+        found, expected = results
+        assert (found - expected).norm() / expected.norm() < (1e-5 if dtype == torch.float32 else 1e-2)
+    assert caches[0].past == caches[1].past == 66
+    everything = kernels.attend(new[:, :48], caches[0], 0, heads, None, grid("symmetric"))
+    assert everything.shape == (batch, 48) and everything.dtype == torch.uint8
+
+
+def product_case(rows: int, inputs: int, outputs: int, name: str, extreme: bool = False):
+    g = grid(name)
+    generator = torch.Generator().manual_seed(rows)
+    low, high = (0, g.quant_max + 1)
+    codes = torch.randint(low, high, (rows, inputs), generator=generator, dtype=torch.uint8)
+    weights = torch.randint(-127, 128, (outputs, inputs), generator=generator, dtype=torch.int8)
+    if extreme:
+        codes.fill_(g.quant_max)
+        weights.fill_(127)
+        weights[::2] = -127
+    weight = IntegerWeight(weights, torch.rand(outputs, generator=generator) + 0.1, random(outputs))
+    sums = (codes.double() - g.zero_point) @ weights.double().T  # exact
+    return g, codes, weight, sums
+
+
+@pytest.mark.parametrize("kind", [OneDnnProduct, MatmulProduct])
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize("name", ["asymmetric", "symmetric", "six bits", "all zero"])
+@pytest.mark.parametrize("rows, inputs, outputs", [(1, 32, 48), (5, 7, 3), (17, 1280, 33), (64, 96, 64)])
+def test_integer_products_are_exact(kind, rows, inputs, outputs, name, extreme):
+    g, codes, weight, sums = product_case(rows, inputs, outputs, name, extreme)
+    bare = IntegerWeight(weight.codes, torch.full_like(weight.scale, 1 / g.scale), torch.zeros_like(weight.bias))
+    # With scales that cancel, the float32 result is the integer sum itself, as far as float32 holds it.
+    torch.testing.assert_close(kind(bare, g)(codes).double(), sums, rtol=2e-7, atol=1e-6 * sums.abs().max().item())
+    expected = sums * g.scale * weight.scale.double() + weight.bias
+    torch.testing.assert_close(kind(weight, g)(codes).double(), expected, rtol=1e-5, atol=1e-4)
+    residual = random(rows, outputs, seed=9)
+    added = kind(weight, g).add(codes, residual.clone())
+    torch.testing.assert_close(added.double(), expected + residual, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [OneDnnProduct, MatmulProduct])
+@pytest.mark.parametrize("bits", [8, 5])
+def test_gelu_and_requantization_are_fused(kind, bits):
+    g, codes, weight, sums = product_case(9, 64, 40, "asymmetric")
+    weight = IntegerWeight(weight.codes, weight.scale * 1e-3, weight.bias)
+    exact = F.gelu(sums * g.scale * weight.scale.double() + weight.bias)
+    torch.testing.assert_close(kind(weight, g).gelu(codes, None).double(), exact, rtol=1e-5, atol=1e-5)
+    out = Grid(range_qparams(-0.2, float(exact.max()) / 2, bits))  # saturates
+    found, expected = kind(weight, g).gelu(codes, out), out.codes(exact.float())
+    difference = (found.int() - expected.int()).abs()
+    assert found.dtype == torch.uint8 and int(found.max()) == out.quant_max
+    assert difference.max() <= 1 and difference.float().mean() < 0.01  # one code where a value lies on a tie
+
+
+def test_packed_weights_serve_any_number_of_rows():
+    g, codes, weight, sums = product_case(64, 96, 64, "asymmetric")
+    product = OneDnnProduct(weight, g)
+    whole = product(codes)
+    for rows in (1, 3, 50):
+        torch.testing.assert_close(product(codes[:rows].contiguous()), whole[:rows], rtol=1e-6, atol=1e-3)

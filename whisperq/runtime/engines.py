@@ -1,0 +1,175 @@
+"""ONNX Runtime and OpenVINO behind one face: load a graph, run it, and tell what became of its products."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from whisperq.errors import InputError
+
+# Operators of an optimised ONNX Runtime graph that multiply matrices: of integers, and of floats.
+INTEGER_OPERATORS = (
+    "MatMulIntegerToFloat", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm",
+    "QLinearConv", "ConvInteger", "QAttention",
+)  # fmt: skip
+FLOAT_OPERATORS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv", "Attention", "MultiHeadAttention")
+# The same of OpenVINO, where the executed precision tells them apart; attention is one Subgraph.
+PRODUCT_LAYERS = ("FullyConnected", "MatMul", "Convolution", "Subgraph", "ScaledDotProductAttention")
+
+
+@dataclass(frozen=True)
+class Executed:
+    """One product as the engine runs it: names of the graph's values that it computes, and its operator."""
+
+    values: tuple[str, ...]
+    operator: str
+    integer: bool
+
+
+class Network(Protocol):
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Every output by name; values are the engine's own."""
+
+
+class Engine(Protocol):
+    """Loads graphs from files. Every method raises InputError for a file that the engine refuses."""
+
+    name: str
+
+    def load(self, path: Path) -> Network: ...
+
+    def value(self, array: np.ndarray) -> Any:
+        """An array as the engine's own value."""
+
+    def array(self, value: Any) -> np.ndarray: ...
+
+    def executed(self, path: Path) -> Iterator[Executed]:
+        """All products of the graph as it is executed."""
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU, in float32 where it does not multiply integers."""
+
+    name = "onnx"
+
+    def __init__(self) -> None:
+        import onnxruntime
+
+        self.library = onnxruntime
+
+    def load(self, path: Path) -> "OnnxRuntimeNetwork":
+        return OnnxRuntimeNetwork(self._session(path, self._options()))
+
+    def value(self, array: np.ndarray) -> Any:
+        return self.library.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+    def array(self, value: Any) -> np.ndarray:
+        return value.numpy()
+
+    def executed(self, path: Path) -> Iterator[Executed]:
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            options = self._options()
+            options.optimized_model_filepath = str(optimised)
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+            self._session(path, options)
+            graph = onnx.load(optimised, load_external_data=False).graph
+        for node in graph.node:
+            if node.op_type in INTEGER_OPERATORS + FLOAT_OPERATORS:
+                yield Executed((node.name, *node.output), node.op_type, node.op_type in INTEGER_OPERATORS)
+
+    def _options(self) -> Any:
+        options = self.library.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that wait in a loop slow down whatever else computes here, our own feature extraction included.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors; it warns of its own fallbacks
+        if not torch.cpu._is_vnni_supported():  # products of u8 and s8 saturate at 16 bits there; of u8 and u8 not
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        return options
+
+    def _session(self, path: Path, options: Any) -> Any:
+        try:
+            return self.library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # a dozen kinds without a common parent
+            raise InputError(f"ONNX Runtime cannot read {path}: {_one_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeNetwork:
+    session: Any
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run_with_ort_values(names, dict(inputs)), strict=True))
+
+
+class OpenVino:
+    """OpenVINO on the CPU; what is float in the graph, attention above all, is computed in `attention_dtype`.
+
+    auto is the engine's choice: bfloat16 where the processor multiplies it. Inputs and outputs stay float32.
+    """
+
+    name = "openvino"
+
+    def __init__(self, attention_dtype: str = "auto") -> None:
+        import openvino
+
+        self.library, self.core = openvino, openvino.Core()
+        self.settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+        if attention_dtype != "auto":
+            self.settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[attention_dtype]
+        self._compiled: dict[Path, Any] = {}
+
+    def load(self, path: Path) -> "OpenVinoNetwork":
+        return OpenVinoNetwork(self.library, self._model(path).create_infer_request())
+
+    def value(self, array: np.ndarray) -> Any:
+        return self.library.Tensor(np.ascontiguousarray(array))
+
+    def array(self, value: Any) -> np.ndarray:
+        return value.data
+
+    def executed(self, path: Path) -> Iterator[Executed]:
+        for node in self._model(path).get_runtime_model().get_ordered_ops():
+            entry = {key: node.rt_info[key].astype(str) for key in ("layerType", "runtimePrecision")}
+            if entry["layerType"] in PRODUCT_LAYERS:
+                values = tuple(node.rt_info["originalLayersNames"].astype(str).split(","))
+                yield Executed(values, entry["layerType"], entry["runtimePrecision"] in ("i8", "u8"))
+
+    def _model(self, path: Path) -> Any:
+        if path not in self._compiled:
+            try:
+                self._compiled[path] = self.core.compile_model(self.core.read_model(path), "CPU", self.settings)
+            except RuntimeError as error:
+                raise InputError(f"OpenVINO cannot read {path}: {_one_line(error)}") from error
+        return self._compiled[path]
+
+
+@dataclass(frozen=True)
+class OpenVinoNetwork:
+    library: Any
+    request: Any
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        for name, value in inputs.items():
+            self.request.set_tensor(name, value)
+        self.request.infer()
+        outputs = {output.get_any_name(): self.request.get_tensor(output) for output in self.request.model_outputs}
+        return {name: self._kept(tensor) for name, tensor in outputs.items()}
+
+    def _kept(self, tensor: Any) -> Any:
+        """A copy: the request writes its next outputs into the same memory."""
+        copy = self.library.Tensor(tensor.element_type, tensor.shape)
+        tensor.copy_to(copy)
+        return copy
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,125 @@
+"""An exported Whisper, run by ONNX Runtime or by OpenVINO."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whisperq import artifact
+from whisperq.errors import InputError, UsageError
+from whisperq.models.gated_whisper import GatedWhisperConfig
+from whisperq.runtime.engines import Engine, Network, OnnxRuntime, OpenVino
+from whisperq.runtime.interface import Products
+
+ENCODER, DECODER, WITH_PAST = GRAPHS = ("encoder_model", "decoder_model", "decoder_with_past_model")
+FOLDER = "onnx"
+LAYOUT = {"logits": "proj_out"}  # the one product that is an output itself
+OWN_NAME = re.compile(r"/(\d+|bias)$")  # a product's value is called by its address; a second one is numbered
+LIBRARIES = {"onnx": ("onnxruntime", "onnx"), "openvino": ("openvino",)}
+TITLES = {"onnx": "ONNX", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+def require(library: str, extra: str, what: str) -> None:
+    """Raises UsageError where an optional library is not installed."""
+    if find_spec(library) is None:
+        raise UsageError(f'{what} needs {TITLES[library]}: pip install "whisperq[{extra}]"')
+
+
+def open_graphs(folder: Path, name: str, config: GatedWhisperConfig, attention_dtype: str = "auto") -> "GraphRuntime":
+    """The exported model in `folder`, run by `name`, onnx or openvino. Raises InputError and UsageError."""
+    paths = {graph: folder / FOLDER / f"{graph}.onnx" for graph in GRAPHS}
+    for path in paths.values():
+        if not path.is_file():
+            raise InputError(f"{folder} is no exported model: it lacks {path.relative_to(folder)}")
+    for library in LIBRARIES[name]:
+        require(library, name, f"--runtime {name}")
+    if name == "onnx" and attention_dtype == "bfloat16":
+        raise UsageError("--runtime onnx computes attention in float32; leave --attention-dtype at auto")
+    engine: Engine = OnnxRuntime() if name == "onnx" else OpenVino(attention_dtype)
+    return GraphRuntime(engine, paths, (config.num_mel_bins, 2 * config.max_source_positions))
+
+
+@dataclass
+class DecoderState:
+    """What a step hands to the next, as the engine's own values."""
+
+    encoded: Any  # (batch, frames, d_model)
+    past: dict[str, Any] = field(default_factory=dict)  # past_key_values.<i>.{decoder,encoder}.{key,value}
+
+
+@dataclass
+class GraphRuntime:
+    """Encoder, decoder of the prompt, and decoder with a past; each is loaded when it is first needed.
+
+    The two decoders are separate to both engines, so that their weights are in memory twice.
+    """
+
+    engine: Engine
+    paths: Mapping[str, Path]
+    window: tuple[int, int]  # mel bins and frames, which are fixed in the encoder's graph
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    @cached_property
+    def encoder(self) -> Network:
+        return self.engine.load(self.paths[ENCODER])
+
+    @cached_property
+    def decoder(self) -> Network:
+        return self.engine.load(self.paths[DECODER])
+
+    @cached_property
+    def decoder_with_past(self) -> Network:
+        return self.engine.load(self.paths[WITH_PAST])
+
+    def encode(self, features: Tensor) -> DecoderState:
+        """features (batch, mel bins, frames). Raises InputError for features of another model."""
+        if tuple(features.shape[1:]) != self.window:
+            raise InputError(f"the exported encoder takes features {self.window}, not {tuple(features.shape[1:])}")
+        inputs = {"input_features": self.engine.value(features.to(torch.float32).numpy())}
+        return DecoderState(self.encoder.run(inputs)["last_hidden_state"])
+
+    def decode_step(self, tokens: Tensor, state: DecoderState) -> Tensor:
+        """tokens (batch, new tokens) -> logits (batch, vocabulary), float32, after the last."""
+        inputs = {"input_ids": self.engine.value(tokens.to(torch.int64).numpy())}
+        if state.past:
+            outputs = self.decoder_with_past.run(inputs | state.past)
+        else:
+            outputs = self.decoder.run(inputs | {"encoder_hidden_states": state.encoded})
+        logits = self.engine.array(outputs.pop("logits"))
+        # cross-attention's keys and values come with the first step and stay
+        state.past |= {name.replace("present", "past_key_values"): value for name, value in outputs.items()}
+        return torch.from_numpy(np.array(logits[:, -1], np.float32))
+
+    def products(self) -> Products:
+        """Read from the graphs as the engine executes them.
+
+        Counted are the encoder and the decoder with a past; of the prompt's decoder the keys and values of
+        cross-attention, which are computed nowhere else. A product that the export meant to be integers but
+        that the engine runs in float, or shows nowhere, is float here.
+        """
+        exported = artifact.load(self.paths[ENCODER].parents[1], "onnx", verify=False).results
+        why = dict.fromkeys(exported["integer_products"], "") | exported["float_products"]
+        found: dict[str, list] = {}
+        for graph, path in self.paths.items():
+            for product in self.engine.executed(path):
+                for address in {LAYOUT.get(v) or OWN_NAME.sub("", v) for v in product.values} & why.keys():
+                    if graph != DECODER or address.endswith((".cross.k_proj", ".cross.v_proj")):
+                        found.setdefault(address, []).append(product)
+        integer = tuple(a for a in why if not why[a] and a in found and all(p.integer for p in found[a]))
+        floating = {
+            a: reason
+            or (f"run in float as {found[a][0].operator}" if a in found else "not found in the executed graph")
+            for a, reason in why.items()
+            if a not in integer
+        }
+        return Products(integer, floating)

@@ -1,0 +1,168 @@
+"""A quantized model's layers read from disk, ready for integer execution.
+
+Layers that take in the same tensor become one product, their outputs side by side: q, k, v and a gate of the whole
+width share one quantized input and one pass over it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from whisperq.runtime.interface import Products
+from whisperq.runtime.kernels import GateLogits, Grid, Heads, Norm
+from whisperq.runtime.products import (
+    FloatProduct,
+    IntegerWeight,
+    MixedProducts,
+    Product,
+    integer_product,
+)
+from whisperq.runtime.stored import Stored
+
+FUSED_GATES = ("headwise", "elementwise")
+
+
+@dataclass
+class Layers:
+    """Reads layers by address and module, and notes which of them run in integers."""
+
+    stored: Stored
+    device: str
+    integer: list[str] = field(default_factory=list)
+    floating: dict[str, str] = field(default_factory=dict)
+
+    def products(self) -> Products:
+        return Products(tuple(self.integer), dict(self.floating))
+
+    def grid(self, site: str) -> Grid | None:
+        qparams = self.stored.activations.get(site)
+        return None if qparams is None else Grid(qparams)
+
+    def tensor(self, name: str) -> Tensor:
+        # A copy: the file's pages are given back when the folder is closed.
+        return torch.from_numpy(self.stored.float(name)).clone().to(self.device)
+
+    def norm(self, module: str) -> Norm:
+        return Norm(self.tensor(f"{module}.weight"), self.tensor(f"{module}.bias"))
+
+    def product(self, site: str, layers: Sequence[tuple[str, str]]) -> Product:
+        """One product of all layers (address, module) that take in the tensor at `site`."""
+        grid = self.grid(site)
+        codes = [self.integer_weight(module) for _, module in layers]
+        for (address, _), weight in zip(layers, codes, strict=True):
+            self._note(address, grid, weight)
+        if grid is not None and all(codes):
+            joined = (torch.cat([getattr(c, name) for c in codes]) for name in ("codes", "scale", "bias"))
+            return integer_product(IntegerWeight(*joined), grid, self.device, align=len(layers) > 1)
+        if grid is None or not any(codes):
+            weights, biases = zip(*(self.float_weight(module) for _, module in layers), strict=True)
+            return FloatProduct(torch.cat(weights), torch.cat(biases), grid)
+        parts = [
+            FloatProduct(*self.float_weight(module)) if weight is None else integer_product(weight, grid, self.device)
+            for (_, module), weight in zip(layers, codes, strict=True)
+        ]
+        return MixedProducts(grid, parts)
+
+    def _note(self, address: str, grid: Grid | None, weight: IntegerWeight | None) -> None:
+        if grid is not None and weight is not None:
+            self.integer.append(address)
+        else:
+            sides = {"input": grid, "weight": weight}
+            self.floating[address] = f"float {' and '.join(s for s, side in sides.items() if side is None)}"
+
+    def integer_weight(self, module: str) -> IntegerWeight | None:
+        """Codes (N, K) and scales; a convolution's, (N, C, width), as the product over its unfolded input."""
+        stored = self.stored.codes(f"{module}.weight")
+        if stored is None:
+            return None
+        codes = _unfolded(torch.from_numpy(stored.codes))
+        scale = torch.from_numpy(stored.scale).flatten().expand(len(codes)).clone()
+        return IntegerWeight(codes, scale, self._bias(module, len(codes)))
+
+    def float_weight(self, module: str) -> tuple[Tensor, Tensor]:
+        """Weight (N, K) and bias (N), float32, dequantized where stored as codes."""
+        weight = _unfolded(self.values(f"{module}.weight"))
+        return weight, self._bias(module, len(weight))
+
+    def values(self, name: str) -> Tensor:
+        """A weight in float32, whichever way it is stored."""
+        stored = self.stored.codes(name)
+        if stored is None:
+            return self.tensor(name)
+        return (torch.from_numpy(stored.codes).float() * torch.from_numpy(stored.scale)).to(self.device)
+
+    def _bias(self, module: str, outputs: int) -> Tensor:
+        name = f"{module}.bias"
+        return self.tensor(name) if name in self.stored else torch.zeros(outputs, device=self.device)
+
+    def attention(self, module: str, norm: str, address: str, heads: Heads, gated: bool, cross: bool) -> "Attention":
+        """One attention block; in cross-attention its keys and values are read apart."""
+        config, site = self.stored.config, f"{address}.attn_norm"
+        kind = config.gate if gated else "none"
+        names = ["q_proj"] if cross else ["q_proj", "k_proj", "v_proj"]
+        layers = [(f"{address}.{name}", f"{module}.{name}") for name in names]
+        width = heads.count * heads.dim * len(names)
+        if kind in FUSED_GATES:
+            layers.append((f"{address}.gate", f"{module}.gate.linear"))
+        by_head = None if kind in (*FUSED_GATES, "none") else self._gate_by_head(kind, address, module, heads)
+        for name in ("scores", "context"):
+            self.floating[f"{address}.{name}"] = "attention products stay float"
+        return Attention(
+            self.norm(norm), self.product(site, layers), self.product(f"{address}.context", [
+                (f"{address}.out_proj", f"{module}.out_proj")]), heads, width, by_head,
+            None if kind == "none" else 1 / config.gate_init,
+        )  # fmt: skip
+
+    def _gate_by_head(self, kind: str, address: str, module: str, heads: Heads) -> Callable[[Tensor], Tensor]:
+        """A gate that looks at each head's part of the input: (rows, d_model) -> logits."""
+        site = f"{address}.attn_norm"
+        grid = self.grid(site)
+        if kind == "shared":
+            product = self.product(site, [(f"{address}.gate", f"{module}.gate.linear")])
+            return lambda x: product(x.reshape(-1, heads.dim)).reshape(len(x), -1)
+        self.floating[f"{address}.gate"] = "a small product for each head"
+        networks = [
+            (self.values(f"{module}.gate.{name}.weight"), self.tensor(f"{module}.gate.{name}.bias"))
+            for name in (("hidden", "linear") if kind == "mlp" else ("linear",))
+        ]
+
+        def logits(x: Tensor) -> Tensor:
+            x = (x if grid is None else grid.values(x)).unflatten(1, (heads.count, heads.dim))
+            for i, (weight, bias) in enumerate(networks):
+                x = torch.einsum("rhd,hod->rho", torch.relu(x) if i else x, weight) + bias
+            return x.flatten(1).contiguous()
+
+        return logits
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Norm, query (key, value) and gate in one product, output projection."""
+
+    norm: Norm
+    inputs: Product
+    out: Product
+    heads: Heads
+    width: int  # columns of `inputs` before the gate's
+    by_head: Callable[[Tensor], Tensor] | None
+    gate_factor: float | None  # 1 / pi_init
+
+    def gate(self, normed: Tensor, projected: Tensor) -> GateLogits | None:
+        if self.gate_factor is None:
+            return None
+        logits = projected[:, self.width :] if self.by_head is None else self.by_head(normed)
+        return GateLogits(logits, self.gate_factor)
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    norm: Norm
+    fc1: Product
+    fc2: Product
+
+
+def _unfolded(weight: Tensor) -> Tensor:
+    """(N, C, width) -> (N, width * C), as `unfold` lays out the input; (N, K) as it is."""
+    return weight.transpose(1, 2).flatten(1) if weight.dim() == 3 else weight

@@ -1,0 +1,170 @@
+"""What an integer layer computes between its products, in PyTorch: norms, quantization, gated attention.
+
+`TorchKernels` runs anywhere and says what each kernel means; `runtime.native.kernels` computes the same in one pass
+over each tensor. Rows are (batch * length); a context is (rows, heads * head_dim).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whisperq.quant.grid import QParams, dequantize, quantize
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of one activation."""
+
+    qparams: QParams
+
+    @cached_property
+    def scale(self) -> float:
+        return float(self.qparams.scale)
+
+    @cached_property
+    def zero_point(self) -> int:
+        return int(self.qparams.zero_point)
+
+    @property
+    def quant_max(self) -> int:
+        return self.qparams.quant_max
+
+    def codes(self, x: Tensor) -> Tensor:
+        return quantize(x, self.qparams).to(torch.uint8)
+
+    def values(self, codes: Tensor) -> Tensor:
+        return dequantize(codes, self.qparams)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm: weight, bias (width), float32."""
+
+    weight: Tensor
+    bias: Tensor
+    epsilon: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How an attention block divides its width."""
+
+    count: int
+    dim: int
+
+    @property
+    def scaling(self) -> float:
+        return self.dim**-0.5
+
+
+@dataclass(frozen=True)
+class GateLogits:
+    """G(x): (rows, heads) or (rows, heads * head_dim), before the sigmoid; factor is 1 / pi_init."""
+
+    logits: Tensor
+    factor: float
+
+
+@dataclass
+class Cache:
+    """Keys (batch, heads, head_dim, capacity) and values (batch, heads, capacity, head_dim); `past` are filled."""
+
+    keys: Tensor
+    values: Tensor
+    past: int = 0
+
+    @classmethod
+    def empty(cls, batch: int, heads: Heads, capacity: int, like: Tensor) -> "Cache":
+        keys = like.new_empty(batch, heads.count, heads.dim, capacity)
+        return cls(keys, like.new_empty(batch, heads.count, capacity, heads.dim))
+
+
+class Kernels(Protocol):
+    """Where a grid is given, the result is its codes, uint8; else float32."""
+
+    def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None) -> Tensor:
+        """x (rows, width), float32."""
+
+    def quantize(self, x: Tensor, grid: Grid | None) -> Tensor:
+        """x float32; without a grid, x itself."""
+
+    def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
+        """Self-attention over whole utterances; qkv (rows, at least 3 * heads * head_dim). -> a context."""
+
+    def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
+        """keys, values (rows, heads * head_dim) into the cache."""
+
+    def attend(
+        self, query: Tensor, cache: Cache, causal: int, heads: Heads, gate: GateLogits | None, grid: Grid | None
+    ) -> Tensor:
+        """query (rows, heads * head_dim) against the cache; `causal`: its last entries are the queries' own.
+
+        -> a context.
+        """
+
+
+class TorchKernels:
+    """The kernels as PyTorch operators."""
+
+    def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None) -> Tensor:
+        return self.quantize(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon), grid)
+
+    def quantize(self, x: Tensor, grid: Grid | None) -> Tensor:
+        return x if grid is None else grid.codes(x)
+
+    def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
+        width = heads.count * heads.dim
+        query, key, value = (split_heads(qkv[:, i * width : (i + 1) * width], batch, heads) for i in range(3))
+        return self._finish(scaled_attention(query, key, value, None), heads, gate, grid)
+
+    def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
+        batch, heads, dim, _ = cache.keys.shape
+        end = cache.past + keys.shape[0] // batch
+        cache.keys[..., cache.past : end] = split_heads(keys, batch, Heads(heads, dim)).transpose(2, 3)
+        cache.values[:, :, cache.past : end] = split_heads(values, batch, Heads(heads, dim))
+        cache.past = end
+
+    def attend(
+        self, query: Tensor, cache: Cache, causal: int, heads: Heads, gate: GateLogits | None, grid: Grid | None
+    ) -> Tensor:
+        keys, values = cache.keys[..., : cache.past].transpose(2, 3), cache.values[:, :, : cache.past]
+        mask = None
+        if causal > 1:
+            mask = torch.ones(causal, cache.past, dtype=torch.bool, device=query.device).tril(cache.past - causal)
+        context = scaled_attention(split_heads(query, len(cache.keys), heads), keys, values, mask)
+        return self._finish(context, heads, gate, grid)
+
+    def _finish(self, context: Tensor, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
+        """(batch, heads, length, head_dim) -> a gated context."""
+        context = context.transpose(1, 2).flatten(0, 1).float()
+        if gate is not None:
+            context = context * gate_values(gate, heads)
+        return self.quantize(context.flatten(1).contiguous(), grid)
+
+
+def split_heads(x: Tensor, batch: int, heads: Heads) -> Tensor:
+    """(rows, heads * head_dim) -> (batch, heads, length, head_dim)."""
+    return x.unflatten(0, (batch, -1)).unflatten(2, (heads.count, heads.dim)).transpose(1, 2)
+
+
+def gate_values(gate: GateLogits, heads: Heads) -> Tensor:
+    """(rows, heads, 1 or head_dim), float32."""
+    return (torch.sigmoid(gate.logits.float()) * gate.factor).unflatten(1, (heads.count, -1))
+
+
+def scaled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V, (batch, heads, length, head_dim)."""
+    slow = query.dtype == torch.bfloat16 and query.device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
+    if not slow or mask is not None or query.shape[2] == 1:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    # Without matrix tiles the fused kernel gains nothing from bf16; plain products of one head at a time do.
+    context = torch.empty_like(query)
+    for b in range(query.shape[0]):
+        for h in range(query.shape[1]):
+            scores = torch.mm(query[b, h], key[b, h].T) * query.shape[3] ** -0.5
+            torch.mm(torch.softmax(scores, dim=-1), value[b, h], out=context[b, h])
+    return context

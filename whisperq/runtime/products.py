@@ -1,0 +1,150 @@
+"""Matrix products of linear layers: in integers where weight and input are quantized, else in float.
+
+    y = s_x s_w (q_x - z_x) q_w^T + b          accumulated in int32
+
+q_x: codes (rows, K), uint8; q_w: codes (N, K), int8; s_w: a scale for each of the N outputs; b: bias, float32.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from whisperq.runtime.kernels import Grid
+
+
+@dataclass(frozen=True)
+class IntegerWeight:
+    """Weight codes (N, K), int8; scale (N), float32; bias (N), float32, zeros where the layer has none."""
+
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor
+
+
+class Product(Protocol):
+    """One matrix product. Its input is codes of `grid`, or float32 where that is None."""
+
+    grid: Grid | None
+
+    def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """x (rows, K) -> (rows, N)."""
+
+    def add(self, x: Tensor, sum: Tensor) -> Tensor:
+        """The product added to `sum` (rows, N), float32, whose memory may be reused."""
+
+    def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
+        """gelu of the product: codes of `grid`, or float32."""
+
+
+class OneDnnProduct:
+    """On x86: oneDNN's quantized linear layer. The weight is prepacked here and only here, never saved.
+
+    align: N is padded to a multiple of 32, and the result is a view without the padding: rows that share no cache
+    line are written faster, 3,860 columns of bfloat16 by a seventh. For plain calls only.
+    """
+
+    def __init__(self, weight: IntegerWeight, grid: Grid, align: bool = False) -> None:
+        self.grid, self._outputs = grid, len(weight.scale)
+        if align:
+            missing = -self._outputs % 32
+            codes = F.pad(weight.codes, (0, 0, 0, missing))
+            weight = IntegerWeight(codes, F.pad(weight.scale, (0, missing)), F.pad(weight.bias, (0, missing)))
+        packed = torch.ops.onednn.qlinear_prepack(weight.codes, None)
+        zero_points = torch.zeros(len(weight.scale), dtype=torch.int64)
+        self._arguments = (grid.scale, grid.zero_point, packed, weight.scale.contiguous(), zero_points)
+        self._bias = weight.bias.contiguous()
+
+    def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        result = torch.ops.onednn.qlinear_pointwise.default(
+            x, *self._arguments, self._bias, 1.0, 0, dtype, "none", [], ""
+        )
+        return result[:, : self._outputs]
+
+    def add(self, x: Tensor, sum: Tensor) -> Tensor:
+        return torch.ops.onednn.qlinear_pointwise.binary(
+            x, *self._arguments, sum, self._bias, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, "none", [], ""
+        )
+
+    def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
+        scale, zero_point, dtype = (
+            (1.0, 0, torch.float32) if grid is None else (grid.scale, grid.zero_point, torch.uint8)
+        )
+        result = torch.ops.onednn.qlinear_pointwise.default(
+            x, *self._arguments, self._bias, scale, zero_point, dtype, "gelu", [], "none"
+        )
+        if grid is not None and grid.quant_max < 255:  # the kernel saturates at eight bits
+            result.clamp_(max=grid.quant_max)
+        return result
+
+
+class MatmulProduct:
+    """Elsewhere: PyTorch's INT8 matrix product, s8 times s8 (on CUDA cublasLt's).
+
+    It wants more than 16 rows, and K and N in multiples of 8: both are padded with zeros.
+    """
+
+    def __init__(self, weight: IntegerWeight, grid: Grid, device: str = "cpu") -> None:
+        self.grid = grid
+        outputs, inputs = weight.codes.shape
+        self._outputs, self._padding = outputs, -inputs % 8
+        codes = F.pad(weight.codes, (0, self._padding, 0, -outputs % 8)).to(device)
+        self._transposed = codes.T  # a view with columns contiguous, as the kernel is quickest with
+        # uint8 codes are taken in as int8 of 128 less.
+        self._correction = codes.sum(dim=1, dtype=torch.int32)[:outputs] * (grid.zero_point - 128)
+        self._scale = (weight.scale * grid.scale).to(device)
+        self._bias = weight.bias.to(device)
+
+    def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        rows = x.shape[0]
+        signed = (x ^ 128).view(torch.int8)
+        signed = F.pad(signed, (0, self._padding, 0, max(0, 17 - rows)))
+        sums = torch._int_mm(signed, self._transposed)[:rows, : self._outputs] - self._correction
+        return torch.addcmul(self._bias, sums.float(), self._scale).to(dtype)
+
+    def add(self, x: Tensor, sum: Tensor) -> Tensor:
+        return sum.add_(self(x))
+
+    def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
+        result = F.gelu(self(x))
+        return result if grid is None else grid.codes(result)
+
+
+class FloatProduct:
+    """A layer of which not both sides are quantized: float32, its input through `rounding` where there is one."""
+
+    grid = None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rounding: Grid | None = None) -> None:
+        self.weight, self.bias, self.rounding = weight, bias, rounding
+
+    def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        if self.rounding is not None:
+            x = self.rounding.values(self.rounding.codes(x))
+        return F.linear(x, self.weight, self.bias).to(dtype)
+
+    add = MatmulProduct.add
+    gelu = MatmulProduct.gelu
+
+
+class MixedProducts:
+    """Several layers of one quantized input, of which some have a float weight: outputs side by side."""
+
+    def __init__(self, grid: Grid, parts: Sequence[Product]) -> None:
+        self.grid, self.parts = grid, parts
+
+    def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        values = self.grid.values(x)
+        return torch.cat([part(values if part.grid is None else x, dtype) for part in self.parts], dim=1)
+
+
+def integer_product(
+    weight: IntegerWeight, grid: Grid, device: str, align: bool = False
+) -> OneDnnProduct | MatmulProduct:
+    """The quickest integer kernel of this machine; `align` as oneDNN's understands it."""
+    if device == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_prepack"):
+        return OneDnnProduct(weight, grid, align)
+    return MatmulProduct(weight, grid, device)

@@ -1,0 +1,108 @@
+"""A model as ONNX graphs in the layout of the Hub: what optimum, transformers.js and the engines themselves load."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig
+
+from whisperq import artifact
+from whisperq.errors import UsageError
+from whisperq.models.loading import load_processor
+from whisperq.options import Context, ExportConfig
+from whisperq.report.progress import track
+from whisperq.runtime.graphs import FOLDER, GRAPHS, require
+from whisperq.runtime.stored import Stored, open_stored
+
+# Entries of config.json that name our network; the graphs carry the gates, so that to a consumer it is a stock Whisper.
+OURS = ("gate", "gate_init", "cross_gate", "auto_map", "custom_pipelines")
+STOCK = {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"]}
+ACTIVATIONS = ("gelu", "relu")
+
+
+def export(model: Path, out: Path, config: ExportConfig, context: Context) -> artifact.Artifact:
+    """Write encoder_model, decoder_model and decoder_with_past_model: integers where the model is quantized.
+
+    Raises UsageError for what graphs of integers cannot express, InputError for a model that cannot be read.
+    """
+    require("onnx", "onnx", "whisperq export")
+    results = quantized_results(model)
+    if results is None and artifact.is_artifact(model) and artifact.load(model, verify=False).kind == "onnx":
+        raise UsageError(f"{model} is exported already; name the model that it was made from")
+    if results and config.float:
+        raise UsageError(f"--float exports a float model, but {model} is quantized; name the one it was made from")
+    settings = {"float": results is None}  # nothing else decides the graphs
+    inputs = {"model": artifact.reference(model)}
+    with artifact.create(out, "onnx", "export", settings, inputs, context.force) as draft:
+        stored = open_stored(model)
+        check_expressible(model, stored, results)
+        describe(model, stored, draft.folder)
+        products = write_graphs(stored, draft.folder / FOLDER)
+        integer = [address for address, floats in products.items() if not floats]
+        draft.results |= {
+            "recipe": results["recipe"] if results else None,
+            "gate": stored.config.gate,
+            "integer_products": integer,
+            "float_products": {a: reason(floats, results) for a, floats in products.items() if floats},
+            "bytes": {p.name: p.stat().st_size for p in sorted((draft.folder / FOLDER).iterdir())},
+        }
+    return artifact.load(out)
+
+
+def quantized_results(model: Path) -> dict[str, Any] | None:
+    """What quantizing wrote of a quantized model; None for a float one."""
+    if not artifact.is_artifact(model):
+        return None
+    sealed = artifact.load(model, verify=False)
+    return sealed.results if sealed.kind == "quantized" else None
+
+
+def check_expressible(model: Path, stored: Stored, results: Mapping[str, Any] | None) -> None:
+    if results and results["recipe"] != "gemm":
+        raise UsageError(
+            f"the recipe {results['recipe']} of {model} has no form in integers; "
+            "export a model of whisperq quantize --recipe gemm, or the float one with --float"
+        )
+    if (function := stored.config.activation_function) not in ACTIVATIONS:
+        raise UsageError(f"{model} uses the activation function {function}; export knows {' and '.join(ACTIVATIONS)}")
+
+
+def write_graphs(stored: Stored, folder: Path) -> dict[str, list[str]]:
+    """The three files; the products of all, with the weights and sites that keep each from integers."""
+    from whisperq.runtime.onnx_whisper import write_graph
+
+    folder.mkdir()
+    products: dict[str, list[str]] = {}
+    for name in track(GRAPHS, len(GRAPHS), "export", "graphs"):
+        graph, found = write_graph(name, stored)
+        graph.save(folder / f"{name}.onnx")
+        products |= found
+    return products
+
+
+def reason(floats: list[str], results: Mapping[str, Any] | None) -> str:
+    """Why a product is float: attention's always are, the others because the model says so of a weight or a site."""
+    if floats == ["attention"]:
+        return "attention's products are float"
+    if results is None:
+        return "the model is float"
+    known = {**results["float_weights"], **results["float_activations"]}
+    return next((known[name] for name in floats if name in known), "a layer of it takes in floats")
+
+
+def describe(model: Path, stored: Stored, folder: Path) -> None:
+    """config.json, generation_config.json, preprocessor_config.json and the tokenizer, at the root."""
+    config = json.loads((model / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in OURS} | STOCK
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    processor = load_processor(model)
+    processor.feature_extractor.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    if (model / "generation_config.json").exists():
+        shutil.copy(model / "generation_config.json", folder)
+    else:
+        GenerationConfig.from_model_config(stored.config).save_pretrained(folder)
+    if (model / "normalizer.json").exists():  # the tokenizer's spelling map, which transformers forgets to save
+        shutil.copy(model / "normalizer.json", folder)
