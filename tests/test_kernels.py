@@ -8,6 +8,7 @@ from whisperq.quant.grid import range_qparams
 from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm, TorchKernels
 from whisperq.runtime.native.build import NoKernels, library
 from whisperq.runtime.native.kernels import NativeKernels
+from whisperq.runtime.native.products import FewRowsProduct
 from whisperq.runtime.products import IntegerWeight, MatmulProduct, OneDnnProduct
 
 PORTABLE = ("-mno-amx-tile", "-mno-amx-bf16")  # what a CPU without matrix tiles compiles
@@ -118,6 +119,13 @@ def test_decoding_against_a_cache(kernels, kind, dtype):
     assert everything.shape == (batch, 48) and everything.dtype == torch.uint8
 
 
+def few_rows(weight: IntegerWeight, g: Grid) -> FewRowsProduct:
+    kernels = native()
+    if not kernels.multiplies_few_rows:
+        pytest.skip("this CPU lacks AVX512-VNNI")
+    return FewRowsProduct(weight, g, kernels, OneDnnProduct(weight, g))
+
+
 def product_case(rows: int, inputs: int, outputs: int, name: str, extreme: bool = False):
     g = grid(name)
     generator = torch.Generator().manual_seed(rows)
@@ -133,10 +141,10 @@ def product_case(rows: int, inputs: int, outputs: int, name: str, extreme: bool 
     return g, codes, weight, sums
 
 
-@pytest.mark.parametrize("kind", [OneDnnProduct, MatmulProduct])
+@pytest.mark.parametrize("kind", [OneDnnProduct, MatmulProduct, few_rows])
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize("name", ["asymmetric", "symmetric", "six bits", "all zero"])
-@pytest.mark.parametrize("rows, inputs, outputs", [(1, 32, 48), (5, 7, 3), (17, 1280, 33), (64, 96, 64)])
+@pytest.mark.parametrize("rows, inputs, outputs", [(1, 32, 48), (5, 7, 3), (8, 200, 33), (17, 1280, 33)])
 def test_integer_products_are_exact(kind, rows, inputs, outputs, name, extreme):
     g, codes, weight, sums = product_case(rows, inputs, outputs, name, extreme)
     bare = IntegerWeight(weight.codes, torch.full_like(weight.scale, 1 / g.scale), torch.zeros_like(weight.bias))
@@ -149,7 +157,7 @@ def test_integer_products_are_exact(kind, rows, inputs, outputs, name, extreme):
     torch.testing.assert_close(added.double(), expected + residual, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [OneDnnProduct, MatmulProduct])
+@pytest.mark.parametrize("kind", [OneDnnProduct, MatmulProduct, few_rows])
 @pytest.mark.parametrize("bits", [8, 5])
 def test_gelu_and_requantization_are_fused(kind, bits):
     g, codes, weight, sums = product_case(9, 64, 40, "asymmetric")

@@ -69,7 +69,7 @@ class Int8Runtime:
     def __init__(self, stored: Stored, device: str, attention_dtype: str, notices: Sequence[str] = ()) -> None:
         self.config, self.device, self.notices = stored.config, device, list(notices)
         self.kernels, self.dtype = self._choose_kernels(attention_dtype)
-        layers = Layers(stored, device)
+        layers = Layers(stored, device, self.kernels)
         read = Reader(layers, self.config)
         self.convolutions = [layers.product(f"enc.conv{i}:input", [(f"enc.conv{i}", f"model.encoder.conv{i}")])
                              for i in (1, 2)]  # fmt: skip

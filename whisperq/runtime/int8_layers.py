@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from whisperq.runtime.interface import Products
-from whisperq.runtime.kernels import GateLogits, Grid, Heads, Norm
+from whisperq.runtime.kernels import GateLogits, Grid, Heads, Kernels, Norm
+from whisperq.runtime.native.kernels import NativeKernels
+from whisperq.runtime.native.products import FewRowsProduct
 from whisperq.runtime.products import (
     FloatProduct,
     IntegerWeight,
@@ -30,6 +32,7 @@ class Layers:
 
     stored: Stored
     device: str
+    kernels: Kernels
     integer: list[str] = field(default_factory=list)
     floating: dict[str, str] = field(default_factory=dict)
 
@@ -55,15 +58,23 @@ class Layers:
             self._note(address, grid, weight)
         if grid is not None and all(codes):
             joined = (torch.cat([getattr(c, name) for c in codes]) for name in ("codes", "scale", "bias"))
-            return integer_product(IntegerWeight(*joined), grid, self.device, align=len(layers) > 1)
+            # A decoder's block has as many rows as there are utterances. The vocabulary is too large to keep twice.
+            few_rows = site.startswith("dec.") and site != "dec.norm"
+            return self._integer(IntegerWeight(*joined), grid, few_rows, align=len(layers) > 1)
         if grid is None or not any(codes):
             weights, biases = zip(*(self.float_weight(module) for _, module in layers), strict=True)
             return FloatProduct(torch.cat(weights), torch.cat(biases), grid)
         parts = [
-            FloatProduct(*self.float_weight(module)) if weight is None else integer_product(weight, grid, self.device)
+            FloatProduct(*self.float_weight(module)) if weight is None else self._integer(weight, grid)
             for (_, module), weight in zip(layers, codes, strict=True)
         ]
         return MixedProducts(grid, parts)
+
+    def _integer(self, weight: IntegerWeight, grid: Grid, few_rows: bool = False, align: bool = False) -> Product:
+        product = integer_product(weight, grid, self.device, align)
+        if few_rows and isinstance(self.kernels, NativeKernels) and self.kernels.multiplies_few_rows:
+            return FewRowsProduct(weight, grid, self.kernels, product)
+        return product
 
     def _note(self, address: str, grid: Grid | None, weight: IntegerWeight | None) -> None:
         if grid is not None and weight is not None:

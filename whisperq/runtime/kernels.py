@@ -56,7 +56,7 @@ class Heads:
     count: int
     dim: int
 
-    @property
+    @cached_property
     def scaling(self) -> float:
         return self.dim**-0.5
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-SOURCES = ("rows.cpp", "decoding.cpp", "attention.cpp")
+SOURCES = ("rows.cpp", "products.cpp", "decoding.cpp", "attention.cpp")
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared",
 )  # fmt: skip

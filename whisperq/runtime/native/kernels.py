@@ -9,7 +9,14 @@ from torch import Tensor
 from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm, scaled_attention, split_heads
 
 
-class _Grid(Structure):
+class Weight(Structure):
+    _fields_ = [
+        ("codes", c_void_p), ("correction", c_void_p), ("scale", c_void_p), ("bias", c_void_p),
+        ("outputs", c_int64), ("inputs", c_int64),
+    ]  # fmt: skip
+
+
+class CGrid(Structure):
     _fields_ = [("scale", c_float), ("zero_point", c_float), ("quant_max", c_float)]
 
 
@@ -24,23 +31,41 @@ class _Shape(Structure):
 
 
 class _Out(Structure):
-    _fields_ = [("codes", c_void_p), ("values", c_void_p), ("grid", _Grid)]
+    _fields_ = [("codes", c_void_p), ("values", c_void_p), ("grid", CGrid)]
+
+
+_POINTER, _COUNT = c_void_p, c_int64
+_ATTEND = [_POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, c_int32, _Shape, c_float, _Gate, _Out]
+_APPEND = [_POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape]
+_ARGUMENTS = {
+    "few_rows_product": [_POINTER, _COUNT, Weight, c_int32, _POINTER, CGrid],
+    "layer_norm": [_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, _Out],
+    "quantize": [_POINTER, _COUNT, _Out],
+    "gate_context": [_POINTER, _COUNT, _COUNT, _COUNT, _Gate, _Out],
+    "attention_bf16": [_POINTER, _POINTER, _POINTER, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out],
+    "attend_bf16": _ATTEND,
+    "attend_float": _ATTEND,
+    "append_bf16": _APPEND,
+    "append_float": _APPEND,
+}
 
 
 class NativeKernels:
     """One pass over each tensor, in the threads that PyTorch has."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
-        self.multiplies_bf16 = bool(library.bf16_products())
+        self.multiplies_bf16, self.multiplies_few_rows = bool(library.bf16_products()), bool(library.few_rows())
+        for name, types in _ARGUMENTS.items():
+            if hasattr(library, name):  # what this CPU has no instructions for is not compiled
+                function = getattr(library, name)
+                function.argtypes, function.restype = types, None
+        self.library = library
 
     def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None) -> Tensor:
-        result, out = _result(*x.shape, grid)
+        rows, width = x.shape
+        result, out = _result(rows, width, grid)
         weight, bias = norm.weight.data_ptr(), norm.bias.data_ptr()
-        self._library.layer_norm(
-            c_void_p(x.data_ptr()), c_void_p(weight), c_void_p(bias), c_float(norm.epsilon), c_int64(x.shape[0]),
-            c_int64(x.shape[1]), out,
-        )  # fmt: skip
+        self.library.layer_norm(x.data_ptr(), weight, bias, norm.epsilon, rows, width, out)
         return result
 
     def quantize(self, x: Tensor, grid: Grid | None) -> Tensor:
@@ -48,8 +73,8 @@ class NativeKernels:
             return x
         x = x.contiguous()
         codes = torch.empty_like(x, dtype=torch.uint8)
-        out = _Out(codes.data_ptr(), None, _Grid(grid.scale, grid.zero_point, grid.quant_max))
-        self._library.quantize(c_void_p(x.data_ptr()), c_int64(x.numel()), out)
+        out = _Out(codes.data_ptr(), None, CGrid(grid.scale, grid.zero_point, grid.quant_max))
+        self.library.quantize(x.data_ptr(), x.numel(), out)
         return codes
 
     def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
@@ -60,44 +85,39 @@ class NativeKernels:
         start, step = qkv.data_ptr(), width * qkv.element_size()
         # Twice as many tasks as threads, so that none waits long for the last one.
         parts = -(-2 * torch.get_num_threads() // (batch * heads.count))
-        self._library.attention_bf16(
-            c_void_p(start), c_void_p(start + step), c_void_p(start + 2 * step), c_int64(qkv.stride(0)),
-            _Shape(batch, rows // batch, heads.count, heads.dim), c_float(heads.scaling), _gate(gate, heads),
-            c_int64(parts), out,
-        )  # fmt: skip
+        shape = _Shape(batch, rows // batch, heads.count, heads.dim)
+        self.library.attention_bf16(
+            start, start + step, start + 2 * step, qkv.stride(0), shape, heads.scaling, _gate(gate, heads), parts, out
+        )
         return result
 
     def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
         batch, heads, dim, capacity = cache.keys.shape
         length = keys.shape[0] // batch
-        append = self._library.append_float if keys.dtype == torch.float32 else self._library.append_bf16
+        append = self.library.append_float if keys.dtype == torch.float32 else self.library.append_bf16
         append(
-            c_void_p(keys.data_ptr()), c_void_p(values.data_ptr()), c_int64(keys.stride(0)),
-            c_void_p(cache.keys.data_ptr()), c_void_p(cache.values.data_ptr()), c_int64(capacity),
-            c_int64(cache.past), _Shape(batch, length, heads, dim),
+            keys.data_ptr(), values.data_ptr(), keys.stride(0), cache.keys.data_ptr(), cache.values.data_ptr(),
+            capacity, cache.past, _Shape(batch, length, heads, dim),
         )  # fmt: skip
         cache.past += length
 
     def attend(
         self, query: Tensor, cache: Cache, causal: int, heads: Heads, gate: GateLogits | None, grid: Grid | None
     ) -> Tensor:
-        rows, batch = query.shape[0], cache.keys.shape[0]
+        rows, (batch, _, _, capacity) = query.shape[0], cache.keys.shape
         result, out = _result(rows, heads.count * heads.dim, grid)
-        attend = self._library.attend_float if query.dtype == torch.float32 else self._library.attend_bf16
+        attend = self.library.attend_float if query.dtype == torch.float32 else self.library.attend_bf16
         attend(
-            c_void_p(query.data_ptr()), c_int64(query.stride(0)), c_void_p(cache.keys.data_ptr()),
-            c_void_p(cache.values.data_ptr()), c_int64(cache.keys.shape[3]), c_int64(cache.past - causal),
-            c_int32(causal), _Shape(batch, rows // batch, heads.count, heads.dim), c_float(heads.scaling),
+            query.data_ptr(), query.stride(0), cache.keys.data_ptr(), cache.values.data_ptr(), capacity,
+            cache.past - causal, causal, _Shape(batch, rows // batch, heads.count, heads.dim), heads.scaling,
             _gate(gate, heads), out,
         )  # fmt: skip
         return result
 
     def _gated(self, context: Tensor, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
         result, out = _result(*context.shape, grid)
-        self._library.gate_context(
-            c_void_p(context.data_ptr()), c_int64(context.shape[0]), c_int64(heads.count), c_int64(heads.dim),
-            _gate(gate, heads), out,
-        )  # fmt: skip
+        rows = context.shape[0]
+        self.library.gate_context(context.data_ptr(), rows, heads.count, heads.dim, _gate(gate, heads), out)
         return result
 
 
@@ -105,9 +125,9 @@ def _result(rows: int, width: int, grid: Grid | None) -> tuple[Tensor, _Out]:
     """An empty result of the right kind, and the kernels' view of it."""
     if grid is None:
         result = torch.empty(rows, width)
-        return result, _Out(None, result.data_ptr(), _Grid())
+        return result, _Out(None, result.data_ptr(), CGrid())
     result = torch.empty(rows, width, dtype=torch.uint8)
-    return result, _Out(result.data_ptr(), None, _Grid(grid.scale, grid.zero_point, grid.quant_max))
+    return result, _Out(result.data_ptr(), None, CGrid(grid.scale, grid.zero_point, grid.quant_max))
 
 
 def _gate(gate: GateLogits | None, heads: Heads) -> _Gate:

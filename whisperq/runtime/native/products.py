@@ -1,0 +1,50 @@
+"""Integer products of a few rows, for decoding."""
+
+import torch
+from torch import Tensor
+
+from whisperq.runtime.kernels import Grid
+from whisperq.runtime.native.kernels import CGrid, NativeKernels, Weight
+from whisperq.runtime.products import IntegerWeight, Product
+
+FEW = 8  # rows, up to which it is the quicker one
+VALUES, HALVES, ADDED, GELU_CODES, GELU_VALUES = range(5)  # `Kind` of products.cpp
+
+
+class FewRowsProduct:
+    """A `Product` whose weight stays codes (N, K), as on disk; beyond FEW rows it hands over to `many`."""
+
+    def __init__(self, weight: IntegerWeight, grid: Grid, kernels: NativeKernels, many: Product) -> None:
+        self.grid, self.codes, self._many = grid, weight.codes.contiguous(), many
+        # Part by part: a sum in another type makes a copy of what it sums.
+        sums = torch.cat([part.sum(dim=1, dtype=torch.int32) for part in self.codes.split(4096)])
+        self._correction = sums * grid.zero_point
+        self._scale, self._bias = weight.scale * grid.scale, weight.bias.contiguous()
+        tensors = (self.codes, self._correction, self._scale, self._bias)
+        self._weight = Weight(*(t.data_ptr() for t in tensors), *self.codes.shape)
+        self._run = kernels.library.few_rows_product
+
+    def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        if len(x) > FEW:
+            return self._many(x, dtype)
+        return self._into(
+            x, x.new_empty(len(x), len(self.codes), dtype=dtype), HALVES if dtype == torch.bfloat16 else VALUES
+        )
+
+    def add(self, x: Tensor, sum: Tensor) -> Tensor:
+        if len(x) > FEW:
+            return self._many.add(x, sum)
+        return self._into(x, sum, ADDED)
+
+    def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
+        if len(x) > FEW:
+            return self._many.gelu(x, grid)
+        dtype = torch.float32 if grid is None else torch.uint8
+        return self._into(
+            x, x.new_empty(len(x), len(self.codes), dtype=dtype), GELU_VALUES if grid is None else GELU_CODES, grid
+        )
+
+    def _into(self, x: Tensor, result: Tensor, kind: int, grid: Grid | None = None) -> Tensor:
+        out = CGrid() if grid is None else CGrid(grid.scale, grid.zero_point, grid.quant_max)
+        self._run(x.data_ptr(), len(x), self._weight, kind, result.data_ptr(), out)
+        return result
