@@ -88,6 +88,26 @@ def test_the_readmes_numbers_are_those_of_the_results(name: str) -> None:
         assert f"| {kurtosis:.2f} | {norm:.2f} |" in readme
 
 
+@pytest.mark.parametrize("name", ["quickstart", "real"])
+def test_the_readmes_table_of_runtimes_is_that_of_the_results(name: str) -> None:
+    readme = (ROOT / "README.md").read_text()
+    entries = json.loads((DIGITS / "results" / f"runtimes-{name}.json").read_text())
+    assert {e["runtime"].split()[1].rstrip(",") for e in entries} >= {"emulated", "int8", "onnx", "openvino"}
+    for e in entries:
+        cells = (e["runtime"], e["set"], f"{e['words']:,}", f"{100 * e['wer']:.2f}", f"{100 * e['equal']:.1f}")
+        products = f"{e['integer']} of {e['products']}"
+        assert f"| {' | '.join(cells)} | {e['rtfx']:.0f} | {products} |" in readme
+
+
+def test_the_readmes_benchmark_is_that_of_the_results() -> None:
+    readme, folder = (ROOT / "README.md").read_text(), ROOT / "examples" / "benchmarks" / "results"
+    sections = [part for name in ("batch1", "batch8") for part in (folder / f"{name}.md").read_text().split("\n## ")]
+    shown = [s for s in sections if "batch 1," in s[:30] or s.startswith("large-16-2, memory")][:3]
+    shown.append(next(s for s in sections if s.startswith("large-16-2, batch 8")).split("Times faster")[0])
+    lines = [line for section in shown for line in section.splitlines() if line.startswith("|")]
+    assert len(lines) > 50 and all(line in readme for line in lines)
+
+
 def test_versions_are_pinned() -> None:
     pinned = (ROOT / "examples" / "constraints.txt").read_text().splitlines()
     assert "torch==2.13.0" in pinned and "transformers==5.23.0" in pinned

@@ -198,10 +198,26 @@ def test_the_paper_recipe_is_refused_with_the_remedy(tmp_path):
         opened(quantized_folder(gated_model(), tmp_path / "model", "paper"))
 
 
+def test_another_activation_function_is_refused(tmp_path):
+    folder = quantized_folder(gated_model(activation_function="relu"), tmp_path / "model")
+    with pytest.raises(UsageError, match="relu"):
+        opened(folder)
+
+
 def test_a_float_model_is_refused(finished_run):
     with (
         pytest.raises(UsageError, match="holds a float model"),
         open_runtime(finished_run / "distilled", Execution(runtime="int8"), CPU),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("options", [{"reduce_range": True}, {"attention_dtype": "bfloat16"}], ids=str)
+def test_settings_of_the_integer_runtime_are_refused_elsewhere(options, tmp_path):
+    folder = quantized_folder(gated_model(), tmp_path / "model")
+    with (
+        pytest.raises(UsageError, match="--reduce-range|--attention-dtype"),
+        open_runtime(folder, Execution(runtime="emulated", **options), CPU),
     ):
         pass
 

@@ -24,7 +24,8 @@ def render(results: dict[str, Any]) -> str:
     for size, content in results["sizes"].items():
         measured = {name: c for name, c in content["contenders"].items() if c["rounds"]}
         for batch in results["passes"]:
-            parts += [f"## {size}, batch {batch}", times(measured, batch, results["tokens"])]
+            done = max((len(c["rounds"]) for c in measured.values()), default=0)
+            parts += [f"## {size}, batch {batch}, rounds: {done}", times(measured, batch, results["tokens"])]
             if ratios := speed_ratios(measured, batch):
                 parts += ["Times faster (median of the rounds' ratios, and their range):", ratios]
         parts += [f"## {size}, memory, disk and loading", resources(measured), _other_work(measured)]
@@ -42,7 +43,7 @@ def _machine(results: dict[str, Any]) -> str:
     return (
         f"{machine['cpu']} ({flags}), {results['threads']} threads of {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB; {results['date']}; {packages}. "
-        f"30 s of audio, random weights; {results['rounds']} rounds, in each every contender in turn in a new process. "
+        "30 s of audio, random weights; in each round every contender in turn in a new process. "
         "Median, and in brackets the range of the rounds."
     )
 

@@ -64,6 +64,7 @@ class GraphRuntime:
     engine: Engine
     paths: Mapping[str, Path]
     window: tuple[int, int]  # mel bins and frames, which are fixed in the encoder's graph
+    notices: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -101,6 +102,10 @@ class GraphRuntime:
         return torch.from_numpy(np.array(logits[:, -1], np.float32))
 
     def products(self) -> Products:
+        return self._products
+
+    @cached_property
+    def _products(self) -> Products:
         """Read from the graphs as the engine executes them.
 
         Counted are the encoder and the decoder with a past; of the prompt's decoder the keys and values of

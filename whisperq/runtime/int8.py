@@ -100,6 +100,8 @@ class Int8Runtime:
                 f"{folder} has asymmetric weights, as the paper recipe makes them, which no integer kernel takes; "
                 "run it with --runtime emulated, or whisperq quantize --recipe gemm"
             )
+        if (function := stored.config.activation_function) != "gelu":
+            raise UsageError(f"{folder} uses the activation function {function}; --runtime int8 knows gelu alone")
         runtime = cls(stored, device, attention_dtype, notices)
         _keep_freed_memory()  # from now on: what packing needed for a moment goes back
         return runtime

@@ -66,6 +66,10 @@ def open_runtime(folder: Path, execution: Execution, context: Context, skip_bad:
     if name not in RUNTIMES[kind]:
         fitting = " or ".join(RUNTIMES[kind])
         raise UsageError(f"{folder} holds a {kind} model; it runs with --runtime {fitting}, not {name}")
+    if execution.reduce_range is not None and name != "int8":
+        raise UsageError(f"--reduce-range is for --runtime int8, not for {name}")
+    if execution.attention_dtype != "auto" and name in ("float", "emulated"):
+        raise UsageError(f"--attention-dtype is for runtimes in integers; of {name} --dtype is the number format")
     if name in ("float", "emulated"):
         with open_model(folder, context, skip_bad) as opened:
             yield opened
