@@ -7,6 +7,7 @@ from torch.ao.quantization import MovingAverageMinMaxObserver
 
 from whisperq.quant.grid import fake_quantize, range_qparams
 from whisperq.quant.observers import Histogram, ema_range, minmax_range, mse_range, percentile_range
+from whisperq.quant.ranges import SiteRange
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -190,3 +191,18 @@ def test_an_empty_histogram_has_no_range() -> None:
         percentile_range(Histogram())
     with pytest.raises(ValueError, match="empty"):
         mse_range(Histogram(), bits=8)
+
+
+@pytest.mark.parametrize("observer", ["ema", "minmax", "percentile", "mse"])
+@pytest.mark.parametrize("world", [2, 3, 9])
+def test_merged_shards_are_what_one_process_finds(observer: str, world: int) -> None:
+    batches = [[_normal(40, seed=10 * n + i) * (1 + n % 3) for i in range(3)] for n in range(7)]
+    alone, shards = SiteRange(observer), [SiteRange(observer) for _ in range(world)]
+    for number, batch in enumerate(batches):
+        alone.observe(batch)
+        shards[number % world].observe(batch, number)
+    first = shards[-1]  # of nine, one that has seen nothing
+    for other in shards[:-1]:
+        first.merge(other)
+    assert first.as_dict(0.9, 99.0, 8) == alone.as_dict(0.9, 99.0, 8)
+    assert first.minima == [min(float(x.min()) for x in batch) for batch in batches]

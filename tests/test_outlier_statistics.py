@@ -83,6 +83,30 @@ def test_order_does_not_matter_and_leading_dimensions_are_flattened() -> None:
     assert _statistics(tensors[0]) == _statistics(tensors[0].reshape(24, 8))
 
 
+def test_merged_shards_are_bit_by_bit_what_one_process_finds() -> None:
+    tensors = [_normal(9, 8, seed=s) ** (1 + s % 4) * 10.0 ** (s % 7) for s in range(12)] + [torch.ones(3, 8)]
+    together = _statistics(*tensors)
+    kurtoses = [kurtosis(t.double().numpy().ravel(), fisher=False) for t in tensors[:-1]]
+    assert together["kurtosis"] == pytest.approx(math.fsum(kurtoses) / 12, rel=1e-12)
+    assert together["inf_norm"] == pytest.approx(math.fsum(float(t.abs().max()) for t in tensors) / 13, rel=1e-15)
+    for world in (2, 3, 20):  # with twenty, some have seen nothing
+        shards = [TensorStatistics() for _ in range(world)]
+        for number, tensor in enumerate(tensors):
+            shards[number % world].update(tensor)
+        first = shards[-1]
+        for other in shards[:-1]:
+            first.merge(other)
+        assert first.as_dict() == together
+    with pytest.raises(ValueError, match="8 dimensions"):
+        first.merge(_seen(_normal(3, 4)))
+
+
+def _seen(tensor: torch.Tensor) -> TensorStatistics:
+    statistics = TensorStatistics()
+    statistics.update(tensor)
+    return statistics
+
+
 def test_half_precision_is_computed_in_float64() -> None:
     x = (_normal(64, 8) * 1000).to(torch.float16)
     assert _statistics(x) == _statistics(x.double())

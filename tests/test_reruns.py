@@ -124,7 +124,7 @@ def test_what_an_interrupted_distillation_left_is_kept(copied_run, workspace, in
     (left / "best.safetensors").write_bytes(b"weights of hours")
     assert invoke("distill", "--seed", "5", "--force").exit_code == 0
     assert (workspace / "run" / "checkpoints.1" / "best.safetensors").read_bytes() == b"weights of hours"
-    assert not left.exists()  # the finished run's own is in distilled/
+    assert (left / "step-00000002" / "COMPLETE").exists()  # the new training's, which --max-steps may prolong
 
 
 def test_a_failed_command_does_not_pin_the_configuration(workspace, invoke):

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "whisperq"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"", "errors", "artifact", "config", "options", "run_folder", "hashing"}  # "" is whisperq itself: its version
+GROUND = {"", "artifact", "config", "disk", "errors", "hashing", "options", "run_folder"}  # "": its version
 NOUNS = {"models", "data", "scoring", "quant"}
 ABOVE = {"training", "runtime", "report"}
 
@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "models": {"quant"},
     "data": {"quant"},
     "scoring": {"quant"},
-    "training": NOUNS,
+    "training": NOUNS | {"runtime"},  # a validation decodes
     "runtime": NOUNS,
     "report": NOUNS,
     "steps": NOUNS | ABOVE,
@@ -34,7 +34,8 @@ GROUND_ORDER = {
     "errors": set(),
     "options": set(),
     "hashing": set(),
-    "artifact": {"", "errors", "hashing"},
+    "disk": set(),
+    "artifact": {"", "disk", "errors", "hashing"},
     "config": {"errors", "options"},
     "run_folder": {"artifact", "errors"},
 }

@@ -6,7 +6,7 @@
 
 The payload is written into a hidden sibling, hashed, synced and renamed: a folder with a manifest
 is complete, a folder without one is never read. The same command over its own finished output
-raises `Finished`; a different one is refused unless `force`.
+raises `Finished`; a different one is refused unless `force`. Of several processes at one task the first writes.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from whisperq import __version__
+from whisperq.disk import first_process, sync
 from whisperq.errors import InputError, UsageError
 from whisperq.hashing import file_sha256
 
@@ -143,10 +145,14 @@ def create(
     """Write an artifact; it appears at `out` whole or not at all.
 
     Raises Finished when `out` already is this very result, UsageError when it is something else.
+    What processes other than the first put into their drafts is thrown away.
     """
-    config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
     out = Path(out)
-    _refuse_overwrite(out, command, config, inputs, force)
+    refuse_overwrite(out, command, config, inputs, force)
+    if not first_process():
+        with tempfile.TemporaryDirectory() as folder:
+            yield Draft(Path(folder))
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_killed(out)
     folder = _sibling(out, "partial")
@@ -155,7 +161,7 @@ def create(
     draft = Draft(folder)
     try:
         yield draft
-        _seal(draft, kind, command, config, inputs)
+        _seal(draft, kind, command, json.loads(json.dumps(config)), inputs)
         _publish(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -177,9 +183,11 @@ def _clear_killed(out: Path) -> None:
             continue  # somebody else's, and alive
 
 
-def _refuse_overwrite(
+def refuse_overwrite(
     out: Path, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any], force: bool
 ) -> None:
+    """Raises Finished and UsageError as `create` does, before long work begins."""
+    config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir() or not is_artifact(out):
@@ -214,9 +222,9 @@ def _seal(draft: Draft, kind: str, command: str, config: Mapping[str, Any], inpu
     }
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
     for file in files:
-        _sync(file)
+        sync(file)
     (draft.folder / MANIFEST).write_text(text)
-    _sync(draft.folder / MANIFEST)
+    sync(draft.folder / MANIFEST)
     for file in files:  # safetensors writes for the owner alone; a run folder's group reads along
         file.chmod((draft.folder / MANIFEST).stat().st_mode)
 
@@ -230,19 +238,11 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _publish(folder: Path, out: Path) -> None:
     """Rename into place; an older artifact steps aside first, so that no moment shows a mixture."""
     old = _sibling(out, "replaced")
     if out.exists():
         out.rename(old)
     folder.rename(out)
-    _sync(out.parent)
+    sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -22,6 +22,7 @@ from rich.console import Console
 from whisperq import __version__
 from whisperq.artifact import Artifact, Finished, load
 from whisperq.commands import COMMANDS, Command, InputFlag
+from whisperq.disk import first_process
 from whisperq.errors import WhisperqError
 from whisperq.options import Common
 from whisperq.report.progress import say
@@ -103,6 +104,8 @@ def execute(command: Command, common: Common, flags: dict[str, Any]) -> None:
         if isinstance(result, str):
             print(result, end="")
             return
+        if not first_process():
+            return
         session.keep_configuration()
         show_result(result, common.json)
 
@@ -132,7 +135,9 @@ def _tuple(value: Any) -> Any:
 
 
 def fail(message: str, code: int) -> None:
-    say(f"whisperq: {' '.join(message.split())}")
+    """One sentence on standard error, whichever process it befell."""
+    who = "whisperq" if first_process() else f"whisperq, process {os.environ['RANK']}"
+    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
     raise typer.Exit(code)
 
 

@@ -3,6 +3,7 @@
 Steps are imported when they are called: the command line itself needs no torch.
 """
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ COMPARE = InputFlag("compare", "A second model to stand beside the first.")
 TRAIN = InputFlag("train", "Training list, folder or parquet; repeatable; default: the configuration's.", many=True)
 VALIDATION = InputFlag("validation", "Validation list; repeatable; default: the configuration's.", many=True)
 DATA = InputFlag("data", "Calibration list; repeatable; default: the configuration's validation data.", many=True)
+LABELLING = InputFlag("model", "Teacher: a path, a Hub id, or a name in the run folder; default: the configuration's.")
+UNLABELLED = InputFlag("data", "List to label; repeatable; default: the configuration's training data.", many=True)
 TEST = InputFlag("test", "Test set: NAME=LIST, or a configured one's name; repeatable; default: all.", many=True)
 FILES = InputFlag("files", "Audio files, of any length; - is standard input.", many=True, positional=True)
 UTTERANCE = InputFlag("utterance", "A recording, or the id of a test utterance; default: the first one.")
@@ -75,6 +78,14 @@ def init_student(s: Session, config: o.InitStudentConfig) -> Artifact:
     return step("init_student")(s.teacher(), s.out("student"), config, s.context())
 
 
+def pseudo_label(s: Session, config: o.PseudoLabelConfig) -> Artifact:
+    model = s.model() if s.flags.get("model") else s.teacher()
+    data = s.sources("train", "data")
+    name = label("+".join(source.name for source in data)) if s.flags.get("data") else "train"
+    place = s.out(f"pseudo-labels/{name}")
+    return step("pseudo_label")(model, data, s.experiment.normalizer, place, config, s.context())
+
+
 def distill(s: Session, config: o.DistillConfig) -> Artifact:
     student = s.student()
     data = import_module("whisperq.steps.distill").TrainingData(
@@ -110,8 +121,11 @@ def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
     runtime = config.runtime or {"quantized": default, "onnx": "onnx"}.get(kind, "float")
     if runtime not in ("onnx", "openvino") or kind == "onnx":
         return model, runtime
+    place = s.run / f"onnx/{model_label(s, model)}"
+    if os.environ.get("WORLD_SIZE", "1") != "1" and not artifact.is_artifact(place):
+        raise UsageError(f"several processes cannot export {model} on the way; run whisperq export first")
     try:
-        made = step("export")(model, s.run / f"onnx/{model_label(s, model)}", o.ExportConfig(), s.context())
+        made = step("export")(model, place, o.ExportConfig(), s.context())
     except artifact.Finished as finished:
         made = finished.artifact
     say(f"exported: {made.path}")
@@ -157,6 +171,13 @@ COMMANDS = (
         "whisperq init-student --layers 16",
         (TEACHER,),
         init_student,
+    ),
+    Command(
+        "pseudo-label",
+        "Label recordings with a teacher's transcripts, to train a student on.",
+        "whisperq pseudo-label --data unlabelled.jsonl --model openai/whisper-large-v2",
+        (LABELLING, UNLABELLED),
+        pseudo_label,
     ),
     Command(
         "distill",

@@ -4,7 +4,8 @@
     language: en                            # the prompt's language, null for an English-only model
     task: transcribe
     normalizer: english                     # of the test sets that name none
-    train:       [train.jsonl, {dataset: mozilla-foundation/common_voice_16_1, config: en, split: train}]
+    train:       [train.jsonl, {dataset: mozilla-foundation/common_voice_16_1, config: en, split: train,
+                                weight: 2, streaming: true}]
     validation:  [validation.jsonl]
     test:        {clean: {path: clean.jsonl, normalizer: english, group: id}}
     defaults:    {distill: {max_steps: 1000}}
@@ -52,6 +53,7 @@ class Source:
     group: str | None = None  # id (in-distribution) or ood
     weight: float = 1.0  # passes over it in each training epoch
     limit: int | None = None  # first N utterances only
+    streaming: bool = False  # never download it whole; training data alone
     licence: str | None = None  # what must be accepted before it can be read
     note: str | None = None
 
@@ -167,6 +169,8 @@ def source(entry: Any, base: Path, where: str, name: str = "") -> Source:
         entry["dataset"] = str(base / expanded)
     if not 0 <= entry.get("weight", 1.0) < math.inf:
         raise InputError(f"{where}: a source's weight is a number of passes in each epoch, not {entry['weight']}")
+    if entry.get("streaming") and not where.endswith("train"):
+        raise InputError(f"{where}: `streaming` is for training data; all others are read as a whole")
     if not entry["name"]:
         entry["name"] = Path(entry.get("path") or entry["dataset"]).stem
     return Source(**entry)

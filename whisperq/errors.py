@@ -27,3 +27,9 @@ class TrainingError(WhisperqError):
     """Training cannot go on, for example because the loss is not finite."""
 
     exit_code = 1
+
+
+class Interrupted(WhisperqError):
+    """All work so far is saved; the same command goes on from there."""
+
+    exit_code = 75

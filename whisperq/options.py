@@ -3,7 +3,7 @@
 One field is one flag: its default and its help line stand here and nowhere else.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 Gate = Literal["headwise", "shared", "per-head", "mlp", "elementwise", "none"]
@@ -12,9 +12,20 @@ NormalizerName = Literal["english", "basic", "none"]
 RuntimeName = Literal["float", "emulated", "int8", "onnx", "openvino"]
 
 
-def option(default: Any, help: str, low: float | None = None, high: float | None = None, off: str | None = None) -> Any:
-    """A setting with its help line, the least and greatest value that make sense, and a switch's opposite."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "off": off})
+def option(
+    default: Any,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    off: str | None = None,
+    operational: bool = False,
+) -> Any:
+    """A setting with its help line, the least and greatest value that make sense, and a switch's opposite.
+
+    operational: how a job is run, which its result does not depend on; a rerun may change it.
+    """
+    metadata = {"help": help, "low": low, "high": high, "off": off, "operational": operational}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,43 @@ class DistillConfig:
     epsilon: float = option(1e-8, "AdamW's epsilon.", low=0)
     weight_decay: float = option(1e-4, "AdamW's decoupled weight decay.", low=0)
     max_grad_norm: float = option(1.0, "Clip the gradient's global norm here; 0: off.", low=0)
+    freeze_encoder: bool = option(False, "Train the decoder alone; an encoder equal to the teacher's then runs once.")
     eval_every: int = option(1_000, "Steps between validations (greedy WER); the best step is kept.", low=1)
     eval_limit: int | None = option(None, "Validate on N utterances only, drawn once from all validation data.", low=1)
-    log_every: int = option(10, "Steps between lines of metrics.jsonl.", low=1)
+    skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
+    pack: bool = option(False, "Join utterances, of one speaker first, until the model's window is full.")
+    timestamp_prob: float = option(0.0, "Share of the windows that are learnt with times.", low=0, high=1)
+    spec_augment: bool = option(False, "Blank out two stretches of mel bins and two of time in every window.")
+    max_label_wer: float | None = option(
+        None, "Leave out pseudo-labels whose word error rate to their reference is above this many percent.", low=0
+    )
+    shuffle_buffer: int = option(2_048, "Utterances of a streamed data set that are shuffled together.", low=1)
+    deterministic: bool = option(False, "On a GPU too, equal bits from equal runs, at a cost in speed.")
+    gradient_checkpointing: bool = option(
+        False, "Compute the student's layers twice instead of storing them.", off=""
+    )
+    compile: bool = option(False, "Compile both models with torch.compile: minutes at the start, faster steps.")
+    log_every: int = option(10, "Steps between lines of metrics.jsonl.", low=1, operational=True)
+    report_to: Literal["none", "tensorboard"] = option("none", "Log there too.", operational=True)
+    resume: str = option(
+        "auto", "auto: go on from the newest checkpoint; never: start anew; or a checkpoint's folder.", operational=True
+    )
+    save_every: int = option(1_000, "Steps between checkpoints.", low=1, operational=True)
+    keep: int = option(2, "Checkpoints to keep; the best step's weights are kept apart.", low=1, operational=True)
+    max_time: str | None = option(
+        None, "Save a checkpoint and exit with 75 after HH:MM:SS of this job.", operational=True
+    )
+    workers: int | None = option(
+        None, "Processes that decode audio; default: on a GPU up to 8, on a CPU a thread.", low=0, operational=True
+    )
+
+
+@dataclass(frozen=True)
+class PseudoLabelConfig:
+    batch_size: int = option(16, "Utterances decoded together.", low=1)
+    normalizer: NormalizerName | None = option(
+        None, "Text normaliser of the labels' word error rates; default: the one that the list names, else english."
+    )
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
 
@@ -153,6 +198,7 @@ class PlotAttentionConfig:
 
 SETTINGS = {
     "init-student": InitStudentConfig,
+    "pseudo-label": PseudoLabelConfig,
     "distill": DistillConfig,
     "calibrate": CalibrateConfig,
     "quantize": QuantizeConfig,
@@ -187,4 +233,5 @@ class Context:
             "language": self.language,
             "task": self.task,
         }
-        return {**asdict(config), **shared, **chosen}
+        deciding = {f.name for f in fields(config) if not f.metadata["operational"]}
+        return {**{k: v for k, v in asdict(config).items() if k in deciding}, **shared, **chosen}

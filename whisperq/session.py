@@ -1,5 +1,6 @@
 """From flags to a step's inputs: the configuration and the run folder's defaults; what was chosen is announced."""
 
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -138,6 +139,7 @@ class Session:
         return tuple(self._chose(role, s.title) and s for s in sources)
 
     def _flag_source(self, text: str, flag: str) -> Source:
+        """NAME or NAME=LIST of a test set, LIST or LIST:WEIGHT of training data, else LIST."""
         configured = {s.name: s for s in self.experiment.test}
         if flag == "test" and text in configured:
             return configured[text]
@@ -146,6 +148,9 @@ class Session:
             return source(path, Path.cwd(), f"--{flag}", name=name)
         if not text:
             raise UsageError(f"--{flag} needs a list")
+        if flag == "train":
+            path, weight = _weighted(text)
+            return source({"path": path, "weight": weight}, Path.cwd(), f"--{flag}")
         return source(text, Path.cwd(), f"--{flag}")
 
     def _made_from(self, path: Path, role: str) -> Path | None:
@@ -155,6 +160,22 @@ class Session:
         entry = artifact.load(path, verify=False).inputs[role]
         here = (p for p in self.run.artifacts() if file_sha256(p / artifact.MANIFEST) == entry["sha256"])
         return next(here, Path(entry["path"]))
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    """LIST or LIST:WEIGHT; a path that is there as it was typed keeps its colons. Raises UsageError."""
+    path, colon, number = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return text, 1.0
+    try:
+        weight = float(number)
+    except ValueError:
+        if not Path(path).exists():
+            return text, 1.0  # a path with a colon that is not there: so says the error that follows
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise UsageError(f"--train {text}: the weight behind the colon must be a number of at least 0, not {number!r}")
+    return path, weight
 
 
 def _holds(path: Path, kinds: tuple[str, ...], wanted: str) -> Path:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from whisperq.data.audio import load_audio
 from whisperq.data.features import log_mel
+from whisperq.data.lazy import without_text
 from whisperq.data.tokens import Codec, Tokens
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
@@ -31,6 +32,12 @@ class Loader:
         self.extractor, self.codec, self.device, self.skip_bad = extractor, codec, device, skip_bad
         self.skipped: set[str] = set()  # origins
 
+    def refuse(self, utterance: Utterance, sentence: str) -> None:
+        """Raises InputError with the sentence, or with skip_bad counts the utterance."""
+        if not self.skip_bad:
+            raise InputError(sentence)
+        self.skipped.add(utterance.origin)
+
     def audio(self, utterance: Utterance) -> np.ndarray | None:
         """float32 (samples,), or None where it cannot be used and skip_bad says to go on. Raises InputError."""
         try:
@@ -45,24 +52,26 @@ class Loader:
         """As `audio`, and refuses what the model's window cannot hold."""
         audio = self.audio(utterance)
         if audio is not None and len(audio) > self.extractor.n_samples:
-            rate = self.extractor.sampling_rate
-            if not self.skip_bad:
-                raise InputError(
-                    f"{utterance.origin}: {len(audio) / rate:.2f} s of audio, but the model's window "
-                    f"is {self.extractor.n_samples / rate:g} s; cut it, or give --skip-bad"
-                )
-            self.skipped.add(utterance.origin)
+            self.refuse(utterance, self.too_long(utterance, len(audio) / self.extractor.sampling_rate))
             return None
         return audio
+
+    def too_long(self, utterance: Utterance, seconds: float) -> str:
+        return (
+            f"{utterance.origin}: {seconds:.2f} s of audio, but the model's window "
+            f"is {self.window_seconds:g} s; cut it, or give --skip-bad"
+        )
+
+    @property
+    def window_seconds(self) -> float:
+        return self.extractor.n_samples / self.extractor.sampling_rate
 
     def text_fits(self, utterance: Utterance) -> bool:
         """Whether the decoder takes the reference; with skip_bad one that is too long is counted instead of refused."""
         try:
-            self.codec.batch([utterance.text or ""], [utterance.origin])
-        except InputError:
-            if not self.skip_bad:
-                raise
-            self.skipped.add(utterance.origin)
+            self.codec.check(self.codec.encode(utterance.text or ""), utterance.origin)
+        except InputError as error:
+            self.refuse(utterance, str(error))
             return False
         return True
 
@@ -85,9 +94,8 @@ class Loader:
 
 def require_texts(utterances: Sequence[Utterance], purpose: str) -> None:
     """Raises InputError at the first utterance without a reference."""
-    for utterance in utterances:
-        if utterance.text is None:
-            raise InputError(f"{utterance.origin} has no text, which {purpose} needs")
+    if (utterance := without_text(utterances)) is not None:
+        raise InputError(f"{utterance.origin} has no text, which {purpose} needs")
 
 
 def teacher_forced(model, batch: Batch, device: str) -> Tensor:

@@ -29,8 +29,12 @@ def log_mel(waveforms: Sequence[np.ndarray], extractor, device: str | torch.devi
     Each is padded with zeros to `extractor.n_samples`; a longer one is a
     `ValueError`, because cutting it would silently lose words.
     """
-    window, filters = _window_and_filters(extractor, torch.device(device))
-    samples = _padded(waveforms, extractor.n_samples).to(device)
+    return log_mel_of(padded(waveforms, extractor.n_samples).to(device), extractor)
+
+
+def log_mel_of(samples: torch.Tensor, extractor) -> torch.Tensor:
+    """float32 (batch, n_samples), padded -> float32 (batch, mel bins, frames), on the samples' device."""
+    window, filters = _window_and_filters(extractor, samples.device)
     spectrum = torch.stft(samples, extractor.n_fft, extractor.hop_length, window=window, return_complex=True)
     # The centred STFT has one frame more than samples / hop; Whisper drops it.
     power = spectrum[..., :-1].abs().square().contiguous()
@@ -39,7 +43,7 @@ def log_mel(waveforms: Sequence[np.ndarray], extractor, device: str | torch.devi
     return (torch.maximum(log_power, loudest - DYNAMIC_RANGE) + 4.0) / 4.0
 
 
-def _padded(waveforms: Sequence[np.ndarray], n_samples: int) -> torch.Tensor:
+def padded(waveforms: Sequence[np.ndarray], n_samples: int) -> torch.Tensor:
     """Waveforms of at most `n_samples` -> float32 (batch, n_samples), zeros behind."""
     batch = np.zeros((len(waveforms), n_samples), dtype=np.float32)
     for row, waveform in zip(batch, waveforms, strict=True):

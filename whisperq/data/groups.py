@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisperq.config import Source
+from whisperq.data.lazy import Joined
 from whisperq.data.lists import UtteranceList, read
 from whisperq.data.tables import METADATA_FILES
 from whisperq.data.utterance import Utterance
@@ -23,8 +24,9 @@ class UtteranceGroup:
     lists: tuple[UtteranceList, ...]
 
     @property
-    def utterances(self) -> tuple[Utterance, ...]:
-        return tuple(u for one in self.lists for u in one.utterances)
+    def utterances(self) -> Sequence[Utterance]:
+        """All of them, each made when it is asked for."""
+        return Joined([one.utterances for one in self.lists])
 
     @property
     def bad(self) -> int:

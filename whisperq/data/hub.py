@@ -1,7 +1,8 @@
 """Data sets of the `datasets` library: from the Hub, a local folder or parquet files.
 
 Audio stays encoded (`{"bytes", "path"}` per row) and is decoded by `load_audio`:
-`datasets` itself would ask for torchcodec, which needs a system FFmpeg.
+`datasets` itself would ask for torchcodec, which needs a system FFmpeg. Rows stay in memory-mapped Arrow
+files; one pass checks and hashes them one by one, and later each is read when it is asked for.
 """
 
 import hashlib
@@ -9,13 +10,20 @@ import json
 import os
 from typing import Any
 
+import numpy as np
+
 from whisperq.config import Source
+from whisperq.data.audio import audio_seconds
+from whisperq.data.index import GrowingIndex, Index
+from whisperq.data.lazy import Indexed
+from whisperq.data.tables import without_second_uses
 from whisperq.data.utterance import (
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,
     Utterance,
-    gather,
     label_of,
+    no_usable_line,
+    ratio_of,
     reason,
     text_of,
 )
@@ -24,18 +32,67 @@ from whisperq.errors import InputError
 SAVED_FILES = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves in a folder
 
 
-def read_dataset(source: Source, skip_bad: bool) -> tuple[tuple[Utterance, ...], int, str]:
-    """The utterances, the number of rows skipped, and a content hash; raises InputError."""
+class DatasetRows(Indexed):
+    """The usable rows of an Arrow table."""
+
+    def __init__(self, data: Any, title: str, source: Source, index: Index) -> None:
+        super().__init__(index)
+        self.data, self.title, self.source = data, title, source
+
+    def make(self, number: int) -> Utterance:
+        row = int(self.index.place[number])
+        return row_utterance(self.title, row, self.data[row], self.source)
+
+
+def read_dataset(source: Source, skip_bad: bool) -> tuple[DatasetRows, int, str]:
+    """The utterances, the number of rows skipped, and a content hash; raises InputError.
+
+    The SHA-256 goes over ids, texts and encoded audio of the usable rows: the same wherever the cache lies, which
+    the library's own fingerprint is not. It costs one reading of the data, an hour for a terabyte.
+    """
     title = source.dataset or source.path or ""
-    rows = _undecoded(_load(title, source), title, source)
-    utterances, bad = gather(title, len(rows), lambda i: _utterance(title, i, rows[i], source), source.limit, skip_bad)
-    return utterances, bad, _content_hash(utterances)
+    data = undecoded(load(title, source), title, source)
+    growing, names, bad, digest = GrowingIndex(), [], 0, hashlib.sha256()
+    for number, row in enumerate(data):
+        if source.limit is not None and len(growing) >= source.limit:
+            break
+        try:
+            utterance = row_utterance(title, number, row, source)
+            label_wer = ratio_of(row, "label_wer", utterance.origin)
+        except InputError:
+            if not skip_bad:
+                raise
+            bad += 1
+            continue
+        growing.add((number, 0, 0, 0), utterance, _seconds(utterance), label_wer)
+        names.append(hash(utterance.id))
+        _hash(digest, utterance)
+    rows, hashes = DatasetRows(data, title, source, growing.finish()), np.array(names, np.int64)
+    kept = without_second_uses(rows, hashes, skip_bad)
+    bad += len(rows) - len(kept)
+    if not len(kept):
+        raise no_usable_line(title, bad)
+    return DatasetRows(data, title, source, rows.index.take(kept)), bad, digest.hexdigest()
 
 
-def _load(title: str, source: Source) -> Any:
-    """The one split that the source means, as a `datasets.Dataset`."""
+def _seconds(utterance: Utterance) -> float | None:
+    """As the header says; what cannot be opened is found out when it is to be heard."""
     try:
-        data = _open(title, source)
+        return audio_seconds(utterance)
+    except InputError:
+        return None
+
+
+def _hash(digest: Any, utterance: Utterance) -> None:
+    audio = utterance.audio if isinstance(utterance.audio, bytes) else utterance.audio.encode()
+    digest.update(json.dumps([utterance.id, utterance.text, len(audio)]).encode())
+    digest.update(audio)
+
+
+def load(title: str, source: Source, streaming: bool = False) -> Any:
+    """The one split that the source means, as a `datasets.Dataset`, or streaming as an `IterableDataset`."""
+    try:
+        data = _open(title, source, streaming)
     except Exception as error:  # whatever the Hub, the cache or a reader can raise
         remedy = "check it" if source.path else "pass a local folder, or log in with `hf auth login`"
         raise InputError(f"The data set {title} cannot be loaded ({reason(error)}): {remedy}") from error
@@ -47,26 +104,26 @@ def _load(title: str, source: Source) -> Any:
     return data[split]
 
 
-def _open(title: str, source: Source) -> Any:
+def _open(title: str, source: Source, streaming: bool) -> Any:
     import datasets  # takes a second; most lists need none of it
 
     if any(os.path.isfile(os.path.join(title, name)) for name in SAVED_FILES):
-        return datasets.load_from_disk(title)
+        return datasets.load_from_disk(title)  # memory-mapped, and so as good as a stream
     if os.path.isfile(title):
         split = source.split or "train"
-        return datasets.load_dataset("parquet", data_files={split: title}, split=split)
+        return datasets.load_dataset("parquet", data_files={split: title}, split=split, streaming=streaming)
     if source.path:
-        return datasets.load_dataset("parquet", data_dir=title, split=source.split)
-    return datasets.load_dataset(title, source.config, split=source.split)
+        return datasets.load_dataset("parquet", data_dir=title, split=source.split, streaming=streaming)
+    return datasets.load_dataset(title, source.config, split=source.split, streaming=streaming)
 
 
-def _undecoded(data: Any, title: str, source: Source) -> Any:
+def undecoded(data: Any, title: str, source: Source) -> Any:
     """The data set with encoded audio; raises InputError for columns it does not have."""
     import datasets
 
     chosen = (source.audio_column, source.text_column, source.id_column, source.speaker_column)
     for column in filter(None, chosen):
-        if column not in data.column_names:
+        if data.column_names is not None and column not in data.column_names:
             there = ", ".join(data.column_names)
             raise InputError(f"The data set {title} has no column {column}, only {there}")
     try:
@@ -76,7 +133,7 @@ def _undecoded(data: Any, title: str, source: Source) -> Any:
         raise InputError(f"The column {column} of {title} holds no audio ({reason(error)})") from error
 
 
-def _utterance(title: str, index: int, row: dict[str, Any], source: Source) -> Utterance:
+def row_utterance(title: str, index: int, row: dict[str, Any], source: Source) -> Utterance:
     """Checks one row (counted from 0); raises InputError that names it."""
     audio = row[source.audio_column] or {}
     path, content = audio.get("path"), audio.get("bytes")
@@ -96,13 +153,3 @@ def _utterance(title: str, index: int, row: dict[str, Any], source: Source) -> U
         speaker=label_of(row, speaker_columns, where),
         origin=where,
     )
-
-
-def _content_hash(utterances: tuple[Utterance, ...]) -> str:
-    """SHA-256 over ids, texts and encoded audio: the same wherever the cache lies."""
-    digest = hashlib.sha256()
-    for utterance in utterances:
-        audio = utterance.audio if isinstance(utterance.audio, bytes) else utterance.audio.encode()
-        digest.update(json.dumps([utterance.id, utterance.text, len(audio)]).encode())
-        digest.update(audio)
-    return digest.hexdigest()

@@ -2,14 +2,17 @@
 
 An utterance list is JSON lines with `audio_filepath`, `duration` (seconds) and
 `text`; NeMo calls such a file a manifest. Whatever the form, one list of utterances
-comes out of it, each line checked, and each error one sentence that says where.
+comes out of it, each line checked, and each error one sentence that says where; only a
+streamed data set is checked as it is read.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from whisperq.config import Source
 from whisperq.data.hub import SAVED_FILES, read_dataset
+from whisperq.data.streams import Streamed
 from whisperq.data.tables import METADATA_FILES, read_table
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
@@ -22,7 +25,7 @@ class UtteranceList:
     """The usable utterances of a source, in its order; every id is there once."""
 
     source: Source
-    utterances: tuple[Utterance, ...]
+    utterances: Sequence[Utterance]  # each made when it is asked for
     bad: int  # lines skipped
     sha256: str  # of the list or metadata file; for a data set of its ids, texts and audio
 
@@ -40,6 +43,11 @@ def read(source: Source, skip_bad: bool = False) -> UtteranceList:
     if source.path and not place.exists():
         raise InputError(f"The utterance list {place} does not exist")
     table = _table(place, source)
+    if source.streaming:
+        if table:
+            raise InputError(f"{place}: `streaming` is for data sets and parquet, lists are never read whole anyway")
+        stream = Streamed(source)
+        return UtteranceList(source, stream, 0, stream.sha256)
     if table:
         return UtteranceList(source, *read_table(table, source, skip_bad))
     return UtteranceList(source, *read_dataset(source, skip_bad))

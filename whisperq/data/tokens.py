@@ -40,11 +40,25 @@ class Codec:
     max_tokens: int  # what the decoder takes, prompt included
     times: range = range(0)  # ids of <|0.00|>, <|0.02|>, ...; the vocabulary's last, or none
 
+    def words(self, text: str) -> list[int]:
+        """A text's own tokens; none where nothing is said."""
+        text = text.strip()
+        return self.tokenizer(" " + text, add_special_tokens=False).input_ids if text else []
+
     def encode(self, text: str) -> list[int]:
         """The whole sequence, prompt to <|endoftext|>; where nothing is said, these alone."""
-        text = text.strip()
-        ids = self.tokenizer(" " + text, add_special_tokens=False).input_ids if text else []
-        return [*self.prompt, *ids, self.end]
+        return [*self.prompt, *self.words(text), self.end]
+
+    def encode_timed(self, segments: Sequence[Segment]) -> list[int]:
+        """The whole sequence with each segment between its times, seconds from the window's start."""
+        ids = list(self.prompt[:-1])
+        for segment in segments:
+            if words := self.words(segment.text):
+                ids += [self._time(segment.start), *words, self._time(segment.end)]
+        return [*ids, self.end]
+
+    def _time(self, seconds: float) -> int:
+        return self.times[round(seconds / TIME_STEP)]
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -71,14 +85,25 @@ class Codec:
             begin, words = moment, []
         return found
 
-    def batch(self, texts: list[str], origins: list[str]) -> Tokens:
+    def check(self, sequence: Sequence[int], origin: str) -> None:
         """Raises InputError for a text that is longer than the decoder takes: it is never cut silently."""
+        if not self.fits(sequence):
+            raise InputError(
+                f"{origin}: its text has {len(sequence)} tokens, but the decoder takes {self.max_tokens + 1}"
+            )
+
+    def fits(self, sequence: Sequence[int]) -> bool:
+        return len(sequence) - 1 <= self.max_tokens
+
+    def batch(self, texts: list[str], origins: list[str]) -> Tokens:
+        """Raises InputError as `check` does."""
         sequences = [self.encode(text) for text in texts]
         for sequence, origin in zip(sequences, origins, strict=True):
-            if len(sequence) - 1 > self.max_tokens:
-                raise InputError(
-                    f"{origin}: its text has {len(sequence)} tokens, but the decoder takes {self.max_tokens + 1}"
-                )
+            self.check(sequence, origin)
+        return self.pad(sequences)
+
+    def pad(self, sequences: Sequence[Sequence[int]]) -> Tokens:
+        """Whole sequences side by side, each shifted by one against itself."""
         longest = max(map(len, sequences)) - 1
         inputs = torch.full((len(sequences), longest), self.end)
         labels = torch.full((len(sequences), longest), IGNORED)

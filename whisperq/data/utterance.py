@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,41 +26,18 @@ class Utterance:
     origin: str = ""  # "dev.jsonl line 3": where to look when it turns out bad
 
 
-def gather(
-    title: str, count: int, build: Callable[[int], Utterance], limit: int | None, skip_bad: bool
-) -> tuple[tuple[Utterance, ...], int]:
-    """The first `limit` usable utterances out of `count` lines, and how many lines were skipped.
-
-    `build` makes the utterance of one line or raises InputError. Raises InputError
-    for a bad line or a second use of an id (without `skip_bad`) and for no usable line.
-    """
-    found: dict[str, Utterance] = {}
-    bad = 0
-    for index in range(count):
-        if limit is not None and len(found) >= limit:
-            break
-        try:
-            utterance = build(index)
-            if utterance.id in found:
-                raise InputError(_second_use(utterance, found[utterance.id]))
-            found[utterance.id] = utterance
-        except InputError:
-            if not skip_bad:
-                raise
-            bad += 1
-    if not found:
-        raise InputError(f"{title} has no usable line" + (f" ({bad} skipped as bad)" if bad else ""))
-    return tuple(found.values()), bad
-
-
-def _second_use(utterance: Utterance, first: Utterance) -> str:
+def second_use(utterance: Utterance, first: Utterance) -> str:
+    """The sentence about an id that is there twice."""
     file = f" ({utterance.audio})" if isinstance(utterance.audio, str) else ""
     return f"{utterance.origin}{file}: the id {utterance.id} is already that of {first.origin}"
 
 
 def first_value(fields: dict[str, Any], columns: Iterable[str]) -> Any:
     """The first of the columns that holds a value, else None."""
-    return next((fields[name] for name in columns if fields.get(name) is not None), None)
+    for name in columns:  # a loop, because every line of a list comes here several times
+        if (value := fields.get(name)) is not None:
+            return value
+    return None
 
 
 def text_of(fields: dict[str, Any], columns: Iterable[str], where: str) -> str | None:
@@ -93,6 +70,21 @@ def seconds_of(fields: dict[str, Any], column: str, where: str) -> float | None:
     if not math.isfinite(seconds) or seconds < 0:
         raise InputError(f"{where}: the {column} {reprlib.repr(value)} is no number of seconds")
     return seconds
+
+
+def ratio_of(fields: dict[str, Any], column: str, where: str) -> float | None:
+    """A finite number of at least zero, such as a word error rate; None where absent."""
+    value = fields.get(column)
+    if value is None or value == "":
+        return None
+    try:
+        return seconds_of(fields, column, where)
+    except InputError:
+        raise InputError(f"{where}: the {column} {reprlib.repr(value)} is no number of at least 0") from None
+
+
+def no_usable_line(title: str, bad: int) -> InputError:
+    return InputError(f"{title} has no usable line" + (f" ({bad} skipped as bad)" if bad else ""))
 
 
 def reason(error: BaseException) -> str:

@@ -22,9 +22,10 @@ class SiteRange:
     minima: list[float] = field(default_factory=list)
     maxima: list[float] = field(default_factory=list)
     histogram: Histogram | None = None
+    numbers: list[int] = field(default_factory=list)  # of the batches, in the order of the data
 
-    def observe(self, tensors: Iterable[Tensor]) -> None:
-        """Raises ValueError for NaN or infinity."""
+    def observe(self, tensors: Iterable[Tensor], number: int | None = None) -> None:
+        """number: the batch's, where this is a shard's; default: the next. Raises ValueError for NaN or infinity."""
         low, high = math.inf, -math.inf
         for x in tensors:
             minimum, maximum = (float(v) for v in x.aminmax())
@@ -36,6 +37,17 @@ class SiteRange:
                 self.histogram.update(x)
         self.minima.append(low)
         self.maxima.append(high)
+        self.numbers.append(len(self.numbers) if number is None else number)
+
+    def merge(self, other: "SiteRange") -> None:
+        """Add what was observed in other batches: the same as having seen them too, in the order of their numbers."""
+        numbers = self.numbers + other.numbers
+        order = sorted(range(len(numbers)), key=numbers.__getitem__)
+        minima, maxima = self.minima + other.minima, self.maxima + other.maxima
+        self.numbers, self.minima, self.maxima = ([x[i] for i in order] for x in (numbers, minima, maxima))
+        if other.histogram is not None:
+            self.histogram = self.histogram or Histogram()
+            self.histogram.merge(other.histogram)
 
     def estimate(self, momentum: float, percentile: float, bits: int) -> tuple[float, float]:
         """The range that quantization will use."""

@@ -1,4 +1,4 @@
-"""Progress bars and announcements, all on standard error."""
+"""Progress bars and announcements, all on standard error; of several processes at one task the first one's."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -6,6 +6,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from whisperq.disk import first_process
 
 console = Console(stderr=True)
 T = TypeVar("T")
@@ -29,7 +31,7 @@ def bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (console.is_terminal and first_process()),
     )
 
 
@@ -50,4 +52,5 @@ def say_how(runtime) -> None:
 
 def say(text: str) -> None:
     """One announcement, such as which model was chosen."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if first_process():
+        console.print(text, highlight=False, markup=False, soft_wrap=True)

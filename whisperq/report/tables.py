@@ -55,6 +55,23 @@ def _student(results: dict[str, Any]) -> list[Table]:
     return [layers, counts]
 
 
+def _pseudo_labels(results: dict[str, Any]) -> list[Table]:
+    result = table("Pseudo-labels", "", "#")
+    result.add_row("utterances", figure(results["utterances"]))
+    result.add_row("words", figure(results["words"]))
+    result.add_row("audio", f"{results['audio_seconds']:.0f} s")
+    result.add_row("mean log-probability (nats per token)", figure(results["mean_logprob"], 4))
+    for key in ("skipped", "longer_than_window", "unfinished"):
+        result.add_row(key.replace("_", " "), figure(results[key]))
+    if results["wer"] is None:
+        return [result]
+    errors = table(f"Labels against {results['reference_words']:,} reference words", "", "#")
+    errors.add_row(f"WER ({', '.join(results['normalizers'])})", percent(results["wer"]))
+    for threshold, labels in results["label_wer_above"].items():
+        errors.add_row(f"labels above {threshold} %", f"{labels:,} of {results['scored']:,}")
+    return [result, errors]
+
+
 def _distilled(results: dict[str, Any]) -> list[Table]:
     result = table("Distillation", "", "#")
     result.add_row("best step", f"{results['best_step']:,} of {results['steps']:,}")
@@ -168,6 +185,7 @@ def _exported(results: dict[str, Any]) -> list[Table]:
 
 BUILDERS = {
     "student": _student,
+    "pseudo-labels": _pseudo_labels,
     "distilled": _distilled,
     "calibration": _calibration,
     "quantized": _quantized,

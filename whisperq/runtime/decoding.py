@@ -45,8 +45,14 @@ def with_times(rules: Rules, codec: Codec) -> Rules:
 
 
 @torch.inference_mode()
-def greedy(runtime: Runtime, features: Tensor, rules: Rules) -> list[list[int]]:
-    """features (batch, mel bins, frames) -> each utterance's new tokens, without prompt and end."""
+def greedy(
+    runtime: Runtime, features: Tensor, rules: Rules, log_probabilities: Tensor | None = None
+) -> list[list[int]]:
+    """features (batch, mel bins, frames) -> each utterance's new tokens, without prompt and end.
+
+    To `log_probabilities` (batch,), where given, is added the natural logarithm of each token's probability, that of
+    the end included: openai/whisper's `sum_logprobs`, of the distribution that is left after suppression.
+    """
     state = runtime.encode(features)
     tokens = torch.tensor([rules.prompt] * len(features), device=features.device)
     done = torch.zeros(len(features), dtype=torch.bool, device=features.device)
@@ -61,6 +67,8 @@ def greedy(runtime: Runtime, features: Tensor, rules: Rules) -> list[list[int]]:
         if rules.times:
             restrict_times(logits, written, rules.times, rules.end)
         best = logits.argmax(dim=-1).masked_fill(done, rules.end)
+        if log_probabilities is not None:
+            log_probabilities += _log_probability(logits, best).masked_fill(done, 0.0)
         written.append(best)
         done |= best == rules.end
         if bool(done.all()):
@@ -72,6 +80,11 @@ def greedy(runtime: Runtime, features: Tensor, rules: Rules) -> list[list[int]]:
 def _suppress(logits: Tensor, tokens: Tensor) -> None:
     # WhisperConfig suppresses ids of OpenAI's vocabulary by default, also where the vocabulary is smaller.
     logits.index_fill_(1, tokens[tokens < logits.shape[-1]], -torch.inf)
+
+
+def _log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
+    """logits (batch, vocabulary), tokens (batch,) -> (batch,)."""
+    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=-1)
 
 
 def _until_end(row: list[int], end: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Any model folder, float, quantized or exported, opened for use by a runtime."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,12 @@ from whisperq.runtime.decoding import Rules, make_rules
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.quantized import load_quantized, quantizers
-from whisperq.runtime.transcription import transcribe
+from whisperq.runtime.transcription import Hypothesis, transcribe
 
 # Kind of model -> what runs it, the default first.
 RUNTIMES = {"float": ("float",), "quantized": ("emulated", "int8"), "onnx": ("onnx", "openvino")}
+
+Listen = Callable[[Sequence[Utterance]], Iterable[Hypothesis]]
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,11 @@ def _around(
     return processor, loader, make_rules(codec, model.generation_config)
 
 
-def with_hypotheses(opened: Opened, utterances: Sequence[Utterance], size: int) -> list[Utterance]:
-    """The same utterances, each without a reference given its greedy hypothesis."""
+def with_hypotheses(
+    opened: Opened, utterances: Sequence[Utterance], size: int, listen: Listen | None = None
+) -> list[Utterance]:
+    """The same utterances, each without a reference given its greedy hypothesis; `listen` where several share that."""
     silent = [u for u in utterances if u.text is None]
-    found = transcribe(opened.runtime, opened.loader, opened.rules, silent, size)
+    found = listen(silent) if listen else transcribe(opened.runtime, opened.loader, opened.rules, silent, size)
     texts = {h.utterance.origin: h.text for h in found}
     return [replace(u, text=texts.get(u.origin)) if u.text is None else u for u in utterances]

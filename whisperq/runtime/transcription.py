@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -26,6 +26,12 @@ class Hypothesis:
     text: str
     audio_seconds: float
     seconds: float
+
+    def without_sound(self) -> "Hypothesis":
+        """The same, light enough to keep many and to send: an embedded recording is left out."""
+        if isinstance(self.utterance.audio, str):
+            return self
+        return replace(self, utterance=replace(self.utterance, audio=b""))
 
 
 def transcribe(

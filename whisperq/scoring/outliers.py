@@ -6,9 +6,12 @@
 
 mu, sigma: mean and population standard deviation of the flattened tensor. Kurtosis and inf_norm are
 averaged over utterances (Bondarenko et al. 2023); `peak` is the plain maximum of |x|.
+
+Sums over utterances are exact fractions, rounded once in the end: shards merge to what one process finds, bit by bit.
 """
 
 import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -30,8 +33,8 @@ class TensorStatistics:
         self.values = 0
         self.peak = 0.0
         self.outliers_per_dimension: Tensor | None = None  # int64 (D,)
-        self._kurtosis_sum = 0.0
-        self._inf_norm_sum = 0.0
+        self._kurtosis_sum = Fraction()
+        self._inf_norm_sum = Fraction()
 
     def update(self, x: Tensor) -> None:
         """Take in one utterance's tensor (..., D), padding already removed."""
@@ -39,16 +42,12 @@ class TensorStatistics:
         low, high = (float(end) for end in torch.aminmax(x))
         if not math.isfinite(high - low):
             raise ValueError("outlier statistics need finite values, and this tensor holds NaN or infinity")
-        if self.outliers_per_dimension is None:
-            self.outliers_per_dimension = torch.zeros(x.shape[1], dtype=torch.int64)
-        elif len(self.outliers_per_dimension) != x.shape[1]:
-            expected = len(self.outliers_per_dimension)
-            raise ValueError(f"this site has {expected} dimensions, and now a tensor of {x.shape[1]}")
+        self._expect(x.shape[1])
         inf_norm = max(-low, high)
         self.utterances += 1
         self.values += x.numel()
         self.peak = max(self.peak, inf_norm)
-        self._inf_norm_sum += inf_norm
+        self._inf_norm_sum += Fraction(inf_norm)
         if low == high:  # the variance could come out as rounding noise instead of zero
             self.constant_utterances += 1
             return
@@ -56,7 +55,27 @@ class TensorStatistics:
         variance = squares.mean()
         outliers = (squares > _OUTLIER_DEVIATIONS**2 * variance).sum(dim=0)
         self.outliers_per_dimension += outliers.cpu()
-        self._kurtosis_sum += float(squares.square_().mean() / variance.square())
+        self._kurtosis_sum += Fraction(float(squares.square_().mean() / variance.square()))
+
+    def merge(self, other: "TensorStatistics") -> None:
+        """Add other utterances' statistics: the same as having seen their tensors too, in any order."""
+        if other.outliers_per_dimension is None:
+            return
+        self._expect(len(other.outliers_per_dimension))
+        self.outliers_per_dimension += other.outliers_per_dimension
+        self.utterances += other.utterances
+        self.constant_utterances += other.constant_utterances
+        self.values += other.values
+        self.peak = max(self.peak, other.peak)
+        self._kurtosis_sum += other._kurtosis_sum
+        self._inf_norm_sum += other._inf_norm_sum
+
+    def _expect(self, dimensions: int) -> None:
+        if self.outliers_per_dimension is None:
+            self.outliers_per_dimension = torch.zeros(dimensions, dtype=torch.int64)
+        elif len(self.outliers_per_dimension) != dimensions:
+            expected = len(self.outliers_per_dimension)
+            raise ValueError(f"this site has {expected} dimensions, and now a tensor of {dimensions}")
 
     def as_dict(self) -> dict:
         """The figures as plain numbers; kurtosis is NaN if every tensor was constant."""
@@ -66,8 +85,8 @@ class TensorStatistics:
         return {
             "utterances": self.utterances,
             "constant_utterances": self.constant_utterances,
-            "kurtosis": self._kurtosis_sum / varied if varied else math.nan,
-            "inf_norm": self._inf_norm_sum / self.utterances,
+            "kurtosis": float(self._kurtosis_sum / varied) if varied else math.nan,
+            "inf_norm": float(self._inf_norm_sum / self.utterances),
             "peak": self.peak,
             "outliers": int(self.outliers_per_dimension.sum()),
             "values": self.values,

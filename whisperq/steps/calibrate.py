@@ -1,8 +1,12 @@
-"""Activation ranges of every site, from a few batches of validation data, teacher-forced."""
+"""Activation ranges of every site, from a few batches of validation data, teacher-forced.
+
+Several processes each observe every world-th batch; what is written is what one would have found alone.
+"""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,12 +14,16 @@ from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import Batch, epoch_order, teacher_forced
 from whisperq.data.groups import identity, read_all
+from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
-from whisperq.models.sites import Watcher, model_sites, resolve, watch
+from whisperq.models.loading import compute_device
+from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
 from whisperq.options import CalibrateConfig, Context
 from whisperq.quant.ranges import SiteRange
 from whisperq.report.progress import say, track
 from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
+from whisperq.runtime.transcription import Hypothesis, transcribe
+from whisperq.training.distributed import Processes, joined
 
 RANGES = "ranges.json"
 
@@ -32,30 +40,49 @@ def calibrate(
     refuse_test_data(data, test)
     data_list = read_all(data, config.skip_bad)
     inputs = {"model": artifact.reference(model), "data": data_list.reference}
-    with (
-        artifact.create(out, "calibration", "calibrate", context.settings(config), inputs, context.force) as draft,
-        open_model(model, context, config.skip_bad) as opened,
-    ):
-        if opened.runtime.name != "float":
-            raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
-        sites = model_sites(opened.model)
-        chosen = resolve(config.sites, sites) if config.sites else list(sites)
-        ranges = {a: SiteRange(config.observer) for a in chosen}
-        # Drawn from all sources: the first batches of the first list would be one speaker or corpus.
-        drawn = [data_list.utterances[i] for i in epoch_order(len(data_list.utterances), context.seed, epoch=0)]
-        drawn = with_hypotheses(opened, drawn[: config.batches * config.batch_size], config.batch_size)
-        used = observe(opened, drawn, ranges, config)
-        final = write_ranges(ranges, config, draft.folder)
-        widest = sorted(final, key=lambda a: final[a][0] - final[a][1])
-        draft.results |= {
-            **used,
-            "sites": len(ranges),
-            "observer": config.observer,
-            "decoder_padding": "masked",
-            "skipped": len(opened.loader.skipped) + data_list.bad,
-            "widest": [[a, *final[a]] for a in widest[:5]],
-        }
+    settings = context.settings(config)
+    with joined(compute_device(context.device)) as processes:
+        with (
+            artifact.create(out, "calibration", "calibrate", settings, inputs, context.force) as draft,
+            open_model(model, context, config.skip_bad) as opened,
+        ):
+            if opened.runtime.name != "float":
+                raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
+            drawn = draw(data_list.utterances, opened, config, context.seed, processes)
+            ranges, used = observe(opened, drawn, config, processes)
+            final = write_ranges(ranges, config, draft.folder)
+            widest = sorted(final, key=lambda a: final[a][0] - final[a][1])
+            skipped = set().union(*processes.gather(opened.loader.skipped))
+            draft.results |= {
+                **used,
+                "sites": len(ranges),
+                "observer": config.observer,
+                "decoder_padding": "masked",
+                "skipped": len(skipped) + data_list.bad,
+                "widest": [[a, *final[a]] for a in widest[:5]],
+            }
+        processes.wait()  # the first has published it
     return artifact.load(out)
+
+
+def draw(
+    utterances: Sequence[Utterance], opened: OpenedModel, config: CalibrateConfig, seed: int, processes: Processes
+) -> list[Utterance]:
+    """As many as are asked for, each with a text.
+
+    Drawn from all sources: the first batches of the first list would be one speaker or corpus.
+    """
+
+    def listen(silent: Sequence[Utterance]) -> list[Hypothesis]:
+        """By all processes, a batch each in turn."""
+        heard = (opened.runtime, opened.loader, opened.rules)
+        own = processes.batches(silent, config.batch_size)
+        return processes.collect(
+            (n, h.without_sound()) for n, part in own for h in transcribe(*heard, part, config.batch_size)
+        )
+
+    order = epoch_order(len(utterances), seed, epoch=0)[: config.batches * config.batch_size]
+    return with_hypotheses(opened, [utterances[i] for i in order], config.batch_size, listen)
 
 
 def write_ranges(ranges: dict[str, SiteRange], config: CalibrateConfig, folder: Path) -> dict[str, list[float]]:
@@ -83,29 +110,53 @@ def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:
 
 
 @torch.inference_mode()
-def observe(opened: OpenedModel, utterances: Sequence, ranges: dict[str, SiteRange], config: CalibrateConfig) -> dict:
-    """Run the model over the batches and let each site's range grow; counts what was used."""
-    seen = {"batches": 0, "utterances": 0, "audio_seconds": 0.0}
+def observe(
+    opened: OpenedModel, utterances: Sequence[Utterance], config: CalibrateConfig, processes: Processes
+) -> tuple[dict[str, SiteRange], dict[str, Any]]:
+    """Run the model over the batches and let each chosen site's range grow; counts what was used."""
     sites = model_sites(opened.model)
-    batches = opened.loader.labelled_batches(utterances, config.batch_size)
-    for batch in track(batches, -(-len(utterances) // config.batch_size), "calibrate", "batches"):
-        watchers = {a: watcher(ranges[a], sites[a], batch) for a in ranges}
+    chosen = resolve(config.sites, sites) if config.sites else list(sites)
+    ranges = {a: SiteRange(config.observer) for a in chosen}
+    seen: list[tuple[int, tuple[int, float]]] = []
+    total = len(processes.share(range(-(-len(utterances) // config.batch_size))))
+    for number, part in track(processes.batches(utterances, config.batch_size), total, "calibrate", "batches"):
+        batch = opened.loader.labelled(part)
+        if batch is None:
+            continue
+        watchers = {a: watcher(ranges[a], sites[a], batch, number) for a in ranges}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
-        seen["batches"] += 1
-        seen["utterances"] += len(batch.utterances)
-        seen["audio_seconds"] += batch.seconds
-    if not seen["batches"]:
+        seen.append((number, (len(batch.utterances), batch.seconds)))
+    return merged(processes.gather(ranges)), counts(processes.collect(seen), config)
+
+
+def merged(shards: Sequence[dict[str, SiteRange]]) -> dict[str, SiteRange]:
+    """The ranges of all processes as those of one."""
+    first, *others = shards
+    for other in others:
+        for address, site_range in other.items():
+            first[address].merge(site_range)
+    return first
+
+
+def counts(seen: Sequence[tuple[int, float]], config: CalibrateConfig) -> dict[str, Any]:
+    """seen: utterances and seconds of each batch. Raises InputError where there is none."""
+    if not seen:
         raise InputError("no usable calibration utterance is left")
-    if seen["batches"] < config.batches:
-        say(f"warning: the data holds {seen['batches']} batches of the {config.batches} asked for")
-    return {**seen, "batches_asked": config.batches}
+    if len(seen) < config.batches:
+        say(f"warning: the data holds {len(seen)} batches of the {config.batches} asked for")
+    return {
+        "batches": len(seen),
+        "utterances": sum(utterances for utterances, _ in seen),
+        "audio_seconds": sum(seconds for _, seconds in seen),
+        "batches_asked": config.batches,
+    }
 
 
-def watcher(site_range: SiteRange, site, batch: Batch) -> Watcher:
+def watcher(site_range: SiteRange, site: Site, batch: Batch, number: int) -> Watcher:
     def see(x: torch.Tensor) -> None:
         try:
-            site_range.observe(site.utterances(x, batch.tokens.lengths))
+            site_range.observe(site.utterances(x, batch.tokens.lengths), number)
         except ValueError as error:
             ids = ", ".join(u.id for u in batch.utterances)
             raise InputError(f"{site.address} holds {error} in the batch of {ids}") from error

@@ -1,8 +1,13 @@
-"""Word error rate and speed over test sets, greedy decoding."""
+"""Word error rate and speed over test sets, greedy decoding.
+
+Several processes each decode every world-th batch: the hypotheses are those of one, and `wall_seconds` are those of
+the process that took longest, features and decoding alone.
+"""
 
 import json
 import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ from whisperq.data.batches import require_texts
 from whisperq.data.groups import read_all
 from whisperq.data.lists import UtteranceList
 from whisperq.errors import InputError, UsageError
+from whisperq.models.loading import compute_device
 from whisperq.options import Context, EvalConfig
 from whisperq.report.progress import say, say_how, track
 from whisperq.runtime.opening import Opened, open_runtime
@@ -19,6 +25,7 @@ from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.intervals import bootstrap_interval
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of
 from whisperq.scoring.words import count_errors
+from whisperq.training.distributed import Processes, joined
 
 
 def eval(
@@ -30,37 +37,46 @@ def eval(
     """
     check_names(test)
     lists = {source.name: read_all([source], config.skip_bad) for source in test}
-    require_texts([u for group in lists.values() for u in group.utterances], "scoring")
+    for group in lists.values():
+        require_texts(group.utterances, "scoring")
     normalizers = {s.name: config.normalizer or s.normalizer or normalizer for s in test}
     for name, group in lists.items():
         check_words(name, [u.text or "" for u in group.utterances[: config.limit]], normalizers[name])
     settings = context.settings(config, normalizers=normalizers)
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
-    with (
-        artifact.create(out, "evaluation", "eval", settings, inputs, context.force) as draft,
-        open_runtime(model, config, context, config.skip_bad) as opened,
-    ):
-        say_how(opened.runtime)
-        (draft.folder / "hypotheses").mkdir()
-        results = {}
-        for source in test:
-            utterance_list = lists[source.name].lists[0]
-            hypotheses = decode(opened, utterance_list, config)
-            write_hypotheses(hypotheses, draft.folder / "hypotheses" / f"{source.name}.jsonl", out)
-            results[source.name] = score(hypotheses, opened, normalizers[source.name], context.seed)
-            bad = {u.origin for u in utterance_list.utterances} & opened.loader.skipped
-            results[source.name]["skipped"] = utterance_list.bad + len(bad)
-        products = opened.runtime.products()
-        draft.results |= {
-            "integer_products": len(products.integer),
-            "float_products": dict(products.floating),
-            "runtime": opened.runtime.name,
-            "device": opened.loader.device,
-            "sets": results,
-        }
-        draft.results["mean_wer"] = sum(r["wer"] for r in results.values()) / len(results)
-        (draft.folder / "results.json").write_text(json.dumps(draft.results, indent=2) + "\n")
+    with joined(compute_device(context.device)) as processes:
+        with (
+            artifact.create(out, "evaluation", "eval", settings, inputs, context.force) as draft,
+            open_runtime(model, config, context, config.skip_bad) as opened,
+        ):
+            say_how(opened.runtime)
+            (draft.folder / "hypotheses").mkdir()
+            results = {}
+            for source in test:
+                utterance_list = lists[source.name].lists[0]
+                hypotheses, wall = decode(opened, utterance_list, config, processes)
+                write_hypotheses(hypotheses, draft.folder / "hypotheses" / f"{source.name}.jsonl", out)
+                results[source.name] = score(hypotheses, wall, opened, normalizers[source.name], context.seed)
+                skipped = set().union(*processes.gather(opened.loader.skipped))
+                bad = {u.origin for u in utterance_list.utterances} & skipped if skipped else ()
+                results[source.name]["skipped"] = utterance_list.bad + len(bad)
+            draft.results |= summary(opened, results)
+            (draft.folder / "results.json").write_text(json.dumps(draft.results, indent=2) + "\n")
+        processes.wait()  # the first has published it
     return artifact.load(out)
+
+
+def summary(opened: Opened, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What ran, how much of it in integers, and every set's figures."""
+    products = opened.runtime.products()
+    return {
+        "integer_products": len(products.integer),
+        "float_products": dict(products.floating),
+        "runtime": opened.runtime.name,
+        "device": opened.loader.device,
+        "sets": sets,
+        "mean_wer": sum(r["wer"] for r in sets.values()) / len(sets),
+    }
 
 
 def check_names(test: Sequence[Source]) -> None:
@@ -79,17 +95,28 @@ def check_words(name: str, references: Sequence[str], normalizer: str) -> None:
         raise InputError(f"the test set {name} has no reference words after normalising: it has no word error rate")
 
 
-def decode(opened: Opened, utterance_list: UtteranceList, config: EvalConfig) -> list[Hypothesis]:
-    """Hypotheses of all utterances; the first batch runs once before, untimed, to warm up."""
-    utterances = utterance_list.utterances[: config.limit]
-    arguments = (opened.runtime, opened.loader, opened.rules)
-    list(transcribe(*arguments, utterances[: config.batch_size], config.batch_size))
-    found = transcribe(*arguments, utterances, config.batch_size)
-    name = utterance_list.source.name
-    hypotheses = list(track(found, len(utterances), f"eval {name}", "utterances"))
+def decode(
+    opened: Opened, utterance_list: UtteranceList, config: EvalConfig, processes: Processes
+) -> tuple[list[Hypothesis], float]:
+    """Hypotheses of all utterances, and the wall seconds of the slowest process.
+
+    Each process's first batch runs once before, untimed, to warm up.
+    """
+    utterances, size, name = utterance_list.utterances[: config.limit], config.batch_size, utterance_list.source.name
+    heard = (opened.runtime, opened.loader, opened.rules)
+    for _, first in islice(processes.batches(utterances, size), 1):
+        list(transcribe(*heard, first, size))
+    found = (
+        (number, h.without_sound())
+        for number, part in processes.batches(utterances, size)
+        for h in transcribe(*heard, part, size)
+    )
+    own = list(track(found, -(-len(utterances) // processes.world), f"eval {name}", "utterances"))
+    wall = max(processes.gather(sum(h.seconds for _, h in own)))
+    hypotheses = processes.collect(own)
     if not hypotheses:
         raise InputError(f"the test set {name} has no usable recording")
-    return hypotheses
+    return hypotheses, wall
 
 
 def write_hypotheses(hypotheses: Sequence[Hypothesis], path: Path, out: Path) -> None:
@@ -109,8 +136,10 @@ def write_hypotheses(hypotheses: Sequence[Hypothesis], path: Path, out: Path) ->
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
-def score(hypotheses: Sequence[Hypothesis], opened: Opened, normalizer_name: str, seed: int) -> dict[str, Any]:
-    """Counts, WER with its 95 % interval, RTFx."""
+def score(
+    hypotheses: Sequence[Hypothesis], wall: float, opened: Opened, normalizer_name: str, seed: int
+) -> dict[str, Any]:
+    """Counts, WER with its 95 % interval, RTFx; `wall` in seconds."""
     normalizer = normalizer_of(normalizer_name, opened.processor.tokenizer)
     references = [h.utterance.text or "" for h in hypotheses]
     errors = count_errors(references, [h.text for h in hypotheses], normalizer)
@@ -119,7 +148,7 @@ def score(hypotheses: Sequence[Hypothesis], opened: Opened, normalizer_name: str
             f"warning: the normaliser {normalizer.id} changed the number of reference words from "
             f"{errors.raw_reference_words:,} to {errors.reference_words:,}; basic keeps digits apart"
         )
-    audio, wall = sum(h.audio_seconds for h in hypotheses), sum(h.seconds for h in hypotheses)
+    audio = sum(h.audio_seconds for h in hypotheses)
     low, high = bootstrap_interval(errors.per_utterance, seed=seed)
     return {
         **errors.as_dict(),

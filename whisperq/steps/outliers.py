@@ -1,4 +1,7 @@
-"""Kurtosis, infinity norm and six-sigma outliers of a model's tensors."""
+"""Kurtosis, infinity norm and six-sigma outliers of a model's tensors.
+
+Several processes each observe every world-th batch; the statistics are bit by bit those of one.
+"""
 
 import json
 from collections.abc import Sequence
@@ -11,14 +14,17 @@ from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import Batch, require_texts, teacher_forced
 from whisperq.data.groups import read_all
+from whisperq.data.lazy import Joined
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
+from whisperq.models.loading import compute_device
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
 from whisperq.options import Context, OutliersConfig
 from whisperq.report.figures import plot_outliers
 from whisperq.report.progress import track
 from whisperq.runtime.opening import OpenedModel, open_model
 from whisperq.scoring.outliers import TensorStatistics, summarize
+from whisperq.training.distributed import Processes, joined
 
 STATISTICS = "outliers.json"
 
@@ -32,30 +38,38 @@ def outliers(
     or has no hidden dimension.
     """
     group = read_all(data, config.skip_bad)
-    utterances = [u for one in group.lists for u in one.utterances[: config.limit]]
+    utterances = Joined([one.utterances[: config.limit] for one in group.lists])
     require_texts(utterances, "outlier counting (the decoder sees the references)")
     inputs = {"model": artifact.reference(model), "data": group.reference}
     if compare:
         inputs["compare"] = artifact.reference(compare)
-    with artifact.create(out, "outliers", "outliers", context.settings(config), inputs, context.force) as draft:
-        models = {"model": model, **({"compare": compare} if compare else {})}
-        found = {role: measure(path, utterances, config, context) for role, path in models.items()}
-        (draft.folder / STATISTICS).write_text(json.dumps(found, indent=1) + "\n")
-        titles = dict(zip(models, distinct_titles([p.resolve() for p in models.values()]), strict=True))
-        sites = [s for s in found["model"]["statistics"] if all(s in f["statistics"] for f in found.values())]
-        figures = plot_outliers({titles[r]: f["statistics"] for r, f in found.items()}, sites, draft.folder)
-        draft.results |= {
-            **{role: f["summary"] for role, f in found.items()},
-            "titles": titles,
-            "padding": "decoder padding masked",
-            "utterances": max(s["utterances"] for s in found["model"]["statistics"].values()),
-            "top_dimensions": {
-                titles[r]: {a: s["top_dimensions"] for a, s in f["statistics"].items()} for r, f in found.items()
-            },
-            "skipped": group.bad + found["model"]["skipped"],
-            "figures": figures,
-        }
+    settings, models = context.settings(config), {"model": model, **({"compare": compare} if compare else {})}
+    with joined(compute_device(context.device)) as processes:
+        with artifact.create(out, "outliers", "outliers", settings, inputs, context.force) as draft:
+            found = {role: measure(path, utterances, config, context, processes) for role, path in models.items()}
+            if processes.main:
+                titles = dict(zip(models, distinct_titles([p.resolve() for p in models.values()]), strict=True))
+                draft.results |= report(found, titles, group.bad, draft.folder)
+        processes.wait()  # the first has published it
     return artifact.load(out)
+
+
+def report(found: dict[str, dict[str, Any]], titles: dict[str, str], bad: int, folder: Path) -> dict[str, Any]:
+    """outliers.json and the figures, written into `folder`, and what of them is worth a summary."""
+    (folder / STATISTICS).write_text(json.dumps(found, indent=1) + "\n")
+    sites = [s for s in found["model"]["statistics"] if all(s in f["statistics"] for f in found.values())]
+    figures = plot_outliers({titles[r]: f["statistics"] for r, f in found.items()}, sites, folder)
+    return {
+        **{role: f["summary"] for role, f in found.items()},
+        "titles": titles,
+        "padding": "decoder padding masked",
+        "utterances": max(s["utterances"] for s in found["model"]["statistics"].values()),
+        "top_dimensions": {
+            titles[r]: {a: s["top_dimensions"] for a, s in f["statistics"].items()} for r, f in found.items()
+        },
+        "skipped": bad + found["model"]["skipped"],
+        "figures": figures,
+    }
 
 
 def distinct_titles(paths: Sequence[Path]) -> list[str]:
@@ -68,16 +82,21 @@ def distinct_titles(paths: Sequence[Path]) -> list[str]:
     return [f"{path.name} ({i})" for i, path in enumerate(paths, 1)]
 
 
-def measure(model: Path, utterances: Sequence[Utterance], config: OutliersConfig, context: Context) -> dict[str, Any]:
+def measure(
+    model: Path, utterances: Sequence[Utterance], config: OutliersConfig, context: Context, processes: Processes
+) -> dict[str, Any]:
     """Statistics by site, and their summary, of one model."""
     with open_model(model, context, config.skip_bad) as opened:
-        sites = model_sites(opened.model)
-        addresses = choose_sites(config.layer, sites)
-        statistics = {a: TensorStatistics() for a in addresses}
-        run(opened, utterances, statistics, config.batch_size)
+        own = {a: TensorStatistics() for a in choose_sites(config.layer, model_sites(opened.model))}
+        seen = run(opened, utterances, own, config.batch_size, processes)
+        if not sum(processes.gather(seen)):
+            raise InputError("no usable utterance is left to count outliers in")
+        statistics, *others = processes.gather(own)
+        for address, other in ((a, s) for shard in others for a, s in shard.items()):
+            statistics[address].merge(other)
+        skipped = set().union(*processes.gather(opened.loader.skipped))
         figures = {a: s.as_dict() for a, s in statistics.items()}
-        summary = summarize(figures)
-        return artifact.plain({"summary": summary, "statistics": figures, "skipped": len(opened.loader.skipped)})
+        return artifact.plain({"summary": summarize(figures), "statistics": figures, "skipped": len(skipped)})
 
 
 def choose_sites(layer: str | None, sites: dict[str, Site]) -> list[str]:
@@ -92,18 +111,25 @@ def choose_sites(layer: str | None, sites: dict[str, Site]) -> list[str]:
 
 @torch.inference_mode()
 def run(
-    opened: OpenedModel, utterances: Sequence[Utterance], statistics: dict[str, TensorStatistics], size: int
-) -> None:
+    opened: OpenedModel,
+    utterances: Sequence[Utterance],
+    statistics: dict[str, TensorStatistics],
+    size: int,
+    processes: Processes,
+) -> int:
+    """Let the statistics see this process's share; how many utterances that were."""
     sites = model_sites(opened.model)
-    batches = opened.loader.labelled_batches(utterances, size)
+    total = len(processes.share(range(-(-len(utterances) // size))))
     seen = 0
-    for batch in track(batches, -(-len(utterances) // size), "outliers", "batches"):
+    for _, part in track(processes.batches(utterances, size), total, "outliers", "batches"):
+        batch = opened.loader.labelled(part)
+        if batch is None:
+            continue
         watchers = {a: watcher(s, sites[a], batch) for a, s in statistics.items()}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
         seen += len(batch.utterances)
-    if not seen:
-        raise InputError("no usable utterance is left to count outliers in")
+    return seen
 
 
 def watcher(statistics: TensorStatistics, site: Site, batch: Batch) -> Watcher:

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# submit.sh CONFIG RUNS [STUDENT...]: from a teacher to a table of its students, every step a SLURM job of its own.
+#
+#     bash examples/slurm/submit.sh examples/paper/whisperq.yaml runs    # the paper's six students
+#     bash examples/slurm/submit.sh whisperq.yaml runs 16-headwise       # one: 16 encoder layers, headwise gates
+#
+# A student is LAYERS-GATE; its run folder is RUNS/LAYERS-GATE. One student's jobs each wait for the one before
+# (afterok). Of several, each step is an array with an element for each student, which waits for the same
+# student's element of the step before (aftercorr): one that fails stops nobody else's. The table needs them all.
+#
+# To go on after a failure, give the same command again when none of these jobs is left: what is finished exits
+# with 0 at once, and a distillation goes on from its newest checkpoint.
+# Read from the environment: WHISPERQ (see common.sh); GPUS, of distill, default 1; sbatch's own, such as
+# SBATCH_ACCOUNT and SBATCH_PARTITION.
+set -euo pipefail
+: "${2:?usage: submit.sh CONFIG RUNS [STUDENT...]}"
+mkdir -p "$2/logs"
+CONFIG=$(realpath -e "$1")
+RUNS=$(realpath "$2")
+students=("${@:3}")
+[ ${#students[@]} -gt 0 ] || students=(24-none 24-headwise 16-none 16-headwise 8-none 8-headwise)
+STUDENTS=${students[*]}
+SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) # SLURM runs a copy of each script: the job cannot ask
+export CONFIG RUNS STUDENTS SCRIPTS
+
+after=afterok log=%x-%j array=()
+if [ ${#students[@]} -gt 1 ]; then
+    after=aftercorr log=%x-%A-%a array=(--array="0-$((${#students[@]} - 1))")
+fi
+
+# submit STEP [sbatch's flags]: prints the job's id. In RUNS, where no other whisperq.yaml lies.
+# A job whose dependency failed is cancelled; otherwise it would wait for ever.
+submit() {
+    sbatch --parsable --export=ALL --chdir="$RUNS" --output="$RUNS/logs/$log.txt" --kill-on-invalid-dep=yes \
+        "${@:2}" "$SCRIPTS/$1.sh" | cut -d ';' -f 1 # what follows is a federation's cluster
+}
+
+# each STEP [sbatch's flags]: for each student
+each() { submit "$@" "${array[@]}"; }
+
+gpus=(--ntasks-per-node="${GPUS:-1}" --gpus-per-node="${GPUS:-1}")
+student=$(each init-student)
+distilled=$(each distill "${gpus[@]}" --dependency="$after:$student")
+calibrated=$(each calibrate --dependency="$after:$distilled")
+quantized=$(each quantize --dependency="$after:$calibrated")
+evaluated=$(each eval --dependency="$after:$quantized")
+counted=$(each outliers --dependency="$after:$distilled")
+drawn=$(each plot-attention --dependency="$after:$distilled")
+log=%x-%j
+table=$(submit table --dependency="afterok:$evaluated:$counted")
+
+echo "init-student $student, distill $distilled, calibrate $calibrated, quantize $quantized, eval $evaluated,"
+echo "outliers $counted, plot-attention $drawn; last job $table writes $RUNS/table.md"

@@ -1,0 +1,69 @@
+"""whisperq for tests that start it often: one process imports everything once, and forks for each command.
+
+    python preloaded.py serve SOCKET               # prints a line when it is ready
+    python preloaded.py call SOCKET ARGUMENTS...   # a command with our folder, environment, outputs and exit code
+
+The commands are the real ones, in processes of their own, one at a time; only their imports are shared.
+"""
+
+import json
+import os
+import socket
+import sys
+
+LARGEST = 1 << 17  # bytes of a call: arguments and environment
+STEPS = ("init_student", "distill", "calibrate", "quantize", "eval", "outliers", "plot_attention")
+
+
+def serve(path: str) -> None:
+    from importlib import import_module
+
+    for name in STEPS:
+        import_module(f"whisperq.steps.{name}")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(path)
+    listener.listen()
+    print("ready", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        message, outputs, _, _ = socket.recv_fds(connection, LARGEST, 2)
+        process = os.fork()
+        if process == 0:
+            perform(json.loads(message), outputs)
+        for output in outputs:
+            os.close(output)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        connection.send(json.dumps(code).encode())
+        connection.close()
+
+
+def perform(call: dict, outputs: list[int]) -> None:
+    from whisperq.cli import app
+
+    code: object = 1
+    try:
+        for number, output in zip((1, 2), outputs, strict=True):
+            os.dup2(output, number)
+        os.chdir(call["folder"])
+        os.environ.clear()
+        os.environ.update(call["environment"])
+        app(call["arguments"], prog_name="whisperq")
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def call(path: str, arguments: list[str]) -> int:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(path)
+    message = {"folder": os.getcwd(), "environment": dict(os.environ), "arguments": arguments}
+    socket.send_fds(connection, [json.dumps(message).encode()], [1, 2])
+    return json.loads(connection.recv(LARGEST))
+
+
+if __name__ == "__main__":
+    what, path, *rest = sys.argv[1:]
+    sys.exit(serve(path) if what == "serve" else call(path, rest))

@@ -1,0 +1,239 @@
+"""examples/slurm under a stand-in for SLURM: what starts when, what exit codes do, and the table at the end."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import configuration, write_configuration
+from slurm_stand_in import Cluster, Job
+
+from whisperq import artifact
+
+ROOT = Path(__file__).parents[1]
+SLURM = ROOT / "examples" / "slurm"
+SCRIPTS = sorted(SLURM.glob("*.sh"))
+PATH = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+
+# A whisperq that only keeps a journal. FAIL="STUDENT COMMAND CODE" makes one command exit with that code, and
+# INTERRUPT=STUDENT makes that student's first distill go on until a signal.
+FAKE = """#!/usr/bin/env bash
+student=$(basename "$WHISPERQ_RUN")
+echo "$student $1 $RANK/$WORLD_SIZE" >>"$JOURNAL"
+[ "$student $1" != "${FAIL% *}" ] || exit "${FAIL##* }"
+if [ "$student $1 ${SLURM_RESTART_COUNT:-0}" = "$INTERRUPT distill 0" ]; then
+    trap 'exit 75' USR2 TERM
+    until [ "$RANK" = 0 ] || [ -e "$JOURNAL.0" ]; do sleep 0.02; done
+    touch "$JOURNAL.$RANK"
+    while :; do sleep 0.02; done
+fi
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Cluster:
+    return Cluster(tmp_path / "slurm")
+
+
+@pytest.fixture
+def journal(tmp_path, cluster) -> Path:
+    """What the fake whisperq, which this puts on the PATH, was asked to do."""
+    (cluster.bin / "whisperq").write_text(FAKE)
+    (cluster.bin / "whisperq").chmod(0o755)
+    return tmp_path / "journal"
+
+
+def program(path: Path, *command: str | Path) -> Path:
+    """An executable that runs the command with whatever arguments follow."""
+    path.write_text(f'#!/bin/sh\nexec {" ".join(map(str, command))} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def preloaded(cluster) -> Iterator[None]:
+    """The real whisperq on the PATH, without four seconds of imports for each of many commands."""
+    socket, script = cluster.folder / "socket", Path(__file__).parent / "preloaded.py"
+    program(cluster.bin / "whisperq", sys.executable, "-S", script, "call", socket)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, script, "serve", socket], env=environment, stdout=subprocess.PIPE) as server:
+        assert server.stdout.readline() == b"ready\n"
+        yield
+        server.kill()
+
+
+def submit(cluster: Cluster, config: Path, *students: str, **environment: str | Path) -> Path:
+    """submit.sh from another folder; returns RUNS. Jobs wait until cluster.run()."""
+    runs = cluster.folder.parent / "runs"
+    subprocess.run(
+        ["bash", SLURM / "submit.sh", config, runs, *students],
+        cwd=cluster.folder, env=variables(cluster, **environment), check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return runs
+
+
+def variables(cluster: Cluster, **more: str | Path) -> dict[str, str]:
+    default = {"FAIL": "", "INTERRUPT": "", "PATH": f"{cluster.bin}:{PATH}"}
+    return {**os.environ, **default, **{key: str(value) for key, value in more.items()}}
+
+
+def job(cluster: Cluster, name: str, index: int | None = None) -> Job:
+    return next(j for j in cluster.jobs() if (j.name, j.index) == (name, index))
+
+
+def states(cluster: Cluster, index: int | None = None) -> dict[str, str]:
+    return {j.name: j.state for j in cluster.jobs() if j.index == index}
+
+
+def log(job: Job) -> str:
+    return job.output.read_text()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_shellcheck_finds_nothing(script: Path) -> None:
+    found = subprocess.run([tool("shellcheck"), script], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+
+
+def tool(name: str) -> str:
+    """A program that the test extra installs."""
+    path = shutil.which(name, path=PATH)
+    assert path, f'{name} is missing; pip install ".[test]"'
+    return path
+
+
+def test_from_teacher_to_table(workspace, cluster, preloaded) -> None:
+    """Real commands for two students; the element of one waits for nothing of the other's."""
+    runs = submit(cluster, workspace / "whisperq.yaml", "2-none", "2-headwise")
+    cluster.run()
+    for each in cluster.jobs():
+        assert each.state == "COMPLETED", log(each)
+    last = max(j.started[0] for j in cluster.jobs() if j.index == 0)
+    assert last < min(j.started[0] for j in cluster.jobs() if j.index == 1)
+    lines = (runs / "table.md").read_text().splitlines()
+    for line, gate in zip(lines[2:], ("none", "headwise"), strict=True):
+        check_row([cell.strip() for cell in line.strip("|").split("|")], runs / f"2-{gate}", gate)
+    assert list(runs.glob("2-headwise/attention/distilled/*/*.png"))
+
+
+def check_row(cells: list[str], run: Path, gate: str) -> None:
+    """A row of the table says what the run folder's artifacts say."""
+    assert cells[:3] == ["2", gate, "digits"]
+    student = artifact.load(run / "student").config
+    assert (student["layers"], student["gate"]) == (2, gate)
+    for cell, name in zip(cells[4:7], ("distilled-float", "paper-w8a8-emulated", "gemm-w8a8-emulated"), strict=True):
+        result = artifact.load(run / "eval" / name).results["sets"]["digits"]
+        assert float(cell.split()[0]) == pytest.approx(100 * result["wer"], abs=0.005)
+        assert cells[3] == str(result["reference_words"])
+    statistics = artifact.load(run / "outliers" / "distilled" / "attention-outputs").results["model"]
+    assert float(cells[7]) == pytest.approx(statistics["kurtosis"], abs=0.005)
+    assert float(cells[8]) == pytest.approx(statistics["max_inf_norm"], abs=0.005)
+    size = artifact.load(run / "quantized" / "gemm-w8a8").results["bytes"] / 1e6
+    assert float(cells[9].split(" / ")[2]) == pytest.approx(size, abs=0.05)
+
+
+def test_the_table_of_unfinished_runs_has_dashes(finished_run, tmp_path) -> None:
+    shutil.copytree(finished_run, tmp_path / "2-headwise")
+    command = [sys.executable, "-S", SLURM / "table.py", tmp_path]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[2].startswith("| 2 | headwise | - | - | - | - | - | - | - |") and len(lines) == 3
+
+
+def test_one_student_is_a_chain_of_plain_jobs(cluster, journal) -> None:
+    submit(cluster, ROOT / "examples/paper/whisperq.yaml", "16-per-head", JOURNAL=journal)
+    cluster.run()
+    assert set(states(cluster).values()) == {"COMPLETED"}
+    assert all(j.flags["dependency"].startswith("afterok:") for j in cluster.jobs() if j.name != "init-student")
+    assert "--layers 16 --gate per-head" in log(job(cluster, "init-student"))
+
+
+def test_without_names_they_are_the_papers_six(cluster) -> None:
+    submit(cluster, ROOT / "examples/paper/whisperq.yaml")
+    arrays = [j for j in cluster.jobs() if j.name == "distill"]
+    assert sorted(j.index for j in arrays) == list(range(6))
+    students = [f"{layers}-{gate}" for layers in (24, 16, 8) for gate in ("none", "headwise")]
+    assert arrays[0].environment["STUDENTS"].split() == students
+
+
+def test_an_interrupted_distill_is_requeued_and_nothing_starts_before_its_end(cluster, journal) -> None:
+    """Two processes. The interrupted element is the last, whose own id is also the array's."""
+    students = ("8-none", "16-headwise")
+    submit(
+        cluster, ROOT / "examples/paper/whisperq.yaml", *students,
+        JOURNAL=journal, INTERRUPT="16-headwise", GPUS="2",
+    )  # fmt: skip
+    cluster.near_limit["distill"] = Path(f"{journal}.1")  # both processes are listening
+    cluster.run()
+    assert set(states(cluster, 0).values()) | set(states(cluster, 1).values()) == {"COMPLETED"}
+    assert [j.name for j in cluster.jobs() if j.restarts] == ["distill"]
+    ours = [line.split()[1:] for line in journal.read_text().splitlines() if line.startswith("16-headwise")]
+    assert ours[0] == ["init-student", "0/1"]
+    assert sorted(ours[1:3]) == sorted(ours[3:5]) == [["distill", "0/2"], ["distill", "1/2"]]
+    assert [name for name, _ in ours[5:]].count("distill") == 0
+    text = log(job(cluster, "distill", 1))
+    assert "start 1 of 16-headwise" in text and "start 2 of 16-headwise" in text
+    assert len([line for line in journal.read_text().splitlines() if line.startswith("8-none distill")]) == 2
+
+
+def test_a_cancelled_distill_does_not_put_itself_back_on_the_queue(cluster, journal) -> None:
+    """Its processes checkpoint and exit with 75 all the same."""
+    config = ROOT / "examples/paper/whisperq.yaml"
+    submit(cluster, config, "8-none", JOURNAL=journal, INTERRUPT="8-none")
+    cluster.cancelled["distill"] = Path(f"{journal}.0")
+    cluster.run()
+    assert (job(cluster, "distill").state, job(cluster, "distill").restarts) == ("CANCELLED", 0)
+    assert states(cluster)["calibrate"] == states(cluster)["table"] == "CANCELLED"
+
+
+def test_a_failing_step_stops_its_own_student_alone(cluster, journal) -> None:
+    config = ROOT / "examples/paper/whisperq.yaml"
+    submit(cluster, config, "8-none", "16-none", JOURNAL=journal, FAIL="8-none calibrate 3")
+    cluster.run()
+    failed = job(cluster, "calibrate", 0)
+    assert (failed.state, failed.exit_code) == ("FAILED", 3)
+    cancelled = {name for name, state in states(cluster, 0).items() if state == "CANCELLED"}
+    assert cancelled == {"quantize", "eval"}
+    assert job(cluster, "eval", 0).reason == "DependencyNeverSatisfied"
+    assert set(states(cluster, 1).values()) == {"COMPLETED"}
+    assert states(cluster) == {"table": "CANCELLED"}
+    assert not {"8-none quantize 0/1", "8-none eval 0/1"} & set(journal.read_text().splitlines())
+
+
+def test_where_requeueing_is_not_allowed_75_still_stops_the_chain(cluster, journal) -> None:
+    submit(
+        cluster, ROOT / "examples/paper/whisperq.yaml", "8-none", JOURNAL=journal, FAIL="8-none quantize 75",
+    )  # fmt: skip
+    cluster.run()
+    assert (job(cluster, "quantize").state, job(cluster, "quantize").exit_code) == ("FAILED", 75)
+    assert "submit.sh goes on from the checkpoint" in log(job(cluster, "quantize"))
+    assert states(cluster)["eval"] == states(cluster)["table"] == "CANCELLED"
+
+
+def test_the_real_distill_saves_at_the_signal_and_goes_on(workspace, cluster, invoke, teacher, digits) -> None:
+    """Two processes, both told to stop; calibrate waits for their second start, which ends at the last step."""
+    content = configuration(teacher, digits)
+    content["defaults"]["distill"] |= {"max_steps": 10, "eval_every": 10}
+    write_configuration(workspace, content)
+    runs = workspace / "runs"
+    run = runs / "2-headwise"
+    assert invoke("init-student", "--run", run).exit_code == 0
+    environment = variables(cluster, RUNS=runs, STUDENTS="2-headwise", SCRIPTS=SLURM, OMP_NUM_THREADS="1")
+    first = subprocess.check_output(
+        ["sbatch", "--parsable", "--ntasks-per-node=2", f"--chdir={runs}", SLURM / "distill.sh"],
+        env=environment, text=True,
+    )  # fmt: skip
+    subprocess.run(
+        ["sbatch", f"--dependency=afterok:{first.strip()}", f"--chdir={runs}", SLURM / "calibrate.sh"],
+        env=environment, check=True,
+    )  # fmt: skip
+    cluster.near_limit["distill"] = run / "checkpoints" / "metrics.jsonl"
+    cluster.run()
+    distill, calibrate = job(cluster, "distill"), job(cluster, "calibrate")
+    assert (distill.restarts, distill.state, calibrate.state) == (1, "COMPLETED", "COMPLETED"), log(distill)
+    assert len(distill.started) == 2 and calibrate.started[0] > distill.started[1]
+    assert artifact.load(run / "calibration").inputs["model"]["path"] == str(run / "distilled")

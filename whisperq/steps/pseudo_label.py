@@ -1,0 +1,222 @@
+"""A teacher's transcripts as training texts: greedy, with how sure it was and how far each is from its reference.
+
+    avg_logprob = sum of ln p(token) / (tokens + 1)     the end included, after suppression, as in openai/whisper
+    label_wer   = word errors / reference words         of one label, both sides normalised
+
+Recordings longer than the model's window are no training windows: they are left out and counted, and so are labels
+that filled the decoder before they came to an end. Labels lie beside the artifact as they come: the same command goes
+on after a kill, with any number of processes, and ends with the same bytes (of equal numbers of threads).
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from whisperq import artifact
+from whisperq.config import Source
+from whisperq.data.groups import UtteranceGroup, read_all
+from whisperq.data.utterance import Utterance
+from whisperq.errors import InputError, Interrupted
+from whisperq.models.loading import compute_device, local_folder
+from whisperq.options import Context, PseudoLabelConfig
+from whisperq.report.progress import bar, say, say_how
+from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
+from whisperq.runtime.opening import Opened, open_model
+from whisperq.scoring.normalizers import Normalizer, normalizer_of
+from whisperq.scoring.words import WordErrors, count_errors
+from whisperq.training.distributed import Processes, joined
+from whisperq.training.signals import stop_requested
+
+LIST = "utterances.jsonl"
+THRESHOLDS = (5, 10, 20)  # percent of label_wer, that one may choose --max-label-wer by
+# How audio that comes without a file begins, and what it is called as one; others are recognised by their content too.
+EXTENSIONS = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3", b"\xff\xfb": "mp3"}
+
+
+def pseudo_label(
+    model: str | Path, data: Sequence[Source], normalizer: str, out: Path, config: PseudoLabelConfig, context: Context
+) -> artifact.Artifact:
+    """Label every utterance; `normalizer` serves lists that name none.
+
+    Writes utterances.jsonl, a list to train on, and audio/ with the recordings that lay in no file of their own.
+    Raises Interrupted where it was told to stop, UsageError for labels so far that belong to another command,
+    InputError for models and data that cannot be used.
+    """
+    folder, group = local_folder(model), read_all(data, config.skip_bad)
+    utterances = group.utterances
+    names = [config.normalizer or source.normalizer or normalizer for source in data]
+    settings = context.settings(config, normalizers=names)
+    inputs = {"model": artifact.reference(folder), "data": group.reference}
+    sealed = (out, "pseudo-labels", "pseudo-label", settings, inputs, context.force)
+    artifact.refuse_overwrite(out, "pseudo-label", settings, inputs, context.force)
+    book = LabelBook(out, settings, inputs)
+    if not context.force:
+        book.check()
+    with joined(compute_device(context.device)) as processes:
+        with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as opened:
+            say_how(opened.runtime)
+            listen(opened, utterances, book, config.batch_size, processes, stopping)
+            normalizers = [normalizer_of(name, opened.processor.tokenizer) for name in names]
+        if processes.main:
+            with artifact.create(*sealed) as draft:
+                labels = book.labels()
+                draft.results |= write(labelled(group, labels, normalizers), draft.folder, out)
+                draft.results |= left_out(labels, group.bad) | {"normalizers": sorted({n.id for n in normalizers})}
+            book.remove()
+        processes.wait()
+    return artifact.load(out)
+
+
+def listen(
+    opened: Opened,
+    utterances: Sequence[Utterance],
+    book: LabelBook,
+    size: int,
+    processes: Processes,
+    stopping: Callable[[], bool],
+) -> None:
+    """Label what is not labelled yet. A batch is made up, and so padded and summed, as if nothing had been done."""
+    processes.wait()  # all have looked at what lies there
+    if processes.main:
+        book.prepare()
+    processes.wait()
+    done = set(book.labels())
+    processes.wait()  # nobody writes before all have read
+    numbers = range(len(utterances))
+    batches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    pending = [batch for batch in batches if not done >= set(batch)]
+    if done:
+        say(f"going on after {len(numbers) - sum(map(len, pending)):,} of {len(numbers):,} utterances")
+    with book.writing(processes.rank) as keep, bar() as progress:
+        task = progress.add_task("pseudo-label", total=sum(map(len, pending)), unit="utterances")
+        for start in range(0, len(pending), processes.world):
+            together, rest = pending[start : start + processes.world], pending[start + processes.world :]
+            for batch in together[processes.rank : processes.rank + 1]:
+                part = utterances[batch.start : batch.stop]
+                found = label_batch(opened.runtime, opened.loader, opened.rules, part, batch.start)
+                keep([label for label in found if label.number not in done])
+            progress.advance(task, sum(map(len, together)))
+            if processes.any(stopping()) and rest:
+                ready = len(numbers) - sum(map(len, rest))
+                raise Interrupted(
+                    f"told to stop: {ready:,} of {len(numbers):,} utterances are done, the same command does the rest"
+                )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An utterance with its label, and its word errors where it has a reference."""
+
+    number: int
+    utterance: Utterance
+    label: Label
+    errors: WordErrors | None
+
+    @property
+    def wer(self) -> float | None:
+        """A fraction; None without reference words."""
+        return self.errors.wer if self.errors and self.errors.reference_words else None
+
+
+def labelled(
+    group: UtteranceGroup, labels: Mapping[int, Label], normalizers: Sequence[Normalizer]
+) -> Iterator[Labelled]:
+    """All utterances but those left out, in the order of the data; each list by its own normaliser."""
+    number = 0
+    for one, normalizer in zip(group.lists, normalizers, strict=True):
+        for utterance in one.utterances:
+            label = labels[number]
+            if label.left_out is None:
+                reference = utterance.text
+                errors = None if reference is None else count_errors([reference], [label.text], normalizer)
+                yield Labelled(number, utterance, label, errors)
+            number += 1
+
+
+def write(found: Iterator[Labelled], folder: Path, out: Path) -> dict[str, Any]:
+    """The list, one JSON object a line, and its figures. Raises InputError where nothing could be labelled."""
+    taken: set[str] = set()
+    seconds, means, words, wers, errors = [], [], 0, [], []
+    # A lone half of a surrogate pair, which JSON allows in a reference, goes back into its escape.
+    with open(folder / LIST, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        for one in found:
+            file.write(json.dumps(entry(one, taken, folder, out.resolve()), ensure_ascii=False) + "\n")
+            seconds.append(one.label.seconds)
+            means.append(one.label.avg_logprob)
+            words += len(one.label.text.split())
+            errors += [one.errors] if one.errors else []
+            wers += [] if one.wer is None else [one.wer]
+    if not means:
+        raise InputError("no recording could be labelled")
+    total = together(errors)
+    warn_of_changed_words(total)
+    return {
+        **total.as_dict(),
+        "utterances": len(means),
+        "scored": total.utterances,
+        "words": words,
+        "audio_seconds": sum(seconds),
+        "mean_logprob": sum(means) / len(means),
+        "label_wer_above": {str(percent): sum(100 * wer > percent for wer in wers) for percent in THRESHOLDS},
+    }
+
+
+def entry(one: Labelled, taken: set[str], folder: Path, final: Path) -> dict[str, Any]:
+    """A line of the list; of an id that two lists share the second gets a number."""
+    utterance = one.utterance
+    ids = chain([utterance.id], (f"{utterance.id}-{i}" for i in count(2)))
+    taken.add(name := next(i for i in ids if i not in taken))
+    known = {"offset": utterance.offset or None, "speaker": utterance.speaker}
+    return {
+        "id": name,
+        "audio_filepath": audio_file(utterance.audio, one.number, folder, final),
+        "duration": one.label.seconds if utterance.duration is None else utterance.duration,
+        **{key: value for key, value in known.items() if value is not None},
+        "text": one.label.text,
+        "reference": utterance.text,
+        "avg_logprob": one.label.avg_logprob,
+        "label_wer": one.wer,
+    }
+
+
+def audio_file(audio: str | bytes, number: int, folder: Path, final: Path) -> str:
+    """The recording's path from where the list will lie in the end; without a file of its own it gets one."""
+    if isinstance(audio, str):
+        return os.path.relpath(audio, final)
+    extension = next((name for start, name in EXTENSIONS.items() if audio.startswith(start)), "audio")
+    path = folder / "audio" / f"{number:06d}.{extension}"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(audio)
+    return str(path.relative_to(folder))
+
+
+def together(parts: Sequence[WordErrors]) -> WordErrors:
+    """The counts of all labels."""
+    names = [field.name for field in fields(WordErrors) if field.name != "per_utterance"]
+    counts = {name: sum(getattr(part, name) for part in parts) for name in names}
+    return WordErrors(**counts, per_utterance=tuple(pair for part in parts for pair in part.per_utterance))
+
+
+def warn_of_changed_words(errors: WordErrors) -> None:
+    if errors.normalizer_changed_words:
+        say(
+            "warning: normalising changed the number of reference words from "
+            f"{errors.raw_reference_words:,} to {errors.reference_words:,}; basic keeps digits apart"
+        )
+
+
+def left_out(labels: Mapping[int, Label], bad: int) -> dict[str, int]:
+    """How many utterances have no label, and why; bad: lines that could not even be read."""
+    reasons = Counter(label.left_out for label in labels.values())
+    if found := [f"{reasons[why]:,} {why}" for why in (TOO_LONG, UNFINISHED) if reasons[why]]:
+        say(f"left out: {', '.join(found)}")
+    return {
+        "skipped": reasons[UNREADABLE] + bad,
+        "longer_than_window": reasons[TOO_LONG],
+        "unfinished": reasons[UNFINISHED],
+    }

@@ -1,0 +1,66 @@
+"""Student and teacher on one batch, as one module that can be run, compiled and synchronised."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
+from whisperq.training.losses import Head, Weighting, distillation_sums
+
+Whisper = GatedWhisperForConditionalGeneration
+
+
+class Pair(nn.Module):
+    """Its parameters are the student's, which are trained; the teacher's are frozen and no part of it."""
+
+    def __init__(
+        self, student: Whisper, teacher: Whisper, weighting: Weighting, dtype: torch.dtype, compiled: bool = False
+    ) -> None:
+        """dtype: in which the teacher is held, whose weights autocast would round anew in every step."""
+        super().__init__()
+        self.student, self.weighting = student, weighting
+        self.encoder_frozen = not any(p.requires_grad for p in student.model.encoder.parameters())
+        self.shares_encoder = self.encoder_frozen and same_encoder(student, teacher)
+        # In a list: no submodule, neither saved nor synchronised.
+        self._teacher = [teacher.eval().requires_grad_(False).to(dtype)]
+        # Compiled forms are for training alone: decoding with its growing cache would compile without end.
+        self._compiled: dict[nn.Module, Any] = {}
+        for model in (student, teacher) if compiled else ():
+            self._compiled[model.model.encoder] = torch.compile(model.model.encoder)
+            self._compiled[model.model.decoder] = torch.compile(model.model.decoder, dynamic=True)  # texts differ
+
+    @property
+    def teacher(self) -> Whisper:
+        return self._teacher[0]
+
+    def forward(self, features: Tensor, inputs: Tensor, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """features (batch, mel bins, frames), inputs (batch, tokens); rows: which of the batch * tokens are labelled.
+
+        Returns L and (CE, KL), summed over the labelled tokens.
+        """
+        encoded = self._encoded(self.student, features, torch.no_grad if self.encoder_frozen else torch.enable_grad)
+        with torch.inference_mode():
+            taught = encoded if self.shares_encoder else self._encoded(self.teacher, features, torch.inference_mode)
+            teacher = self._head(self.teacher, inputs, taught, rows)
+        student = self._head(self.student, inputs, encoded, rows)
+        return distillation_sums(student, teacher, labels, self.weighting)
+
+    def _encoded(self, model: Whisper, features: Tensor, mode) -> Tensor:
+        with mode():
+            return self._call(model.model.encoder)(features.to(model.dtype)).last_hidden_state
+
+    def _head(self, model: Whisper, inputs: Tensor, encoded: Tensor, rows: Tensor) -> Head:
+        decoder = self._call(model.model.decoder)
+        hidden = decoder(input_ids=inputs, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
+        return Head(hidden.flatten(0, 1)[rows], model.proj_out.weight)
+
+    def _call(self, module: nn.Module) -> Any:
+        return self._compiled.get(module, module)
+
+
+def same_encoder(student: Whisper, teacher: Whisper) -> bool:
+    """Whether both encoders are the same network with the same weights, so that one run serves both."""
+    ours, theirs = (m.model.encoder.state_dict() for m in (student, teacher))
+    heads = [m.config.encoder_attention_heads for m in (student, teacher)]
+    return ours.keys() == theirs.keys() and heads[0] == heads[1] and all(torch.equal(ours[k], theirs[k]) for k in ours)

@@ -1,0 +1,79 @@
+"""Which checkpoint a training goes on from, and what becomes of those that it does not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from whisperq.errors import InputError, UsageError, WhisperqError
+from whisperq.training.checkpoints import Checkpoint, Checkpoints, read_checkpoint
+from whisperq.training.distributed import Processes
+
+
+def starting_point(
+    checkpoints: Checkpoints, resume: str, force: bool, processes: Processes, say: Callable[[str], None]
+) -> Checkpoint | None:
+    """The checkpoint to go on from; None to begin. The first process decides for all.
+
+    Raises InputError for one that cannot be used or was made from other inputs, UsageError for one of other settings.
+    """
+    found: Checkpoint | WhisperqError | None = None
+    if processes.main:
+        try:
+            found = _choose(checkpoints, resume, force, say)
+        except WhisperqError as error:
+            found = error
+    found = processes.gather(found)[0]
+    if isinstance(found, WhisperqError):
+        raise found
+    return found
+
+
+def _choose(checkpoints: Checkpoints, resume: str, force: bool, say: Callable[[str], None]) -> Checkpoint | None:
+    if resume == "never":
+        _begin_anew(checkpoints, say)
+        return None
+    if resume != "auto":
+        return _named(checkpoints, Path(resume), say)
+    newest, problems = checkpoints.newest()
+    for problem in problems:
+        say(f"warning: {problem}; going on from an older one")
+    if newest is None:
+        return None
+    try:
+        check_identity(newest, checkpoints)
+    except WhisperqError:
+        if not force:
+            raise
+        _begin_anew(checkpoints, say)
+        return None
+    say(f"going on from {newest.path}")
+    return newest
+
+
+def _begin_anew(checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
+    """Weights of weeks, perhaps, keep a number instead of being overwritten."""
+    if checkpoints.folder.is_dir() and any(checkpoints.folder.iterdir()):
+        place = checkpoints.set_aside(list(checkpoints.folder.iterdir()))
+        say(f"what an earlier training left is now in {place}")
+
+
+def _named(checkpoints: Checkpoints, path: Path, say: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint that the user names; newer ones of this training step aside, or the next job would prefer them."""
+    chosen = read_checkpoint(path)
+    check_identity(chosen, checkpoints)
+    if path.resolve().parent != checkpoints.folder.resolve():
+        raise UsageError(f"--resume {path} is no checkpoint in {checkpoints.folder}, this training's folder")
+    newer = [p for p in checkpoints.paths() if p.name > path.resolve().name]
+    if newer:
+        say(f"newer checkpoints are now in {checkpoints.set_aside(newer)}")
+    return chosen
+
+
+def check_identity(checkpoint: Checkpoint, checkpoints: Checkpoints) -> None:
+    """Raises InputError for other inputs, UsageError for other settings; both name them."""
+    keys, roles = checkpoint.identity.differences(checkpoints.identity)
+    rest = "use what it was begun with, or give --resume never to start anew (nothing is deleted)"
+    if keys:
+        raise UsageError(f"{checkpoint.path} belongs to a training with other settings: {', '.join(keys)}; {rest}")
+    if roles:
+        what = " and ".join(f"the {role} input" for role in roles)
+        raise InputError(f"{what} changed since the training of {checkpoint.path} began; {rest}")

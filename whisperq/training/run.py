@@ -1,0 +1,160 @@
+"""A training from wherever its newest checkpoint left it to its last step.
+
+One step: the update; then what is due: its figures, a validation, a checkpoint. Whoever is told to stop finishes the
+step, saves and says so; a validation that is cut short is done again by whoever goes on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from whisperq.data.feed import Feed, TrainingStep
+from whisperq.errors import Interrupted
+from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
+from whisperq.options import DistillConfig
+from whisperq.training.checkpoints import Checkpoint, Checkpoints, Progress
+from whisperq.training.distributed import Processes
+from whisperq.training.logs import MetricsLog
+from whisperq.training.loop import Distiller, Step
+from whisperq.training.speed import Speed
+from whisperq.training.validation import Validation
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Who else is there: fellow processes, whoever may say stop, and whoever reads along."""
+
+    processes: Processes
+    stopping: Callable[[], bool]
+    say: Callable[[str], None]
+    advance: Callable[[str], None]  # after each step, with a word on it
+
+
+class Training:
+    """Distiller, data and checkpoints, step by step."""
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        feed: Feed,
+        validation: Validation,
+        checkpoints: Checkpoints,
+        config: DistillConfig,
+        around: Surroundings,
+    ) -> None:
+        self.distiller, self.feed, self.validation = distiller, feed, validation
+        self.checkpoints, self.config, self.around = checkpoints, config, around
+        self.progress = Progress()
+        self.seconds_before = 0.0
+        self.log: MetricsLog | None = None
+        self.pending: list[Step] = []  # updates whose figures are not read yet
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Raises InputError for tensors that are not this student's."""
+        tensors = checkpoint.tensors()
+        load_weights(self.distiller.student, tensors["student"])
+        self.distiller.load_optimizer_state(tensors["optimizer"])
+        self.progress = checkpoint.progress
+        self.seconds_before = checkpoint.progress.seconds
+
+    def run(self) -> Progress:
+        """Raises Interrupted where it was told to stop, after a checkpoint."""
+        progress, processes = self.progress, self.around.processes
+        if processes.main:
+            folder = self.checkpoints.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            self.log = MetricsLog(folder, self.config.report_to, progress.log_bytes, progress.step)
+        self.speed = Speed(processes)
+        try:
+            if not self._validate_if_due():
+                raise Interrupted(f"told to stop: step {progress.step} was saved before, and nothing is lost")
+            rest = self.config.max_steps - progress.step
+            where = progress.position, rest, processes.rank, processes.world, progress.step
+            for data in self.feed.steps(*where):
+                self._step(data)
+            return progress
+        finally:
+            if self.log:
+                self.log.close()
+
+    def _step(self, data: TrainingStep) -> None:
+        progress, config = self.progress, self.config
+        self.pending.append(self.distiller.step(progress.step, data.batches))
+        progress.step, progress.position = progress.step + 1, data.position
+        self.speed.add(data)
+        last = progress.step == config.max_steps
+        stop = self.around.processes.any(self.around.stopping())
+        due_log = progress.step == 1 or progress.step % config.log_every == 0
+        due_save = last or stop or progress.step % config.save_every == 0
+        if due_log or due_save or self._validation_due() or self.distiller.device == "cpu":
+            self._read(due_log or last)
+        self.around.advance(f"loss {progress.last['loss']:.3f}")
+        if not stop:
+            stop = not self._validate_if_due()
+        if due_save or stop:
+            self._save()
+        if stop and not (last and progress.validated == progress.step):
+            raise Interrupted(f"told to stop: step {progress.step} is saved, and the same command goes on from there")
+
+    def _read(self, logs: bool) -> None:
+        """The figures of all steps since the last time: here, and nowhere else, a GPU is waited for."""
+        metrics = [step.read() for step in self.pending]
+        self.pending.clear()
+        self.progress.last = metrics[-1].as_dict()
+        if logs:
+            epoch = {}
+            if self.feed.epoch_size:
+                epoch["epoch"] = self.progress.step * self.config.batch_size / self.feed.epoch_size
+            self._write({**self.progress.last, **epoch, **self.speed.rates()})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self.log:
+            self.log.write(entry)
+
+    def _validation_due(self) -> bool:
+        step = self.progress.step
+        due = step > 0 and (step % self.config.eval_every == 0 or step == self.config.max_steps)
+        return due and self.progress.validated < step
+
+    def _validate_if_due(self) -> bool:
+        """False where it was told to stop before the end."""
+        if not self._validation_due():
+            return True
+        with self.speed.paused():
+            found = self.validation.measure(self.distiller.student, self.around.stopping)
+        if found is None:
+            return False
+        progress, wer = self.progress, found["validation_wer"]
+        self._write({"step": progress.step, **found})
+        words = f"of {found['reference_words']} words"
+        self.around.say(f"step {progress.step}: validation WER {100 * wer:.2f} % {words}")
+        progress.validated = progress.step
+        if progress.best_wer is None or wer < progress.best_wer:
+            progress.best_step, progress.best_wer = progress.step, wer
+            if self.around.processes.main:
+                self.checkpoints.save_best(progress.step, weights(self.distiller.student))
+        return True
+
+    def _save(self) -> None:
+        progress = self.progress
+        progress.seconds = self.seconds_before + self.speed.seconds
+        if not self.around.processes.main:
+            return
+        with self.speed.paused():
+            progress.log_bytes = self.log.sync()
+            tensors = {"student": weights(self.distiller.student), "optimizer": self.distiller.optimizer_state()}
+            self.checkpoints.save(tensors, progress)
+
+
+def weights(student: GatedWhisperForConditionalGeneration) -> dict[str, torch.Tensor]:
+    """Everything but the output projection, which is the embedding."""
+    return {k: v for k, v in student.state_dict().items() if k != "proj_out.weight"}
+
+
+def load_weights(student: GatedWhisperForConditionalGeneration, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises KeyError for tensors of another network."""
+    report = student.load_state_dict(tensors, strict=False)
+    if report.unexpected_keys or set(report.missing_keys) - {"proj_out.weight"}:
+        raise KeyError(f"{len(report.unexpected_keys)} tensors too many, {len(report.missing_keys)} missing")

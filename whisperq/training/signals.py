@@ -1,0 +1,55 @@
+"""Being told to stop: by a signal, or because the job's time is over.
+
+SLURM sends what `--signal` names, clusters send TERM before they preempt; which of the processes of a job
+hears it is theirs to decide, so that processes must agree (`Processes.any`).
+"""
+
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from whisperq.errors import UsageError
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+STARTED = time.monotonic()  # the process's start, near enough: max_time counts from there
+
+
+@contextmanager
+def stop_requested(max_seconds: float | None = None) -> Iterator[Callable[[], bool]]:
+    """Inside, the first TERM, USR1, USR2 or Ctrl-C only sets a flag, and so does the end of `max_seconds`.
+
+    Further ones change nothing, but a second Ctrl-C raises KeyboardInterrupt: whoever sits there means it.
+    """
+    heard: list[int] = []
+
+    def hear(number: int, _frame: object) -> None:
+        if number == signal.SIGINT and heard:
+            raise KeyboardInterrupt
+        heard.append(number)
+
+    def stopping() -> bool:
+        return bool(heard) or (max_seconds is not None and time.monotonic() - STARTED >= max_seconds)
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
+        yield stopping
+        return
+    before = {number: signal.signal(number, hear) for number in STOPPING}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def seconds_of(text: str | None) -> float | None:
+    """23:30:00, 45:00 or 1-12:00:00 (days, as SLURM writes them) in seconds. Raises UsageError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if not match:
+        raise UsageError(f"--max-time is {text!r}, but must be a time such as 23:30:00")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds

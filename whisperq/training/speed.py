@@ -1,0 +1,64 @@
+"""How fast a training goes, and what it waits for."""
+
+import contextlib
+import resource
+import time
+from collections.abc import Iterator
+
+import torch
+
+from whisperq.data.feed import TrainingStep
+from whisperq.training.distributed import Processes
+
+
+class Speed:
+    """Rates of the steps; validations and checkpoints are not counted."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.away, self.marked = 0.0, 0.0
+        self.began = time.perf_counter()
+        self._clear()
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self.began - self.away
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        at = time.perf_counter()
+        yield
+        self.away += time.perf_counter() - at
+
+    def add(self, data: TrainingStep) -> None:
+        self.windows += data.windows
+        self.audio += data.audio_seconds
+        self.space += data.window_seconds
+        self.waited += data.waited
+
+    def rates(self) -> dict[str, float]:
+        """Of all processes since the last time; to be asked by all of them."""
+        now = self.seconds
+        seconds, self.marked = now - self.marked, now
+        shares = self.processes.gather((self.audio, self.space, self.waited, memory_gib()))
+        audio, space = (sum(share[i] for share in shares) for i in (0, 1))
+        found = {
+            "samples_per_second": self.windows / seconds,
+            "audio_hours_per_second": audio / 3600 / seconds,
+            "padding": 1 - audio / space,
+            "data_wait": max(share[2] for share in shares) / seconds,
+            "memory_gib": max(share[3] for share in shares),
+        }
+        self._clear()
+        return found
+
+    def _clear(self) -> None:
+        self.windows, self.audio, self.space, self.waited = 0, 0.0, 0.0, 0.0
+
+
+def memory_gib() -> float:
+    """The most that this process has held: of the GPU's memory where it uses one, else of the machine's."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

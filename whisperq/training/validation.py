@@ -1,0 +1,102 @@
+"""How good a student is so far, and what its attention does: between two steps, by all processes together."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whisperq.data.batches import Loader, teacher_forced
+from whisperq.data.utterance import Utterance
+from whisperq.models.sites import Site, Watcher, model_sites, watch
+from whisperq.runtime.decoding import Rules
+from whisperq.runtime.pytorch import PyTorchRuntime
+from whisperq.runtime.transcription import transcribe
+from whisperq.scoring.normalizers import Normalizer
+from whisperq.scoring.outliers import TensorStatistics, summarize
+from whisperq.scoring.words import count_errors
+from whisperq.training.distributed import Processes
+
+BATCH = 32  # utterances decoded together
+OBSERVED = 8  # utterances whose attention is looked at, always the same
+
+
+class Validation:
+    """Greedy WER in float32 over fixed utterances, dealt out batch by batch."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        rules: Rules,
+        normalizer: Normalizer,
+        utterances: Sequence[Utterance],
+        processes: Processes,
+    ) -> None:
+        self.loader, self.rules, self.normalizer, self.processes = loader, rules, normalizer, processes
+        self.utterances = utterances
+        self.observed = fitting(utterances, loader)
+
+    @torch.inference_mode()
+    def measure(self, student, stopping: Callable[[], bool]) -> dict[str, Any] | None:
+        """WER, reference words, and what `attention` says; None where it was told to stop before the end."""
+        student.eval()
+        batches = [self.utterances[i : i + BATCH] for i in range(0, len(self.utterances), BATCH)]
+        pairs: list[tuple[str, str]] = []
+        for batch in self.processes.share(batches):
+            if stopping():
+                break
+            found = transcribe(PyTorchRuntime(student), self.loader, self.rules, batch, BATCH)
+            pairs += [(h.utterance.text or "", h.text) for h in found]
+        if self.processes.any(stopping()):
+            return None
+        pairs = [pair for share in self.processes.gather(pairs) for pair in share]
+        errors = count_errors([r for r, _ in pairs], [h for _, h in pairs], self.normalizer)
+        wer = {"validation_wer": errors.wer, "reference_words": errors.reference_words}
+        return wer | self.attention(student)
+
+    def attention(self, student) -> dict[str, Any]:
+        """Kurtosis and infinity norm of the attention outputs, and of each gate its mean, on one fixed batch.
+
+        Their growth over the steps shows outliers appear. A gate's mean is relative to its start, which is one.
+        """
+        if not self.observed:
+            return {}
+        batch = self.loader.labelled(self.observed)
+        sites = model_sites(student)
+        outputs = {a: TensorStatistics() for a, s in sites.items() if s.component == "out_proj"}
+        gates: dict[str, float] = {}
+        watchers: dict[str, Watcher] = {a: _statistics(s, sites[a], batch.tokens.lengths) for a, s in outputs.items()}
+        for address in (a for a, s in sites.items() if s.component == "gate"):
+            watchers[address] = _mean(gates, address, sites[address], batch.tokens.lengths)
+        with watch(student, sites, watchers):
+            teacher_forced(student, batch, self.loader.device)
+        summary = summarize({a: s.as_dict() for a, s in outputs.items()})
+        found = {key: summary[key] for key in ("kurtosis", "max_inf_norm")}
+        return {**found, "gates": gates} if gates else found
+
+
+def fitting(utterances: Sequence[Utterance], loader: Loader) -> list[Utterance]:
+    """The first few that the model's window and decoder hold: validation cuts longer ones, teacher forcing cannot."""
+    lenient = Loader(loader.extractor, loader.codec, loader.device, skip_bad=True)
+    return list(islice((u for u in utterances if lenient.labelled([u]) is not None), OBSERVED))
+
+
+def _statistics(statistics: TensorStatistics, site: Site, lengths: tuple[int, ...]) -> Watcher:
+    def see(x: Tensor) -> None:
+        for tensor in site.utterances(x, lengths):
+            statistics.update(tensor)
+
+    return see
+
+
+def _mean(means: dict[str, float], address: str, site: Site, lengths: tuple[int, ...]) -> Watcher:
+    def see(x: Tensor) -> None:
+        means[address] = _average(site.utterances(x, lengths))
+
+    return see
+
+
+def _average(tensors: Iterable[Tensor]) -> float:
+    tensors = list(tensors)
+    return float(sum(t.double().sum() for t in tensors) / sum(t.numel() for t in tensors))
