@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -12,6 +13,7 @@ from feeding import (
     CODEC,
     RATE,
     SECONDS,
+    TIMES,
     change_lines,
     ids,
     make_feed,
@@ -180,6 +182,12 @@ def test_pseudo_labels_above_the_threshold_are_left_out(tmp_path, pack):
     assert "\n" not in str(error.value)
 
 
+def test_a_label_at_the_threshold_stays(tmp_path):
+    for percent in (7, 14, 28, 29, 55, 56, 57):
+        path = write_noises(tmp_path, 4, label_wer=[percent / 100, 0.0, percent / 100, percent / 100 + 0.001])
+        assert make_feed(path, max_label_wer=float(percent)).dropped == {f"label WER above {percent} %": 1}
+
+
 @pytest.mark.parametrize("stated", [True, False], ids=["stated", "unknown"])
 @pytest.mark.parametrize("pack", [False, True])
 def test_what_the_window_cannot_hold_is_refused_or_counted(tmp_path, pack, stated):
@@ -257,8 +265,9 @@ def test_an_unusable_recording_is_one_sentence_that_names_its_line(tmp_path, wor
     assert "\n" not in str(error.value)
 
 
-def test_times_need_a_vocabulary_that_has_them(noises, monkeypatch):
-    monkeypatch.setattr("feeding.CODEC", CODEC.__class__(CODEC.tokenizer, CODEC.prompt, CODEC.end, 64))
+@pytest.mark.parametrize("times", [range(0), range(TIMES.start, TIMES.start + 50)], ids=["none", "to 0.98 s"])
+def test_times_need_a_vocabulary_that_has_them(noises, monkeypatch, times):
+    monkeypatch.setattr("feeding.CODEC", replace(CODEC, times=times))
     with pytest.raises(UsageError, match="--timestamp-prob is for models whose vocabulary has times"):
         make_feed(noises, timestamp_prob=0.1)
 

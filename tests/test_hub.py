@@ -1,3 +1,5 @@
+import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,20 @@ def test_an_unreachable_hub_says_what_to_do(cache, monkeypatch):
     assert "nobody/nothing cannot be loaded (Couldn't reach" in str(error.value)
     assert "local folder" in str(error.value) and "log in" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_rows_are_read_one_by_one(tmp_path, cache):
+    soundfile.write(tmp_path / "source.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 200_000), 8000)
+    content = (tmp_path / "source.wav").read_bytes()  # 400 kB
+    columns = {"audio": [{"bytes": content, "path": None}] * 100, "text": [f"t{i}" for i in range(100)]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "long.parquet", row_group_size=10)
+    read(Source(path=str(tmp_path / "long.parquet"), limit=1))  # imports, and the cache
+    tracemalloc.start()
+    rows = read(Source(path=str(tmp_path / "long.parquet"))).utterances
+    texts = [u.text for u in rows]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert texts == columns["text"] and rows[-1].audio == content
+    assert peak < 10 * len(content)
+    assert rows.index.duration.tolist() == [25.0] * 100 and rows[0].duration is None
+    assert [u.id for u in pickle.loads(pickle.dumps(rows))] == [u.id for u in rows]

@@ -332,6 +332,15 @@ def test_a_line_that_a_failing_machine_damaged_is_done_again(stopped, uninterrup
     check_same(stopped, uninterrupted)
 
 
+def test_killed_when_all_was_written_it_leaves_nothing_behind(stopped, uninterrupted):
+    leftover = (partial(stopped) / "settings.json").read_bytes()
+    finish(stopped, 1, *COMMAND, "2")
+    partial(stopped).mkdir()
+    (partial(stopped) / "settings.json").write_bytes(leftover)
+    assert "is finished already" in finish(stopped, 1, *COMMAND, "2")[0].said
+    check_same(stopped, uninterrupted)
+
+
 def test_skip_bad_can_be_added_on_the_way(fresh):
     lines = [json.loads(line) for line in (fresh / "words.jsonl").read_text().splitlines()[:8]]
     (fresh / "broken.wav").write_bytes(b"RIFF and nothing that could be heard")

@@ -40,6 +40,12 @@ def test_results_come_in_order(count):
     assert no_child_is_left()
 
 
+def test_jobs_and_results_may_be_larger_than_a_pipe():
+    jobs = [np.full(300_000, i, np.float32) for i in range(12)]
+    with workers(np.negative, 2) as map_:
+        assert all(np.array_equal(-job, result) for job, result in zip(jobs, map_(jobs), strict=True))
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_warnings_and_errors_come_where_their_result_would(count):
     got = []

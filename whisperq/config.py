@@ -51,7 +51,7 @@ class Source:
     name: str = ""  # the test set's name
     normalizer: NormalizerName | None = None
     group: str | None = None  # id (in-distribution) or ood
-    weight: float = 1.0  # passes over it in each training epoch
+    weight: float = 1.0  # passes over it in each training epoch; where any source is streamed, its part of the data
     limit: int | None = None  # first N utterances only
     streaming: bool = False  # never download it whole; training data alone
     licence: str | None = None  # what must be accepted before it can be read

@@ -36,6 +36,7 @@ DEFAULT_SIZES = {"cuda": ["large-v2", "small"], "cpu": ["small", "digits"]}
 MATRIX = {"cuda": 8192, "cpu": 4096}
 ENGINES = ("whisperq", "trainer")
 VARIANTS = ("compile", "gradient_checkpointing", "freeze_encoder")
+SHARED = ("device", "dtype", "threads", "steps", "warmup", "matrix")  # of the results, with every worker
 WORKER = "training_worker.py"
 
 
@@ -81,7 +82,7 @@ def contenders(options: argparse.Namespace, left_out: dict[str, str]) -> dict[st
 
 def measure_size(size: str, rows: dict[str, dict], results: dict[str, Any], options: argparse.Namespace) -> None:
     """All rounds of one size; the results are written after each."""
-    common = {"size": size, **{key: results[key] for key in ("device", "dtype", "threads", "steps", "warmup", "matrix")}}
+    common = {"size": size, **{key: results[key] for key in SHARED}}
     entry = new_entry(size, rows, common, options)
     results["sizes"][size] = entry
     feeding = {**common, "batch": entry["batch"], "measure": "feeding"}
@@ -152,7 +153,11 @@ def one_gpu() -> None:
 
 def measure(sizes: Sequence[str] | None, options: argparse.Namespace) -> dict[str, Any]:
     asked = {"measure": "probe", "threads": options.threads, "device": options.device, "dtype": options.dtype}
-    found, left_out = run_worker(WORKER, asked, options.threads), {}
+    try:
+        found = run_worker(WORKER, asked, options.threads)
+    except RuntimeError as error:  # a device or a number format that is not to be had
+        sys.exit(str(error))
+    left_out: dict[str, str] = {}
     rows = contenders(options, left_out)
     results = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from training_shapes import Pair, padded, random_features, window_ids
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
-from training_shapes import Pair, padded, random_features, window_ids
 from whisperq.data.tokens import IGNORED
 from whisperq.options import DistillConfig
 from whisperq.training.loop import learning_rate

@@ -41,18 +41,18 @@ def _machine(results: dict[str, Any]) -> str:
     return (
         f"{accelerator}{machine['cpu']} ({flags}), {results['threads']} threads of {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB; {results['date']}; {packages}. "
-        f"{results['device']}, {precision}; random weights, features from memory; in each round every contender in turn "
-        f"in a new process, {results['steps']} steps after {results['warmup']} of warm-up. "
+        f"{results['device']}, {precision}; random weights, features from memory; in each round every contender in "
+        f"turn in a new process, {results['steps']} steps after {results['warmup']} of warm-up. "
         f"Median, and in brackets the range of the rounds. {MEMORY[results['device']]}"
     )
 
 
 def _setting(entry: dict[str, Any]) -> str:
     pair = entry["pair"]
-    layers = [f"{encoder} encoder and {decoder} decoder layers" for encoder, decoder in (pair["teacher"], pair["student"])]
+    teacher, student = ("{} encoder and {} decoder layers".format(*pair[who]) for who in ("teacher", "student"))
     micros = ", ".join(f"{name} in forward passes of {c['micro']}" for name, c in entry["contenders"].items())
     return (
-        f"Teacher {layers[0]}, student {layers[1]} with headwise gates, width {pair['width']}, {pair['heads']} heads, "
+        f"Teacher {teacher}, student {student} with headwise gates, width {pair['width']}, {pair['heads']} heads, "
         f"{pair['vocabulary']} tokens in the vocabulary. {entry['batch']} windows of {pair['window_s']} s a step, each "
         f"with {pair['tokens'][0]} to {pair['tokens'][1]} labels, {entry['mean_tokens']:.0f} in the mean; {micros}."
     )
@@ -127,6 +127,6 @@ def _feeding(results: dict[str, Any], entry: dict[str, Any]) -> str:
     rates = ", ".join(f"{1 / s:.3g} ({name})" for name, s in feeding["decode_core_s"].items())
     device = results["machine"]["accelerator"] or f"{results['threads']} cores"
     return (
-        f"Feeding {batch} x {window} s takes {decoding} core-seconds, and log-mel {batch * feeding['log_mel_s']:.3g} s on "
-        f"{device}; windows decoded in a second by a core: {rates}."
+        f"Feeding {batch} x {window} s takes {decoding} core-seconds, and log-mel {batch * feeding['log_mel_s']:.3g} s "
+        f"on {device}; windows decoded in a second by a core: {rates}."
     )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from machine import OtherWork, clear_peak_memory, resident_bytes, use_cores
 from training_shapes import MEL_BINS, PAIRS, Pair, padded, random_features, window_ids
 
@@ -51,7 +50,7 @@ class Clock:
         clear_peak_memory()
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        self.others, self.began = OtherWork(), time.perf_counter()
+        self.others, self.cpu, self.began = OtherWork(), time.process_time(), time.perf_counter()
         self._mark()
 
     def _mark(self) -> None:
@@ -63,14 +62,18 @@ class Clock:
             self.marks.append(time.perf_counter())
 
     def read(self) -> dict[str, Any]:
-        """Seconds of all steps and of each, peak bytes of the timed steps."""
+        """Seconds of all steps and of each, core-seconds (also where others work), peak bytes of the timed steps."""
         wait(self.device)
         seconds = time.perf_counter() - self.began
         pairs = zip(self.marks, self.marks[1:], strict=False)
-        found = {"seconds": seconds, "busy_cores_of_others": self.others.cores(), "imports_bytes": self.imports}
+        found = {
+            "seconds": seconds, "cpu_s": time.process_time() - self.cpu,
+            "busy_cores_of_others": self.others.cores(), "imports_bytes": self.imports,
+        }  # fmt: skip
         if self.device == "cuda":
-            memory = {"peak_bytes": torch.cuda.max_memory_allocated(), "reserved_bytes": torch.cuda.max_memory_reserved()}
-            return found | memory | {"step_s": [a.elapsed_time(b) / 1e3 for a, b in pairs]}
+            peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            steps = [a.elapsed_time(b) / 1e3 for a, b in pairs]
+            return found | {"peak_bytes": peak, "reserved_bytes": reserved, "step_s": steps}
         peak = resident_bytes("VmHWM") - self.imports
         return found | {"peak_bytes": peak, "step_s": [b - a for a, b in pairs]}
 
@@ -172,9 +175,7 @@ def measure_feeding(task: dict[str, Any]) -> dict[str, Any]:
     from whisperq.data.features import log_mel
 
     pair, device = PAIRS[task["size"]], task["device"]
-    extractor = WhisperFeatureExtractor(
-        feature_size=MEL_BINS, sampling_rate=SAMPLING_RATE, chunk_length=pair.window_s
-    )  # fmt: skip
+    extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, sampling_rate=SAMPLING_RATE, chunk_length=pair.window_s)
     count = min(task["batch"], FEEDING_WINDOWS)
     with tempfile.TemporaryDirectory() as folder:
         decoded = {name: decode(Path(folder), name, count, pair.window_s) for name in FORMATS}

@@ -16,7 +16,7 @@ from whisperq.config import Source
 from whisperq.data.audio import audio_seconds
 from whisperq.data.index import GrowingIndex, Index
 from whisperq.data.lazy import Indexed
-from whisperq.data.tables import without_second_uses
+from whisperq.data.naming import without_second_uses
 from whisperq.data.utterance import (
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,

@@ -51,9 +51,10 @@ class TableFile:
         """The fields of a line that was good before. Raises InputError for a file that is another by now."""
         try:
             if self._file is None:
-                self._file = open(self.path, "rb", buffering=0)  # noqa: SIM115
-                if os.fstat(self._file.fileno()).st_size != self.size:
+                file = open(self.path, "rb", buffering=0)
+                if os.fstat(file.fileno()).st_size != self.size:
                     raise self._changed()
+                self._file = file
             raw = os.pread(self._file.fileno(), length, place)  # no position that forked processes would share
         except OSError as error:
             raise InputError(f"The utterance list {self.path} cannot be read ({reason(error)})") from error

@@ -140,6 +140,12 @@ class LabelBook:
 
             yield keep
 
+    def remove_leftovers(self) -> None:
+        """Of this very command, killed between its last file and its end."""
+        with suppress(OSError, ValueError):
+            if json.loads((self.folder / SETTINGS).read_text()) == self.settings:
+                self.remove()
+
     def remove(self) -> None:
         """What is ours of the folder, and the folder where that was all."""
         for path in (*self._files(), self.folder / SETTINGS):

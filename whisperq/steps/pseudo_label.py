@@ -53,8 +53,12 @@ def pseudo_label(
     settings = context.settings(config, normalizers=names)
     inputs = {"model": artifact.reference(folder), "data": group.reference}
     sealed = (out, "pseudo-labels", "pseudo-label", settings, inputs, context.force)
-    artifact.refuse_overwrite(out, "pseudo-label", settings, inputs, context.force)
     book = LabelBook(out, settings, inputs)
+    try:
+        artifact.refuse_overwrite(out, "pseudo-label", settings, inputs, context.force)
+    except artifact.Finished:
+        book.remove_leftovers()
+        raise
     if not context.force:
         book.check()
     with joined(compute_device(context.device)) as processes:

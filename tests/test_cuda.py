@@ -1,0 +1,49 @@
+"""What only a GPU can show of the training step; skipped where there is none."""
+
+import pytest
+import torch
+from test_training import batch, make_distiller
+
+from whisperq.data.batches import Batch
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def on_gpu(**changes):
+    distiller = make_distiller(**changes)
+    for model in (distiller.student, distiller.teacher):
+        model.to("cuda")
+    distiller.device = "cuda"
+    return distiller
+
+
+def moved() -> Batch:
+    data = batch()
+    return Batch(data.features.cuda(), data.tokens, data.utterances)
+
+
+def test_a_step_is_the_cpus():
+    expected, found = make_distiller().step(0, [batch()]).read(), on_gpu().step(0, [moved()]).read()
+    assert found.as_dict() == pytest.approx(expected.as_dict(), rel=1e-3)
+
+
+def test_a_step_waits_for_nothing():
+    """The host runs ahead of the device until somebody reads the figures."""
+    distiller, data = on_gpu(), moved()
+    distiller.step(0, [data]).read()  # allocates, and compiles what is compiled when first used
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step = distiller.step(1, [data])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert step.read().loss > 0
+
+
+def test_deterministic_runs_end_in_the_same_bits():
+    ends = []
+    for _ in range(2):
+        distiller = on_gpu(deterministic=True)
+        for number in range(4):
+            distiller.step(number, [moved()])
+        ends.append([p.detach().clone() for p in distiller.student.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))

@@ -1,0 +1,56 @@
+"""Windows side by side, as a model takes them: padded, on the device, log-mel computed there."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from whisperq.data.augment import spec_augment
+from whisperq.data.batches import Batch, Loader
+from whisperq.data.features import log_mel_of, padded
+from whisperq.data.tokens import IGNORED
+from whisperq.data.windows import Window
+
+MASKS = 6  # what a generator is for, beside those of epochs.py, blocks.py and feed.py
+
+
+class Collator:
+    """Makes micro-batches. To be made by the thread that trains: each thread has a present GPU of its own."""
+
+    def __init__(self, loader: Loader, masked: bool, seed: int) -> None:
+        self.loader, self.masked, self.seed = loader, masked, seed
+        self.device = torch.device(loader.device)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", torch.cuda.current_device())
+
+    def enter_thread(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
+    def batch(self, windows: Sequence[Window], step: int, first: int) -> Batch:
+        """One micro-batch; `first` is its first window's index in the effective batch."""
+        used = [(first + i, window) for i, window in enumerate(windows) if window.utterances]
+        if not used:
+            return self._silence()
+        samples = [window.samples for _, window in used]
+        features = self._features(samples)
+        if self.masked:
+            frames = [len(s) // self.loader.extractor.hop_length for s in samples]
+            features = spec_augment(features, frames, [(self.seed, MASKS, step, index) for index, _ in used])
+        tokens = self.loader.codec.pad([window.sequence for _, window in used])
+        seconds = sum(map(len, samples)) / self.loader.extractor.sampling_rate
+        return Batch(features, tokens, tuple(u for _, window in used for u in window.utterances), seconds)
+
+    def _silence(self) -> Batch:
+        """What keeps processes in step where nothing is usable: a window that teaches nothing."""
+        codec = self.loader.codec
+        tokens = codec.pad([codec.encode("")])
+        silent = replace(tokens, labels=torch.full_like(tokens.labels, IGNORED))
+        return Batch(self._features([np.zeros(0, np.float32)]), silent, ())
+
+    def _features(self, samples: Sequence[np.ndarray]) -> torch.Tensor:
+        together = padded(samples, self.loader.extractor.n_samples)
+        if self.device.type == "cuda":
+            together = together.pin_memory().to(self.device, non_blocking=True)
+        return log_mel_of(together, self.loader.extractor)
