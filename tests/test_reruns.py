@@ -130,3 +130,13 @@ def test_what_an_interrupted_distillation_left_is_kept(copied_run, workspace, in
 def test_a_failed_command_does_not_pin_the_configuration(workspace, invoke):
     assert invoke("calibrate", "--run", "new").exit_code == 3
     assert not (workspace / "new").exists()
+
+
+@pytest.mark.parametrize("share, knows", [("0.5", True), ("0", None)])
+def test_a_student_that_learnt_times_says_so_wherever_it_goes(share, knows, workspace, invoke):
+    for command in ("init-student", f"distill --timestamp-prob {share}", "calibrate", "quantize", "export"):
+        result = invoke(*command.split())
+        assert result.exit_code == 0, result.stderr
+    for place in ("distilled", "quantized/gemm-w8a8", "onnx/gemm-w8a8"):
+        content = json.loads((workspace / "run" / place / "generation_config.json").read_text())
+        assert content.get("trained_with_times") is knows, place

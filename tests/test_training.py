@@ -201,7 +201,7 @@ def test_two_runs_of_one_seed_end_in_the_same_bits():
 
 
 def test_gradient_checkpointing_computes_the_same_twice():
-    plain, thrifty = make_distiller(), make_distiller(gradient_checkpointing=True)
+    plain, thrifty = make_distiller(), make_distiller(recompute=True)
     runs = []
     for distiller in (plain, thrifty):
         (layer,) = distiller.student.model.encoder.layers

@@ -290,7 +290,7 @@ def test_written_times_become_segments():
 
 
 def test_who_knows_times():
-    """OpenAI's checkpoints name alignment heads; a student made here has lost them."""
+    """OpenAI's checkpoints name alignment heads; a student made here has lost them, but may have learnt times itself."""
     model = gated_model()
     codec = make_codec(processor, model, "en", "transcribe")
     assert not make_rules(codec, model.generation_config).knows_times
@@ -298,6 +298,9 @@ def test_who_knows_times():
     rules = make_rules(codec, model.generation_config)
     assert rules.knows_times and not rules.times  # evaluation goes on without
     assert (with_times(rules, codec).prompt, with_times(rules, codec).times) == (PROMPT[:-1], codec.times)
+    del model.generation_config.alignment_heads
+    model.generation_config.trained_with_times = True
+    assert make_rules(codec, model.generation_config).knows_times
 
 
 def test_a_checkpoint_that_knows_times_writes_them(clips, invoke, tmp_path):

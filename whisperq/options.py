@@ -85,8 +85,8 @@ class DistillConfig:
     )
     shuffle_buffer: int = option(2_048, "Utterances of a streamed data set that are shuffled together.", low=1)
     deterministic: bool = option(False, "On a GPU too, equal bits from equal runs, at a cost in speed.")
-    gradient_checkpointing: bool = option(
-        False, "Compute the student's layers twice instead of storing them.", off=""
+    recompute: bool = option(
+        False, "Gradient checkpointing: keep each layer's input alone, and compute the rest again."
     )
     compile: bool = option(False, "Compile both models with torch.compile: minutes at the start, faster steps.")
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", low=1, operational=True)

@@ -132,7 +132,7 @@ def measure_step(task: dict[str, Any]) -> dict[str, Any]:
     pair, device = PAIRS[task["size"]], task["device"]
     config = DistillConfig(
         max_steps=task["warmup"] + task["steps"], batch_size=task["batch"], micro_batch=task["micro"],
-        freeze_encoder=task["freeze_encoder"], gradient_checkpointing=task["gradient_checkpointing"],
+        freeze_encoder=task["freeze_encoder"], recompute=task["gradient_checkpointing"],
         compile=task["compile"],
     )  # fmt: skip
     clock = Clock(device, task["warmup"])

@@ -27,15 +27,17 @@ def make_rules(codec: Codec, generation_config) -> Rules:
     """Prompt, and suppressed tokens as `generate` reads them; the only limit is the decoder's own length.
 
     Who knows times: the checkpoints of OpenAI name the heads that follow the audio (`alignment_heads`), and so does
-    what is quantized or exported from them. A student made here has lost these heads and is trained without times.
+    what is quantized or exported from them. A student made here has lost these heads; `trained_with_times` says
+    whether its own training wrote some.
     """
+    signs = (getattr(generation_config, name, None) for name in ("alignment_heads", "trained_with_times"))
     return Rules(
         codec.prompt,
         codec.end,
         codec.max_tokens,
         tuple(generation_config.suppress_tokens or ()),
         tuple(generation_config.begin_suppress_tokens or ()),
-        knows_times=bool(codec.times) and bool(getattr(generation_config, "alignment_heads", None)),
+        knows_times=bool(codec.times) and any(signs),
     )
 
 

@@ -168,6 +168,8 @@ class Pupil:
     def finish(self, draft: artifact.Draft, reached: Progress, checkpoints: Checkpoints) -> None:
         """The best weights as a model folder, with the metrics and what was reached."""
         load_weights(self.student, load_file(checkpoints.best_path(reached.best_step)))
+        if self.distiller.config.timestamp_prob:
+            self.student.generation_config.trained_with_times = True  # `transcribe` asks for them then
         save_model(self.student, self.processor, draft.folder)
         shutil.copy(checkpoints.folder / METRICS, draft.folder / METRICS)
         draft.results |= {

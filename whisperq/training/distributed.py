@@ -78,12 +78,6 @@ class Processes:
 ALONE = Processes()
 
 
-def interleave(shares: list[list[T]]) -> list[T]:
-    """The whole list again, from the shares that `Processes.share` dealt out."""
-    world = len(shares)
-    return [shares[i % world][i // world] for i in range(sum(map(len, shares)))]
-
-
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
     """The processes that were started together. Raises UsageError for an environment that contradicts itself."""
@@ -98,8 +92,8 @@ def joined(device: str) -> Iterator[Processes]:
     cuda = device == "cuda"
     if cuda:
         torch.cuda.set_device(_number("LOCAL_RANK", rank % max(1, torch.cuda.device_count())))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", rank=rank, world_size=world)
     try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", rank=rank, world_size=world)
         yield Processes(rank, world, dist.new_group(backend="gloo", timeout=PATIENCE))
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
@@ -107,7 +101,8 @@ def joined(device: str) -> Iterator[Processes]:
         # Whoever erred says why; the others only notice that a connection is gone.
         raise TrainingError("another process of this task ended or cannot be reached any more") from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _number(name: str, default: int) -> int:

@@ -67,12 +67,14 @@ def deterministic(wanted: bool) -> Iterator[None]:
     """Equal bits from equal input and thread count: scattered gradients are otherwise summed in any order."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may split sums as it likes
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(wanted or before[0])
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs percents, and nothing here reads such memory
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
 def learning_rate(step: int, config: DistillConfig) -> float:
@@ -107,7 +109,7 @@ class Distiller:
         self.device = next(student.parameters()).device.type
         student.model.encoder.requires_grad_(not config.freeze_encoder)
         student.model.encoder.embed_positions.requires_grad_(False)
-        if config.gradient_checkpointing:
+        if config.recompute:
             recompute_layers(student)
         self.weighting = Weighting(config.ce_weight, config.kl_weight, config.temperature)
         self.pair = Pair(student, teacher, self.weighting, autocast, config.compile)

@@ -41,9 +41,8 @@ class Validation:
     def measure(self, student, stopping: Callable[[], bool]) -> dict[str, Any] | None:
         """WER, reference words, and what `attention` says; None where it was told to stop before the end."""
         student.eval()
-        batches = [self.utterances[i : i + BATCH] for i in range(0, len(self.utterances), BATCH)]
         pairs: list[tuple[str, str]] = []
-        for batch in self.processes.share(batches):
+        for _, batch in self.processes.batches(self.utterances, BATCH):
             if stopping():
                 break
             found = transcribe(PyTorchRuntime(student), self.loader, self.rules, batch, BATCH)
