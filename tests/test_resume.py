@@ -229,3 +229,63 @@ def test_a_named_checkpoint_is_gone_on_from(stopped, trained):
 @pytest.mark.parametrize("text", ["soon", "1:2:3:4", "-1:00", ""])
 def test_a_time_that_is_none(text, stopped, monkeypatch):
     refused(stopped, monkeypatch, 2, "--max-time", flags=("--max-time", text))
+
+
+def test_falling_back_past_a_damaged_checkpoint_loses_no_good_one(stopped, trained):
+    """The damaged one steps aside: as the newest it would be kept, and the good ones be removed in its stead."""
+    assert Job(stopped, "distill", "--max-time", "0:00").exit_code() == 75
+    damaged = newest(stopped)
+    (damaged / "state.json").write_text("{")
+    job = Job(stopped, "distill", "--keep", "1", "--max-time", "0:00")
+    assert job.exit_code() == 75 and "what is damaged is now in run/checkpoints.1" in job.said, job.said
+    assert marked(stopped) == [2] and (stopped / "run" / "checkpoints.1" / damaged.name).is_dir()
+    assert Job(stopped, "distill").exit_code() == 0
+    assert_same_result(stopped, trained)
+
+
+def test_what_a_kill_left_half_written_is_removed(stopped):
+    folder = stopped / "run" / "checkpoints"
+    (folder / ".step-00000777.partial").mkdir()
+    (folder / ".best-00000777.safetensors.partial").write_bytes(b"half")
+    (folder / "step-00000888").mkdir()
+    assert Job(stopped, "distill", "--max-time", "0:00").exit_code() == 75
+    assert not any(folder.glob("*777*")) and not any(folder.glob(".*")) and not any(folder.glob("*888*"))
+
+
+def test_best_weights_that_are_gone_are_found_again(fresh):
+    steps = ("--eval-every", "2")
+    job = Job(fresh, "distill", *steps)
+    job.until(lambda: "validation_wer" in log_of(fresh))
+    job.signal(signal.SIGTERM)
+    assert job.exit_code() == 75
+    (best,) = (fresh / "run" / "checkpoints").glob("best-*")
+    cut(best)
+    job = Job(fresh, "distill", *steps)
+    assert job.exit_code() == 0 and "gone or damaged; forgotten" in job.said, job.said
+    assert json.loads((fresh / "run" / "distilled" / "manifest.json").read_text())["results"]["best_step"]
+
+
+def test_a_validation_owed_at_the_last_step_is_not_forgotten_when_steps_are_added(fresh, tmp_path_factory):
+    """Told to stop at the last step, then prolonged: as if it had never been stopped."""
+    other = tmp_path_factory.mktemp("owed")
+    for folder in (fresh, other):
+        if folder is other:
+            shutil.copytree(fresh, other, dirs_exist_ok=True)
+            shutil.rmtree(other / "run" / "distilled"), shutil.rmtree(other / "run" / "checkpoints")
+            assert Job(other, "distill", "--max-steps", "1", "--max-time", "0:00").exit_code() == 75
+        assert Job(folder, "distill", "--max-steps", "1").exit_code() == 0
+        assert Job(folder, "distill", "--max-steps", "3").exit_code() == 0
+    assert metrics(fresh) == metrics(other)
+    files = [f / "run" / "distilled" / "model.safetensors" for f in (fresh, other)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_finished_model_whose_checkpoints_are_gone_is_not_trained_anew_unasked(fresh, monkeypatch):
+    assert Job(fresh, "distill", "--max-steps", "1").exit_code() == 0
+    shutil.rmtree(fresh / "run" / "checkpoints")
+    refused(fresh, monkeypatch, 2, "is finished, and its checkpoints are gone", flags=("--max-steps", "2"))
+
+
+def test_who_went_back_is_told_how_to_go_on(stopped):
+    job = Job(stopped, "distill", "--resume", str(newest(stopped)), "--max-time", "0:00")
+    assert job.exit_code() == 75 and "the same command with --resume auto goes on" in job.said

@@ -22,7 +22,8 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} OMP_NUM_THREADS=${SLURM_CPUS
 # Where a job's processes find each other; jobs may share a node.
 read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
-export MASTER_ADDR MASTER_PORT
+LOCAL_WORLD_SIZE=${SLURM_NTASKS_PER_NODE:-1} # who share a node's cores
+export MASTER_ADDR MASTER_PORT LOCAL_WORLD_SIZE
 
 # run COMMAND...: whisperq, in every task of the job. Its exit code decides what becomes of those that wait for us.
 run() {

@@ -107,7 +107,12 @@ class Feed:
     def _workers(self) -> int:
         if self.config.workers is not None:
             return self.config.workers
-        return 0 if self.loader.device == "cpu" else min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+        return 0 if self.loader.device == "cpu" else min(MOST_WORKERS, self._cores())
+
+    @staticmethod
+    def _cores() -> int:
+        """This process's share of the machine's: all processes on it see all of them."""
+        return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
     def _find(self, number: int) -> Utterance:
         return self.chapters.utterances[number]

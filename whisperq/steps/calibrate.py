@@ -61,8 +61,7 @@ def calibrate(
                 "skipped": len(skipped) + data_list.bad,
                 "widest": [[a, *final[a]] for a in widest[:5]],
             }
-        processes.wait()  # the first has published it
-    return artifact.load(out)
+        return processes.result(out)
 
 
 def draw(

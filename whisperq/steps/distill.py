@@ -26,7 +26,7 @@ from whisperq.scoring.normalizers import Normalizer, normalizer_of
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, Identity, Progress
 from whisperq.training.distributed import Processes, joined
 from whisperq.training.logs import METRICS
-from whisperq.training.loop import Distiller, autocast_dtype
+from whisperq.training.loop import Distiller, autocast_dtype, prepare_determinism
 from whisperq.training.resuming import starting_point
 from whisperq.training.run import Surroundings, Training, load_weights
 from whisperq.training.signals import seconds_of, stop_requested
@@ -48,6 +48,8 @@ def distill(
     Goes on from the newest checkpoint beside `out`. Raises InputError for data or models that do not fit,
     TrainingError for a loss that is not finite or a disk that is full, Interrupted where it was told to stop.
     """
+    if config.deterministic:
+        prepare_determinism()
     with joined(compute_device(context.device)) as processes, stop_requested(seconds_of(config.max_time)) as stopping:
         check_batches(config, processes.world)
         teacher_folder = local_folder(teacher)
@@ -66,13 +68,14 @@ def distill(
         artifact.refuse_overwrite(out, "distill", settings, inputs, force)
         checkpoints = Checkpoints(work_folder(out), identity_of(settings, inputs), config.keep)
         start = starting_point(checkpoints, config.resume, context.force, processes, say)
+        if start is None and force and not context.force:
+            raise UsageError(f"{out} is finished, and its checkpoints are gone: give --force to train anew, or --out")
         pupil = Pupil(student, teacher_folder, (train, validation, data.normalizer), config, context, processes)
         reached = train_on(pupil, start, checkpoints, processes, stopping)
-        with artifact.create(out, "distilled", "distill", settings, inputs, force) as draft:
-            if processes.main:
+        if processes.main:
+            with artifact.create(out, "distilled", "distill", settings, inputs, force) as draft:
                 pupil.finish(draft, reached, checkpoints)
-        processes.wait()
-    return artifact.load(out)
+        return processes.result(out)
 
 
 def train_on(

@@ -62,8 +62,7 @@ def eval(
                 results[source.name]["skipped"] = utterance_list.bad + len(bad)
             draft.results |= summary(opened, results)
             (draft.folder / "results.json").write_text(json.dumps(draft.results, indent=2) + "\n")
-        processes.wait()  # the first has published it
-    return artifact.load(out)
+        return processes.result(out)
 
 
 def summary(opened: Opened, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -50,8 +50,7 @@ def outliers(
             if processes.main:
                 titles = dict(zip(models, distinct_titles([p.resolve() for p in models.values()]), strict=True))
                 draft.results |= report(found, titles, group.bad, draft.folder)
-        processes.wait()  # the first has published it
-    return artifact.load(out)
+        return processes.result(out)
 
 
 def report(found: dict[str, dict[str, Any]], titles: dict[str, str], bad: int, folder: Path) -> dict[str, Any]:

@@ -72,8 +72,7 @@ def pseudo_label(
                 draft.results |= write(labelled(group, labels, normalizers), draft.folder, out)
                 draft.results |= left_out(labels, group.bad) | {"normalizers": sorted({n.id for n in normalizers})}
             book.remove()
-        processes.wait()
-    return artifact.load(out)
+        return processes.result(out)
 
 
 def listen(

@@ -14,7 +14,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,13 @@ class Progress:
     position: dict[str, Any] | None = None  # of the data, after this step
     best_step: int | None = None
     best_wer: float | None = None
+    best_sha256: str | None = None  # of its file
     validated: int = 0  # the last step whose validation is done
+    owed: bool = False  # whether this step's validation is still to be done
     log_bytes: int = 0  # of metrics.jsonl
     seconds: float = 0.0  # of training; validations and checkpoints are not counted
     last: dict[str, Any] | None = None  # the last step's figures
+    skipped: list[str] = field(default_factory=list)  # origins of utterances that were unusable
 
 
 @dataclass(frozen=True)
@@ -102,26 +105,33 @@ class Checkpoints:
         """Complete checkpoints, oldest first."""
         return sorted(p for p in self.folder.glob("step-*") if (p / MARK).is_file())
 
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+    def newest(self) -> tuple[Checkpoint | None, dict[Path, str]]:
         """The newest checkpoint that is whole, and what is wrong with newer ones.
 
         Raises InputError where there are some, but all damaged.
         """
-        problems: list[str] = []
+        problems: dict[Path, str] = {}
         for path in reversed(self.paths()):
             try:
                 return read_checkpoint(path), problems
             except InputError as error:
-                problems.append(str(error))
-        if problems:
-            raise InputError(f"{problems[0]}, and no other is left; give --resume never to start anew")
+                problems[path] = str(error)
+        for problem in problems.values():
+            raise InputError(f"{problem}, and no other is left; give --resume never to start anew")
         return None, problems
+
+    def holds_best(self, progress: Progress) -> bool:
+        """Whether the best weights so far, if there are any, are those that were written."""
+        if progress.best_step is None:
+            return True
+        path = self.best_path(progress.best_step)
+        return path.is_file() and file_sha256(path) == progress.best_sha256
 
     def save(self, tensors: Mapping[str, Mapping[str, Tensor]], progress: Progress) -> None:
         """Raises TrainingError, the older checkpoints untouched, where the disk takes no more."""
         final = self.folder / f"step-{progress.step:08d}"
         partial = self.folder / f".{final.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
+        self._clear_half_written()
         try:
             partial.mkdir(parents=True)
             for name in TENSORS:
@@ -131,27 +141,38 @@ class Checkpoints:
             hashes = {file.name: file_sha256(file) for file in partial.iterdir()}
             for file in (*partial.iterdir(), partial):
                 sync(file)
-            shutil.rmtree(final, ignore_errors=True)  # an unmarked or damaged one of this very step
+            shutil.rmtree(final, ignore_errors=True)  # of a training that went on from before this step
             partial.rename(final)
+            sync(self.folder)
             replace(final / MARK, json.dumps(hashes) + "\n")
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            self._clear_half_written()
             raise self._failed(f"the checkpoint of step {progress.step}", error) from error
         self._prune()
 
-    def save_best(self, step: int, student: Mapping[str, Tensor]) -> None:
+    def save_best(self, step: int, student: Mapping[str, Tensor]) -> str:
+        """Returns the file's SHA-256. Raises TrainingError where the disk takes no more."""
         path = self.best_path(step)
         partial = path.with_name(f".{path.name}.partial")
         try:
             save_file({k: t.contiguous() for k, t in student.items()}, partial)
             sync(partial)
             partial.rename(path)
+            return file_sha256(path)
         except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
             raise self._failed(f"the best weights, those of step {step},", error) from error
 
     def best_path(self, step: int) -> Path:
         return self.folder / f"best-{step:08d}.safetensors"
+
+    def _clear_half_written(self) -> None:
+        """What a killed process or a full disk left: of a large student gigabytes."""
+        for path in self.folder.glob(".*.partial"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in self.folder.glob("step-*"):
+            if not (path / MARK).is_file():
+                shutil.rmtree(path, ignore_errors=True)
 
     def set_aside(self, paths: list[Path]) -> Path:
         """Move files and folders of an abandoned training where they hinder nobody; returns the place."""

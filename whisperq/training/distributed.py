@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from whisperq.artifact import Artifact, load
 from whisperq.errors import TrainingError, UsageError
 
 PATIENCE = timedelta(hours=2)  # for the slowest shard of a validation; a process that died is noticed at once
@@ -69,6 +71,10 @@ class Processes:
         """Whether any process says so."""
         return self.total(int(flag)) > 0
 
+    def result(self, out: Path) -> Artifact:
+        """The artifact that the first process has written, for all: another node's file system may not show it yet."""
+        return self.gather(load(out) if self.main else None)[0]
+
     def wait(self) -> None:
         """Until all are here."""
         if self.world > 1:
@@ -91,7 +97,10 @@ def joined(device: str) -> Iterator[Processes]:
         raise UsageError(f"WORLD_SIZE is {world}, but {missing[0]} is not set; start the processes with torchrun")
     cuda = device == "cuda"
     if cuda:
-        torch.cuda.set_device(_number("LOCAL_RANK", rank % max(1, torch.cuda.device_count())))
+        # Where the cluster shows each process a GPU of its own there is only one, whatever LOCAL_RANK says.
+        here = torch.cuda.device_count()
+        torch.cuda.set_device(0 if here == 1 else _number("LOCAL_RANK", rank % max(1, here)))
+    lost = False
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", rank=rank, world_size=world)
         yield Processes(rank, world, dist.new_group(backend="gloo", timeout=PATIENCE))
@@ -99,9 +108,12 @@ def joined(device: str) -> Iterator[Processes]:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         # Whoever erred says why; the others only notice that a connection is gone.
+        lost = True
         raise TrainingError("another process of this task ended or cannot be reached any more") from error
     finally:
-        if dist.is_initialized():
+        if dist.is_initialized() and lost and cuda:
+            dist.distributed_c10d._abort_process_group()  # NCCL's orderly end would wait for the dead
+        elif dist.is_initialized():
             dist.destroy_process_group()
 
 

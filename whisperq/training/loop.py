@@ -62,11 +62,19 @@ class Step:
         return StepMetrics(self.number + 1, loss, ce, kl, self.learning_rate, norm, self.tokens)
 
 
+def prepare_determinism() -> None:
+    """To be called before anything runs on a GPU: cuBLAS looks once, at its first product.
+
+    Raises UsageError for a workspace with which its sums may be split in any way.
+    """
+    known = (":4096:8", ":16:8")
+    if os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", known[0]) not in known:
+        raise UsageError(f"--deterministic needs CUBLAS_WORKSPACE_CONFIG to be {' or '.join(known)}")
+
+
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """Equal bits from equal input and thread count: scattered gradients are otherwise summed in any order."""
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may split sums as it likes
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(wanted or before[0])
     torch.utils.deterministic.fill_uninitialized_memory = False  # it costs percents, and nothing here reads such memory
@@ -190,5 +198,9 @@ def autocast_dtype(name: str, device: str) -> torch.dtype:
         raise UsageError("distill does not train in float16, whose gradients vanish; give --dtype bfloat16 or float32")
     if name != "auto":
         return getattr(torch, name)
-    hardware = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    hardware = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device == "cuda"
+        else torch.cpu._is_avx512_bf16_supported()
+    )
     return torch.bfloat16 if hardware else torch.float32

@@ -1,6 +1,7 @@
 """Which checkpoint a training goes on from, and what becomes of those that it does not."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from whisperq.errors import InputError, UsageError, WhisperqError
@@ -34,8 +35,6 @@ def _choose(checkpoints: Checkpoints, resume: str, force: bool, say: Callable[[s
     if resume != "auto":
         return _named(checkpoints, Path(resume), say)
     newest, problems = checkpoints.newest()
-    for problem in problems:
-        say(f"warning: {problem}; going on from an older one")
     if newest is None:
         return None
     try:
@@ -45,8 +44,12 @@ def _choose(checkpoints: Checkpoints, resume: str, force: bool, say: Callable[[s
             raise
         _begin_anew(checkpoints, say)
         return None
+    for problem in problems.values():
+        say(f"warning: {problem}; going on from an older one")
+    if problems:  # aside, or they would count as the newest that are kept
+        say(f"what is damaged is now in {checkpoints.set_aside(list(problems))}")
     say(f"going on from {newest.path}")
-    return newest
+    return with_best(newest, checkpoints, say)
 
 
 def _begin_anew(checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
@@ -65,7 +68,17 @@ def _named(checkpoints: Checkpoints, path: Path, say: Callable[[str], None]) -> 
     newer = [p for p in checkpoints.paths() if p.name > path.resolve().name]
     if newer:
         say(f"newer checkpoints are now in {checkpoints.set_aside(newer)}")
-    return chosen
+    return with_best(chosen, checkpoints, say)
+
+
+def with_best(checkpoint: Checkpoint, checkpoints: Checkpoints, say: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint; where the best weights that it names are gone or damaged, none are, and it is validated anew."""
+    progress = checkpoint.progress
+    if checkpoints.holds_best(progress):
+        return checkpoint
+    say(f"warning: {checkpoints.best_path(progress.best_step)}, the best weights so far, is gone or damaged; forgotten")
+    forgotten = replace(progress, best_step=None, best_wer=None, best_sha256=None, owed=True)
+    return replace(checkpoint, progress=forgotten)
 
 
 def check_identity(checkpoint: Checkpoint, checkpoints: Checkpoints) -> None:

@@ -58,6 +58,7 @@ class Training:
         self.distiller.load_optimizer_state(tensors["optimizer"])
         self.progress = checkpoint.progress
         self.seconds_before = checkpoint.progress.seconds
+        self.feed.loader.skipped |= set(checkpoint.progress.skipped)
 
     def run(self) -> Progress:
         """Raises Interrupted where it was told to stop, after a checkpoint."""
@@ -69,7 +70,7 @@ class Training:
         self.speed = Speed(processes)
         try:
             if not self._validate_if_due():
-                raise Interrupted(f"told to stop: step {progress.step} was saved before, and nothing is lost")
+                raise self._interrupted("was saved before")
             rest = self.config.max_steps - progress.step
             where = progress.position, rest, processes.rank, processes.world, progress.step
             for data in self.feed.steps(*where):
@@ -96,7 +97,11 @@ class Training:
         if due_save or stop:
             self._save()
         if stop and not (last and progress.validated == progress.step):
-            raise Interrupted(f"told to stop: step {progress.step} is saved, and the same command goes on from there")
+            raise self._interrupted("is saved")
+
+    def _interrupted(self, what: str) -> Interrupted:
+        command = "the same command" if self.config.resume == "auto" else "the same command with --resume auto"
+        return Interrupted(f"told to stop: step {self.progress.step} {what}, and {command} goes on from there")
 
     def _read(self, logs: bool) -> None:
         """The figures of all steps since the last time: here, and nowhere else, a GPU is waited for."""
@@ -116,7 +121,7 @@ class Training:
     def _validation_due(self) -> bool:
         step = self.progress.step
         due = step > 0 and (step % self.config.eval_every == 0 or step == self.config.max_steps)
-        return due and self.progress.validated < step
+        return self.progress.owed or (due and self.progress.validated < step)
 
     def _validate_if_due(self) -> bool:
         """False where it was told to stop before the end."""
@@ -130,22 +135,23 @@ class Training:
         self._write({"step": progress.step, **found})
         words = f"of {found['reference_words']} words"
         self.around.say(f"step {progress.step}: validation WER {100 * wer:.2f} % {words}")
-        progress.validated = progress.step
+        progress.validated, progress.owed = progress.step, False
         if progress.best_wer is None or wer < progress.best_wer:
             progress.best_step, progress.best_wer = progress.step, wer
             if self.around.processes.main:
-                self.checkpoints.save_best(progress.step, weights(self.distiller.student))
+                progress.best_sha256 = self.checkpoints.save_best(progress.step, weights(self.distiller.student))
         return True
 
     def _save(self) -> None:
-        progress = self.progress
-        progress.seconds = self.seconds_before + self.speed.seconds
-        if not self.around.processes.main:
-            return
+        progress, processes = self.progress, self.around.processes
+        progress.seconds, progress.owed = self.seconds_before + self.speed.seconds, self._validation_due()
+        progress.skipped = sorted(set().union(*processes.gather(self.feed.loader.skipped)))
         with self.speed.paused():
-            progress.log_bytes = self.log.sync()
-            tensors = {"student": weights(self.distiller.student), "optimizer": self.distiller.optimizer_state()}
-            self.checkpoints.save(tensors, progress)
+            if processes.main:
+                progress.log_bytes = self.log.sync()
+                tensors = {"student": weights(self.distiller.student), "optimizer": self.distiller.optimizer_state()}
+                self.checkpoints.save(tensors, progress)
+            processes.wait()  # where the first could not save, nobody says that it did
 
 
 def weights(student: GatedWhisperForConditionalGeneration) -> dict[str, torch.Tensor]:

@@ -42,13 +42,13 @@ class Validation:
         """WER, reference words, and what `attention` says; None where it was told to stop before the end."""
         student.eval()
         pairs: list[tuple[str, str]] = []
-        for _, batch in self.processes.batches(self.utterances, BATCH):
-            if stopping():
-                break
-            found = transcribe(PyTorchRuntime(student), self.loader, self.rules, batch, BATCH)
-            pairs += [(h.utterance.text or "", h.text) for h in found]
-        if self.processes.any(stopping()):
-            return None
+        batches = self.processes.batches(self.utterances, BATCH)
+        for _ in range(0, len(self.utterances), BATCH * self.processes.world):
+            if self.processes.any(stopping()):  # by all after each batch: who waits at the end hears too late
+                return None
+            for _, batch in islice(batches, 1):
+                found = transcribe(PyTorchRuntime(student), self.loader, self.rules, batch, BATCH)
+                pairs += [(h.utterance.text or "", h.text) for h in found]
         pairs = [pair for share in self.processes.gather(pairs) for pair in share]
         errors = count_errors([r for r, _ in pairs], [h for _, h in pairs], self.normalizer)
         wer = {"validation_wer": errors.wer, "reference_words": errors.reference_words}
