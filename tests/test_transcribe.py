@@ -290,7 +290,7 @@ def test_written_times_become_segments():
 
 
 def test_who_knows_times():
-    """OpenAI's checkpoints name alignment heads; a student made here has lost them, but may have learnt times itself."""
+    """OpenAI's checkpoints name alignment heads; a student has lost them, but may have learnt times."""
     model = gated_model()
     codec = make_codec(processor, model, "en", "transcribe")
     assert not make_rules(codec, model.generation_config).knows_times
