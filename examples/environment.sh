@@ -6,7 +6,7 @@ environment() {
     local folder=$1 extras=${2:-} root constraints stamp
     root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
     constraints="$root/examples/constraints.txt"
-    stamp="$folder/installed-$(cat "$root/pyproject.toml" "$constraints" | cksum | cut -d' ' -f1)"
+    stamp="$folder/installed-$(cat "$root/pyproject.toml" "$constraints" - <<<"$extras" | cksum | cut -d' ' -f1)"
     if [ ! -f "$stamp" ]; then
         "${PYTHON:-python3}" -m venv "$folder"
         "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
