@@ -99,6 +99,13 @@ def test_the_readmes_table_of_runtimes_is_that_of_the_results(name: str) -> None
         assert f"| {' | '.join(cells)} | {e['rtfx']:.0f} | {products} |" in readme
 
 
+def test_the_readmes_packed_student_is_that_of_the_results() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for result in json.loads((DIGITS / "results" / "packed.json").read_text())["sets"].values():
+        low, high = (100 * end for end in result["wer_interval_95"])
+        assert f"{100 * result['wer']:.2f} % ({low:.1f}-{high:.1f})" in readme
+
+
 def test_the_readmes_benchmark_is_that_of_the_results() -> None:
     readme, folder = (ROOT / "README.md").read_text(), ROOT / "examples" / "benchmarks" / "results"
     sections = [part for name in ("batch1", "batch8") for part in (folder / f"{name}.md").read_text().split("\n## ")]

@@ -289,3 +289,10 @@ def test_a_finished_model_whose_checkpoints_are_gone_is_not_trained_anew_unasked
 def test_who_went_back_is_told_how_to_go_on(stopped):
     job = Job(stopped, "distill", "--resume", str(newest(stopped)), "--max-time", "0:00")
     assert job.exit_code() == 75 and "the same command with --resume auto goes on" in job.said
+
+
+@pytest.mark.parametrize("out", ["/proc/whisperq/distilled", "taken/distilled"])
+def test_a_folder_that_takes_nothing_is_refused_before_the_first_step(out, fresh, monkeypatch):
+    """Nobody may write in /proc, not even root; and where a file has the name, no folder can."""
+    (fresh / "taken").write_text("a file")
+    refused(fresh, monkeypatch, 3, "whisperq: ", flags=("--out", out))
