@@ -81,10 +81,11 @@ class Clock:
 def random_model(pair: Pair, layers: tuple[int, int], gate: str, device: str, seed: int):
     """A gated Whisper of random weights in float32, its attention as `whisperq distill` sets it."""
     from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
+    from whisperq.training.pair import attention_kernel
 
     torch.manual_seed(seed)
     config = GatedWhisperConfig(**pair.config(layers, gate))
-    config._attn_implementation = "eager" if device == "cpu" else "sdpa"
+    config._attn_implementation = attention_kernel(device, config.max_source_positions)
     with torch.device(device):
         return GatedWhisperForConditionalGeneration(config)
 

@@ -27,6 +27,7 @@ from whisperq.training.checkpoints import Checkpoint, Checkpoints, Identity, Pro
 from whisperq.training.distributed import Processes, joined
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import Distiller, autocast_dtype, prepare_determinism
+from whisperq.training.pair import attention_kernel
 from whisperq.training.resuming import starting_point
 from whisperq.training.run import Surroundings, Training, load_weights
 from whisperq.training.signals import seconds_of, stop_requested
@@ -207,9 +208,6 @@ def load_pair(
         ours, theirs = (getattr(model.config, key) for model in models)
         if ours != theirs:
             raise InputError(f"student and teacher differ in {key}: {ours} and {theirs}")
-    if device == "cpu":
-        # Fused attention's backward in bfloat16 took nine times as long: 1.44 s a step against 0.16 s explicit
-        # (digits students, batch 16, two cores of a Xeon with AVX512-BF16); in float32 they are alike.
-        for model in models:
-            model.set_attn_implementation("eager")
+    for model in models:
+        model.set_attn_implementation(attention_kernel(device, model.config.max_source_positions))
     return models
