@@ -165,7 +165,7 @@ class Pupil:
         self.validation = Validation(self.loader, rules, self.normalizer, utterances, processes)
         self.feed = Feed(train, self.loader, config, context.seed)
         for reason, count in self.feed.dropped.items():
-            say(f"left out of the training data: {count:,} utterances {reason}")
+            say(f"left out of the training data, {reason}: {count:,} utterances")
         self.distiller = Distiller(self.student, taught_by, config, self.autocast, context.seed, processes)
         self.bad_lines = train.bad + validation.bad
 
