@@ -100,7 +100,7 @@ FINISHED = {
     "no such site": Case("calibrate --sites enc.0.fc3 --out new", 2, ("'enc.0.fc3'", "enc.0.fc1")),
     "zero batches": Case("calibrate --batches 0", 2, ("--batches must be at least 1",)),
     "another model's": Case("quantize --model student", 3, ("run/calibration was made from another model", "--force")),
-    "3 bits": Case("quantize --weight-bits 3", 2, ("--weight-bits", "not 3")),
+    "1 bit": Case("quantize --weight-bits 1", 2, ("--weight-bits", "not 1")),
     "exclude nothing": Case("quantize --exclude enc.7 --out new", 2, ("--exclude enc.7",)),
     "wrong kind": Case("quantize --calibration run/student", 3, ("run/student holds a student", "calibration")),
     "student of a wrong kind": Case("distill --model run/calibration", 3, ("run/calibration holds a calibration",)),

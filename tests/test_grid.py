@@ -13,6 +13,7 @@ from whisperq.quant.grid import (
     quantize,
     range_qparams,
     storage_dtype,
+    token_qparams,
     weight_qparams,
 )
 
@@ -231,3 +232,64 @@ def test_weights_must_be_finite(bad: float, symmetric: bool) -> None:
 def test_channel_dims_must_leave_a_dimension(channel_dims: int) -> None:
     with pytest.raises(ValueError, match="channel_dims"):
         weight_qparams(torch.ones(2, 2), 8, symmetric=True, channel_dims=channel_dims)
+
+
+@pytest.mark.parametrize("width, group", [(64, 16), (50, 16), (5, 8), (24, 24)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_groups_are_channels_of_their_own(symmetric: bool, width: int, group: int) -> None:
+    weight = _normal(6, width) * torch.logspace(-2, 1, width)
+    grid = weight_qparams(weight, 4, symmetric=symmetric, channel_dims=1, group=group)
+    parts = [
+        fake_quantize(part, weight_qparams(part, 4, symmetric=symmetric, channel_dims=1))
+        for part in weight.split(group, dim=1)
+    ]
+    assert grid.scale.shape == (6, len(parts))
+    assert _same_bits(fake_quantize(weight, grid), torch.cat(parts, dim=1))
+    assert _same_bits(dequantize(quantize(weight, grid), grid), fake_quantize(weight, grid))
+
+
+def test_groups_equal_onnx_blocks() -> None:
+    """QuantizeLinear's block_size, whose blocks must divide the row."""
+    weight = _normal(8, 32)
+    grid = weight_qparams(weight, 8, symmetric=True, channel_dims=1, group=8)
+    text = f"""(float[] x, float[] scale, int32[] zero) => (int32[] codes, float[] real) {{
+        z = Cast <to = {onnx.TensorProto.INT8}> (zero)
+        q = QuantizeLinear <axis = 1, block_size = 8> (x, scale, z)
+        codes = Cast <to = {onnx.TensorProto.INT32}> (q)
+        real = DequantizeLinear <axis = 1, block_size = 8> (q, scale, z)
+    }}"""
+    codes, real = _onnx(text, x=weight, scale=grid.scale, zero=grid.zero_point)
+    assert np.array_equal(quantize(weight, grid).numpy(), codes)
+    assert np.array_equal(fake_quantize(weight, grid).numpy(), real)
+
+
+def test_groups_of_a_kernel_run_over_its_flattened_rows() -> None:
+    weight = _normal(4, 5, 3)
+    kernel = weight_qparams(weight, 4, symmetric=True, channel_dims=1, group=8)
+    flat = weight_qparams(weight.flatten(1), 4, symmetric=True, channel_dims=1, group=8)
+    assert kernel.scale.shape == (4, 2)
+    assert torch.equal(fake_quantize(weight, kernel).flatten(1), fake_quantize(weight.flatten(1), flat))
+    by_head = weight_qparams(weight, 4, symmetric=True, channel_dims=2, group=2)
+    assert by_head.scale.shape == (4, 5, 2)
+    alone = weight_qparams(weight[1], 4, symmetric=True, channel_dims=1, group=2)
+    assert torch.equal(fake_quantize(weight, by_head)[1], fake_quantize(weight[1], alone))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_dynamic_ranges_equal_onnx_row_by_row(bits: int) -> None:
+    x = _normal(3, 4, 20) * torch.logspace(-2, 2, 4)[:, None]
+    real = fake_quantize(x, token_qparams(x, bits))
+    for row, ours in zip(x.flatten(0, 1), real.flatten(0, 1), strict=True):
+        assert torch.equal(ours, fake_quantize(row, range_qparams(row.min(), row.max(), bits)))
+    if bits == 8:
+        text = "(float[] x) => (uint8[] q, float s, uint8 z) { q, s, z = DynamicQuantizeLinear (x) }"
+        _, scale, zero = _onnx(text, x=x[1, 2])
+        assert float(token_qparams(x, 8).scale[1, 2]) == pytest.approx(float(scale), rel=1e-6)
+        assert int(token_qparams(x, 8).zero_point[1, 2]) == int(zero)
+
+
+def test_a_token_of_zeros_or_nan_harms_no_other() -> None:
+    x = torch.tensor([[0.0, 0.0], [1.0, float("nan")], [1.0, -3.0]])
+    real = fake_quantize(x, token_qparams(x, 8))
+    assert real[0].tolist() == [0.0, 0.0] and real[1, 1].isnan()
+    assert torch.equal(real[2], fake_quantize(x[2], range_qparams(-3.0, 1.0, 8)))

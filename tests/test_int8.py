@@ -251,3 +251,16 @@ def test_the_model_in_memory_may_be_dropped(tmp_path):
     runtime = opened(quantized_folder(gated_model(), tmp_path / "model"))
     copied = copy.deepcopy(runtime.table.rows)
     assert torch.equal(runtime.table.rows, copied)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("excluded", ["*.0.{q,k,v}_proj:weight", "dec.*.cross.{k,v}_proj:weight", "*.*.gate:weight"])
+def test_whole_blocks_of_float_weights_read_quantized_inputs(gate, excluded, tmp_path):
+    head, _, rest = excluded.partition("{")
+    names, _, tail = rest.partition("}")
+    patterns = [f"{head}{name}{tail}" for name in names.split(",")]
+    model = gated_model(gate)
+    if "gate" in excluded and gate == "none":
+        pytest.skip("no gate to exclude")
+    folder = quantized_folder(model, tmp_path / "model", exclude=patterns)
+    assert distance(step_logits(opened(folder), batch=5), pytorch_logits(folder, batch=5)) < 1e-3

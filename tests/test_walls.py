@@ -37,7 +37,7 @@ GROUND_ORDER = {
     "disk": set(),
     "artifact": {"", "disk", "errors", "hashing"},
     "config": {"errors", "options"},
-    "run_folder": {"artifact", "errors"},
+    "run_folder": {"artifact", "errors", "options"},
 }
 LIGHT = ("cli", "commands", "session", "report.progress", "report.tables", *sorted(GROUND - {""}))
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "numpy", "safetensors", "huggingface_hub", "soundfile"}

@@ -17,6 +17,7 @@ from whisperq.artifact import Artifact
 from whisperq.errors import UsageError
 from whisperq.hashing import bytes_sha256
 from whisperq.report.progress import say
+from whisperq.run_folder import scheme
 from whisperq.session import Session
 
 
@@ -36,7 +37,7 @@ CALIBRATION = InputFlag("calibration", "Calibration folder; default: calibration
 COMPARE = InputFlag("compare", "A second model to stand beside the first.")
 TRAIN = InputFlag("train", "Training list, folder or parquet; repeatable; default: the configuration's.", many=True)
 VALIDATION = InputFlag("validation", "Validation list; repeatable; default: the configuration's.", many=True)
-DATA = InputFlag("data", "Calibration list; repeatable; default: the configuration's validation data.", many=True)
+DATA = InputFlag("data", "List to look at; repeatable; default: the configuration's validation data.", many=True)
 LABELLING = InputFlag("model", "Teacher: a path, a Hub id, or a name in the run folder; default: the configuration's.")
 UNLABELLED = InputFlag("data", "List to label; repeatable; default: the configuration's training data.", many=True)
 TEST = InputFlag("test", "Test set: NAME=LIST, or a configured one's name; repeatable; default: all.", many=True)
@@ -101,8 +102,15 @@ def calibrate(s: Session, config: o.CalibrateConfig) -> Artifact:
 
 def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
     calibration = s.calibration()
-    place = f"quantized/{config.recipe}-w{config.weight_bits}a{config.activation_bits}"
-    return step("quantize")(s.calibrated_model(calibration), calibration, s.out(place), config, s.context())
+    place = s.out(f"quantized/{scheme(config)}")
+    return step("quantize")(s.calibrated_model(calibration), calibration, place, config, s.context())
+
+
+def sensitivity(s: Session, config: o.SensitivityConfig) -> Artifact:
+    s = replace(s, flags={**s.flags, "model": s.flags.get("model") or str(s.run.only_quantized())})
+    floats, model = s.unquantized_model(), Path(s.run.named_model(s.flags["model"]))
+    data, place = s.sources("validation", "data"), s.out(f"sensitivity/{model_label(s, model)}")
+    return step("sensitivity")(model, floats, data, s.experiment.normalizer, place, config, s.context())
 
 
 def export(s: Session, config: o.ExportConfig) -> Artifact:
@@ -116,8 +124,8 @@ def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
     model = s.model(s.run.only_quantized)
     sealed = artifact.load(model, verify=False) if artifact.is_artifact(model) else None
     kind = sealed.kind if sealed else "float"
-    if sealed and sealed.results.get("recipe") == "paper":
-        default = "emulated"  # no integer kernel computes that recipe
+    if sealed and (sealed.results.get("recipe") == "paper" or sealed.config.get("activations") == "dynamic"):
+        default = "emulated"  # no integer kernel here computes either
     runtime = config.runtime or {"quantized": default, "onnx": "onnx"}.get(kind, "float")
     if runtime not in ("onnx", "openvino") or kind == "onnx":
         return model, runtime
@@ -199,6 +207,9 @@ COMMANDS = (
         "whisperq quantize --recipe gemm",
         (MODEL, CALIBRATION),
         quantize,
+    ),
+    Command(
+        "sensitivity", "Measure what each part costs in integers.", "whisperq sensitivity", (MODEL, DATA), sensitivity
     ),
     Command(
         "eval",

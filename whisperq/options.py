@@ -122,13 +122,19 @@ class CalibrateConfig:
     percentile: float = option(99.999, "Percentile observer: percent of the mass that is kept.", low=50, high=100)
     activation_bits: int | None = option(None, "Bits that the mse observer optimises for; default 8.", low=4, high=8)
     sites: str | None = option(None, "Sites to observe, such as enc.*.fc1,dec.1.out_proj; default: all.")
+    channel_maxima: bool = option(False, "Keep each channel of the norms' outputs too, for quantize --smooth.", off="")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
 
 @dataclass(frozen=True)
 class QuantizeConfig:
     recipe: Literal["gemm", "paper"] = option("gemm", "Which weights and activations: see the README.")
-    weight_bits: int = option(8, "Bits of the weights, 4 to 8.", low=4, high=8)
+    weight_bits: int = option(8, "Bits of the weights, 2 to 8.", low=2, high=8)
+    group: int | None = option(None, "Weights that share a scale, such as 64; default: an output channel's.", low=8)
+    weights: Literal["rtn", "mse"] = option("rtn", "rtn: scales span all weights; mse: least squared error.")
+    activations: Literal["static", "dynamic", "none"] = option(
+        "static", "Ranges of the activations: calibrated, each token's own, or none: weights alone are quantized."
+    )
     activation_bits: int = option(8, "Bits of the activations, 4 to 8.", low=4, high=8)
     per_channel: bool | None = option(
         None,
@@ -136,7 +142,17 @@ class QuantizeConfig:
         off="per-tensor",
     )
     exclude: tuple[str, ...] = option((), "Keep these sites in float, such as enc.0.* or dec.1.fc1:weight; repeatable.")
+    smooth: float | None = option(None, "SmoothQuant's alpha, such as 0.5; default: not smoothed.", low=0, high=1)
     encoder_only: bool = option(False, "Quantize the encoder alone.")
+
+
+@dataclass(frozen=True)
+class SensitivityConfig:
+    by: Literal["block", "site"] = option("block", "Parts: attention and feed-forward blocks, or sites and weights.")
+    wer: bool = option(False, "Word error rates of greedy decoding too: slow.", off="")
+    worst: int = option(3, "Parts that the --exclude line names.", low=1)
+    limit: int = option(32, "First N utterances of each list only.", low=1)
+    skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
 
 @dataclass(frozen=True)
@@ -202,6 +218,7 @@ SETTINGS = {
     "distill": DistillConfig,
     "calibrate": CalibrateConfig,
     "quantize": QuantizeConfig,
+    "sensitivity": SensitivityConfig,
     "export": ExportConfig,
     "eval": EvalConfig,
     "transcribe": TranscribeConfig,
@@ -226,12 +243,6 @@ class Context:
 
         The device is the one asked for: a requeued job finds its work done on whichever node it lands.
         """
-        shared = {
-            "device": self.device,
-            "dtype": self.dtype,
-            "seed": self.seed,
-            "language": self.language,
-            "task": self.task,
-        }
+        shared = {name: getattr(self, name) for name in ("device", "dtype", "seed", "language", "task")}
         deciding = {f.name for f in fields(config) if not f.metadata["operational"]}
         return {**{k: v for k, v in asdict(config).items() if k in deciding}, **shared, **chosen}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from whisperq.artifact import is_artifact
 from whisperq.errors import InputError, UsageError
+from whisperq.options import QuantizeConfig
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,13 @@ def _finished(folder: Path) -> list[Path]:
     """A folder's artifacts: a job killed at the last moment can leave a whole one under a hidden name."""
     here = folder.iterdir() if folder.is_dir() else ()
     return sorted(p for p in here if is_artifact(p) and not p.name.startswith("."))
+
+
+def scheme(config: QuantizeConfig) -> str:
+    """A quantized model's folder: gemm-w8a8, gemm-w4-g64-mse (weights alone), gemm-w8a8-dynamic-smooth0.5."""
+    bits = f"w{config.weight_bits}" + ("" if config.activations == "none" else f"a{config.activation_bits}")
+    parts = [config.recipe, bits, *(["dynamic"] if config.activations == "dynamic" else [])]
+    parts += [f"g{config.group}"] if config.group is not None else []
+    parts += ["mse"] if config.weights == "mse" else []
+    parts += [f"smooth{config.smooth:g}"] if config.smooth is not None else []
+    return "-".join(parts)

@@ -5,6 +5,8 @@ paper  weights per tensor, asymmetric: every weight in the blocks;
        (arXiv 2406.11022, section 2.5; enc.norm, its "final layer norm", lies outside the blocks anyway).
 gemm   weights per output channel, symmetric: linear layers, convolutions and proj_out with its tied table;
        activations: their inputs. Attention products, residual sums, softmax and norms stay float.
+
+Dynamic ranges are those of one token; a convolution reads several at once, so that its input stays float then.
 """
 
 import re
@@ -19,6 +21,7 @@ from whisperq.models.sites import Site, canonical, matches_address, model_sites
 
 PAPER_FLOAT = ("enc.-1.out_proj", "enc.-1.attn_sum")
 AROUND_GEMM = ("enc.conv1", "enc.conv2", "proj_out")
+CONVOLVED = ("enc.conv1:input", "enc.conv2:input")
 LAYERS = ("q_proj", "k_proj", "v_proj", "gate", "out_proj", "fc1", "fc2")
 
 
@@ -52,8 +55,14 @@ def layer_weights(model: nn.Module, sites: Mapping[str, Site]) -> list[Weight]:
     return found
 
 
-def make_plan(model: nn.Module, recipe: str, exclude: Sequence[str] = (), encoder_only: bool = False) -> Plan:
-    """Raises UsageError for an exclusion that names nothing."""
+def make_plan(
+    model: nn.Module,
+    recipe: str,
+    exclude: Sequence[str] = (),
+    encoder_only: bool = False,
+    activation_ranges: str = "static",
+) -> Plan:
+    """activation_ranges: static, dynamic or none. Raises UsageError for an exclusion that names nothing."""
     sites = model_sites(model)
     exclude = [pattern for patterns in exclude for pattern in patterns.split(",")]
     plan = Plan()
@@ -76,6 +85,10 @@ def make_plan(model: nn.Module, recipe: str, exclude: Sequence[str] = (), encode
             reason = "--exclude"
         if not reason and recipe == "gemm" and address not in consumed:
             reason = "no integer product takes it in"
+        if not reason and activation_ranges == "none":
+            reason = "--activations none"
+        if not reason and activation_ranges == "dynamic" and address in CONVOLVED:
+            reason = "a convolution reads several tokens, each of which has its own dynamic range"
         if reason:
             plan.float_activations[address] = reason
         else:

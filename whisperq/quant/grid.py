@@ -3,15 +3,18 @@
     q   = clip(round(x / s) + z, quant_min, quant_max)
     x_q = s * (q - z)                                     (Wagner et al. 2024, equation 2)
 
-x: tensor (...); s: `scale`, float32 > 0; z: `zero_point`, int32; both () per tensor, or broadcastable to x.
+x: tensor (...); s: `scale`, float32 > 0; z: `zero_point`, int32; both () per tensor, broadcastable to x, or
+(C1, ..., Cn, groups): then every `group` consecutive values of a channel, its dimensions flattened, share a scale.
 Asymmetric: quant_min 0, quant_max 2^b - 1. Symmetric: z = 0 and quant_max = -quant_min = 2^(b-1) - 1.
 Rounding is half to even, and real zero is always a grid point. x / s is a true division, as in ONNX;
 libraries that multiply by 1 / s may differ by one code where x / s is within an ulp of a tie.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # The smallest normal float32. A finer scale has lost digits, or is zero and would be divided by.
@@ -20,12 +23,22 @@ _SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class QParams:
-    """One grid, or one for each channel."""
+    """One grid, or one for each channel or group."""
 
     scale: Tensor
     zero_point: Tensor
     quant_min: int
     quant_max: int
+    group: int | None = None  # values that share a scale; the last group of a channel may have fewer
+
+    def spread(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Scale and zero_point, broadcastable to a tensor of this shape."""
+        if self.group is None:
+            return self.scale, self.zero_point
+        size = shape[self.scale.dim() - 1 :].numel()
+        return tuple(
+            t.repeat_interleave(self.group, dim=-1)[..., :size].reshape(shape) for t in (self.scale, self.zero_point)
+        )
 
 
 def range_qparams(minimum: Tensor | float, maximum: Tensor | float, bits: int) -> QParams:
@@ -40,19 +53,35 @@ def range_qparams(minimum: Tensor | float, maximum: Tensor | float, bits: int) -
         raise ValueError(f"a quantization range must be finite in float32, not {minimum} to {maximum}")
     if (low > high).any():
         raise ValueError(f"the minimum of a quantization range exceeds its maximum: {minimum} > {maximum}")
-    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
-    scale = _usable_scale((high - low) / quant_max)
-    zero_point = (-low / scale).round().clamp(0, quant_max).to(torch.int32)
-    return QParams(scale, zero_point, 0, quant_max)
+    return _asymmetric(low, high, quant_max)
 
 
-def weight_qparams(weight: Tensor, bits: int, *, symmetric: bool, channel_dims: int) -> QParams:
+def token_qparams(x: Tensor, bits: int) -> QParams:
+    """Dynamic ranges: an asymmetric grid for each token, x (..., d), from its own minimum and maximum; scale (..., 1).
+
+    A token with NaN or infinity gets a grid of no meaning, and no error: this runs in every layer.
+    """
+    x = x.detach().to(torch.float32)
+    return _asymmetric(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), 2 ** _checked_bits(bits) - 1)
+
+
+def weight_qparams(
+    weight: Tensor, bits: int, *, symmetric: bool, channel_dims: int, group: int | None = None
+) -> QParams:
     """The grid of `weight`: from its greatest magnitude if `symmetric`, else from its minimum and maximum.
 
     channel_dims 0 is per tensor, scale (); n gives every index of the first n dimensions its own scale,
-    shape (C1, ..., Cn, 1, ...). A channel of zeros gets scale 1.
+    shape (C1, ..., Cn, 1, ...), and with `group` every so many values of it, (C1, ..., Cn, groups).
+    A channel or group of zeros gets scale 1.
     """
-    low, high = _channel_range(weight, channel_dims)
+    if group is not None:
+        return by_group(weight_qparams, weight, bits, symmetric=symmetric, channel_dims=channel_dims, group=group)
+    low, high = (reduced(weight, channel_dims, f) for f in (torch.amin, torch.amax))
+    return range_weight_qparams(low, high, bits, symmetric)
+
+
+def range_weight_qparams(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> QParams:
+    """The same from the ends of each channel; symmetric: from the greater of their magnitudes."""
     if not symmetric:
         return range_qparams(low, high, bits)
     quant_max = 2 ** (_checked_bits(bits) - 1) - 1
@@ -63,19 +92,33 @@ def weight_qparams(weight: Tensor, bits: int, *, symmetric: bool, channel_dims: 
     return QParams(scale, torch.zeros_like(scale, dtype=torch.int32), -quant_max, quant_max)
 
 
+def by_group(
+    find: Callable[..., QParams], weight: Tensor, bits: int, *, symmetric: bool, channel_dims: int, group: int
+) -> QParams:
+    """What `find` makes of groups that are channels of their own; the last is filled up with zeros, as in any range."""
+    if group < 1:
+        raise ValueError(f"a group has one value or more, not {group}")
+    rows = weight.flatten(channel_dims)
+    parts = F.pad(rows, (0, -rows.shape[-1] % group)).unflatten(-1, (-1, group))
+    grid = find(parts, bits, symmetric=symmetric, channel_dims=channel_dims + 1)
+    return replace(grid, scale=grid.scale.squeeze(-1), zero_point=grid.zero_point.squeeze(-1), group=group)
+
+
 def quantize(x: Tensor, qparams: QParams) -> Tensor:
     """x (...) -> int32 codes (...). A NaN has no code: keep it out."""
-    return _rounded_codes(x, qparams).to(torch.int32)
+    return _rounded_codes(x, *qparams.spread(x.shape), qparams).to(torch.int32)
 
 
 def dequantize(codes: Tensor, qparams: QParams) -> Tensor:
     """Codes (...) of any integer dtype -> float32 (...)."""
-    return (codes.to(torch.int32) - qparams.zero_point).to(torch.float32) * qparams.scale
+    scale, zero_point = qparams.spread(codes.shape)
+    return (codes.to(torch.int32) - zero_point).to(torch.float32) * scale
 
 
 def fake_quantize(x: Tensor, qparams: QParams) -> Tensor:
     """dequantize(quantize(x)) in x's own dtype, and bit for bit the same in float32; NaN stays NaN."""
-    real = _rounded_codes(x, qparams).sub_(qparams.zero_point).mul_(qparams.scale)
+    scale, zero_point = qparams.spread(x.shape)
+    real = _rounded_codes(x, scale, zero_point, qparams).sub_(zero_point).mul_(scale)
     return real.to(x.dtype)
 
 
@@ -84,22 +127,27 @@ def storage_dtype(qparams: QParams) -> torch.dtype:
     return torch.int8 if qparams.quant_min < 0 else torch.uint8
 
 
-def _rounded_codes(x: Tensor, qparams: QParams) -> Tensor:
+def reduced(values: Tensor, channel_dims: int, reduction: Callable[..., Tensor]) -> Tensor:
+    """One number for each channel, (C1, ..., Cn, 1, ...), or for all, (); reduction: amin, amax or sum of torch."""
+    # A reduction over no dimension at all would take every one of them, so the last must not be a channel
+    if not 0 <= channel_dims < max(values.dim(), 1):
+        raise ValueError(f"channel_dims {channel_dims} does not fit a weight of {values.dim()} dimensions")
+    values = values.detach().to(torch.float32)
+    return reduction(values, dim=tuple(range(channel_dims, values.dim())), keepdim=channel_dims > 0)
+
+
+def _rounded_codes(x: Tensor, scale: Tensor, zero_point: Tensor, qparams: QParams) -> Tensor:
     """The codes as float32, in one new tensor: codes of 8 bits are exact there."""
-    codes = x.to(torch.float32) / qparams.scale
-    return codes.round_().add_(qparams.zero_point).clamp_(qparams.quant_min, qparams.quant_max)
+    codes = x.to(torch.float32) / scale
+    return codes.round_().add_(zero_point).clamp_(qparams.quant_min, qparams.quant_max)
 
 
-def _channel_range(weight: Tensor, channel_dims: int) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum (C1, ..., Cn, 1, ...) of each channel, or both () if channel_dims is 0."""
-    # amin over no dimension at all would reduce every one of them, so the last must not be a channel
-    if not 0 <= channel_dims < max(weight.dim(), 1):
-        raise ValueError(f"channel_dims {channel_dims} does not fit a weight of {weight.dim()} dimensions")
-    weight = weight.detach().to(torch.float32)
-    if channel_dims == 0:
-        return weight.amin(), weight.amax()
-    dims = tuple(range(channel_dims, weight.dim()))
-    return weight.amin(dims, keepdim=True), weight.amax(dims, keepdim=True)
+def _asymmetric(low: Tensor, high: Tensor, quant_max: int) -> QParams:
+    """low, high: float32 of any shape, widened where needed to contain zero."""
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    scale = _usable_scale((high - low) / quant_max)
+    zero_point = (-low / scale).round().clamp(0, quant_max).to(torch.int32)
+    return QParams(scale, zero_point, 0, quant_max)
 
 
 def _usable_scale(scale: Tensor) -> Tensor:

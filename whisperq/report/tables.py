@@ -96,9 +96,22 @@ def _calibration(results: dict[str, Any]) -> list[Table]:
     return [result, widest]
 
 
+def _scheme(results: dict[str, Any]) -> str:
+    """gemm W4A8, groups of 64, mse, dynamic activations; what goes without saying is left out."""
+    bits = results["activation_bits"]
+    parts = [f"{results['recipe']} W{results['weight_bits']}" + (f"A{bits}" if bits else "")]
+    parts += [f"groups of {group}"] if (group := results.get("group")) else []
+    parts += [f"{scales} weights"] if (scales := results.get("weight_scales", "rtn")) != "rtn" else []
+    ranges = results.get("activation_ranges", "static")
+    if (alpha := results.get("smooth")) is not None:
+        observer = results["smoothed_observer"]  # None where no range is static
+        parts.append(f"smoothed by {alpha:g}" + (f" with {observer} ranges" if observer else ""))
+    parts += {"static": [], "dynamic": ["dynamic activations"], "none": ["weights alone"]}[ranges]
+    return ", ".join(parts)
+
+
 def _quantized(results: dict[str, Any]) -> list[Table]:
-    name = f"{results['recipe']} W{results['weight_bits']}A{results['activation_bits']}"
-    result = table(f"Quantized: {name}", "", "#integer", "#float", "why float")
+    result = table(f"Quantized: {_scheme(results)}", "", "#integer", "#float", "why float")
     for kind in ("weights", "activations"):
         reasons = results[f"float_{kind}_by_reason"]
         why = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
@@ -107,6 +120,28 @@ def _quantized(results: dict[str, Any]) -> list[Table]:
     ratio = results["float_bytes"] / results["bytes"]
     size.add_row(megabytes(results["float_bytes"]), megabytes(results["bytes"]), f"{ratio:.2f}")
     return [result, size]
+
+
+def _sensitivity(results: dict[str, Any]) -> list[Table]:
+    """null, JSON's infinity, where a part's grids change nothing; a word error rate only where it was measured."""
+
+    def cells(state: dict[str, Any]) -> list[str]:
+        snr = "infinite" if state["snr_db"] is None else figure(state["snr_db"], 1)
+        return [snr, f"{state['kl']:.2e}"] + ([percent(state["wer"])] if state["wer"] is not None else [])
+
+    words = results["float_wer"] is not None
+    kinds = ("#SNR (dB)", "#KL (nats/token)") + (("#WER",) if words else ())
+    title = f"Everything quantized by the recipe {results['recipe']}, over {results['tokens']:,} tokens"
+    all_parts = table(title, *kinds, *(("#WER in float",) if words else ()))
+    all_parts.add_row(*cells(results["everything"]), *([percent(results["float_wer"])] if words else []))
+    title = f"Worst parts, of {results['parts']}, by their KL alone"
+    columns = [f"{kind}, {state}" for state in ("alone", "all but it") for kind in kinds]
+    parts = table(title, "part", *columns)
+    for name, part in results["worst"].items():
+        parts.add_row(name, *cells(part["alone"]), *cells(part["all_but"]))
+    line = table("To keep the worst in float", "flag of whisperq quantize")
+    line.add_row(results["exclude"])
+    return [all_parts, parts, line]
 
 
 def _evaluation(results: dict[str, Any]) -> list[Table]:
@@ -189,6 +224,7 @@ BUILDERS = {
     "distilled": _distilled,
     "calibration": _calibration,
     "quantized": _quantized,
+    "sensitivity": _sensitivity,
     "onnx": _exported,
     "evaluation": _evaluation,
     "outliers": _outliers,

@@ -54,8 +54,8 @@ class Layers:
         """One product of all layers (address, module) that take in the tensor at `site`."""
         grid = self.grid(site)
         codes = [self.integer_weight(module) for _, module in layers]
-        for (address, _), weight in zip(layers, codes, strict=True):
-            self._note(address, grid, weight)
+        for (address, module), weight in zip(layers, codes, strict=True):
+            self._note(address, grid, weight, f"{module}.weight" in self.stored.grouped)
         if grid is not None and all(codes):
             joined = (torch.cat([getattr(c, name) for c in codes]) for name in ("codes", "scale", "bias"))
             # A decoder's block has as many rows as there are utterances. The vocabulary is too large to keep twice.
@@ -76,9 +76,11 @@ class Layers:
             return FewRowsProduct(weight, grid, self.kernels, product)
         return product
 
-    def _note(self, address: str, grid: Grid | None, weight: IntegerWeight | None) -> None:
+    def _note(self, address: str, grid: Grid | None, weight: IntegerWeight | None, grouped: bool) -> None:
         if grid is not None and weight is not None:
             self.integer.append(address)
+        elif grouped:
+            self.floating[address] = "weights in groups"
         else:
             sides = {"input": grid, "weight": weight}
             self.floating[address] = f"float {' and '.join(s for s, side in sides.items() if side is None)}"
@@ -132,7 +134,7 @@ class Layers:
         grid = self.grid(site)
         if kind == "shared":
             product = self.product(site, [(f"{address}.gate", f"{module}.gate.linear")])
-            return lambda x: product(x.reshape(-1, heads.dim)).reshape(len(x), -1)
+            return lambda x: product(_codes(x, product.grid).reshape(-1, heads.dim)).reshape(len(x), -1)
         self.floating[f"{address}.gate"] = "a small product for each head"
         networks = [
             (self.values(f"{module}.gate.{name}.weight"), self.tensor(f"{module}.gate.{name}.bias"))
@@ -140,7 +142,7 @@ class Layers:
         ]
 
         def logits(x: Tensor) -> Tensor:
-            x = (x if grid is None else grid.values(x)).unflatten(1, (heads.count, heads.dim))
+            x = (x if grid is None else grid.values(_codes(x, grid))).unflatten(1, (heads.count, heads.dim))
             for i, (weight, bias) in enumerate(networks):
                 x = torch.einsum("rhd,hod->rho", torch.relu(x) if i else x, weight) + bias
             return x.flatten(1).contiguous()
@@ -172,6 +174,11 @@ class FeedForward:
     norm: Norm
     fc1: Product
     fc2: Product
+
+
+def _codes(x: Tensor, grid: Grid | None) -> Tensor:
+    """Codes of the grid, where there is one: a norm leaves floats where the product that it is for takes them in."""
+    return x if grid is None or x.dtype == torch.uint8 else grid.codes(x)
 
 
 def _unfolded(weight: Tensor) -> Tensor:

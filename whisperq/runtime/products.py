@@ -123,7 +123,8 @@ class FloatProduct:
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         if self.rounding is not None:
-            x = self.rounding.values(self.rounding.codes(x))
+            # The encoder's output comes as codes already.
+            x = self.rounding.values(x if x.dtype == torch.uint8 else self.rounding.codes(x))
         return F.linear(x, self.weight, self.bias).to(dtype)
 
     add = MatmulProduct.add

@@ -1,12 +1,13 @@
 """A quantized model on disk, and emulated in float.
 
-quantized.safetensors holds every parameter once: a quantized weight as its codes (one byte each) under
-the parameter's own name, with `<name>.scale` and, where asymmetric, `<name>.zero_point`; the rest as it
-was. qparams.json holds the grid of every weight and the scale, zero_point and range of every activation.
+quantized.safetensors holds every parameter once: a quantized weight as its codes under the parameter's own name,
+one byte each, or packed where they have fewer bits (`quant.packing`, counted from quant_min), with `<name>.scale`
+and, where asymmetric, `<name>.zero_point`; the rest as it was. qparams.json holds the grid of every weight, of
+packed ones also bits and shape, and the scale, zero_point and range of every activation.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import load_config
 from whisperq.models.plan import Weight
 from whisperq.models.sites import Watcher
+from whisperq.quant.clipping import mse_weight_qparams
 from whisperq.quant.grid import (
     QParams,
     dequantize,
@@ -28,11 +30,14 @@ from whisperq.quant.grid import (
     quantize,
     range_qparams,
     storage_dtype,
+    token_qparams,
     weight_qparams,
 )
+from whisperq.quant.packing import pack, unpack
 
 WEIGHTS = "quantized.safetensors"
 QPARAMS = "qparams.json"
+GRIDS = {"rtn": weight_qparams, "mse": mse_weight_qparams}
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,35 @@ class QuantizedWeight:
 
 
 @dataclass(frozen=True)
+class PerToken:
+    """Dynamic: the grid of an activation (..., d) is each token's own, from what it holds."""
+
+    bits: int
+
+
+@dataclass(frozen=True)
 class Quantization:
     """All grids of a quantized model: weights by parameter name, activations by site."""
 
     weights: dict[str, QuantizedWeight]
-    activations: dict[str, QParams]
+    activations: dict[str, QParams | PerToken]
 
 
-def quantize_weight(model: nn.Module, weight: Weight, bits: int, symmetric: bool, per_channel: bool) -> QuantizedWeight:
+@dataclass(frozen=True)
+class Fit:
+    """How weights get their scales: method rtn or mse, and how many values share one (None: a whole channel)."""
+
+    method: str = "rtn"
+    group: int | None = None
+
+
+def quantize_weight(
+    model: nn.Module, weight: Weight, bits: int, symmetric: bool, per_channel: bool, fit: Fit = Fit()
+) -> QuantizedWeight:
+    """A convolution's groups run over its flattened kernel, (input channels * width)."""
     values = model.get_parameter(weight.parameter).detach()
     dims = weight.channel_dims if per_channel else 0
-    qparams = weight_qparams(values, bits, symmetric=symmetric, channel_dims=dims)
+    qparams = GRIDS[fit.method](values, bits, symmetric=symmetric, channel_dims=dims, group=fit.group)
     return QuantizedWeight(quantize(values, qparams).to(storage_dtype(qparams)), qparams)
 
 
@@ -63,17 +86,19 @@ def apply_weights(model: nn.Module, weights: Mapping[str, QuantizedWeight]) -> N
         model.get_parameter(name).copy_(dequantize(weight.codes, weight.qparams))
 
 
-def quantizers(activations: Mapping[str, QParams]) -> dict[str, Watcher]:
+def quantizers(activations: Mapping[str, QParams | PerToken]) -> dict[str, Watcher]:
     """What to watch sites with, so that each activation passes through its grid."""
 
-    def watcher(qparams: QParams) -> Watcher:
-        return lambda x: fake_quantize(x, qparams)
+    def watcher(grid: QParams | PerToken) -> Watcher:
+        if isinstance(grid, PerToken):
+            return lambda x: fake_quantize(x, token_qparams(x, grid.bits))
+        return lambda x: fake_quantize(x, grid)
 
-    return {address: watcher(qparams) for address, qparams in activations.items()}
+    return {address: watcher(grid) for address, grid in activations.items()}
 
 
 def save_quantization(model: nn.Module, quantization: Quantization, ranges: Mapping[str, Any], folder: Path) -> None:
-    """Weights and grids; `ranges` maps each activation to its (minimum, maximum)."""
+    """Weights and grids; `ranges` maps each activation of a static grid to its (minimum, maximum)."""
     tied = {"proj_out.weight", "model.decoder.embed_tokens.weight"}
     tensors = {}
     for name, value in model.state_dict().items():
@@ -82,27 +107,44 @@ def save_quantization(model: nn.Module, quantization: Quantization, ranges: Mapp
     if len(tied & tensors.keys()) == 2:
         del tensors["proj_out.weight"]
     for name, weight in quantization.weights.items():
-        tensors[name] = weight.codes.contiguous().cpu()
+        tensors[name] = _stored_codes(weight)
         tensors[f"{name}.scale"] = weight.qparams.scale.contiguous().cpu()
         if weight.qparams.quant_min == 0:
             tensors[f"{name}.zero_point"] = weight.qparams.zero_point.contiguous().cpu()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     content = {
-        "weights": {n: _grid(w.qparams) for n, w in quantization.weights.items()},
-        "activations": {
-            a: {"scale": float(q.scale), "zero_point": int(q.zero_point), **_grid(q), "range": list(ranges[a])}
-            for a, q in quantization.activations.items()
-        },
+        "weights": {n: _grid(w.qparams) | _packing(w) for n, w in quantization.weights.items()},
+        "activations": {a: _activation(q, ranges.get(a)) for a, q in quantization.activations.items()},
     }
     (folder / QPARAMS).write_text(json.dumps(content, indent=1) + "\n")
 
 
+def _activation(grid: QParams | PerToken, ends: Sequence[float] | None) -> dict[str, Any]:
+    if isinstance(grid, PerToken):
+        return {"quant_min": 0, "quant_max": 2**grid.bits - 1, "granularity": "per-token"}
+    return {"scale": float(grid.scale), "zero_point": int(grid.zero_point), **_grid(grid), "range": list(ends)}
+
+
 def _grid(qparams: QParams) -> dict[str, Any]:
-    return {
-        "quant_min": qparams.quant_min,
-        "quant_max": qparams.quant_max,
-        "granularity": "per-tensor" if qparams.scale.dim() == 0 else "per-channel",
-    }
+    ends = {"quant_min": qparams.quant_min, "quant_max": qparams.quant_max}
+    if qparams.group is not None:
+        return {**ends, "granularity": "per-group", "group": qparams.group}
+    return {**ends, "granularity": "per-tensor" if qparams.scale.dim() == 0 else "per-channel"}
+
+
+def _packing(weight: QuantizedWeight) -> dict[str, Any]:
+    """What reading packed codes takes; codes of eight bits lie as they are."""
+    bits = _bits(weight.qparams)
+    return {} if bits == 8 else {"bits": bits, "shape": list(weight.codes.shape)}
+
+
+def _bits(qparams: QParams) -> int:
+    return (qparams.quant_max - qparams.quant_min).bit_length()
+
+
+def _stored_codes(weight: QuantizedWeight) -> Tensor:
+    bits, codes = _bits(weight.qparams), weight.codes.contiguous().cpu()
+    return codes if bits == 8 else pack(codes.to(torch.int16) - weight.qparams.quant_min, bits)
 
 
 def load_quantized(
@@ -112,14 +154,10 @@ def load_quantized(
     try:
         tensors = load_file(folder / WEIGHTS)
         content = json.loads((folder / QPARAMS).read_text())
-    except (OSError, ValueError, SafetensorError) as error:
+        weights = {name: read_weight(tensors.__getitem__, name, grid) for name, grid in content["weights"].items()}
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"the quantized model {folder} cannot be read: {error}") from error
-    weights = {name: _read_weight(tensors, name, grid) for name, grid in content["weights"].items()}
-    activations = {
-        # The range again, not the printed scale: the same arithmetic gives the same bits.
-        address: _on(range_qparams(*entry["range"], bits=int(entry["quant_max"] + 1).bit_length() - 1), device)
-        for address, entry in content["activations"].items()
-    }
+    activations = {address: _read_activation(entry, device) for address, entry in content["activations"].items()}
     model = GatedWhisperForConditionalGeneration(load_config(folder))
     floats = {n: t for n, t in tensors.items() if n not in weights and not n.endswith((".scale", ".zero_point"))}
     report = model.load_state_dict(floats, strict=False)
@@ -130,11 +168,23 @@ def load_quantized(
     return model.to(device, dtype).eval(), Quantization(weights, activations)
 
 
-def _read_weight(tensors: Mapping[str, Tensor], name: str, grid: Mapping[str, Any]) -> QuantizedWeight:
-    scale = tensors[f"{name}.scale"]
-    zero_point = tensors.get(f"{name}.zero_point", torch.zeros_like(scale, dtype=torch.int32))
-    return QuantizedWeight(tensors[name], QParams(scale, zero_point, grid["quant_min"], grid["quant_max"]))
+def read_weight(tensor: Callable[[str], Tensor], name: str, grid: Mapping[str, Any]) -> QuantizedWeight:
+    """tensor: reads one of the file by its name. Raises ValueError where packed codes do not fit their shape."""
+    codes, scale = tensor(name), tensor(f"{name}.scale")
+    asymmetric = grid["quant_min"] == 0
+    zero_point = tensor(f"{name}.zero_point") if asymmetric else torch.zeros_like(scale, dtype=torch.int32)
+    qparams = QParams(scale, zero_point, grid["quant_min"], grid["quant_max"], grid.get("group"))
+    if "shape" in grid:
+        codes = (unpack(codes, grid["bits"], grid["shape"]).to(torch.int16) + qparams.quant_min).to(
+            storage_dtype(qparams)
+        )
+    return QuantizedWeight(codes, qparams)
 
 
-def _on(qparams: QParams, device: str) -> QParams:
-    return QParams(qparams.scale.to(device), qparams.zero_point.to(device), qparams.quant_min, qparams.quant_max)
+def _read_activation(entry: Mapping[str, Any], device: str) -> QParams | PerToken:
+    bits = int(entry["quant_max"]).bit_length()
+    if entry["granularity"] == "per-token":
+        return PerToken(bits)
+    # The range again, not the printed scale: the same arithmetic gives the same bits.
+    q = range_qparams(*entry["range"], bits)
+    return QParams(q.scale.to(device), q.zero_point.to(device), q.quant_min, q.quant_max)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from whisperq.errors import InputError
+from whisperq.errors import InputError, UsageError
 from whisperq.models.gated_whisper import GatedWhisperConfig
 from whisperq.models.loading import load_config
-from whisperq.quant.grid import QParams, range_qparams
-from whisperq.runtime.quantized import QPARAMS, WEIGHTS
+from whisperq.quant.grid import QParams, dequantize, range_qparams
+from whisperq.runtime.quantized import QPARAMS, WEIGHTS, QuantizedWeight, read_weight
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,17 @@ class Codes:
 
 @dataclass(frozen=True)
 class Stored:
-    """Tensors by parameter name; grids by weight and by site, none for a float model."""
+    """Tensors by parameter name; grids by weight and by site, none for a float model.
+
+    weights: those that an integer product can take; grouped: those with several scales for an output, which sums of
+    integers cannot tell apart, so that they are floats to whoever computes with them.
+    """
 
     folder: Path
     config: GatedWhisperConfig
     files: Mapping[str, Path]  # tensor name -> the file that holds it
     weights: Mapping[str, Any]
+    grouped: Mapping[str, Any]
     activations: Mapping[str, QParams]
 
     def __contains__(self, name: str) -> bool:
@@ -40,15 +45,23 @@ class Stored:
 
     def float(self, name: str) -> np.ndarray:
         """A tensor's values in float32, quantized or not. Raises InputError where the model has none of this name."""
-        if (quantized := self.codes(name)) is not None:
-            return quantized.codes.astype(np.float32) * quantized.scale
+        if name in self.weights or name in self.grouped:
+            weight = self._quantized(name)
+            return dequantize(weight.codes, weight.qparams).numpy()
         return self._read(name).to(torch.float32).numpy()
 
     def codes(self, name: str) -> Codes | None:
-        """A quantized weight; None where it is float."""
+        """A weight for integer products; None where it is float or grouped. Raises InputError."""
         if name not in self.weights:
             return None
-        return Codes(self._read(name).numpy(), self._read(f"{name}.scale").numpy())
+        weight = self._quantized(name)
+        return Codes(weight.codes.numpy(), weight.qparams.scale.numpy())
+
+    def _quantized(self, name: str) -> QuantizedWeight:
+        try:
+            return read_weight(self._read, name, {**self.weights, **self.grouped}[name])
+        except (ValueError, KeyError) as error:
+            raise InputError(f"the weights of {self.folder} cannot be read: {name}: {error}") from error
 
     def _read(self, name: str) -> torch.Tensor:
         if name not in self.files:
@@ -68,15 +81,27 @@ def open_stored(folder: Path, most_bits: int = 8) -> Stored:
     try:
         content = json.loads((folder / QPARAMS).read_text()) if quantized else {"weights": {}, "activations": {}}
         files = {name: path for path in paths for name in _names(path)}
-        weights, activations = content["weights"], _activations(content["activations"], most_bits)
+        weights = content["weights"]
+        grouped = {name: grid for name, grid in weights.items() if grid.get("group")}
+        _refuse_dynamic(folder, content["activations"])
+        activations = _activations(content["activations"], most_bits)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"the weights of {folder} cannot be read: {error}") from error
-    return Stored(folder, config, files, weights, activations)
+    whole = {name: grid for name, grid in weights.items() if name not in grouped}
+    return Stored(folder, config, files, whole, grouped, activations)
 
 
 def _names(path: Path) -> list[str]:
     with safe_open(path, "pt") as file:
         return list(file.keys())
+
+
+def _refuse_dynamic(folder: Path, entries: Mapping[str, Any]) -> None:
+    if any(entry["granularity"] == "per-token" for entry in entries.values()):
+        raise UsageError(
+            f"{folder} has dynamic activations, a range for each token as it comes, which only --runtime emulated "
+            "computes; run it so, or whisperq quantize --activations static"
+        )
 
 
 def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParams]:

@@ -1,4 +1,4 @@
-"""Activation ranges of every site, from a few batches of validation data, teacher-forced.
+"""Activation ranges of every site, from a few batches of validation data, teacher-forced; and of channels, to smooth.
 
 Several processes each observe every world-th batch; what is written is what one would have found alone.
 """
@@ -6,7 +6,7 @@ Several processes each observe every world-th batch; what is written is what one
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,15 +17,18 @@ from whisperq.data.groups import identity, read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.models.loading import compute_device
+from whisperq.models.norms import norm_readers, write_channels
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
 from whisperq.options import CalibrateConfig, Context
 from whisperq.quant.ranges import SiteRange
+from whisperq.quant.smoothing import ChannelExtrema
 from whisperq.report.progress import say, track
 from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
 from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.training.distributed import Processes, joined
 
 RANGES = "ranges.json"
+Merging = TypeVar("Merging", SiteRange, ChannelExtrema)
 
 
 def calibrate(
@@ -49,13 +52,16 @@ def calibrate(
             if opened.runtime.name != "float":
                 raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
             drawn = draw(data_list.utterances, opened, config, context.seed, processes)
-            ranges, used = observe(opened, drawn, config, processes)
+            ranges, channels, used = observe(opened, drawn, config, processes)
             final = write_ranges(ranges, config, draft.folder)
+            if channels:
+                write_channels(channels, draft.folder)
             widest = sorted(final, key=lambda a: final[a][0] - final[a][1])
             skipped = set().union(*processes.gather(opened.loader.skipped))
             draft.results |= {
                 **used,
                 "sites": len(ranges),
+                "channel_maxima": len(channels),
                 "observer": config.observer,
                 "decoder_padding": "masked",
                 "skipped": len(skipped) + data_list.bad,
@@ -111,30 +117,36 @@ def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:
 @torch.inference_mode()
 def observe(
     opened: OpenedModel, utterances: Sequence[Utterance], config: CalibrateConfig, processes: Processes
-) -> tuple[dict[str, SiteRange], dict[str, Any]]:
-    """Run the model over the batches and let each chosen site's range grow; counts what was used."""
+) -> tuple[dict[str, SiteRange], dict[str, ChannelExtrema], dict[str, Any]]:
+    """Run the model over the batches and let each chosen site's range grow; counts what was used.
+
+    Of the norms that smoothing folds into the ends of every channel too, where they are asked for.
+    """
     sites = model_sites(opened.model)
     chosen = resolve(config.sites, sites) if config.sites else list(sites)
     ranges = {a: SiteRange(config.observer) for a in chosen}
+    smoothable = norm_readers(opened.model) if config.channel_maxima else {}
+    channels = {a: ChannelExtrema() for a in chosen if a in smoothable}
     seen: list[tuple[int, tuple[int, float]]] = []
     total = len(processes.share(range(-(-len(utterances) // config.batch_size))))
     for number, part in track(processes.batches(utterances, config.batch_size), total, "calibrate", "batches"):
         batch = opened.loader.labelled(part)
         if batch is None:
             continue
-        watchers = {a: watcher(ranges[a], sites[a], batch, number) for a in ranges}
+        watchers = {a: watcher([o[a] for o in (ranges, channels) if a in o], sites[a], batch, number) for a in ranges}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
         seen.append((number, (len(batch.utterances), batch.seconds)))
-    return merged(processes.gather(ranges)), counts(processes.collect(seen), config)
+    shards = processes.gather(ranges), processes.gather(channels)
+    return *map(merged, shards), counts(processes.collect(seen), config)
 
 
-def merged(shards: Sequence[dict[str, SiteRange]]) -> dict[str, SiteRange]:
-    """The ranges of all processes as those of one."""
+def merged(shards: Sequence[dict[str, Merging]]) -> dict[str, Merging]:
+    """What all processes observed as one would have."""
     first, *others = shards
     for other in others:
-        for address, site_range in other.items():
-            first[address].merge(site_range)
+        for address, observed in other.items():
+            first[address].merge(observed)
     return first
 
 
@@ -152,10 +164,11 @@ def counts(seen: Sequence[tuple[int, float]], config: CalibrateConfig) -> dict[s
     }
 
 
-def watcher(site_range: SiteRange, site: Site, batch: Batch, number: int) -> Watcher:
+def watcher(observers: Sequence[SiteRange | ChannelExtrema], site: Site, batch: Batch, number: int) -> Watcher:
     def see(x: torch.Tensor) -> None:
         try:
-            site_range.observe(site.utterances(x, batch.tokens.lengths), number)
+            for observer in observers:
+                observer.observe(site.utterances(x, batch.tokens.lengths), number)
         except ValueError as error:
             ids = ", ".join(u.id for u in batch.utterances)
             raise InputError(f"{site.address} holds {error} in the batch of {ids}") from error

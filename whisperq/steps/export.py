@@ -89,7 +89,8 @@ def reason(floats: list[str], results: Mapping[str, Any] | None) -> str:
     if results is None:
         return "the model is float"
     known = {**results["float_weights"], **results["float_activations"]}
-    return next((known[name] for name in floats if name in known), "a layer of it takes in floats")
+    other = "weights in groups" if results.get("group") else "a layer of it takes in floats"
+    return next((known[name] for name in floats if name in known), other)
 
 
 def describe(model: Path, stored: Stored, folder: Path) -> None:

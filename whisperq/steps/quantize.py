@@ -1,4 +1,4 @@
-"""Static integers for weights and activations, from a calibration's ranges."""
+"""Integers for weights, and for activations with a calibration's ranges or each token's own."""
 
 import json
 import shutil
@@ -7,47 +7,137 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from whisperq import artifact
-from whisperq.errors import InputError
+from whisperq.errors import InputError, UsageError
 from whisperq.models.loading import load_model
+from whisperq.models.norms import norm_readers, read_channels, smooth
 from whisperq.models.plan import Plan, make_plan
 from whisperq.options import Context, QuantizeConfig
 from whisperq.quant.grid import range_qparams
+from whisperq.quant.observers import ema_range, minmax_range
+from whisperq.quant.smoothing import magnitudes, smoothed_ends
 from whisperq.report.progress import track
-from whisperq.runtime.quantized import Quantization, quantize_weight, save_quantization
+from whisperq.runtime.quantized import (
+    Fit,
+    PerToken,
+    Quantization,
+    QuantizedWeight,
+    quantize_weight,
+    save_quantization,
+)
+
+Ranges = dict[str, tuple[float, float]]
 
 
 def quantize(model: Path, calibration: Path, out: Path, config: QuantizeConfig, context: Context) -> artifact.Artifact:
-    """Quantize by recipe: `gemm` (symmetric weights per channel) or `paper` (asymmetric per tensor, equation 2).
+    """Quantize by recipe: `gemm` (symmetric weights, per channel or group) or `paper` (asymmetric, per tensor).
 
-    Raises InputError where the calibration is of another model, lacks a site, or was made for other bits.
+    The calibration is always named, for it names the model; its ranges are read where activations are static.
+    Raises UsageError for settings that contradict each other, InputError where the calibration is of another
+    model, lacks a site, or was made for other bits.
     """
+    check_combination(config)
     inputs = {"model": artifact.reference(model), "calibration": artifact.reference(calibration)}
     check_calibration(calibration, inputs["model"])
     with artifact.create(out, "quantized", "quantize", context.settings(config), inputs, context.force) as draft:
         network = load_model(model, torch.float32, "cpu")
-        plan = make_plan(network, config.recipe, config.exclude, config.encoder_only)
-        ranges = site_ranges(calibration, plan, config.activation_bits)
-        symmetric = config.recipe == "gemm"
-        per_channel = symmetric if config.per_channel is None else config.per_channel
-        weights = track(plan.weights, len(plan.weights), "quantize", "weights")
+        plan = make_plan(network, config.recipe, config.exclude, config.encoder_only, config.activations)
+        bits = config.activation_bits
+        ranges = site_ranges(calibration, plan, bits) if config.activations == "static" else {}
+        smoothed = smooth_norms(network, calibration, plan, config)
+        if ranges:
+            ranges |= smoothed
         quantization = Quantization(
-            {w.parameter: quantize_weight(network, w, config.weight_bits, symmetric, per_channel) for w in weights},
-            {a: range_qparams(*r, bits=config.activation_bits) for a, r in ranges.items()},
+            quantized_weights(network, plan, config),
+            {a: range_qparams(*ranges[a], bits) if ranges else PerToken(bits) for a in plan.activations},
         )
         save_quantization(network, quantization, ranges, draft.folder)
         copy_descriptions(model, draft.folder)
         network.generation_config.save_pretrained(draft.folder)  # a model may live without one; eval needs it
         draft.results |= {
-            "recipe": config.recipe,
-            "weight_bits": config.weight_bits,
-            "activation_bits": config.activation_bits,
+            **scheme(config),
+            "smoothed": list(smoothed),
+            "smoothed_observer": smoothed_observer(calibration) if smoothed and ranges else None,
             **describe(plan),
             "bytes": sum(p.stat().st_size for p in draft.folder.glob("*.safetensors")),
             "float_bytes": sum(p.stat().st_size for p in model.glob("*.safetensors")),
         }
     return artifact.load(out)
+
+
+def check_combination(config: QuantizeConfig) -> None:
+    """Raises UsageError for settings that contradict each other, with the reason."""
+    paper, smooth, ranges = config.recipe == "paper", config.smooth is not None, config.activations
+    contradictions = [
+        (paper and config.group, "--group divides output channels, which the paper recipe does not know"),
+        (config.per_channel is False and config.group, "--group divides output channels, and --per-tensor joins them"),
+        (
+            ranges == "none" and config.activation_bits != 8,
+            f"--activation-bits {config.activation_bits} is for quantized activations, not for --activations none",
+        ),
+        (
+            ranges == "dynamic" and paper,
+            "--activations dynamic is for --recipe gemm: the paper recipe quantizes attention scores too, whose rows "
+            "reach over tokens that are masked or not there yet",
+        ),
+        (
+            smooth and paper,
+            "--smooth is for --recipe gemm: the paper recipe's other sites it does not ease",
+        ),
+        (smooth and ranges == "none", "--smooth eases activations, which --activations none leaves alone"),
+    ]
+    for contradiction, reason in contradictions:
+        if contradiction:
+            raise UsageError(reason)
+
+
+def scheme(config: QuantizeConfig) -> dict[str, Any]:
+    """What was asked for, as results; None where it does not apply."""
+    return {
+        "recipe": config.recipe,
+        "weight_bits": config.weight_bits,
+        "group": config.group,
+        "weight_scales": config.weights,
+        "activation_bits": None if config.activations == "none" else config.activation_bits,
+        "activation_ranges": config.activations,
+        "smooth": config.smooth,
+    }
+
+
+def quantized_weights(network: nn.Module, plan: Plan, config: QuantizeConfig) -> dict[str, QuantizedWeight]:
+    symmetric = config.recipe == "gemm"
+    per_channel = symmetric if config.per_channel is None else config.per_channel
+    fit = Fit(config.weights, config.group)
+    weights = track(plan.weights, len(plan.weights), "quantize", "weights")
+    return {w.parameter: quantize_weight(network, w, config.weight_bits, symmetric, per_channel, fit) for w in weights}
+
+
+def smooth_norms(network: nn.Module, calibration: Path, plan: Plan, config: QuantizeConfig) -> Ranges:
+    """Smooth the norms whose outputs are quantized, in place -> their new ranges, exact for what was observed.
+
+    Raises InputError where the calibration kept no channels.
+    """
+    if config.smooth is None:
+        return {}
+    sites = [a for a in norm_readers(network) if a in plan.activations]
+    channels = read_channels(calibration, sites)
+    scales = smooth(network, {a: magnitudes(*channels[a]) for a in sites}, config.smooth)
+    ends = {a: smoothed_ends(*channels[a], scales[a]) for a in sites}
+    if smoothed_observer(calibration) == "ema":
+        momentum = read_ranges(calibration)["momentum"]
+        return {a: ema_range(*batches, momentum) for a, batches in ends.items()}
+    return {a: minmax_range(*batches) for a, batches in ends.items()}
+
+
+def smoothed_observer(calibration: Path) -> str:
+    """Histograms cannot be smoothed after the fact: for their observers it is the least and greatest value."""
+    return "ema" if read_ranges(calibration)["observer"] == "ema" else "minmax"
+
+
+def read_ranges(calibration: Path) -> dict[str, Any]:
+    return json.loads((calibration / "ranges.json").read_text())
 
 
 def check_calibration(calibration: Path, model: dict[str, str]) -> None:
@@ -59,8 +149,8 @@ def check_calibration(calibration: Path, model: dict[str, str]) -> None:
         )
 
 
-def site_ranges(calibration: Path, plan: Plan, bits: int) -> dict[str, tuple[float, float]]:
-    content = json.loads((calibration / "ranges.json").read_text())
+def site_ranges(calibration: Path, plan: Plan, bits: int) -> Ranges:
+    content = read_ranges(calibration)
     if content["activation_bits"] not in (None, bits):
         raise InputError(
             f"{calibration} chose its ranges for {content['activation_bits']} bits, not {bits}; "

@@ -1,0 +1,182 @@
+"""What each part of a quantized model costs: quantized alone, and float while all else is quantized.
+
+runtime/mixture.py says what a part is. Batches come first, parts second: what does not depend on the part, a batch's
+features, its float logits and the output of an encoder without that part, is computed once.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whisperq import artifact
+from whisperq.config import Source
+from whisperq.data.batches import Batch, require_texts
+from whisperq.data.groups import read_all
+from whisperq.data.lazy import Joined
+from whisperq.errors import InputError, UsageError
+from whisperq.models.loading import compute_device
+from whisperq.options import Context, SensitivityConfig
+from whisperq.report.progress import say, track
+from whisperq.report.sensitivity import plot_sensitivity
+from whisperq.runtime.decoding import greedy
+from whisperq.runtime.mixture import Mixture, Part, divide, smooth_alike
+from whisperq.runtime.opening import OpenedModel, open_model
+from whisperq.runtime.pytorch import PyTorchRuntime
+from whisperq.runtime.quantized import load_quantized
+from whisperq.scoring.distortion import Distortion
+from whisperq.scoring.normalizers import normalizer_of
+from whisperq.scoring.words import count_errors
+
+SENSITIVITY = "sensitivity.json"
+EVERYTHING, NOTHING = "everything", "nothing"
+BATCH = 8  # utterances
+TOP = 10  # parts in the summary; all are in the file
+
+
+def sensitivity(
+    model: Path,
+    floats: Path,
+    data: Sequence[Source],
+    normalizer: str,
+    out: Path,
+    config: SensitivityConfig,
+    context: Context,
+) -> artifact.Artifact:
+    """Signal-to-noise ratio and KL of teacher-forced logits for each part, as JSON and as heat maps.
+
+    model: the quantized one; floats: the one that it was made from; `normalizer` serves data that names none.
+    Raises UsageError in a task of several processes, InputError for models that do not belong together.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("whisperq sensitivity works in one process; start it without torchrun, or as one task")
+    sealed, group = artifact.load(model, "quantized"), read_all(data, config.skip_bad)
+    utterances = Joined([one.utterances[: config.limit] for one in group.lists])
+    require_texts(utterances, "sensitivity (the decoder sees the references)")
+    inputs = {"model": artifact.reference(model), "float": artifact.reference(floats), "data": group.reference}
+    check_pair(sealed, inputs["float"])
+    normalizer = data[0].normalizer or normalizer
+    settings = context.settings(config, **({"normalizer": normalizer} if config.wer else {}))
+    with artifact.create(out, "sensitivity", "sensitivity", settings, inputs, context.force) as draft:
+        with open_model(floats, context, config.skip_bad) as opened:
+            quantized, quantization = load_quantized(model, opened.model.dtype, compute_device(context.device))
+            smooth_alike(opened.model, quantized)
+            del quantized  # a large model's second copy
+            mixture = Mixture(opened.model, quantization)
+            parts = divide(mixture, config.by)
+            measures = {name: Measure() for name in states(parts)}
+            run(opened, mixture, parts, measures, utterances, config)
+            words = normalizer_of(normalizer, opened.processor.tokenizer)
+            report = describe(parts, {name: measure.as_dict(words) for name, measure in measures.items()})
+        (draft.folder / SENSITIVITY).write_text(json.dumps(artifact.plain(report), indent=1, allow_nan=False) + "\n")
+        draft.results |= {
+            "recipe": sealed.results["recipe"],
+            "by": config.by,
+            "tokens": measures[NOTHING].distortion.tokens,
+            "skipped": group.bad + len(opened.loader.skipped),
+            **summary(report, parts, config.worst),
+            "figures": plot_sensitivity(report["parts"], draft.folder),
+        }
+    say(f"the worst parts stay float with: whisperq quantize {draft.results['exclude']}")
+    return artifact.load(out)
+
+
+def check_pair(quantized: artifact.Artifact, floats: Mapping[str, str]) -> None:
+    if quantized.inputs["model"]["sha256"] != floats["sha256"]:
+        raise InputError(f"{quantized.path} was made from another model than {floats['path']}")
+
+
+@dataclass
+class Measure:
+    """What is measured of one state of the model."""
+
+    distortion: Distortion = field(default_factory=Distortion)
+    references: list[str] = field(default_factory=list)
+    hypotheses: list[str] = field(default_factory=list)
+
+    def as_dict(self, normalizer: Any) -> dict[str, float | None]:
+        """snr_db is infinite where nothing differs; wer is None where nothing was decoded."""
+        wer = count_errors(self.references, self.hypotheses, normalizer).wer if self.hypotheses else None
+        return {"snr_db": self.distortion.snr_db, "kl": self.distortion.kl, "wer": wer}
+
+
+def states(parts: Mapping[str, Part]) -> list[str]:
+    """Neighbours differ in few weights: float, each part alone, all, all but each part."""
+    return [NOTHING, *(f"alone {n}" for n in parts), EVERYTHING, *(f"all but {n}" for n in parts)]
+
+
+def quantized_in(state: str, parts: Mapping[str, Part], whole: Part) -> Part:
+    if state in (NOTHING, EVERYTHING):
+        return whole if state == EVERYTHING else Part("")
+    part = parts[state.removeprefix("alone ").removeprefix("all but ")]
+    if state.startswith("alone "):
+        return part
+    return Part("", whole.weights - part.weights, whole.activations - part.activations)
+
+
+@torch.inference_mode()
+def run(
+    opened: OpenedModel,
+    mixture: Mixture,
+    parts: Mapping[str, Part],
+    measures: Mapping[str, Measure],
+    utterances: Sequence[Any],
+    config: SensitivityConfig,
+) -> None:
+    """Let every measure see all utterances. Raises InputError where none can be used."""
+    whole, total = mixture.whole(), -(-len(utterances) // BATCH) * len(measures)
+    exact: torch.Tensor | None = None
+    passes = ((batch, state) for batch in opened.loader.labelled_batches(utterances, BATCH) for state in measures)
+    for batch, state in track(passes, total, "sensitivity", "passes"):
+        part = quantized_in(state, parts, whole)
+        with mixture.quantized(part):
+            logits = mixture.logits(part, batch)
+            exact = logits if state == NOTHING or exact is None else exact  # each batch begins with it
+            measures[state].distortion.update(exact, logits)
+            if config.wer:
+                decode(opened, batch, measures[state])
+    if not measures[NOTHING].distortion.tokens:
+        raise InputError("no usable utterance is left to measure with")
+
+
+def decode(opened: OpenedModel, batch: Batch, measure: Measure) -> None:
+    found = greedy(PyTorchRuntime(opened.model, "emulated"), batch.features, opened.rules)
+    measure.references += [u.text or "" for u in batch.utterances]
+    measure.hypotheses += [opened.loader.codec.decode(ids) for ids in found]
+
+
+def describe(parts: Mapping[str, Part], entries: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """All figures, the parts worst first: of the greatest KL alone.
+
+    Not of the lowest SNR, which counts what moves all logits of a token alike: on the embedded teacher dec.norm has
+    the second lowest, and to keep it in float gains nothing, while KL alone and what float gains agree.
+    """
+
+    def entry(name: str) -> dict[str, Any]:
+        members = {"weights": sorted(parts[name].weights), "activations": sorted(parts[name].activations)}
+        return {"alone": entries[f"alone {name}"], "all_but": entries[f"all but {name}"], **members}
+
+    order = sorted(parts, key=lambda name: (-entries[f"alone {name}"]["kl"], entries[f"alone {name}"]["snr_db"]))
+    # JSON knows no infinity: null stands for it, where a part's grids change nothing at all.
+    return {
+        "float_wer": entries[NOTHING]["wer"],
+        "everything": entries[EVERYTHING],
+        "parts": {name: entry(name) for name in order},
+    }
+
+
+def summary(report: Mapping[str, Any], parts: Mapping[str, Part], worst: int) -> dict[str, Any]:
+    """What is worth a table; `worst` parts are named as quantize's --exclude takes them."""
+    excluded = ",".join(parts[name].exclude for name in list(report["parts"])[:worst])
+    return {
+        "float_wer": report["float_wer"],
+        "everything": report["everything"],
+        "parts": len(parts),
+        "worst": {name: report["parts"][name] for name in list(report["parts"])[:TOP]},
+        "exclude": f"--exclude {shlex.quote(excluded)}",
+    }
