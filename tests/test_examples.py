@@ -119,3 +119,11 @@ def test_versions_are_pinned() -> None:
     pinned = (ROOT / "examples" / "constraints.txt").read_text().splitlines()
     assert "torch==2.13.0" in pinned and "transformers==5.23.0" in pinned
     assert all("==" in line for line in pinned if not line.startswith("#"))
+
+
+def test_the_readmes_training_benchmark_is_that_of_the_results() -> None:
+    readme, report = ((ROOT / name).read_text() for name in ("README.md", "examples/benchmarks/results/distill.md"))
+    for size in ("small", "digits"):
+        section = next(part for part in report.split("\n## ") if part.startswith(f"{size}\n"))
+        rows = [line for line in section.splitlines() if line.startswith(("| whisperq", "| trainer"))]
+        assert len(rows) == 3 and all(f"| {size} {row[2:]}" in readme for row in rows)

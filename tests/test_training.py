@@ -32,7 +32,7 @@ def heads(seed: int, width: int, vocabulary: int = 301, tokens: int = 37) -> Hea
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5])
-@pytest.mark.parametrize("chunk", [1, 1000, 2**22])
+@pytest.mark.parametrize("chunk", [1, 1000, 2**24])
 def test_the_chunked_loss_and_its_gradients_are_autograds(temperature, chunk, monkeypatch):
     """Against torch's own losses on whole logits, in float64; 37 tokens in chunks of 1, 3 and all."""
     monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", chunk)

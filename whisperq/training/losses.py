@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}  # logits of one chunk: 16 and 256 MB in float32
+CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}  # logits of one chunk: 64 and 256 MB in float32
 
 
 @dataclass(frozen=True)
