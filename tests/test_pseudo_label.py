@@ -1,7 +1,14 @@
 """A teacher's labels: their texts, their figures against transformers and eval, and what a kill leaves of them."""
 
+import atexit
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,9 +38,22 @@ COMMAND = ("pseudo-label", "--data", "words.jsonl", "--model", str(TEACHER), "--
 COUNT = 48
 
 
+@cache
+def real_digits() -> Path:
+    """Strings of human digits, joined from the recordings that WHISPERQ_SPEECH names, until the tests end."""
+    speech = os.environ.get("WHISPERQ_SPEECH", "")
+    if not Path(speech, "digits.jsonl").is_file():
+        pytest.skip("WHISPERQ_SPEECH names no folder with digits.jsonl")
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    command = [sys.executable, DIGITS / "join_digits.py", "--speech", speech, "--out", folder]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    return Path(folder)
+
+
 def real_lines(name: str, count: int) -> list[dict]:
     """The first lines of a list of human digits, audio paths absolute."""
-    folder = DIGITS / "real"
+    folder = real_digits()
     lines = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()[:count]]
     return [{**line, "audio_filepath": str(folder / line["audio_filepath"])} for line in lines]
 

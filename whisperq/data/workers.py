@@ -97,9 +97,11 @@ class Worker:
         self.process = context.Process(
             target=_serve, args=(work, theirs, listener, [*inherited, self.pipe, self.stop]), daemon=True
         )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_US)  # until the child ignores them
         with warnings.catch_warnings():  # of threads beside the fork: the child touches nothing that they hold
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that no copy is left when the process dies
         listener.close()
 
@@ -136,6 +138,7 @@ def _serve(work: Callable[[Any], Any], pipe: Connection, stop: Connection, inher
         other.close()
     for number in NOT_FOR_US:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_US)
     gc.freeze()  # what the parent made is the parent's to collect, its GPU memory above all
     import torch  # the parent has it already
 
