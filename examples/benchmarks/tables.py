@@ -29,20 +29,33 @@ def render(results: dict[str, Any]) -> str:
             if ratios := speed_ratios(measured, batch):
                 parts += ["Times faster (median of the rounds' ratios, and their range):", ratios]
         parts += [f"## {size}, memory, disk and loading", resources(measured), _other_work(measured)]
+    return "\n\n".join(parts + unmeasured(results)) + "\n"
+
+
+def unmeasured(results: dict[str, Any]) -> list[str]:
+    """Which contenders were left out, which failed, and why."""
+    parts = []
     for title in ("left_out", "failed"):
         if entries := results[title]:
             lines = [f"- {name}: {why}" for name, why in entries.items()]
             parts.append("\n".join([f"{title.replace('_', ' ').capitalize()}:", "", *lines]))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
-def _machine(results: dict[str, Any]) -> str:
+def machine_line(results: dict[str, Any]) -> str:
+    """Processor, threads, memory, date and versions."""
     machine = results["machine"]
     flags = " ".join(name for name, present in machine["flags"].items() if present)
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return (
         f"{machine['cpu']} ({flags}), {results['threads']} threads of {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {results['date']}; {packages}. "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {results['date']}; {packages}."
+    )
+
+
+def _machine(results: dict[str, Any]) -> str:
+    return (
+        f"{machine_line(results)} "
         "30 s of audio, random weights; in each round every contender in turn in a new process. "
         "Median, and in brackets the range of the rounds."
     )

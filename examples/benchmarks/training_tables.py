@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 import training_shapes
-from tables import divide, spread, table
+from tables import divide, machine_line, spread, table, unmeasured
 
 MEMORY = {
     "cpu": "Peak memory is what was resident at most in the timed steps less what was after the imports.",
@@ -25,22 +25,14 @@ def render(results: dict[str, Any]) -> str:
             parts += ["Times faster, of the memory, and how well the first step agrees:", _comparison(measured, pairs)]
         parts += [_rate(results, entry), _feeding(results, entry)]
     parts.append(f"## Operations\n\n{training_shapes.__doc__.split(chr(10) * 2, 1)[1].strip()}")
-    for title in ("left_out", "failed"):
-        if entries := results[title]:
-            lines = [f"- {name}: {why}" for name, why in entries.items()]
-            parts.append("\n".join([f"{title.replace('_', ' ').capitalize()}:", "", *lines]))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts + unmeasured(results)) + "\n"
 
 
 def _machine(results: dict[str, Any]) -> str:
-    machine = results["machine"]
-    flags = " ".join(name for name, present in machine["flags"].items() if present)
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    accelerator = f"{machine['accelerator']}; " if machine["accelerator"] else ""
+    accelerator = f"{results['machine']['accelerator']}; " if results["machine"]["accelerator"] else ""
     precision = "float32" if results["dtype"] == "float32" else f"{results['dtype']} autocast, the teacher held in it"
     return (
-        f"{accelerator}{machine['cpu']} ({flags}), {results['threads']} threads of {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {results['date']}; {packages}. "
+        f"{accelerator}{machine_line(results)} "
         f"{results['device']}, {precision}; random weights, features from memory; in each round every contender in "
         f"turn in a new process, {results['steps']} steps after {results['warmup']} of warm-up. "
         f"Median, and in brackets the range of the rounds. {MEMORY[results['device']]}"
