@@ -1,5 +1,7 @@
 """The thread that prepares what comes next."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -32,3 +34,24 @@ def test_prefetch_stops_early_with_its_thread():
     stream.close()
     assert threading.active_count() == before
     assert len(made) <= 6
+
+
+LEFT_OPEN = """
+import torch
+from whisperq.data.prefetch import prefetch
+
+def sums():
+    while True:
+        for _ in range(3000):
+            total = torch.ones(1000).sum()
+        yield total
+
+steps = prefetch(sums(), ahead=1)
+next(steps)
+raise SystemExit(7)
+"""
+
+
+def test_a_process_that_ends_within_prefetch_keeps_its_exit_code():
+    done = subprocess.run([sys.executable, "-c", LEFT_OPEN], capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (7, b"")

@@ -1,5 +1,6 @@
 """The next items made by a thread while the present one is used."""
 
+import atexit
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,14 @@ def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
             put((None, error))
 
     thread = threading.Thread(target=produce, daemon=True)
+
+    def end() -> None:
+        atexit.unregister(end)
+        stop.set()
+        thread.join()
+
+    # A thread within torch when the interpreter goes aborts the process; one left open ends before that.
+    atexit.register(end)
     thread.start()
     try:
         while (entry := ready.get()) is not _END:
@@ -40,5 +49,4 @@ def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
                 raise error
             yield item
     finally:
-        stop.set()
-        thread.join()
+        end()
