@@ -16,7 +16,7 @@ from whisperq.data.batches import Batch, Loader
 from whisperq.data.feed import Feed, TrainingStep
 from whisperq.data.groups import read_all
 from whisperq.data.tokens import Codec
-from whisperq.options import DistillConfig
+from whisperq.training_options import DistillConfig
 
 RATE = 16000
 WINDOW = 1.0  # seconds, of tiny.processor

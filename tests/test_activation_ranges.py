@@ -10,9 +10,9 @@ from tiny import PROMPT, decoder_ids, features, gated_model, logits_of
 
 from whisperq import artifact
 from whisperq.errors import UsageError
+from whisperq.flags import Context
 from whisperq.models.plan import make_plan
 from whisperq.models.sites import model_sites, watch
-from whisperq.options import Context
 from whisperq.runtime.int8 import Int8Runtime
 from whisperq.runtime.opening import open_model
 from whisperq.runtime.quantized import QPARAMS, PerToken, apply_weights, load_quantized

@@ -11,7 +11,8 @@ import torch
 
 from whisperq.config import source
 from whisperq.data.lists import read
-from whisperq.options import Context, Execution
+from whisperq.flags import Context
+from whisperq.options import Execution
 from whisperq.runtime.opening import open_runtime
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"

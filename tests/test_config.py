@@ -9,8 +9,9 @@ import yaml
 
 from whisperq.config import Experiment, find_config, read_config, resolve
 from whisperq.errors import InputError, UsageError
-from whisperq.options import SETTINGS, CalibrateConfig, DistillConfig, QuantizeConfig
+from whisperq.options import SETTINGS, CalibrateConfig, QuantizeConfig
 from whisperq.run_folder import RunFolder
+from whisperq.training_options import DistillConfig
 
 FULL = """
 teacher: models/teacher

@@ -13,8 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
-from whisperq.options import DistillConfig
 from whisperq.training.loop import Distiller
+from whisperq.training_options import DistillConfig
 
 BENCHMARKS = Path(__file__).parents[1] / "examples" / "benchmarks"
 SCRIPT = BENCHMARKS / "distill.py"

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from whisperq.config import read_config, resolve
-from whisperq.options import SETTINGS, CalibrateConfig, DistillConfig
+from whisperq.options import SETTINGS, CalibrateConfig
+from whisperq.training_options import DistillConfig
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples" / "digits"

@@ -18,10 +18,10 @@ from whisperq.config import source
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.lists import read
 from whisperq.data.tokens import IGNORED, Tokens
+from whisperq.flags import Context
 from whisperq.models.norms import norm_readers, smooth
 from whisperq.models.plan import make_plan
 from whisperq.models.sites import model_sites, watch
-from whisperq.options import Context
 from whisperq.report.sensitivity import columns, heat_map, place, plot_sensitivity, rows
 from whisperq.runtime.mixture import Mixture, Part, divide, smooth_alike
 from whisperq.runtime.opening import open_model

@@ -6,7 +6,8 @@ from tiny import GATED, decoder_ids, features, gated_model, logits_of
 from torch.nn.functional import linear
 
 from whisperq.errors import UsageError
-from whisperq.models.sites import ATTENTION, FEED_FORWARD, canonical, model_sites, resolve, watch
+from whisperq.models.sites import canonical, model_sites, resolve, watch
+from whisperq.models.tables import ATTENTION, FEED_FORWARD
 
 BLOCK = "attn_norm q_proj k_proj v_proj gate scores probs context out_proj attn_sum mlp_norm fc1 fc2 mlp_sum".split()
 
@@ -234,7 +235,7 @@ def test_watching_leaves_no_trace(model, sites, seen, failure):
 )
 def test_unpad(sites, seen, address, shape, unpadded):
     assert seen[address].shape[1:] == shape
-    one, other = sites[address].utterances(seen[address], [4, 9])
+    one, other = sites[address].utterances(seen[address], {"tokens": [4, 9]})
     assert one.shape == unpadded and other.shape == shape
     assert torch.equal(one, seen[address][0][tuple(slice(n) for n in unpadded)])
 
@@ -246,5 +247,5 @@ def test_a_short_utterance_in_a_padded_batch_is_as_it_is_alone(model, sites, see
     with watch(model, sites, {a: lambda x, a=a: alone.update({a: x.clone()}) for a in wanted}), torch.no_grad():
         model(input_features=features()[:1], decoder_input_ids=decoder_ids()[:1, :4])
     for address in wanted:
-        ours = sites[address].unpad(seen[address][0], 4)
+        (ours,) = sites[address].utterances(seen[address][:1], {"tokens": [4]})
         torch.testing.assert_close(ours, alone[address][0], atol=5e-5, rtol=1e-4)

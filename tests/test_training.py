@@ -11,10 +11,10 @@ from torch.distributions import Categorical, kl_divergence
 from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED, Codec
 from whisperq.errors import TrainingError
-from whisperq.options import DistillConfig
 from whisperq.training import losses
 from whisperq.training.loop import Distiller, autocast_dtype, learning_rate
 from whisperq.training.losses import Head, Weighting, distillation_sums
+from whisperq.training_options import DistillConfig
 
 POSITIONS = "model.encoder.embed_positions.weight"
 CODEC = Codec(processor.tokenizer, PROMPT, END, 64)

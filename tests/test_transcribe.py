@@ -22,7 +22,8 @@ from whisperq.data.audio import load_audio
 from whisperq.data.segments import Segment, Transcript
 from whisperq.data.tokens import make_codec
 from whisperq.data.utterance import Utterance
-from whisperq.options import Context, Execution
+from whisperq.flags import Context
+from whisperq.options import Execution
 from whisperq.report.subtitles import as_srt, as_text, as_vtt
 from whisperq.runtime.decoding import Rules, greedy, make_rules, with_times
 from whisperq.runtime.opening import open_runtime

@@ -9,7 +9,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "whisperq"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"", "artifact", "config", "disk", "errors", "hashing", "options", "run_folder"}  # "": its version
+GROUND = {
+    "",
+    "artifact",
+    "config",
+    "disk",
+    "errors",
+    "flags",
+    "hashing",
+    "options",
+    "run_folder",
+    "training_options",
+}  # "": its version
 NOUNS = {"models", "data", "scoring", "quant"}
 ABOVE = {"training", "runtime", "report"}
 
@@ -24,7 +35,8 @@ MAY_IMPORT = {
     "report": NOUNS,
     "steps": NOUNS | ABOVE,
     "session": {"report", "models"},  # what was chosen is announced; a Hub id is fetched
-    "commands": {"session", "steps", "report"},
+    "calls": {"session", "steps", "report"},
+    "commands": {"calls", "session"},
     "cli": {"commands", "session", "report"},  # announcements, and the tables that are the one print
     "__main__": {"cli"},
 }
@@ -32,14 +44,16 @@ MAY_IMPORT = {
 GROUND_ORDER = {
     "": set(),
     "errors": set(),
-    "options": set(),
+    "flags": set(),
+    "training_options": {"flags"},
+    "options": {"flags", "training_options"},
     "hashing": set(),
     "disk": set(),
     "artifact": {"", "disk", "errors", "hashing"},
     "config": {"errors", "options"},
     "run_folder": {"artifact", "errors", "options"},
 }
-LIGHT = ("cli", "commands", "session", "report.progress", "report.tables", *sorted(GROUND - {""}))
+LIGHT = ("cli", "calls", "commands", "session", "report.progress", "report.tables", *sorted(GROUND - {""}))
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "numpy", "safetensors", "huggingface_hub", "soundfile"}
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from whisperq.config import Experiment
 from whisperq.errors import UsageError
-from whisperq.options import Common
+from whisperq.flags import Common
 from whisperq.session import Session
 
 

@@ -24,7 +24,7 @@ from whisperq.artifact import Artifact, Finished, load
 from whisperq.commands import COMMANDS, Command, InputFlag
 from whisperq.disk import first_process
 from whisperq.errors import WhisperqError
-from whisperq.options import Common
+from whisperq.flags import Common
 from whisperq.report.progress import say
 from whisperq.report.tables import tables
 from whisperq.session import Session

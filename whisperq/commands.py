@@ -1,23 +1,12 @@
-"""Every command: its settings, the flags that name its inputs, its place, and the call of its step.
+"""Every command: its settings, the flags that name its inputs, an example, and the call of its step."""
 
-Steps are imported when they are called: the command line itself needs no torch.
-"""
-
-import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from importlib import import_module
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from whisperq import artifact
+from whisperq import calls
 from whisperq import options as o
 from whisperq.artifact import Artifact
-from whisperq.errors import UsageError
-from whisperq.hashing import bytes_sha256
-from whisperq.report.progress import say
-from whisperq.run_folder import scheme
 from whisperq.session import Session
 
 
@@ -60,190 +49,82 @@ class Command:
         return o.SETTINGS[self.name]
 
 
-def step(name: str) -> Callable[..., Artifact]:
-    """The public function of a step's file."""
-    return getattr(import_module(f"whisperq.steps.{name}"), name)
-
-
-def label(text: str) -> str:
-    """A folder's name for a model or a site pattern."""
-    name = re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-")
-    return name if len(name) <= 80 else f"{name[:70]}-{bytes_sha256(text.encode())[:8]}"
-
-
-def model_label(session: Session, path: Path) -> str:
-    return label(Path(session.flags.get("model") or path).name or path.resolve().name)
-
-
-def init_student(s: Session, config: o.InitStudentConfig) -> Artifact:
-    return step("init_student")(s.teacher(), s.out("student"), config, s.context())
-
-
-def pseudo_label(s: Session, config: o.PseudoLabelConfig) -> Artifact:
-    model = s.model() if s.flags.get("model") else s.teacher()
-    data = s.sources("train", "data")
-    name = label("+".join(source.name for source in data)) if s.flags.get("data") else "train"
-    place = s.out(f"pseudo-labels/{name}")
-    return step("pseudo_label")(model, data, s.experiment.normalizer, place, config, s.context())
-
-
-def distill(s: Session, config: o.DistillConfig) -> Artifact:
-    student = s.student()
-    data = import_module("whisperq.steps.distill").TrainingData(
-        s.sources("train", "train"), s.sources("validation", "validation"), s.experiment.normalizer
-    )
-    return step("distill")(student, s.teacher(student), data, s.out("distilled"), config, s.context())
-
-
-def calibrate(s: Session, config: o.CalibrateConfig) -> Artifact:
-    model, data = s.model(), s.sources("validation", "data")
-    return step("calibrate")(model, data, s.experiment.test, s.out("calibration"), config, s.context())
-
-
-def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
-    calibration = s.calibration()
-    place = s.out(f"quantized/{scheme(config)}")
-    return step("quantize")(s.calibrated_model(calibration), calibration, place, config, s.context())
-
-
-def sensitivity(s: Session, config: o.SensitivityConfig) -> Artifact:
-    s = replace(s, flags={**s.flags, "model": s.flags.get("model") or str(s.run.only_quantized())})
-    floats, model = s.unquantized_model(), Path(s.run.named_model(s.flags["model"]))
-    data, place = s.sources("validation", "data"), s.out(f"sensitivity/{model_label(s, model)}")
-    return step("sensitivity")(model, floats, data, s.experiment.normalizer, place, config, s.context())
-
-
-def export(s: Session, config: o.ExportConfig) -> Artifact:
-    model = s.unquantized_model() if config.float else s.model(s.run.only_quantized)
-    name = label(model.name) if config.float else model_label(s, model)
-    return step("export")(model, s.out(f"onnx/{name}"), config, s.context())
-
-
-def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
-    """The model's folder and the runtime's name; what ONNX Runtime and OpenVINO run is exported first."""
-    model = s.model(s.run.only_quantized)
-    sealed = artifact.load(model, verify=False) if artifact.is_artifact(model) else None
-    kind = sealed.kind if sealed else "float"
-    if sealed and (sealed.results.get("recipe") == "paper" or sealed.config.get("activations") == "dynamic"):
-        default = "emulated"  # no integer kernel here computes either
-    runtime = config.runtime or {"quantized": default, "onnx": "onnx"}.get(kind, "float")
-    if runtime not in ("onnx", "openvino") or kind == "onnx":
-        return model, runtime
-    place = s.run / f"onnx/{model_label(s, model)}"
-    if os.environ.get("WORLD_SIZE", "1") != "1" and not artifact.is_artifact(place):
-        raise UsageError(f"several processes cannot export {model} on the way; run whisperq export first")
-    try:
-        made = step("export")(model, place, o.ExportConfig(), s.context())
-    except artifact.Finished as finished:
-        made = finished.artifact
-    say(f"exported: {made.path}")
-    return made.path, runtime
-
-
-def eval(s: Session, config: o.EvalConfig) -> Artifact:
-    model, runtime = runnable(s, config, "emulated")
-    config = replace(config, runtime=runtime)
-    place = f"eval/{model_label(s, model)}-{runtime}"
-    return step("eval")(model, s.sources("test", "test"), s.experiment.normalizer, s.out(place), config, s.context())
-
-
-def transcribe(s: Session, config: o.TranscribeConfig) -> str:
-    if s.common.json:
-        if s.flags["format"] not in (None, "json"):
-            raise UsageError(f"--json and --format {s.flags['format']} contradict each other; give one of them")
-        config = replace(config, format="json")
-    model, runtime = runnable(s, config, "int8")
-    out = Path(s.common.out) if s.common.out else None
-    return step("transcribe")(model, s.flags["files"], out, replace(config, runtime=runtime), s.context())
-
-
-def outliers(s: Session, config: o.OutliersConfig) -> Artifact:
-    model, compare = s.model(), s.compare()
-    name = model_label(s, model) + (f"-vs-{label(Path(s.flags['compare']).name)}" if compare else "")
-    place = f"outliers/{name}/{label(config.layer or 'attention-outputs')}"
-    return step("outliers")(model, compare, s.sources("test", "test"), s.out(place), config, s.context())
-
-
-def plot_attention(s: Session, config: o.PlotAttentionConfig) -> Artifact:
-    model, utterance = s.model(), s.flags.get("utterance")
-    named_file = utterance is not None and Path(utterance).is_file()
-    data = () if named_file else s.sources("test", "test")
-    place = f"attention/{model_label(s, model)}/{label(config.layer)}-head-{label(config.head)}"
-    return step("plot_attention")(model, data, utterance, s.out(place), config, s.context())
-
-
 COMMANDS = (
     Command(
         "init-student",
         "Build a shallower student with gated attention from a teacher's layers.",
         "whisperq init-student --layers 16",
         (TEACHER,),
-        init_student,
+        calls.init_student,
     ),
     Command(
         "pseudo-label",
         "Label recordings with a teacher's transcripts, to train a student on.",
         "whisperq pseudo-label --data unlabelled.jsonl --model openai/whisper-large-v2",
         (LABELLING, UNLABELLED),
-        pseudo_label,
+        calls.pseudo_label,
     ),
     Command(
         "distill",
         "Teach the student: cross-entropy on the references plus 0.8 KL to the frozen teacher.",
         "whisperq distill --max-steps 1000 --batch-size 64 --micro-batch 8",
         (InputFlag("model", "Student folder; default: student/ of the run folder."), TEACHER, TRAIN, VALIDATION),
-        distill,
+        calls.distill,
     ),
     Command(
         "calibrate",
         "Estimate the activation ranges of every site from a few batches.",
         "whisperq calibrate --batches 16",
         (MODEL, DATA),
-        calibrate,
+        calls.calibrate,
     ),
     Command(
         "quantize",
         "Turn weights and activations into static 8-bit integers.",
         "whisperq quantize --recipe gemm",
         (MODEL, CALIBRATION),
-        quantize,
+        calls.quantize,
     ),
     Command(
-        "sensitivity", "Measure what each part costs in integers.", "whisperq sensitivity", (MODEL, DATA), sensitivity
+        "sensitivity",
+        "Measure what each part costs in integers.",
+        "whisperq sensitivity",
+        (MODEL, DATA),
+        calls.sensitivity,
     ),
     Command(
         "eval",
         "Measure word error rate and speed on test sets, greedy decoding.",
         "whisperq eval --model distilled --test clean=clean.jsonl",
         (MODEL, TEST),
-        eval,
+        calls.eval,
     ),
     Command(
         "export",
         "Write a model as ONNX graphs in the Hub's layout.",
         "whisperq export --model gemm-w8a8",
         (MODEL,),
-        export,
+        calls.export,
     ),
     Command(
         "transcribe",
         "Turn recordings into text, on stdout or in the file (of several srt or vtt: in the folder) that --out names.",
         "whisperq transcribe talk.wav --model gemm-w8a8 --format srt",
         (FILES, MODEL),
-        transcribe,
+        calls.transcribe,
     ),
     Command(
         "outliers",
         "Count six-sigma outliers; kurtosis and infinity norm of a model's tensors.",
         "whisperq outliers --layer dec.1.out_proj",
         (MODEL, COMPARE, TEST),
-        outliers,
+        calls.outliers,
     ),
     Command(
         "plot-attention",
         "Draw what an attention head looks at.",
         "whisperq plot-attention --layer dec.1 --head 11",
         (MODEL, UTTERANCE, TEST),
-        plot_attention,
+        calls.plot_attention,
     ),
 )

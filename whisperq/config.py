@@ -28,7 +28,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from whisperq.errors import InputError, UsageError
-from whisperq.options import SETTINGS, NormalizerName
+from whisperq.flags import NormalizerName
+from whisperq.options import SETTINGS
 
 FILE = "whisperq.yaml"
 SCALARS = ("teacher", "language", "task", "normalizer")

@@ -11,8 +11,8 @@ from typing import Any
 from whisperq import artifact
 from whisperq.config import FILE, Experiment, Source, find_config, read_config, resolve, source, within_limits
 from whisperq.errors import InputError, UsageError
+from whisperq.flags import Common, Context
 from whisperq.hashing import file_sha256
-from whisperq.options import Common, Context
 from whisperq.report.progress import say
 from whisperq.run_folder import RunFolder
 

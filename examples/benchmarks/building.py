@@ -91,10 +91,11 @@ def build_quantized(folder: Path, size: Size, parts: dict[str, Path]) -> None:
     import torch
 
     from whisperq import artifact
+    from whisperq.flags import Context
     from whisperq.models.loading import load_model
     from whisperq.models.plan import make_plan
     from whisperq.models.sites import model_sites, watch
-    from whisperq.options import CalibrateConfig, Context, QuantizeConfig
+    from whisperq.options import CalibrateConfig, QuantizeConfig
     from whisperq.quant.ranges import SiteRange
     from whisperq.steps.calibrate import write_ranges
     from whisperq.steps.quantize import quantize
@@ -116,7 +117,8 @@ def build_quantized(folder: Path, size: Size, parts: dict[str, Path]) -> None:
 
 def build_exported(folder: Path, size: Size, parts: dict[str, Path]) -> None:
     """The artifact of `whisperq export`: what the onnx and openvino runtimes read."""
-    from whisperq.options import Context, ExportConfig
+    from whisperq.flags import Context
+    from whisperq.options import ExportConfig
     from whisperq.steps.export import export
 
     export(parts["quantized"], folder, ExportConfig(), Context(device="cpu"))

@@ -14,8 +14,8 @@ from training_shapes import Pair, padded, random_features, window_ids
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
 from whisperq.data.tokens import IGNORED
-from whisperq.options import DistillConfig
 from whisperq.training.loop import learning_rate
+from whisperq.training_options import DistillConfig
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor, kl_weight: float) -> Tensor:

@@ -122,7 +122,7 @@ def train_ours(student, teacher, pair: Pair, task: dict, config, ended: Callable
 
 
 def measure_step(task: dict[str, Any]) -> dict[str, Any]:
-    from whisperq.options import DistillConfig
+    from whisperq.training_options import DistillConfig
 
     if task["engine"] == "trainer":
         from trainer_peer import train

@@ -24,6 +24,11 @@ class Batch:
     utterances: tuple[Utterance, ...]
     seconds: float = 0.0  # of audio, padding apart
 
+    @property
+    def lengths(self) -> dict[str, tuple[int, ...]]:
+        """How much each utterance has of what a batch pads, by `Site.axis`."""
+        return {"tokens": self.tokens.lengths}
+
 
 class Loader:
     """Reads recordings and makes batches; `skipped` names what it could not use, each once."""

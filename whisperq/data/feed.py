@@ -31,7 +31,7 @@ from whisperq.data.utterance import Utterance
 from whisperq.data.windows import Builder, Job, Window
 from whisperq.data.workers import workers
 from whisperq.errors import UsageError
-from whisperq.options import DistillConfig
+from whisperq.training_options import DistillConfig
 
 TIMES = 5  # what a generator is for, beside those of epochs.py, blocks.py and collate.py
 MOST_WORKERS = 8

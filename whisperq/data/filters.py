@@ -9,7 +9,7 @@ from whisperq.data.batches import Loader
 from whisperq.data.index import Index
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
-from whisperq.options import DistillConfig
+from whisperq.training_options import DistillConfig
 
 TOO_LONG = "longer than the window"
 

@@ -18,40 +18,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from whisperq.errors import UsageError
+from whisperq.models.tables import ATTENTION, ctc_axis, ctc_table, whisper_axis, whisper_table
 
-ATTENTION = ("attn_norm", "q_proj", "k_proj", "v_proj", "gate", "scores", "probs", "context", "out_proj", "attn_sum")
-ATTENTION_PRODUCTS = ("scores", "context")  # Q K^T, and the probabilities times V
-FEED_FORWARD = ("mlp_norm", "fc1", "fc2", "mlp_sum")
-
-# Component -> module of a Whisper layer. `context` is what out_proj takes in: after the gate, heads merged.
-WHISPER_SELF = {
-    "attn_norm": "self_attn_layer_norm",
-    **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "gate", "scores", "probs", "out_proj")},
-    "context": "self_attn.out_proj:input",
-    "attn_sum": "attn_sum",
-    "mlp_norm": "final_layer_norm",
-    "fc1": "fc1",
-    "fc2": "fc2",
-    "fc2:input": "fc2:input",
-    "mlp_sum": "mlp_sum",
-}
-WHISPER_CROSS = {
-    "attn_norm": "encoder_attn_layer_norm",
-    **{name: f"encoder_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "gate", "scores", "probs", "out_proj")},
-    "context": "encoder_attn.out_proj:input",
-    "attn_sum": "cross_sum",
-}
-WHISPER_AROUND = {
-    "enc.conv1:input": "model.encoder.conv1:input",
-    "enc.conv1": "model.encoder.conv1",
-    "enc.conv2:input": "model.encoder.conv2:input",
-    "enc.conv2": "model.encoder.conv2",
-    "enc.norm": "model.encoder.layer_norm",
-    "dec.norm": "model.decoder.layer_norm",
-    "proj_out": "proj_out",
-}
+CTC_TYPES = ("wav2vec2", "hubert")
 SAME_AS = {"q_proj": "attn_norm", "k_proj": "attn_norm", "v_proj": "attn_norm", "gate": "attn_norm",
            "out_proj": "context", "fc1": "mlp_norm"}  # fmt: skip
+HEADS = {"proj_out": "dec.norm", "ctc_head": "enc.norm"}
 
 
 @dataclass(frozen=True)
@@ -61,49 +33,36 @@ class Site:
     address: str
     module: str
     is_input: bool = False
+    axis: str = ""  # what its time counts, where a batch pads it: a key of the batch's lengths
+    time: int = 0  # which dimension of one utterance's tensor that is
 
     @property
     def component(self) -> str:
         return self.address.split(".")[-1]
 
-    @property
-    def is_decoder(self) -> bool:
-        """Whether its time axis is the decoder's tokens, of which some are padding."""
-        keys_of_encoder = re.search(r"\.cross\.[kv]_proj$", self.address)
-        return self.address.startswith(("dec.", "proj_out")) and not keys_of_encoder
-
-    def utterances(self, x: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
-        """A batch's tensor as one tensor for each utterance; `lengths` counts each one's decoder tokens."""
-        for one, length in zip(x.detach(), lengths, strict=True):
+    def utterances(self, x: Tensor, lengths: Mapping[str, Sequence[int]]) -> Iterator[Tensor]:
+        """A batch's tensor as one tensor for each utterance; `lengths`: by axis, what each one has of it."""
+        if self.axis not in lengths:
+            yield from x.detach()
+            return
+        for one, length in zip(x.detach(), lengths[self.axis], strict=True):
             yield self.unpad(one, length)
 
     def unpad(self, x: Tensor, length: int) -> Tensor:
-        """One utterance's tensor (time, features) or (heads, time, keys) without its padded tokens."""
-        if not self.is_decoder:
-            return x
+        """One utterance's tensor, such as (time, features) or (heads, time, keys), without its padding."""
         if self.component not in ("scores", "probs"):
-            return x[:length]
+            return x.narrow(self.time, 0, length)
         return x[:, :length] if ".cross." in self.address else x[:, :length, :length]
 
 
 def model_sites(model: nn.Module) -> dict[str, Site]:
-    """All sites of a gated Whisper in the order of computation, by canonical address."""
+    """All sites of a model in the order of computation, by canonical address."""
     modules = dict(model.named_modules())
-    table = {k: v for k, v in WHISPER_AROUND.items() if "conv" in k}
-    for part, layers in (("enc", model.model.encoder.layers), ("dec", model.model.decoder.layers)):
-        name = "encoder" if part == "enc" else "decoder"
-        for i in range(len(layers)):
-            prefix = f"model.{name}.layers.{i}."
-            order = {c: WHISPER_SELF[c] for c in ATTENTION}
-            if part == "dec":
-                order |= {f"cross.{c}": WHISPER_CROSS[c] for c in ATTENTION}
-            order |= {c: WHISPER_SELF[c] for c in ("mlp_norm", "fc1", "fc2:input", "fc2", "mlp_sum")}
-            table |= {f"{part}.{i}.{component}": prefix + target for component, target in order.items()}
-        table[f"{part}.norm"] = WHISPER_AROUND[f"{part}.norm"]
-    table["proj_out"] = WHISPER_AROUND["proj_out"]
-    sites = [
-        Site(address, target.removesuffix(":input"), target.endswith(":input")) for address, target in table.items()
-    ]
+    if model.config.model_type in CTC_TYPES:
+        table, axis = ctc_table(model), ctc_axis
+    else:
+        table, axis = whisper_table(model), whisper_axis
+    sites = (Site(a, t.removesuffix(":input"), t.endswith(":input"), *axis(a)) for a, t in table)
     return {s.address: s for s in sites if modules.get(s.module) is not None}
 
 
@@ -113,8 +72,8 @@ def canonical(address: str) -> str:
     if suffix != "input":
         return address
     block, _, component = base.rpartition(".")
-    if base == "proj_out":
-        return "dec.norm"
+    if base in HEADS:
+        return HEADS[base]
     if block.endswith(".cross") and component in ("k_proj", "v_proj"):
         return "enc.norm"
     return f"{block}.{SAME_AS[component]}" if component in SAME_AS else address

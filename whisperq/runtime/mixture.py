@@ -18,7 +18,8 @@ from whisperq.data.tokens import IGNORED
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.norms import norm_readers, smooth
 from whisperq.models.plan import layer_weights
-from whisperq.models.sites import ATTENTION, model_sites, watch
+from whisperq.models.sites import model_sites, watch
+from whisperq.models.tables import ATTENTION
 from whisperq.runtime.quantized import Quantization, apply_weights, quantizers
 
 

@@ -12,10 +12,11 @@ from whisperq.data.batches import Loader
 from whisperq.data.tokens import make_codec
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, compute_dtype, load_config, load_model, load_processor
 from whisperq.models.sites import model_sites, watch
-from whisperq.options import Context, Execution
+from whisperq.options import Execution
 from whisperq.runtime.decoding import Rules, make_rules
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.pytorch import PyTorchRuntime

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.plan import layer_weights
-from whisperq.models.sites import ATTENTION_PRODUCTS, model_sites
+from whisperq.models.sites import model_sites
+from whisperq.models.tables import ATTENTION_PRODUCTS
 from whisperq.runtime.interface import Products
 
 

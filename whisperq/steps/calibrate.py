@@ -16,10 +16,11 @@ from whisperq.data.batches import Batch, epoch_order, teacher_forced
 from whisperq.data.groups import identity, read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
 from whisperq.models.loading import compute_device
 from whisperq.models.norms import norm_readers, write_channels
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
-from whisperq.options import CalibrateConfig, Context
+from whisperq.options import CalibrateConfig
 from whisperq.quant.ranges import SiteRange
 from whisperq.quant.smoothing import ChannelExtrema
 from whisperq.report.progress import say, track
@@ -168,7 +169,7 @@ def watcher(observers: Sequence[SiteRange | ChannelExtrema], site: Site, batch: 
     def see(x: torch.Tensor) -> None:
         try:
             for observer in observers:
-                observer.observe(site.utterances(x, batch.tokens.lengths), number)
+                observer.observe(site.utterances(x, batch.lengths), number)
         except ValueError as error:
             ids = ", ".join(u.id for u in batch.utterances)
             raise InputError(f"{site.address} holds {error} in the batch of {ids}") from error

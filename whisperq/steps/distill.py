@@ -17,9 +17,9 @@ from whisperq.data.feed import Feed
 from whisperq.data.groups import UtteranceGroup, read_all
 from whisperq.data.tokens import make_codec
 from whisperq.errors import InputError, TrainingError, UsageError
+from whisperq.flags import Context
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_model, load_processor, local_folder, save_model
-from whisperq.options import Context, DistillConfig
 from whisperq.report.progress import bar, say
 from whisperq.runtime.decoding import make_rules
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
@@ -32,6 +32,7 @@ from whisperq.training.resuming import starting_point
 from whisperq.training.run import Surroundings, Training, load_weights
 from whisperq.training.signals import seconds_of, stop_requested
 from whisperq.training.validation import Validation
+from whisperq.training_options import DistillConfig
 
 
 @dataclass(frozen=True)

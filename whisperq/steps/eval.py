@@ -17,8 +17,9 @@ from whisperq.data.batches import require_texts
 from whisperq.data.groups import read_all
 from whisperq.data.lists import UtteranceList
 from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
 from whisperq.models.loading import compute_device
-from whisperq.options import Context, EvalConfig
+from whisperq.options import EvalConfig
 from whisperq.report.progress import say, say_how, track
 from whisperq.runtime.opening import Opened, open_runtime
 from whisperq.runtime.transcription import Hypothesis, transcribe

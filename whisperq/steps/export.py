@@ -10,8 +10,9 @@ from transformers import GenerationConfig
 
 from whisperq import artifact
 from whisperq.errors import UsageError
+from whisperq.flags import Context
 from whisperq.models.loading import load_processor
-from whisperq.options import Context, ExportConfig
+from whisperq.options import ExportConfig
 from whisperq.report.progress import track
 from whisperq.runtime.graphs import FOLDER, GRAPHS, require
 from whisperq.runtime.stored import Stored, open_stored

@@ -6,10 +6,11 @@ import torch
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.layers import copied_layers, parse_indices
 from whisperq.models.loading import load_model, load_processor, local_folder, parameter_count, save_model
-from whisperq.options import Context, InitStudentConfig
+from whisperq.training_options import InitStudentConfig
 
 
 def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, context: Context) -> artifact.Artifact:

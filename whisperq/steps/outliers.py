@@ -17,9 +17,10 @@ from whisperq.data.groups import read_all
 from whisperq.data.lazy import Joined
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
 from whisperq.models.loading import compute_device
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
-from whisperq.options import Context, OutliersConfig
+from whisperq.options import OutliersConfig
 from whisperq.report.figures import plot_outliers
 from whisperq.report.progress import track
 from whisperq.runtime.opening import OpenedModel, open_model
@@ -133,7 +134,7 @@ def run(
 
 def watcher(statistics: TensorStatistics, site: Site, batch: Batch) -> Watcher:
     def see(x: torch.Tensor) -> None:
-        for utterance, tensor in zip(batch.utterances, site.utterances(x, batch.tokens.lengths), strict=True):
+        for utterance, tensor in zip(batch.utterances, site.utterances(x, batch.lengths), strict=True):
             try:
                 statistics.update(tensor)
             except ValueError as error:

@@ -14,9 +14,10 @@ from whisperq.data.groups import read_all
 from whisperq.data.tokens import Codec
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
 from whisperq.hashing import bytes_sha256
 from whisperq.models.sites import absolute, model_sites, watch
-from whisperq.options import Context, PlotAttentionConfig
+from whisperq.options import PlotAttentionConfig
 from whisperq.report.attention import AttentionPicture, Axis, plot_grid, plot_head
 from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
 

@@ -22,8 +22,8 @@ from whisperq.config import Source
 from whisperq.data.groups import UtteranceGroup, read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
+from whisperq.flags import Context
 from whisperq.models.loading import compute_device, local_folder
-from whisperq.options import Context, PseudoLabelConfig
 from whisperq.report.progress import bar, say, say_how
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
 from whisperq.runtime.opening import Opened, open_model
@@ -31,6 +31,7 @@ from whisperq.scoring.normalizers import Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
 from whisperq.training.distributed import Processes, joined
 from whisperq.training.signals import stop_requested
+from whisperq.training_options import PseudoLabelConfig
 
 LIST = "utterances.jsonl"
 THRESHOLDS = (5, 10, 20)  # percent of label_wer, that one may choose --max-label-wer by

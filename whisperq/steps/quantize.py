@@ -11,10 +11,11 @@ from torch import nn
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
 from whisperq.models.loading import load_model
 from whisperq.models.norms import norm_readers, read_channels, smooth
 from whisperq.models.plan import Plan, make_plan
-from whisperq.options import Context, QuantizeConfig
+from whisperq.options import QuantizeConfig
 from whisperq.quant.grid import range_qparams
 from whisperq.quant.observers import ema_range, minmax_range
 from whisperq.quant.smoothing import magnitudes, smoothed_ends

@@ -20,8 +20,9 @@ from whisperq.data.batches import Batch, require_texts
 from whisperq.data.groups import read_all
 from whisperq.data.lazy import Joined
 from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
 from whisperq.models.loading import compute_device
-from whisperq.options import Context, SensitivityConfig
+from whisperq.options import SensitivityConfig
 from whisperq.report.progress import say, track
 from whisperq.report.sensitivity import plot_sensitivity
 from whisperq.runtime.decoding import greedy

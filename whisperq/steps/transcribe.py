@@ -10,7 +10,8 @@ from whisperq.data.audio import audio_seconds
 from whisperq.data.segments import Segment, Transcript
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
-from whisperq.options import Context, TranscribeConfig
+from whisperq.flags import Context
+from whisperq.options import TranscribeConfig
 from whisperq.report.progress import bar, say, say_how
 from whisperq.report.subtitles import EXTENSIONS, ONE_RECORDING, write
 from whisperq.runtime.decoding import Rules, with_times

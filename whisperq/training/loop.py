@@ -16,10 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED
 from whisperq.errors import InputError, TrainingError, UsageError
-from whisperq.options import DistillConfig
 from whisperq.training.distributed import ALONE, Processes
 from whisperq.training.losses import Weighting
 from whisperq.training.pair import Pair, Whisper
+from whisperq.training_options import DistillConfig
 
 
 @dataclass(frozen=True)

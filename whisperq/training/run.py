@@ -13,13 +13,13 @@ import torch
 from whisperq.data.feed import Feed, TrainingStep
 from whisperq.errors import Interrupted
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
-from whisperq.options import DistillConfig
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, Progress
 from whisperq.training.distributed import Processes
 from whisperq.training.logs import MetricsLog
 from whisperq.training.loop import Distiller, Step
 from whisperq.training.speed import Speed
 from whisperq.training.validation import Validation
+from whisperq.training_options import DistillConfig
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How good a student is so far, and what its attention does: between two steps, by all processes together."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -65,9 +65,9 @@ class Validation:
         sites = model_sites(student)
         outputs = {a: TensorStatistics() for a, s in sites.items() if s.component == "out_proj"}
         gates: dict[str, float] = {}
-        watchers: dict[str, Watcher] = {a: _statistics(s, sites[a], batch.tokens.lengths) for a, s in outputs.items()}
+        watchers: dict[str, Watcher] = {a: _statistics(s, sites[a], batch.lengths) for a, s in outputs.items()}
         for address in (a for a, s in sites.items() if s.component == "gate"):
-            watchers[address] = _mean(gates, address, sites[address], batch.tokens.lengths)
+            watchers[address] = _mean(gates, address, sites[address], batch.lengths)
         with watch(student, sites, watchers):
             teacher_forced(student, batch, self.loader.device)
         summary = summarize({a: s.as_dict() for a, s in outputs.items()})
@@ -81,7 +81,7 @@ def fitting(utterances: Sequence[Utterance], loader: Loader) -> list[Utterance]:
     return list(islice((u for u in utterances if lenient.labelled([u]) is not None), OBSERVED))
 
 
-def _statistics(statistics: TensorStatistics, site: Site, lengths: tuple[int, ...]) -> Watcher:
+def _statistics(statistics: TensorStatistics, site: Site, lengths: Mapping[str, Sequence[int]]) -> Watcher:
     def see(x: Tensor) -> None:
         for tensor in site.utterances(x, lengths):
             statistics.update(tensor)
@@ -89,7 +89,7 @@ def _statistics(statistics: TensorStatistics, site: Site, lengths: tuple[int, ..
     return see
 
 
-def _mean(means: dict[str, float], address: str, site: Site, lengths: tuple[int, ...]) -> Watcher:
+def _mean(means: dict[str, float], address: str, site: Site, lengths: Mapping[str, Sequence[int]]) -> Watcher:
     def see(x: Tensor) -> None:
         means[address] = _average(site.utterances(x, lengths))
 

@@ -1,0 +1,59 @@
+"""One setting with its help and limits, the flags that every command has, and what every step is told."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+NormalizerName = Literal["english", "basic", "none"]
+
+
+def option(
+    default: Any,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    off: str | None = None,
+    operational: bool = False,
+) -> Any:
+    """A setting with its help line, the least and greatest value that make sense, and a switch's opposite.
+
+    operational: how a job is run, which its result does not depend on; a rerun may change it.
+    """
+    metadata = {"help": help, "low": low, "high": high, "off": off, "operational": operational}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Common:
+    """Flags of every command."""
+
+    run: str = option("run", "Run folder: every command has its place in it.")
+    config: str | None = option(None, "Configuration file; default: ./whisperq.yaml, else the run folder's.")
+    out: str | None = option(None, "Write the artifact here instead of its place in the run folder.")
+    force: bool = option(False, "Replace an artifact that differs.", off="")
+    seed: int = option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "Number format; auto: float32, in distill bfloat16 autocast where the hardware has it."
+    )
+    json: bool = option(False, "Print one JSON object, the manifest, on stdout and all else on stderr.", off="")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every step is told beside its own settings."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int = 0
+    force: bool = False
+    language: str | None = "en"
+    task: str = "transcribe"
+
+    def settings(self, config: Any, **chosen: Any) -> dict[str, Any]:
+        """All values that decide a result, for the manifest; `chosen` are those that the step found out itself.
+
+        The device is the one asked for: a requeued job finds its work done on whichever node it lands.
+        """
+        shared = {name: getattr(self, name) for name in ("device", "dtype", "seed", "language", "task")}
+        deciding = {f.name for f in fields(config) if not f.metadata["operational"]}
+        return {**{k: v for k, v in asdict(config).items() if k in deciding}, **shared, **chosen}
