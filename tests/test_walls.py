@@ -50,7 +50,7 @@ GROUND_ORDER = {
     "hashing": set(),
     "disk": set(),
     "artifact": {"", "disk", "errors", "hashing"},
-    "config": {"errors", "options"},
+    "config": {"errors", "flags", "options"},
     "run_folder": {"artifact", "errors", "options"},
 }
 LIGHT = ("cli", "calls", "commands", "session", "report.progress", "report.tables", *sorted(GROUND - {""}))

@@ -2,8 +2,9 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from transformers import WhisperProcessor
 from whisperq.data.features import log_mel
 
 IGNORED = -100  # cross-entropy's own mark for padding
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,15 @@ def make_batch(sources: Sources, processor: WhisperProcessor, settings: Settings
     )
 
 
-def prefetched(sources: Sources, processor: WhisperProcessor, settings: Settings) -> Iterator[Batch]:
-    """Batches made by one thread, four ahead."""
-    ready: queue.Queue[Batch] = queue.Queue(maxsize=4)
+def prefetched(batches: Iterable[Made]) -> Iterator[Made]:
+    """The same batches, made by one thread, four ahead."""
+    ready: queue.Queue[Made | None] = queue.Queue(maxsize=4)
 
     def produce() -> None:
-        for step in range(settings.steps):
-            ready.put(make_batch(sources, processor, settings, step))
+        for batch in batches:
+            ready.put(batch)
+        ready.put(None)
 
     threading.Thread(target=produce, daemon=True).start()
-    for _ in range(settings.steps):
-        yield ready.get()
+    while (batch := ready.get()) is not None:
+        yield batch

@@ -1,11 +1,13 @@
 """Word error rate of a digits model over an utterance list, decoded greedily."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import soundfile
 import torch
 from joining import read_list
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers import PreTrainedModel, WhisperForConditionalGeneration, WhisperProcessor
 
 from whisperq.data.features import log_mel
 
@@ -51,16 +53,23 @@ def transcribe(model: WhisperForConditionalGeneration, processor: WhisperProcess
 
 
 def word_error_rate(
-    model: WhisperForConditionalGeneration, processor: WhisperProcessor, path: Path, batch: int = 50
+    model: WhisperForConditionalGeneration, path: Path, processor: WhisperProcessor, batch: int = 50
 ) -> dict[str, float]:
     """Percent of errors, and how many reference words it stands on."""
+    return scored(model, partial(transcribe, model, processor), path, batch)
+
+
+def scored(
+    model: PreTrainedModel, recognise: Callable[[list[Path]], list[str]], path: Path, batch: int
+) -> dict[str, float]:
+    """Word error rate of what `recognise` makes of a list's recordings, `batch` at a time, in evaluation mode."""
     training = model.training
     model.eval()
     entries = read_list(path)
     errors = words = 0
     for start in range(0, len(entries), batch):
         part = entries[start : start + batch]
-        texts = transcribe(model, processor, [path.parent / e["audio_filepath"] for e in part])
+        texts = recognise([path.parent / e["audio_filepath"] for e in part])
         for entry, text in zip(part, texts, strict=True):
             reference = entry["text"].split()
             errors += word_errors(reference, text.split())
