@@ -61,7 +61,7 @@ def test_the_steps_folder_and_the_help_page_agree(invoke):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_is_one_public_function_of_its_files_name(name):
-    from whisperq.commands import step
+    from whisperq.calls import step
 
     function = step(name.replace("-", "_"))
     assert {"out", "config", "context"} <= set(inspect.signature(function).parameters)
@@ -165,7 +165,7 @@ def test_what_nobody_expects_is_one_sentence_too(error, code, sentence, workspac
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr("whisperq.commands.step", lambda name: fail)
+    monkeypatch.setattr("whisperq.calls.step", lambda name: fail)
     result = invoke("init-student")
     assert result.exit_code == code and "Traceback" not in result.stderr
     assert result.stderr.splitlines()[-1] == f"whisperq: {sentence}"

@@ -213,7 +213,7 @@ def test_a_sample_and_silence_are_no_trouble(clips, invoke):
 
 def test_what_runs_a_quantized_model_by_default(copied_run, invoke, monkeypatch):
     seen = []
-    monkeypatch.setattr("whisperq.commands.step", lambda name: lambda *a: seen.append(a[3].runtime) or "")
+    monkeypatch.setattr("whisperq.calls.step", lambda name: lambda *a: seen.append(a[3].runtime) or "")
     for model in ("gemm-w8a8", "paper-w8a8", "distilled"):
         assert invoke("transcribe", "x.wav", "--model", model).exit_code == 0
     assert seen == ["int8", "emulated", "float"]

@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from whisperq.data.audio import load_audio
-from whisperq.data.features import log_mel
+from whisperq.data.features import log_mel_of, padded
 from whisperq.data.lazy import without_text
-from whisperq.data.tokens import Codec, Tokens
+from whisperq.data.tokens import IGNORED, Codec, Tokens
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
 
@@ -29,9 +30,21 @@ class Batch:
         """How much each utterance has of what a batch pads, by `Site.axis`."""
         return {"tokens": self.tokens.lengths}
 
+    def inputs(self, dtype: torch.dtype, device: str | torch.device) -> dict[str, Any]:
+        """What the model's forward takes, the references before the decoder."""
+        features, tokens = self.features.to(device, dtype), self.tokens.inputs.to(device)
+        return {"input_features": features, "decoder_input_ids": tokens, "use_cache": False}
+
+    def counted(self, logits: Tensor) -> Tensor:
+        """logits (batch, tokens, vocabulary) -> (tokens that have a label, vocabulary)."""
+        return logits[(self.tokens.labels != IGNORED).to(logits.device)]
+
 
 class Loader:
-    """Reads recordings and makes batches; `skipped` names what it could not use, each once."""
+    """Reads recordings and makes batches of log-mel windows; `skipped` names what it could not use, each once."""
+
+    needs_text = True  # teacher-forced, the decoder sees the references
+    padding = "decoder padding masked"  # of what is observed; the encoder hears the window's silence in use too
 
     def __init__(self, extractor, codec: Codec, device: str, skip_bad: bool = False) -> None:
         self.extractor, self.codec, self.device, self.skip_bad = extractor, codec, device, skip_bad
@@ -88,7 +101,24 @@ class Loader:
         kept, audio = zip(*pairs, strict=True)
         tokens = self.codec.batch([u.text or "" for u in kept], [u.origin for u in kept])
         seconds = sum(map(len, audio)) / self.extractor.sampling_rate
-        return Batch(log_mel(audio, self.extractor, self.device), tokens, tuple(kept), seconds)
+        return self.batch(self.features(audio), tokens, tuple(kept), seconds)
+
+    def features(self, waveforms: Sequence[np.ndarray], device: str | torch.device | None = None) -> Tensor:
+        """Waveforms, each (samples,) -> (batch, mel bins, frames), on the device."""
+        together = padded(waveforms, self.extractor.n_samples)
+        return log_mel_of(self._moved(together, device or self.device), self.extractor)
+
+    @staticmethod
+    def _moved(values: Tensor, device: str | torch.device) -> Tensor:
+        device = torch.device(device)
+        return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+
+    def batch(self, features: Tensor, tokens: Tokens, utterances: tuple[Utterance, ...], seconds: float) -> Batch:
+        return Batch(features, tokens, utterances, seconds)
+
+    def held_seconds(self, batch: Batch) -> float:
+        """What the batch computes on, padding included."""
+        return len(batch.features) * self.window_seconds
 
     def labelled_batches(self, utterances: Sequence[Utterance], size: int) -> Iterator[Batch]:
         for start in range(0, len(utterances), size):
@@ -104,9 +134,8 @@ def require_texts(utterances: Sequence[Utterance], purpose: str) -> None:
 
 
 def teacher_forced(model, batch: Batch, device: str) -> Tensor:
-    """Logits (batch, tokens, vocabulary) of the model given the references."""
-    features = batch.features.to(model.dtype)
-    return model(input_features=features, decoder_input_ids=batch.tokens.inputs.to(device), use_cache=False).logits
+    """Logits (batch, tokens, vocabulary) of the model given the references; with CTC (batch, frames, vocabulary)."""
+    return model(**batch.inputs(model.dtype, device)).logits
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:

@@ -8,7 +8,6 @@ import torch
 
 from whisperq.data.augment import spec_augment
 from whisperq.data.batches import Batch, Loader
-from whisperq.data.features import log_mel_of, padded
 from whisperq.data.tokens import IGNORED
 from whisperq.data.windows import Window
 
@@ -34,23 +33,18 @@ class Collator:
         if not used:
             return self._silence()
         samples = [window.samples for _, window in used]
-        features = self._features(samples)
+        features = self.loader.features(samples, self.device)
         if self.masked:
             frames = [len(s) // self.loader.extractor.hop_length for s in samples]
             features = spec_augment(features, frames, [(self.seed, MASKS, step, index) for index, _ in used])
         tokens = self.loader.codec.pad([window.sequence for _, window in used])
         seconds = sum(map(len, samples)) / self.loader.extractor.sampling_rate
-        return Batch(features, tokens, tuple(u for _, window in used for u in window.utterances), seconds)
+        utterances = tuple(u for _, window in used for u in window.utterances)
+        return self.loader.batch(features, tokens, utterances, seconds)
 
     def _silence(self) -> Batch:
         """What keeps processes in step where nothing is usable: a window that teaches nothing."""
         codec = self.loader.codec
         tokens = codec.pad([codec.encode("")])
         silent = replace(tokens, labels=torch.full_like(tokens.labels, IGNORED))
-        return Batch(self._features([np.zeros(0, np.float32)]), silent, ())
-
-    def _features(self, samples: Sequence[np.ndarray]) -> torch.Tensor:
-        together = padded(samples, self.loader.extractor.n_samples)
-        if self.device.type == "cuda":
-            together = together.pin_memory().to(self.device, non_blocking=True)
-        return log_mel_of(together, self.loader.extractor)
+        return self.loader.batch(self.loader.features([np.zeros(0, np.float32)], self.device), silent, (), 0.0)

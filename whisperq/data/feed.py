@@ -159,7 +159,7 @@ class Feed:
             self.config.batch_size,
             sum(len(b.utterances) for b in batches),
             sum(b.seconds for b in batches),
-            sum(len(b.features) for b in batches) * self.loader.window_seconds,
+            sum(map(self.loader.held_seconds, batches)),
         )
 
     def _counted(self, steps: Iterator[tuple[TrainingStep, set[str]]]) -> Iterator[TrainingStep]:

@@ -1,7 +1,8 @@
 """Models and processors from folders and from the Hub, and back to folders.
 
-Every Whisper is loaded into the one gated class: a stock checkpoint is a gated one with gate "none",
-so that all sites exist in both. A student without gates is saved as a stock Whisper checkpoint.
+families.py says which networks there are. Every Whisper is loaded into the one gated class: a stock checkpoint is a
+gated one with gate "none", so that all sites exist in both. A student without gates is saved as a stock Whisper
+checkpoint.
 """
 
 import json
@@ -13,6 +14,11 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForSpeechSeq2Seq,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -23,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models import gated_whisper
+from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 
 CODE = "modeling_gated_whisper"
@@ -64,31 +71,39 @@ def local_folder(name: str | Path) -> Path:
         ) from error
 
 
-def load_config(folder: Path) -> GatedWhisperConfig:
-    """Raises InputError where the folder is no Whisper model."""
+def load_config(folder: Path) -> PreTrainedConfig:
+    """Raises InputError where the folder is no model of a known family."""
     try:
         content = json.loads((folder / "config.json").read_text())
         model_type = content["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is no model: it has no readable config.json") from error
-    if model_type not in ("whisper", "gated_whisper"):
-        raise InputError(f"{folder} holds a {model_type} model; whisperq takes Whisper models")
-    if model_type == "whisper":
-        content |= {"model_type": "gated_whisper", "gate": "none"}
     try:
-        return GatedWhisperConfig.from_dict(content)
+        return family_of(str(model_type)).read_config(content)
+    except InputError as error:
+        raise InputError(f"{folder} {error}") from None
     except Exception as error:  # transformers checks every field, with errors of its own
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder / 'config.json'} cannot be used: {reason}") from error
 
 
-def load_model(folder: Path, dtype: torch.dtype, device: str) -> GatedWhisperForConditionalGeneration:
+def require_whisper(folder: Path) -> None:
+    """Raises InputError where the folder holds another family's model."""
+    if (config := load_config(folder)).model_type != GatedWhisperConfig.model_type:
+        raise InputError(f"{folder} holds a {config.model_type} model, but this command takes Whisper models")
+
+
+def load_whisper(folder: Path, dtype: torch.dtype, device: str) -> GatedWhisperForConditionalGeneration:
+    """Raises InputError as `load_model` and `require_whisper` do."""
+    require_whisper(folder)
+    return load_model(folder, dtype, device)
+
+
+def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Weights from safetensors alone, in evaluation mode. Raises InputError for missing or foreign weights."""
     config = load_config(folder)
     try:
-        model, report = GatedWhisperForConditionalGeneration.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+        model, report = family_of(config).load(folder, config, dtype)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the weights of {folder} cannot be read: {reason}") from error
@@ -98,7 +113,6 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> GatedWhisperFor
                 f"the weights of {folder} do not fit its config.json: "
                 f"{len(keys)} {problem.replace('_', ' ')}, such as {sorted(map(str, keys))[0]}"
             )
-    model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids; loading forgets that they are fixed
     return model.to(device).eval()
 
 
@@ -108,8 +122,10 @@ def empty_model(config: GatedWhisperConfig) -> GatedWhisperForConditionalGenerat
         return GatedWhisperForConditionalGeneration(config)
 
 
-def load_processor(folder: Path) -> WhisperProcessor:
+def load_processor(folder: Path) -> WhisperProcessor | Wav2Vec2Processor:
     """Feature extractor and tokenizer. Raises InputError."""
+    if (folder / "config.json").exists() and family_of(load_config(folder)).writes == "ctc":
+        return load_ctc_processor(folder)
     try:
         # Its parts, not WhisperProcessor.from_pretrained: that reads the model's config too, and where
         # it names code, asks whether to run it.
@@ -121,6 +137,17 @@ def load_processor(folder: Path) -> WhisperProcessor:
     if "<|startoftranscript|>" not in tokenizer.get_vocab():  # without its files, an empty one is made up
         raise InputError(f"{folder} lacks a usable Whisper tokenizer: it does not know <|startoftranscript|>")
     return WhisperProcessor(extractor, tokenizer)
+
+
+def load_ctc_processor(folder: Path) -> Wav2Vec2Processor:
+    """Raises InputError."""
+    try:
+        extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} lacks a usable CTC tokenizer or feature extractor: {reason}") from error
+    return Wav2Vec2Processor(extractor, tokenizer)
 
 
 def save_model(model: GatedWhisperForConditionalGeneration, processor: WhisperProcessor, folder: Path) -> None:

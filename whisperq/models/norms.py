@@ -38,12 +38,14 @@ def norm_readers(model: nn.Module) -> dict[str, NormReaders]:
     sites = model_sites(model)
     parameters = dict(model.named_parameters())
     found: dict[str, NormReaders] = {}
+    if getattr(model.config, "do_stable_layer_norm", True) is False:  # post-norm: residual sums read its norms too
+        return {}
     for weight in layer_weights(model, sites):
         site = sites[canonical(f"{weight.address}:input")]
         second = weight.parameter.replace("gate.linear", "gate.hidden")
         if second != weight.parameter and second in parameters:
             continue
-        if site.component in ("attn_norm", "mlp_norm") or site.address == "enc.norm":
+        if not site.is_input and (site.component in ("attn_norm", "mlp_norm") or site.address == "enc.norm"):
             found.setdefault(site.address, NormReaders(site.module)).weights.append(weight.parameter)
     return found
 

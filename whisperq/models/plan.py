@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from whisperq.errors import UsageError
+from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import HeadLinear
 from whisperq.models.sites import Site, canonical, matches_address, model_sites
 
 PAPER_FLOAT = ("enc.-1.out_proj", "enc.-1.attn_sum")
-AROUND_GEMM = ("enc.conv1", "enc.conv2", "proj_out")
-CONVOLVED = ("enc.conv1:input", "enc.conv2:input")
+AROUND_GEMM = re.compile(r"enc\.conv[12]|proj_out|cnn\.\d+|feature_proj|pos_conv|ctc_head")
+CONVOLVED = re.compile(r"(enc\.conv[12]|cnn\.\d+|pos_conv):input")
 LAYERS = ("q_proj", "k_proj", "v_proj", "gate", "out_proj", "fc1", "fc2")
 
 
@@ -43,10 +44,10 @@ class Plan:
 
 
 def layer_weights(model: nn.Module, sites: Mapping[str, Site]) -> list[Weight]:
-    """All weights of the blocks' linear layers, of the convolutions and of proj_out."""
+    """All weights of the blocks' linear layers, of the convolutions and of what lies around them."""
     found = []
     for site in sites.values():
-        if site.is_input or not (site.component in LAYERS or site.address in AROUND_GEMM):
+        if site.is_input or not (site.component in LAYERS or AROUND_GEMM.fullmatch(site.address)):
             continue
         for name, module in model.get_submodule(site.module).named_modules():
             if isinstance(module, (nn.Linear, nn.Conv1d, HeadLinear)):
@@ -63,6 +64,11 @@ def make_plan(
     activation_ranges: str = "static",
 ) -> Plan:
     """activation_ranges: static, dynamic or none. Raises UsageError for an exclusion that names nothing."""
+    if family_of(model.config).writes == "ctc" and (recipe == "paper" or encoder_only):
+        what = "--encoder-only" if encoder_only else f"--recipe {recipe}"
+        raise UsageError(
+            f"{what} is Whisper's; a {model.config.model_type} model takes --recipe gemm, all of it encoder"
+        )
     sites = model_sites(model)
     exclude = [pattern for patterns in exclude for pattern in patterns.split(",")]
     plan = Plan()
@@ -87,7 +93,7 @@ def make_plan(
             reason = "no integer product takes it in"
         if not reason and activation_ranges == "none":
             reason = "--activations none"
-        if not reason and activation_ranges == "dynamic" and address in CONVOLVED:
+        if not reason and activation_ranges == "dynamic" and CONVOLVED.fullmatch(address):
             reason = "a convolution reads several tokens, each of which has its own dynamic range"
         if reason:
             plan.float_activations[address] = reason

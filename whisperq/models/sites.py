@@ -4,8 +4,8 @@ An address is a block and a component (`enc.3.fc1`, `dec.1.cross.out_proj`) or a
 (`enc.conv1`, `proj_out`). Bare it is the component's output, with `:input` its input. One tensor has one
 canonical address: the input of q_proj, k_proj, v_proj and gate is `attn_norm`, that of fc1 is `mlp_norm`,
 that of out_proj is `context`, that of cross-attention's k_proj and v_proj `enc.norm`, that of proj_out
-`dec.norm`. Layers count from zero, or with a minus from the end; `*` stands for one component; commas join.
-`enc.3`, `dec.1` and `dec.1.cross` stand for all sites of that attention block.
+`dec.norm`, of a CTC head `enc.norm`. Layers count from zero, or with a minus from the end; `*` stands for one
+component; commas join. `enc.3`, `dec.1` and `dec.1.cross` stand for all sites of that attention block.
 """
 
 import difflib
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from whisperq.errors import UsageError
-from whisperq.models.tables import ATTENTION, ctc_axis, ctc_table, whisper_axis, whisper_table
+from whisperq.models.families import family_of
+from whisperq.models.tables import ATTENTION
 
-CTC_TYPES = ("wav2vec2", "hubert")
 SAME_AS = {"q_proj": "attn_norm", "k_proj": "attn_norm", "v_proj": "attn_norm", "gate": "attn_norm",
            "out_proj": "context", "fc1": "mlp_norm"}  # fmt: skip
 HEADS = {"proj_out": "dec.norm", "ctc_head": "enc.norm"}
@@ -58,11 +58,8 @@ class Site:
 def model_sites(model: nn.Module) -> dict[str, Site]:
     """All sites of a model in the order of computation, by canonical address."""
     modules = dict(model.named_modules())
-    if model.config.model_type in CTC_TYPES:
-        table, axis = ctc_table(model), ctc_axis
-    else:
-        table, axis = whisper_table(model), whisper_axis
-    sites = (Site(a, t.removesuffix(":input"), t.endswith(":input"), *axis(a)) for a, t in table)
+    family = family_of(model.config)
+    sites = (Site(a, t.removesuffix(":input"), t.endswith(":input"), *family.axis(a)) for a, t in family.table(model))
     return {s.address: s for s in sites if modules.get(s.module) is not None}
 
 
@@ -112,10 +109,10 @@ def absolute(address: str, sites: Mapping[str, Site]) -> str:
 
     def replace(match: re.Match) -> str:
         part, index = match[1], int(match[2])
-        layers = {a.split(".")[1] for a in sites if re.match(rf"{part}\.\d+\.", a)}
+        layers = {m[1] for a in sites if (m := re.match(rf"{part}\.(\d+)", a))}
         return f"{part}.{len(layers) + index}" if -len(layers) <= index else match[0]
 
-    return re.sub(r"^(enc|dec)\.(-\d+)", replace, address)
+    return re.sub(r"^(enc|dec|cnn)\.(-\d+)", replace, address)
 
 
 Watcher = Callable[[Tensor], Tensor | None]

@@ -21,7 +21,9 @@ COLOURS = "cividis"
 EMPTY = "#E8E8E8"
 CELL = 0.34, 0.2  # inches, width and height
 TITLES = {"alone": "only this part quantized", "all_but": "all but this part quantized"}
-FIRST, LAST = ("conv1", "conv2"), ("norm", "proj_out")  # columns of what lies around the blocks
+# Columns of what lies around the blocks; `conv` is a convolution of the feature extractor, each a row.
+FIRST, LAST = ("conv", "conv1", "conv2", "feature_proj", "pos_conv"), ("norm", "proj_out", "ctc_head")
+PARTS = ("cnn", "enc", "dec")
 
 
 def plot_sensitivity(parts: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
@@ -34,17 +36,21 @@ def plot_sensitivity(parts: Mapping[str, Mapping[str, Any]], folder: Path) -> li
 
 
 def place(name: str) -> tuple[str, str]:
-    """A part's row and column: `enc.0.cross.context` -> (enc.0, cross.context), `enc.norm` -> (enc, norm)."""
+    """A part's row and column: `dec.0.cross.context` -> (dec.0, cross.context), `enc.norm` -> (enc, norm)."""
+    if match := re.fullmatch(r"(cnn\.\d+)(:.+)?", name):
+        return match[1], f"conv{match[2] or ''}"
     if match := re.fullmatch(r"((?:enc|dec)\.\d+)(?:\.(.+))?", name):
         column = match[2] or "attention"
         return match[1], "cross.attention" if column == "cross" else column
-    return ("dec", name) if name.startswith("proj_out") else tuple(name.split(".", 1))
+    if "." not in name:
+        return ("dec" if name.startswith("proj_out") else "enc"), name
+    return tuple(name.split(".", 1))
 
 
 def rows(names: Iterable[str]) -> list[str]:
-    """The encoder before the decoder, of each first what lies around its blocks, then the layers in order."""
+    """Convolutions, encoder, decoder; of each first what lies around its blocks, then the layers in order."""
     found = {place(name)[0] for name in names}
-    return sorted(found, key=lambda row: (row[:3] != "enc", int(row[4:] or -1)))
+    return sorted(found, key=lambda row: (PARTS.index(row[:3]), int(row[4:] or -1)))
 
 
 def columns(names: Iterable[str]) -> list[str]:
@@ -62,8 +68,8 @@ def columns(names: Iterable[str]) -> list[str]:
 
 
 _KINDS = ("input", "", "weight")
-_ORDER = ("conv1", "conv2", "attn_norm", "q_proj", "k_proj", "v_proj", "scores", "probs", "gate", "context", "out_proj",
-         "attn_sum", "mlp_norm", "fc1", "fc2", "mlp_sum", "norm", "proj_out")  # fmt: skip
+_ORDER = (*FIRST, "attn_norm", "q_proj", "k_proj", "v_proj", "scores", "probs", "gate", "context", "out_proj",
+         "attn_sum", "mlp_norm", "fc1", "fc2", "mlp_sum", *LAST)  # fmt: skip
 
 
 def _component(column: str) -> str:

@@ -22,6 +22,10 @@ class Rules:
     times: range = range(0)  # ids of the times that are to be written; none: the prompt ends in <|notimestamps|>
     knows_times: bool = False  # whether the model was trained to write them
 
+    def read(self, runtime: Runtime, features: Tensor) -> list[list[int]]:
+        """Each utterance's tokens."""
+        return greedy(runtime, features, self)
+
 
 def make_rules(codec: Codec, generation_config) -> Rules:
     """Prompt, and suppressed tokens as `generate` reads them; the only limit is the decoder's own length.

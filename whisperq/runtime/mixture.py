@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from whisperq.data.batches import Batch
-from whisperq.data.tokens import IGNORED
-from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
+from whisperq.data.batches import Batch, teacher_forced
+from whisperq.models.families import family_of
 from whisperq.models.norms import norm_readers, smooth
-from whisperq.models.plan import layer_weights
+from whisperq.models.plan import CONVOLVED, layer_weights
 from whisperq.models.sites import model_sites, watch
 from whisperq.models.tables import ATTENTION
 from whisperq.runtime.quantized import Quantization, apply_weights, quantizers
@@ -35,7 +34,7 @@ class Part:
 class Mixture:
     """A float model of which any set of weights and activations can be quantized for a while."""
 
-    def __init__(self, model: GatedWhisperForConditionalGeneration, quantization: Quantization) -> None:
+    def __init__(self, model: nn.Module, quantization: Quantization) -> None:
         self.model, self.quantization = model, quantization
         self.sites = model_sites(self.model)
         self.addresses = {w.parameter: w.address for w in layer_weights(self.model, self.sites)}
@@ -61,10 +60,12 @@ class Mixture:
             yield
 
     def logits(self, part: Part, batch: Batch) -> Tensor:
-        """Teacher-forced logits (labelled tokens, vocabulary); to be called inside `quantized`."""
+        """Teacher-forced logits (labelled tokens or frames, vocabulary); to be called inside `quantized`."""
+        if family_of(self.model.config).writes == "ctc":  # all of it is encoder
+            return batch.counted(teacher_forced(self.model, batch, self.model.device))
         encoded, inputs = self._encoded(part, batch), batch.tokens.inputs.to(self.model.device)
         logits = self.model(encoder_outputs=(encoded,), decoder_input_ids=inputs, use_cache=False).logits
-        return logits[(batch.tokens.labels != IGNORED).to(logits.device)]
+        return batch.counted(logits)
 
     def _encoded(self, part: Part, batch: Batch) -> Tensor:
         """(batch, frames, d_model): computed anew only where a part of the encoder differs from all the rest."""
@@ -122,6 +123,7 @@ def block(address: str) -> tuple[str, str]:
     """The block that a site lies in, and what names it in --exclude."""
     if (match := re.match(r"((?:enc|dec)\.\d+(?:\.cross)?)\.([^.]+)$", address)) is None:
         base = address.removesuffix(":input")
-        return base, f"{base}*" if "conv" in base else base  # the pattern takes in the convolution's input too
+        # Of what no norm precedes, the pattern takes in the input too.
+        return base, f"{base}*" if CONVOLVED.fullmatch(f"{base}:input") or base == "feature_proj" else base
     name, component = match[1], match[2]
     return (name, name) if component in ATTENTION else (f"{name}.mlp", f"{name}.mlp_*,{name}.fc*")

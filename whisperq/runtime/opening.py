@@ -3,25 +3,28 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from transformers import GenerationConfig, WhisperProcessor
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2Processor, WhisperProcessor
 
 from whisperq import artifact
 from whisperq.data.batches import Loader
 from whisperq.data.tokens import make_codec
 from whisperq.data.utterance import Utterance
+from whisperq.data.waveforms import CtcCodec, WaveformExtractor, WaveformLoader
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
-from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
+from whisperq.models.ctc import frame_counts, shortest
+from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, compute_dtype, load_config, load_model, load_processor
 from whisperq.models.sites import model_sites, watch
 from whisperq.options import Execution
-from whisperq.runtime.decoding import Rules, make_rules
-from whisperq.runtime.interface import Runtime
+from whisperq.runtime.ctc import CtcRules, PyTorchCtc
+from whisperq.runtime.decoding import make_rules
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.quantized import load_quantized, quantizers
-from whisperq.runtime.transcription import Hypothesis, transcribe
+from whisperq.runtime.transcription import AnyRules, AnyRuntime, Hypothesis, transcribe
 
 # Kind of model -> what runs it, the default first.
 RUNTIMES = {"float": ("float",), "quantized": ("emulated", "int8"), "onnx": ("onnx", "openvino")}
@@ -33,25 +36,31 @@ Listen = Callable[[Sequence[Utterance]], Iterable[Hypothesis]]
 class Opened:
     """A model ready to run; its runtime is valid inside `open_model` or `open_runtime` only."""
 
-    processor: WhisperProcessor
+    processor: WhisperProcessor | Wav2Vec2Processor
     loader: Loader
-    rules: Rules
-    runtime: Runtime
+    rules: AnyRules
+    runtime: AnyRuntime
 
 
 @dataclass(frozen=True)
 class OpenedModel(Opened):
     """A model whose sites can be watched."""
 
-    model: GatedWhisperForConditionalGeneration
+    model: PreTrainedModel
 
 
 @dataclass(frozen=True)
 class Description:
     """What decoding must know of a model that is no PyTorch module."""
 
-    config: GatedWhisperConfig
-    generation_config: GenerationConfig
+    config: PreTrainedConfig
+    generation_config: GenerationConfig | None
+
+    @classmethod
+    def of(cls, folder: Path) -> "Description":
+        config = load_config(folder)
+        writes = family_of(config).writes
+        return cls(config, GenerationConfig.from_pretrained(folder) if writes == "tokens" else None)
 
 
 def kind_of(folder: Path) -> str:
@@ -77,12 +86,11 @@ def open_runtime(folder: Path, execution: Execution, context: Context, skip_bad:
         with open_model(folder, context, skip_bad) as opened:
             yield opened
         return
-    described = Description(load_config(folder), GenerationConfig.from_pretrained(folder))
+    described = Description.of(folder)
     if name == "int8":
-        from whisperq.runtime.int8 import Int8Runtime
-
         device = compute_device(context.device)
-        runtime: Runtime = Int8Runtime.load(folder, device, execution.attention_dtype, execution.reduce_range)
+        integers = _integer_runtime(described.config)
+        runtime: AnyRuntime = integers.load(folder, device, execution.attention_dtype, execution.reduce_range)
     else:
         from whisperq.runtime.graphs import open_graphs
 
@@ -90,6 +98,16 @@ def open_runtime(folder: Path, execution: Execution, context: Context, skip_bad:
             raise UsageError(f"--runtime {name} runs on the CPU, not with --device cuda")
         device, runtime = "cpu", open_graphs(folder, name, described.config, execution.attention_dtype)
     yield Opened(*_around(folder, described, context, device, skip_bad), runtime)
+
+
+def _integer_runtime(config: PreTrainedConfig) -> type:
+    if family_of(config).writes == "ctc":
+        from whisperq.runtime.int8_ctc import Int8Ctc
+
+        return Int8Ctc
+    from whisperq.runtime.int8 import Int8Runtime
+
+    return Int8Runtime
 
 
 @contextmanager
@@ -101,29 +119,55 @@ def open_model(folder: Path, context: Context, skip_bad: bool = False) -> Iterat
         raise InputError(f"{folder} holds an exported model; name the model that it was made from")
     if kind_of(folder) == "quantized":
         model, quantization = load_quantized(folder, dtype, device)
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+        if model.can_generate():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
         watchers = quantizers(quantization.activations)
     else:
         model = load_model(folder, dtype, device)
     around = _around(folder, model, context, device, skip_bad)
-    runtime = PyTorchRuntime(model, "emulated" if kind_of(folder) == "quantized" else "float")
+    run_by = PyTorchCtc if family_of(model.config).writes == "ctc" else PyTorchRuntime
+    runtime = run_by(model, "emulated" if kind_of(folder) == "quantized" else "float")
     with watch(model, model_sites(model), watchers):
         yield OpenedModel(*around, runtime, model)
 
 
 def _around(
-    folder: Path, model, context: Context, device: str, skip_bad: bool
-) -> tuple[WhisperProcessor, Loader, Rules]:
+    folder: Path, model: PreTrainedModel | Description, context: Context, device: str, skip_bad: bool
+) -> tuple[WhisperProcessor | Wav2Vec2Processor, Loader, AnyRules]:
     processor = load_processor(folder)
-    codec = make_codec(processor, model, context.language, context.task)
-    loader = Loader(processor.feature_extractor, codec, device, skip_bad)
-    return processor, loader, make_rules(codec, model.generation_config)
+    return processor, *make_loader(processor, model, context, device, skip_bad)
+
+
+def make_loader(
+    processor: WhisperProcessor | Wav2Vec2Processor,
+    model: PreTrainedModel | Description,
+    context: Context,
+    device: str,
+    skip_bad: bool,
+) -> tuple[Loader, AnyRules]:
+    """What makes this model's batches, and what reads its logits."""
+    family, extractor = family_of(model.config), processor.feature_extractor
+    if family.writes == "tokens":
+        codec = make_codec(processor, model, context.language, context.task)
+        rules: AnyRules = make_rules(codec, model.generation_config)
+    else:
+        codec = CtcCodec(processor.tokenizer, model.config.pad_token_id)
+        rules = CtcRules(codec.blank)
+    if family.hears == "log-mel":
+        return Loader(extractor, codec, device, skip_bad), rules
+    settings = WaveformExtractor(extractor.sampling_rate, extractor.do_normalize, shortest(model.config))
+    return WaveformLoader(settings, codec, device, skip_bad, partial(frame_counts, model.config)), rules
 
 
 def with_hypotheses(
     opened: Opened, utterances: Sequence[Utterance], size: int, listen: Listen | None = None
 ) -> list[Utterance]:
-    """The same utterances, each without a reference given its greedy hypothesis; `listen` where several share that."""
+    """The same utterances, each without a reference given its greedy hypothesis; `listen` where several share that.
+
+    As they are, where no decoder sees references.
+    """
+    if not opened.loader.needs_text:
+        return list(utterances)
     silent = [u for u in utterances if u.text is None]
     found = listen(silent) if listen else transcribe(opened.runtime, opened.loader, opened.rules, silent, size)
     texts = {h.utterance.origin: h.text for h in found}

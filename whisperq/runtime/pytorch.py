@@ -6,9 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
-from whisperq.models.plan import layer_weights
-from whisperq.models.sites import model_sites
-from whisperq.models.tables import ATTENTION_PRODUCTS
+from whisperq.runtime.ctc import float_products
 from whisperq.runtime.interface import Products
 
 
@@ -36,7 +34,4 @@ class PyTorchRuntime:
         return self.model.proj_out(output.last_hidden_state[:, -1]).float()
 
     def products(self) -> Products:
-        sites = model_sites(self.model)
-        layers = [w.address for w in layer_weights(self.model, sites)]
-        attention = [a for a, site in sites.items() if site.component in ATTENTION_PRODUCTS]
-        return Products(floating=dict.fromkeys(layers + attention, self.name))
+        return float_products(self.model, self.name)

@@ -16,9 +16,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from whisperq.errors import InputError
-from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
+from whisperq.models.families import family_of
 from whisperq.models.loading import load_config
 from whisperq.models.plan import Weight
 from whisperq.models.sites import Watcher
@@ -99,13 +100,13 @@ def quantizers(activations: Mapping[str, QParams | PerToken]) -> dict[str, Watch
 
 def save_quantization(model: nn.Module, quantization: Quantization, ranges: Mapping[str, Any], folder: Path) -> None:
     """Weights and grids; `ranges` maps each activation of a static grid to its (minimum, maximum)."""
-    tied = {"proj_out.weight", "model.decoder.embed_tokens.weight"}
+    tied = set(family_of(model.config).tied)
     tensors = {}
     for name, value in model.state_dict().items():
         if name not in quantization.weights and not (name in tied and tied & quantization.weights.keys()):
             tensors[name] = value.detach().contiguous().cpu()
-    if len(tied & tensors.keys()) == 2:
-        del tensors["proj_out.weight"]
+    if tied and tied <= tensors.keys():
+        del tensors[family_of(model.config).tied[-1]]
     for name, weight in quantization.weights.items():
         tensors[name] = _stored_codes(weight)
         tensors[f"{name}.scale"] = weight.qparams.scale.contiguous().cpu()
@@ -147,9 +148,7 @@ def _stored_codes(weight: QuantizedWeight) -> Tensor:
     return codes if bits == 8 else pack(codes.to(torch.int16) - weight.qparams.quant_min, bits)
 
 
-def load_quantized(
-    folder: Path, dtype: torch.dtype, device: str
-) -> tuple[GatedWhisperForConditionalGeneration, Quantization]:
+def load_quantized(folder: Path, dtype: torch.dtype, device: str) -> tuple[PreTrainedModel, Quantization]:
     """The model with dequantized weights, and its grids. Raises InputError."""
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -158,10 +157,11 @@ def load_quantized(
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"the quantized model {folder} cannot be read: {error}") from error
     activations = {address: _read_activation(entry, device) for address, entry in content["activations"].items()}
-    model = GatedWhisperForConditionalGeneration(load_config(folder))
+    config = load_config(folder)
+    model = family_of(config).build(config)
     floats = {n: t for n, t in tensors.items() if n not in weights and not n.endswith((".scale", ".zero_point"))}
     report = model.load_state_dict(floats, strict=False)
-    absent = set(report.missing_keys) - weights.keys() - {"proj_out.weight", "model.decoder.embed_tokens.weight"}
+    absent = set(report.missing_keys) - weights.keys() - set(family_of(config).tied)
     if absent or report.unexpected_keys:
         raise InputError(f"the weights of {folder} do not fit its config.json, such as {sorted(absent)[:1]}")
     apply_weights(model, weights)

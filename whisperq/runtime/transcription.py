@@ -10,12 +10,15 @@ import torch
 
 from whisperq.data.audio import split_at_silence
 from whisperq.data.batches import Loader
-from whisperq.data.features import log_mel
 from whisperq.data.segments import Segment
 from whisperq.data.tokens import Codec
 from whisperq.data.utterance import Utterance
-from whisperq.runtime.decoding import Rules, greedy
+from whisperq.runtime.ctc import CtcRules, CtcRuntime
+from whisperq.runtime.decoding import Rules
 from whisperq.runtime.interface import Runtime
+
+AnyRuntime = Runtime | CtcRuntime
+AnyRules = Rules | CtcRules
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Hypothesis:
 
 
 def transcribe(
-    runtime: Runtime, loader: Loader, rules: Rules, utterances: Sequence[Utterance], batch_size: int
+    runtime: AnyRuntime, loader: Loader, rules: AnyRules, utterances: Sequence[Utterance], batch_size: int
 ) -> Iterator[Hypothesis]:
     """Greedy transcripts in the order of the list; what passes the window is cut at silence and joined again."""
     for start in range(0, len(utterances), batch_size):
@@ -51,7 +54,7 @@ def transcribe(
 
 
 def _transcribe_batch(
-    runtime: Runtime, loader: Loader, rules: Rules, waveforms: Sequence[np.ndarray], batch_size: int
+    runtime: AnyRuntime, loader: Loader, rules: AnyRules, waveforms: Sequence[np.ndarray], batch_size: int
 ) -> list[str]:
     pieces = [piece for index, audio in enumerate(waveforms) for piece in cut(index, audio, loader.extractor)]
     texts: list[list[str]] = [[] for _ in waveforms]
@@ -82,13 +85,13 @@ def cut(recording: int, audio: np.ndarray, extractor) -> list[Piece]:
 
 
 def hear(
-    runtime: Runtime, loader: Loader, rules: Rules, pieces: Iterable[Piece], batch_size: int
+    runtime: AnyRuntime, loader: Loader, rules: AnyRules, pieces: Iterable[Piece], batch_size: int
 ) -> Iterator[tuple[Piece, list[Segment]]]:
     """What is said in each piece, in order; none where nothing is. Reads no more of `pieces` than one batch ahead."""
     pieces = iter(pieces)
     while part := list(islice(pieces, batch_size)):
-        features = log_mel([piece.samples for piece in part], loader.extractor, loader.device)
-        for piece, ids in zip(part, greedy(runtime, features, rules), strict=True):
+        features = loader.features([piece.samples for piece in part])
+        for piece, ids in zip(part, rules.read(runtime, features), strict=True):
             yield piece, _segments(piece, ids, loader.codec, bool(rules.times))
 
 

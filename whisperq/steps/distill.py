@@ -19,7 +19,7 @@ from whisperq.data.tokens import make_codec
 from whisperq.errors import InputError, TrainingError, UsageError
 from whisperq.flags import Context
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
-from whisperq.models.loading import compute_device, load_model, load_processor, local_folder, save_model
+from whisperq.models.loading import compute_device, load_processor, load_whisper, local_folder, save_model
 from whisperq.report.progress import bar, say
 from whisperq.runtime.decoding import make_rules
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
@@ -204,7 +204,7 @@ def load_pair(
     student: Path, teacher: Path, device: str
 ) -> tuple[GatedWhisperForConditionalGeneration, GatedWhisperForConditionalGeneration]:
     """Raises InputError where teacher and student do not speak the same tokens or hear the same window."""
-    models = load_model(student, torch.float32, device), load_model(teacher, torch.float32, device)
+    models = load_whisper(student, torch.float32, device), load_whisper(teacher, torch.float32, device)
     for key in ("vocab_size", "num_mel_bins", "max_source_positions"):
         ours, theirs = (getattr(model.config, key) for model in models)
         if ours != theirs:

@@ -9,7 +9,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.layers import copied_layers, parse_indices
-from whisperq.models.loading import load_model, load_processor, local_folder, parameter_count, save_model
+from whisperq.models.loading import load_processor, load_whisper, local_folder, parameter_count, save_model
 from whisperq.training_options import InitStudentConfig
 
 
@@ -21,7 +21,7 @@ def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, cont
     folder = local_folder(teacher)
     inputs = {"teacher": artifact.reference(folder)}
     with artifact.create(out, "student", "init-student", context.settings(config), inputs, context.force) as draft:
-        source = load_model(folder, torch.float32, "cpu")
+        source = load_whisper(folder, torch.float32, "cpu")
         processor = load_processor(folder)
         check_gates(source.config, config)
         layer_map = choose_layers(source.config, config)

@@ -40,7 +40,6 @@ def outliers(
     """
     group = read_all(data, config.skip_bad)
     utterances = Joined([one.utterances[: config.limit] for one in group.lists])
-    require_texts(utterances, "outlier counting (the decoder sees the references)")
     inputs = {"model": artifact.reference(model), "data": group.reference}
     if compare:
         inputs["compare"] = artifact.reference(compare)
@@ -62,7 +61,7 @@ def report(found: dict[str, dict[str, Any]], titles: dict[str, str], bad: int, f
     return {
         **{role: f["summary"] for role, f in found.items()},
         "titles": titles,
-        "padding": "decoder padding masked",
+        "padding": found["model"]["padding"],
         "utterances": max(s["utterances"] for s in found["model"]["statistics"].values()),
         "top_dimensions": {
             titles[r]: {a: s["top_dimensions"] for a, s in f["statistics"].items()} for r, f in found.items()
@@ -87,6 +86,8 @@ def measure(
 ) -> dict[str, Any]:
     """Statistics by site, and their summary, of one model."""
     with open_model(model, context, config.skip_bad) as opened:
+        if opened.loader.needs_text:
+            require_texts(utterances, "outlier counting (the decoder sees the references)")
         own = {a: TensorStatistics() for a in choose_sites(config.layer, model_sites(opened.model))}
         seen = run(opened, utterances, own, config.batch_size, processes)
         if not sum(processes.gather(seen)):
@@ -96,7 +97,14 @@ def measure(
             statistics[address].merge(other)
         skipped = set().union(*processes.gather(opened.loader.skipped))
         figures = {a: s.as_dict() for a, s in statistics.items()}
-        return artifact.plain({"summary": summarize(figures), "statistics": figures, "skipped": len(skipped)})
+        return artifact.plain(
+            {
+                "summary": summarize(figures),
+                "statistics": figures,
+                "skipped": len(skipped),
+                "padding": opened.loader.padding,
+            }
+        )
 
 
 def choose_sites(layer: str | None, sites: dict[str, Site]) -> list[str]:

@@ -16,6 +16,7 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.hashing import bytes_sha256
+from whisperq.models.loading import require_whisper
 from whisperq.models.sites import absolute, model_sites, watch
 from whisperq.options import PlotAttentionConfig
 from whisperq.report.attention import AttentionPicture, Axis, plot_grid, plot_head
@@ -37,6 +38,7 @@ def plot_attention(
     The utterance is a file, an id of the data, or by default its first. The decoder is teacher-forced on the
     reference, or on the greedy hypothesis where there is none. Raises UsageError and InputError.
     """
+    require_whisper(model)
     chosen = find_utterance(utterance, data)
     inputs = {"model": artifact.reference(model), "data": utterance_reference(chosen)}
     with (

@@ -23,7 +23,7 @@ from whisperq.data.groups import UtteranceGroup, read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
-from whisperq.models.loading import compute_device, local_folder
+from whisperq.models.loading import compute_device, local_folder, require_whisper
 from whisperq.report.progress import bar, say, say_how
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
 from whisperq.runtime.opening import Opened, open_model
@@ -49,6 +49,7 @@ def pseudo_label(
     InputError for models and data that cannot be used.
     """
     folder, group = local_folder(model), read_all(data, config.skip_bad)
+    require_whisper(folder)
     utterances = group.utterances
     names = [config.normalizer or source.normalizer or normalizer for source in data]
     settings = context.settings(config, normalizers=names)

@@ -56,7 +56,8 @@ def quantize(model: Path, calibration: Path, out: Path, config: QuantizeConfig, 
         )
         save_quantization(network, quantization, ranges, draft.folder)
         copy_descriptions(model, draft.folder)
-        network.generation_config.save_pretrained(draft.folder)  # a model may live without one; eval needs it
+        if network.can_generate():  # a model may live without its settings; eval needs them
+            network.generation_config.save_pretrained(draft.folder)
         draft.results |= {
             **scheme(config),
             "smoothed": list(smoothed),
@@ -122,7 +123,9 @@ def smooth_norms(network: nn.Module, calibration: Path, plan: Plan, config: Quan
     """
     if config.smooth is None:
         return {}
-    sites = [a for a in norm_readers(network) if a in plan.activations]
+    if not (readers := norm_readers(network)):
+        raise UsageError("--smooth has nothing to ease in this model: its residual sums read the norms' outputs too")
+    sites = [a for a in readers if a in plan.activations]
     channels = read_channels(calibration, sites)
     scales = smooth(network, {a: magnitudes(*channels[a]) for a in sites}, config.smooth)
     ends = {a: smoothed_ends(*channels[a], scales[a]) for a in sites}

@@ -25,10 +25,8 @@ from whisperq.models.loading import compute_device
 from whisperq.options import SensitivityConfig
 from whisperq.report.progress import say, track
 from whisperq.report.sensitivity import plot_sensitivity
-from whisperq.runtime.decoding import greedy
 from whisperq.runtime.mixture import Mixture, Part, divide, smooth_alike
 from whisperq.runtime.opening import OpenedModel, open_model
-from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.quantized import load_quantized
 from whisperq.scoring.distortion import Distortion
 from whisperq.scoring.normalizers import normalizer_of
@@ -58,13 +56,14 @@ def sensitivity(
         raise UsageError("whisperq sensitivity works in one process; start it without torchrun, or as one task")
     sealed, group = artifact.load(model, "quantized"), read_all(data, config.skip_bad)
     utterances = Joined([one.utterances[: config.limit] for one in group.lists])
-    require_texts(utterances, "sensitivity (the decoder sees the references)")
     inputs = {"model": artifact.reference(model), "float": artifact.reference(floats), "data": group.reference}
     check_pair(sealed, inputs["float"])
     normalizer = data[0].normalizer or normalizer
     settings = context.settings(config, **({"normalizer": normalizer} if config.wer else {}))
     with artifact.create(out, "sensitivity", "sensitivity", settings, inputs, context.force) as draft:
         with open_model(floats, context, config.skip_bad) as opened:
+            if config.wer or opened.loader.needs_text:
+                require_texts(utterances, "sensitivity (the decoder sees the references)")
             quantized, quantization = load_quantized(model, opened.model.dtype, compute_device(context.device))
             smooth_alike(opened.model, quantized)
             del quantized  # a large model's second copy
@@ -146,7 +145,7 @@ def run(
 
 
 def decode(opened: OpenedModel, batch: Batch, measure: Measure) -> None:
-    found = greedy(PyTorchRuntime(opened.model, "emulated"), batch.features, opened.rules)
+    found = opened.rules.read(opened.runtime, batch.features)
     measure.references += [u.text or "" for u in batch.utterances]
     measure.hypotheses += [opened.loader.codec.decode(ids) for ids in found]
 

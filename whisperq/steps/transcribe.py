@@ -14,9 +14,9 @@ from whisperq.flags import Context
 from whisperq.options import TranscribeConfig
 from whisperq.report.progress import bar, say, say_how
 from whisperq.report.subtitles import EXTENSIONS, ONE_RECORDING, write
-from whisperq.runtime.decoding import Rules, with_times
+from whisperq.runtime.decoding import with_times
 from whisperq.runtime.opening import Opened, open_runtime
-from whisperq.runtime.transcription import Piece, cut, hear
+from whisperq.runtime.transcription import AnyRules, Piece, cut, hear
 
 STDIN = "-"
 
@@ -90,7 +90,7 @@ def open_recording(name: str) -> Utterance:
     return Utterance(name, audio, None, None, origin=name)
 
 
-def choose_rules(opened: Opened, config: TranscribeConfig) -> Rules:
+def choose_rules(opened: Opened, config: TranscribeConfig) -> AnyRules:
     """With the model's own times where they are asked for, or can be had and will be shown. Raises UsageError."""
     wanted = config.timestamps
     if wanted is None:
@@ -101,7 +101,7 @@ def choose_rules(opened: Opened, config: TranscribeConfig) -> Rules:
 
 
 def listen(
-    opened: Opened, rules: Rules, recordings: Sequence[Utterance], seconds: float, batch_size: int
+    opened: Opened, rules: AnyRules, recordings: Sequence[Utterance], seconds: float, batch_size: int
 ) -> list[Transcript]:
     """Pieces of all recordings decoded together; a recording is read when its turn comes. `seconds`: of all audio."""
     heard: list[list[Segment]] = [[] for _ in recordings]
