@@ -14,6 +14,7 @@ from quantizing import emulated, quantization_of
 from scipy.special import rel_entr, softmax
 from tiny import GATED, decoder_ids, features, gated_model, logits_of
 
+from whisperq import artifact
 from whisperq.config import source
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.lists import read
@@ -218,6 +219,32 @@ def test_all_but_the_worst_is_what_quantize_makes_of_its_line(measured, finished
     flags = (*shlex.split(results["exclude"]), "--out", tmp_path / "mixed")
     assert invoke("quantize", "--run", finished_run, *flags).exit_code == 0
     check(part["all_but"], logits(finished_run / "distilled", data), logits(tmp_path / "mixed", data))
+
+
+def test_keep_worst_keeps_what_the_line_names(copied_run, invoke):
+    assert invoke("sensitivity", "--model", "gemm-w8a8", "--limit", "2", "--worst", "2").exit_code == 0
+    line = artifact.load(Path("run/sensitivity/gemm-w8a8"), "sensitivity").results["exclude"]
+    assert invoke("quantize", "--keep-worst", 2).exit_code == 0
+    assert invoke("quantize", *shlex.split(line), "--out", "by-hand").exit_code == 0
+    kept, by_hand = artifact.load(Path("run/quantized/gemm-w8a8-keep2")), artifact.load(Path("by-hand"))
+    assert kept.results["float_weights"] == by_hand.results["float_weights"] != {}
+    assert kept.results["float_activations"] == by_hand.results["float_activations"]
+    assert kept.manifest["files"]["quantized.safetensors"] == by_hand.manifest["files"]["quantized.safetensors"]
+    assert ",".join(kept.results["kept_worst"]) in line
+    assert kept.inputs["sensitivity"]["path"].endswith("sensitivity/gemm-w8a8")
+
+
+def test_keep_worst_needs_a_sensitivity_of_this_model(copied_run, invoke):
+    nothing = invoke("quantize", "--keep-worst", 1)
+    assert nothing.exit_code == 3 and "run whisperq quantize, then whisperq sensitivity" in nothing.stderr
+    for model in ("gemm-w8a8", "paper-w8a8"):
+        assert invoke("sensitivity", "--model", model, "--limit", "1").exit_code == 0
+    assert invoke("quantize", "--keep-worst", 1, "--weight-bits", 4).exit_code == 2, "which of the two?"
+    flags = ("quantize", "--keep-worst", 999, "--sensitivity", "run/sensitivity/gemm-w8a8")
+    too_many = invoke(*flags)
+    assert too_many.exit_code == 2 and "--keep-worst 999 is more than the" in too_many.stderr
+    others = invoke(*flags[:2], 1, *flags[3:], "--model", "student", "--activations", "none")
+    assert others.exit_code == 3 and "measured of another model" in others.stderr
 
 
 def test_every_part_is_in_the_file_the_worst_first(measured):

@@ -61,9 +61,14 @@ def calibrate(s: Session, config: o.CalibrateConfig) -> Artifact:
 
 
 def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
-    calibration = s.calibration()
+    reads_ranges = config.activations == "static" or config.smooth is not None
+    calibration = s.calibration() if reads_ranges or s.has_calibration() else None
+    model = s.calibrated_model(calibration) if calibration else s.model()
+    if not reads_ranges:
+        calibration = None  # it named the model, no more
+    worst = s.sensitivity(scheme(replace(config, keep_worst=None))) if config.keep_worst else None
     place = s.out(f"quantized/{scheme(config)}")
-    return step("quantize")(s.calibrated_model(calibration), calibration, place, config, s.context())
+    return step("quantize")(model, calibration, place, config, s.context(), worst)
 
 
 def sensitivity(s: Session, config: o.SensitivityConfig) -> Artifact:

@@ -23,6 +23,7 @@ class InputFlag:
 TEACHER = InputFlag("teacher", "Teacher: Hub id or folder; default: the configuration's, else openai/whisper-large-v2.")
 MODEL = InputFlag("model", "Model: a path, a Hub id, or a name in the run folder; default: see the README.")
 CALIBRATION = InputFlag("calibration", "Calibration folder; default: calibration/ of the run folder.")
+SENSITIVITY = InputFlag("sensitivity", "What --keep-worst goes by; default: sensitivity/ of the run folder.")
 COMPARE = InputFlag("compare", "A second model to stand beside the first.")
 TRAIN = InputFlag("train", "Training list, folder or parquet; repeatable; default: the configuration's.", many=True)
 VALIDATION = InputFlag("validation", "Validation list; repeatable; default: the configuration's.", many=True)
@@ -82,7 +83,7 @@ COMMANDS = (
         "quantize",
         "Turn weights and activations into static 8-bit integers.",
         "whisperq quantize --recipe gemm",
-        (MODEL, CALIBRATION),
+        (MODEL, CALIBRATION, SENSITIVITY),
         calls.quantize,
     ),
     Command(

@@ -42,6 +42,7 @@ class QuantizeConfig:
         off="per-tensor",
     )
     exclude: tuple[str, ...] = option((), "Keep these sites in float, such as enc.0.* or dec.1.fc1:weight; repeatable.")
+    keep_worst: int | None = option(None, "Keep the N parts in float that whisperq sensitivity found worst.", low=1)
     smooth: float | None = option(None, "SmoothQuant's alpha, such as 0.5; default: not smoothed.", low=0, high=1)
     encoder_only: bool = option(False, "Quantize the encoder alone.")
 

@@ -30,6 +30,9 @@ class RunFolder:
     def quantized(self) -> list[Path]:
         return _finished(self.root / "quantized")
 
+    def sensitivities(self) -> list[Path]:
+        return _finished(self.root / "sensitivity")
+
     def artifacts(self) -> list[Path]:
         return _finished(self.root) + self.quantized()
 
@@ -66,4 +69,5 @@ def scheme(config: QuantizeConfig) -> str:
     parts += [f"g{config.group}"] if config.group is not None else []
     parts += ["mse"] if config.weights == "mse" else []
     parts += [f"smooth{config.smooth:g}"] if config.smooth is not None else []
+    parts += [f"keep{config.keep_worst}"] if config.keep_worst is not None else []
     return "-".join(parts)

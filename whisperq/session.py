@@ -113,6 +113,23 @@ class Session:
             raise InputError(f"there is no finished calibration at {path}; run whisperq calibrate first")
         return self._chose("calibration", path)
 
+    def has_calibration(self) -> bool:
+        return bool(self.flags.get("calibration")) or artifact.is_artifact(self.run / "calibration")
+
+    def sensitivity(self, name: str) -> Path:
+        """--sensitivity, else that of the quantized model `name`, else the only one. Raises WhisperqError."""
+        if self.flags.get("sensitivity"):
+            return self._chose("sensitivity", Path(self.flags["sensitivity"]))
+        found = self.run.sensitivities()
+        if not found:
+            raise InputError(f"{self.run.root} has no sensitivity/; run whisperq quantize, then whisperq sensitivity")
+        if len(found) > 1:
+            found = [path for path in found if path.name == name] or found
+        if len(found) > 1:
+            names = ", ".join(f"--sensitivity {path}" for path in found)
+            raise UsageError(f"{self.run.root} holds {len(found)} sensitivities; choose one: {names}")
+        return self._chose("sensitivity", found[0])
+
     def calibrated_model(self, calibration: Path) -> Path:
         """--model, else the model that the calibration names."""
         if self.flags.get("model"):

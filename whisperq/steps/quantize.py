@@ -32,19 +32,32 @@ from whisperq.runtime.quantized import (
 Ranges = dict[str, tuple[float, float]]
 
 
-def quantize(model: Path, calibration: Path, out: Path, config: QuantizeConfig, context: Context) -> artifact.Artifact:
+def quantize(
+    model: Path,
+    calibration: Path | None,
+    out: Path,
+    config: QuantizeConfig,
+    context: Context,
+    sensitivity: Path | None = None,
+) -> artifact.Artifact:
     """Quantize by recipe: `gemm` (symmetric weights, per channel or group) or `paper` (asymmetric, per tensor).
 
-    The calibration is always named, for it names the model; its ranges are read where activations are static.
+    calibration: for static ranges and for smoothing; sensitivity: what --keep-worst goes by.
     Raises UsageError for settings that contradict each other, InputError where the calibration is of another
     model, lacks a site, or was made for other bits.
     """
     check_combination(config)
-    inputs = {"model": artifact.reference(model), "calibration": artifact.reference(calibration)}
-    check_calibration(calibration, inputs["model"])
+    inputs = {"model": artifact.reference(model)}
+    if calibration:
+        inputs["calibration"] = artifact.reference(calibration)
+        check_calibration(calibration, inputs["model"])
+    exclude = config.exclude
+    if config.keep_worst:
+        inputs["sensitivity"] = artifact.reference(sensitivity)
+        exclude += worst_parts(sensitivity, config.keep_worst, inputs["model"])
     with artifact.create(out, "quantized", "quantize", context.settings(config), inputs, context.force) as draft:
         network = load_model(model, torch.float32, "cpu")
-        plan = make_plan(network, config.recipe, config.exclude, config.encoder_only, config.activations)
+        plan = make_plan(network, config.recipe, exclude, config.encoder_only, config.activations)
         bits = config.activation_bits
         ranges = site_ranges(calibration, plan, bits) if config.activations == "static" else {}
         smoothed = smooth_norms(network, calibration, plan, config)
@@ -62,11 +75,26 @@ def quantize(model: Path, calibration: Path, out: Path, config: QuantizeConfig, 
             **scheme(config),
             "smoothed": list(smoothed),
             "smoothed_observer": smoothed_observer(calibration) if smoothed and ranges else None,
+            "kept_worst": list(exclude[len(config.exclude) :]),
             **describe(plan),
             "bytes": sum(p.stat().st_size for p in draft.folder.glob("*.safetensors")),
             "float_bytes": sum(p.stat().st_size for p in model.glob("*.safetensors")),
         }
     return artifact.load(out)
+
+
+def worst_parts(sensitivity: Path, count: int, model: dict[str, str]) -> tuple[str, ...]:
+    """What excludes the parts that cost most when quantized alone, the worst first.
+
+    Raises InputError for another model's sensitivity, UsageError for more parts than there are.
+    """
+    sealed = artifact.load(sensitivity, "sensitivity")
+    if sealed.inputs["float"]["sha256"] != model["sha256"]:
+        raise InputError(f"{sensitivity} was measured of another model than {model['path']}; give --sensitivity")
+    parts = json.loads((sensitivity / "sensitivity.json").read_text())["parts"]
+    if count > len(parts):
+        raise UsageError(f"--keep-worst {count} is more than the {len(parts)} parts of {sensitivity}")
+    return tuple(part["exclude"] for part in list(parts.values())[:count])
 
 
 def check_combination(config: QuantizeConfig) -> None:

@@ -158,7 +158,8 @@ def describe(parts: Mapping[str, Part], entries: Mapping[str, dict[str, Any]]) -
     """
 
     def entry(name: str) -> dict[str, Any]:
-        members = {"weights": sorted(parts[name].weights), "activations": sorted(parts[name].activations)}
+        part = parts[name]
+        members = {"weights": sorted(part.weights), "activations": sorted(part.activations), "exclude": part.exclude}
         return {"alone": entries[f"alone {name}"], "all_but": entries[f"all but {name}"], **members}
 
     order = sorted(parts, key=lambda name: (-entries[f"alone {name}"]["kl"], entries[f"alone {name}"]["snr_db"]))
