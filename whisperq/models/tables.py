@@ -76,7 +76,9 @@ def whisper_table(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def whisper_axis(address: str) -> tuple[str, int]:
-    """The decoder's tokens are padded; the encoder's silence is heard."""
+    """The decoder's tokens are padded; the encoder's silence is heard. Convolutions are (channels, time)."""
+    if address.startswith("enc.conv"):
+        return "", 1
     keys_of_encoder = re.search(r"\.cross\.[kv]_proj$", address)
     return ("tokens" if address.startswith(("dec.", "proj_out")) and not keys_of_encoder else ""), 0
 

@@ -144,7 +144,7 @@ def watcher(statistics: TensorStatistics, site: Site, batch: Batch) -> Watcher:
     def see(x: torch.Tensor) -> None:
         for utterance, tensor in zip(batch.utterances, site.utterances(x, batch.lengths), strict=True):
             try:
-                statistics.update(tensor)
+                statistics.update(tensor.movedim(site.time, 0))  # a dimension is a channel, also of a convolution
             except ValueError as error:
                 raise InputError(f"{site.address}, utterance {utterance.id}: {error}") from error
 
