@@ -23,10 +23,10 @@ CHOSEN = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """The results' folder of one round of the smallest size."""
+    """The results' folder of one round of each family's smallest size."""
     folder = tmp_path_factory.mktemp("benchmark")
-    command = [sys.executable, SCRIPT, "--sizes", "tiny", "--rounds", "1", "--tokens", "4", "--batches", "1,2"]
-    command += ["--only", ",".join(CHOSEN), "--work", folder / "work", "--out", folder / "out"]
+    command = [sys.executable, SCRIPT, "--sizes", "tiny,wav2vec2-tiny", "--rounds", "1", "--tokens", "4"]
+    command += ["--batches", "1,2", "--only", ",".join(CHOSEN), "--work", folder / "work", "--out", folder / "out"]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
@@ -53,6 +53,18 @@ def test_every_contender_is_measured_and_the_table_says_so(finished: Path) -> No
             encode, token = (1e3 * median(p[key] for p in passes) for key in ("encode", "token"))
             assert f"| {encode:.1f} ({encode:.1f}-{encode:.1f}) | {token:.2f} ({token:.2f}-{token:.2f}) |" in markdown
         assert f"| {contender['disk_bytes'] / 1e6:.1f} | {only['peak_bytes'] / 1e6:.1f} |" in markdown
+
+
+def test_a_ctc_model_is_measured_from_waveforms_to_logits(finished: Path) -> None:
+    results, markdown = (json.loads((finished / "results.json").read_text()), (finished / "results.md").read_text())
+    contenders = results["sizes"]["wav2vec2-tiny"]["contenders"]
+    assert list(contenders) == ["transformers-float32", "int8"]
+    for contender in contenders.values():
+        seconds = median(p["total"] for p in contender["rounds"][0]["passes"]["1"])
+        milliseconds, speed = f"{1e3 * seconds:.1f}", f"{10 / seconds:.1f}"
+        assert f"| {milliseconds} ({milliseconds}-{milliseconds}) | {speed} ({speed}-{speed}) |" in markdown
+    assert contenders["int8"]["disk_bytes"] < 0.3 * contenders["transformers-float32"]["disk_bytes"]
+    assert "30 s of audio, 10 s of audio for wav2vec 2.0, random weights" in markdown
 
 
 def test_the_integers_take_a_third_of_the_disk(finished: Path) -> None:

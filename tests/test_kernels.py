@@ -63,6 +63,17 @@ def test_layer_norm(kernels, rows):
     assert codes.dtype == torch.uint8 and difference.max() <= 1 and difference.float().mean() < 0.01
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 8.0])
+def test_gelu_of_a_layer_norm(kernels, scale):
+    """Also of values so large that their exponential is none any more."""
+    norm, x = Norm(random(48, seed=1) * scale, random(48, seed=2)), random(40, 48)
+    expected = F.gelu(F.layer_norm(x.double(), (48,), norm.weight.double(), norm.bias.double(), 1e-5)).float()
+    found = kernels.layer_norm(x, norm, None, gelu=True)
+    torch.testing.assert_close(found, expected, atol=3e-6, rtol=1e-5)
+    codes, own = kernels.layer_norm(x, norm, grid("asymmetric"), gelu=True), grid("asymmetric").codes(found)
+    assert torch.equal(codes, own)
+
+
 def gates(kind: str, rows: int, heads: Heads, dtype: torch.dtype) -> GateLogits | None:
     width = {"none": 0, "headwise": heads.count, "elementwise": heads.count * heads.dim}[kind]
     return GateLogits(random(rows, width, seed=5).to(dtype) * 2, 2.0) if width else None

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from building_ctc import CTC_SIZES, CtcSize, build_ctc, build_ctc_bf16
+
 VOCABULARY, MEL_BINS, FRAMES = 51865, 80, 3000  # of Whisper; 3,000 feature frames are 30 s
 PROMPT = (50258, 50259, 50359, 50363)  # start, English, transcribe, no times
 END = 50257
@@ -28,6 +30,8 @@ class Size:
     width: int
     heads: int
 
+    family = "whisper"
+
     def config(self) -> dict:
         """The keyword arguments of a Whisper configuration."""
         return {
@@ -37,9 +41,17 @@ class Size:
             "encoder_ffn_dim": 4 * self.width, "decoder_ffn_dim": 4 * self.width,
         }  # fmt: skip
 
+    def listen(self, model, seed: int) -> None:
+        """Run the network once, on noise."""
+        import torch
 
-SIZES = {"small": Size(12, 12, 768, 12), "large-16-2": Size(16, 2, 1280, 20), "tiny": Size(2, 2, 64, 2)}
-HIDDEN = ("tiny",)  # measures nothing; it tests this benchmark
+        tokens = torch.randint(VOCABULARY, (1, 16), generator=torch.Generator().manual_seed(0))
+        model(input_features=random_features(1, seed), decoder_input_ids=tokens)
+
+
+WHISPER_SIZES = {"small": Size(12, 12, 768, 12), "large-16-2": Size(16, 2, 1280, 20), "tiny": Size(2, 2, 64, 2)}
+SIZES: dict[str, Size | CtcSize] = {**WHISPER_SIZES, **CTC_SIZES}
+HIDDEN = ("tiny", "wav2vec2-tiny")  # they measure nothing; they test this benchmark
 
 
 def random_features(batch: int, seed: int = 0):
@@ -86,36 +98,42 @@ def build_bf16(folder: Path, size: Size, parts: dict[str, Path]) -> None:
     WhisperForConditionalGeneration.from_pretrained(parts["stock"], dtype=torch.bfloat16).save_pretrained(folder)
 
 
-def build_quantized(folder: Path, size: Size, parts: dict[str, Path]) -> None:
-    """The artifact of `whisperq quantize`, recipe gemm, of the only part, from ranges of two batches of noise."""
+def build_quantized(folder: Path, size: Size | CtcSize, parts: dict[str, Path]) -> None:
+    """What `whisperq quantize --recipe gemm` writes of the only part, from the ranges of two batches of noise."""
     import torch
 
     from whisperq import artifact
-    from whisperq.flags import Context
     from whisperq.models.loading import load_model
     from whisperq.models.plan import make_plan
     from whisperq.models.sites import model_sites, watch
-    from whisperq.options import CalibrateConfig, QuantizeConfig
-    from whisperq.quant.ranges import SiteRange
-    from whisperq.steps.calibrate import write_ranges
-    from whisperq.steps.quantize import quantize
+    from whisperq.quant.grid import range_qparams
+    from whisperq.runtime.quantized import Quantization, quantize_weight, save_quantization
 
     (source,) = parts.values()
     model = load_model(source, torch.float32, "cpu")
-    ranges = {a: SiteRange("minmax") for a in make_plan(model, "gemm").activations}
-    watchers = {a: lambda x, seen=seen: seen.observe([x]) for a, seen in ranges.items()}
-    tokens = torch.randint(VOCABULARY, (1, 16), generator=torch.Generator().manual_seed(0))
-    with watch(model, model_sites(model), watchers), torch.inference_mode():
+    plan, ranges = make_plan(model, "gemm"), {}
+
+    def watcher(address: str) -> Callable:
+        def see(x: torch.Tensor) -> None:
+            low, high = ranges.get(address, (0.0, 0.0))
+            ranges[address] = (min(low, float(x.min())), max(high, float(x.max())))
+
+        return see
+
+    with watch(model, model_sites(model), {a: watcher(a) for a in plan.activations}), torch.inference_mode():
         for seed in (1, 2):
-            model(input_features=random_features(1, seed), decoder_input_ids=tokens)
-    del model
-    calibration, inputs = folder.parent / f"calibration-{source.name}", {"model": artifact.reference(source)}
-    with artifact.create(calibration, "calibration", "calibrate", {}, inputs, force=True) as draft:
-        write_ranges(ranges, CalibrateConfig(observer="minmax"), draft.folder)
-    quantize(source, calibration, folder, QuantizeConfig(recipe="gemm"), Context(device="cpu"))
+            size.listen(model, seed)
+    weights = {w.parameter: quantize_weight(model, w, 8, symmetric=True, per_channel=True) for w in plan.weights}
+    with artifact.create(folder, "quantized", "quantize", {}, {"model": artifact.reference(source)}) as draft:
+        grids = {address: range_qparams(*ends, 8) for address, ends in ranges.items()}
+        save_quantization(model, Quantization(weights, grids), ranges, draft.folder)
+        for file in (f for f in source.iterdir() if f.suffix in (".json", ".txt") and f.name != artifact.MANIFEST):
+            shutil.copy(file, draft.folder)
+        floats = {"float_weights": plan.float_weights, "float_activations": plan.float_activations}
+        draft.results |= {"recipe": "gemm", **floats}
 
 
-def build_exported(folder: Path, size: Size, parts: dict[str, Path]) -> None:
+def build_exported(folder: Path, size: Size | CtcSize, parts: dict[str, Path]) -> None:
     """The artifact of `whisperq export`: what the onnx and openvino runtimes read."""
     from whisperq.flags import Context
     from whisperq.options import ExportConfig
@@ -153,9 +171,9 @@ def build_nncf(folder: Path, size: Size, parts: dict[str, Path]) -> None:
 
 
 Builder = Callable[[Path, Size, dict[str, Path]], None]
+Products = dict[str, tuple[tuple[str, ...], Builder]]  # the products that each is made from, and what makes it
 
-# Product -> the products that it is made from, and what makes it.
-PRODUCTS: dict[str, tuple[tuple[str, ...], Builder]] = {
+WHISPER_PRODUCTS: Products = {
     "gated": ((), build_gated),
     "stock": (("gated",), build_stock),
     "stock-bf16": (("stock",), build_bf16),
@@ -165,6 +183,13 @@ PRODUCTS: dict[str, tuple[tuple[str, ...], Builder]] = {
     "ctranslate2": (("stock",), build_ctranslate2),
     "nncf": (("stock",), build_nncf),
 }
+CTC_PRODUCTS: Products = {
+    "stock": ((), build_ctc),
+    "stock-bf16": (("stock",), build_ctc_bf16),
+    "quantized": (("stock",), build_quantized),
+    "exported": (("quantized",), build_exported),
+}
+PRODUCTS = {"whisper": WHISPER_PRODUCTS, "ctc": CTC_PRODUCTS}
 
 
 def build(product: str, size: str, work: Path) -> Path:
@@ -179,7 +204,7 @@ def make(product: str, size: str, work: Path) -> Path:
     """Make a product, before it what it is made from; a folder appears whole or not at all."""
     folder = work / size / product
     if not folder.exists():
-        needed, builder = PRODUCTS[product]
+        needed, builder = PRODUCTS[SIZES[size].family][product]
         parts = {name: make(name, size, work) for name in needed}
         print(f"building {size} {product}", flush=True)
         draft = work / size / f"{product}.partial"

@@ -2,9 +2,10 @@
 
     python examples/benchmarks/int8.py --out results
 
-writes results.json (every raw timing) and results.md. Random weights, 30 s of audio, greedy decoding of a fixed
-number of tokens. In every round each contender works in turn, alone, in a new process; the round's first is
-another one each time. Builds are kept in --work. --profile prints the INT8 encoder's time by operator instead.
+writes results.json (every raw timing) and results.md. Random weights; Whisper hears 30 s of audio and decodes a fixed
+number of tokens greedily, wav2vec 2.0 hears 10 s and gives its logits. In every round each contender works in turn,
+alone, in a new process; the round's first is another one each time. Builds are kept in --work. --profile prints the
+INT8 encoder's time by operator instead.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import operators
 from building import HIDDEN, SIZES, build
 from contenders import CONTENDERS
 from machine import describe, thread_settings
+from subjects import SUBJECTS
 from tables import render
 
 HERE = Path(__file__).parent
@@ -61,10 +63,10 @@ def names(known: Sequence[str]):
     return parse
 
 
-def present(chosen: Sequence[str] | None, left_out: dict[str, str]) -> list[str]:
-    """The contenders whose packages are installed; the others go into `left_out` with a line."""
-    found = []
-    for name in chosen or CONTENDERS:
+def present(chosen: Sequence[str] | None, sizes: Sequence[str], left_out: dict[str, str]) -> list[str]:
+    """The contenders of these sizes whose packages are installed; the others go into `left_out` with a line."""
+    found, fitting = [], {name for size in sizes for name in SUBJECTS[SIZES[size].family].contenders}
+    for name in (n for n in chosen or CONTENDERS if n in fitting):
         if missing := CONTENDERS[name].missing():
             left_out[name] = f"{missing} is not installed"
             say(f"left out: {name}, {left_out[name]}")
@@ -85,16 +87,17 @@ def run_worker(script: str, task: dict[str, Any], threads: int) -> dict[str, Any
 
 def measure_size(size: str, results: dict[str, Any], chosen: Sequence[str], options: argparse.Namespace) -> None:
     """All rounds of one size; the results are written after each."""
+    family = SIZES[size].family
     folders = build_all(size, chosen, options.work, results["failed"])
     entries = {name: {"disk_bytes": disk_bytes(folder), "rounds": []} for name, folder in folders.items()}
-    results["sizes"][size] = {"config": SIZES[size].config(), "contenders": entries}
+    results["sizes"][size] = {"family": family, "config": SIZES[size].config(), "contenders": entries}
     running = list(folders)
     for number in range(options.rounds):
         start = number % len(folders) if folders else 0
         order = [*folders][start:] + [*folders][:start]
         for name in [n for n in order if n in running]:
             task = {
-                "contender": name, "folder": str(folders[name].resolve()), "threads": options.threads,
+                "family": family, "contender": name, "folder": str(folders[name].resolve()), "threads": options.threads,
                 "tokens": options.tokens, "passes": results["passes"],
             }  # fmt: skip
             try:
@@ -109,13 +112,13 @@ def measure_size(size: str, results: dict[str, Any], chosen: Sequence[str], opti
 
 
 def build_all(size: str, chosen: Sequence[str], work: Path, failed: dict[str, str]) -> dict[str, Path]:
-    """Each contender's folder; one that cannot be made is noted in `failed`."""
-    folders = {}
-    for name in chosen:
+    """The folder of each contender that this size has; one that cannot be made is noted in `failed`."""
+    folders, contenders = {}, SUBJECTS[SIZES[size].family].contenders
+    for name in (n for n in chosen if n in contenders):
         try:
-            folders[name] = build(CONTENDERS[name].product, size, work)
+            folders[name] = build(contenders[name].product, size, work)
         except subprocess.CalledProcessError:
-            failed[f"{size} {name}"] = f"{CONTENDERS[name].product} could not be built"
+            failed[f"{size} {name}"] = f"{contenders[name].product} could not be built"
             say(f"failed: {size} {name}: {failed[f'{size} {name}']}")
     return folders
 
@@ -136,7 +139,7 @@ def profile(chosen: Sequence[str], options: argparse.Namespace) -> None:
     products = {"int8": "quantized", "int8-plain": "quantized-plain", "float": "gated"}
     products = {role: product for role, product in products.items() if role.removesuffix("-plain") in chosen}
     found, parts = {}, ["# Encoder time by operator"]
-    for size in options.sizes:
+    for size in (s for s in options.sizes if SIZES[s].family == "whisper"):
         folders = {role: str(build(product, size, options.work).resolve()) for role, product in products.items()}
         task = {**folders, "threads": options.threads, "repeats": REPEATS}
         found[size] = run_worker("operators.py", task, options.threads)
@@ -151,7 +154,7 @@ def profile(chosen: Sequence[str], options: argparse.Namespace) -> None:
 def main() -> int:
     options = arguments()
     left_out: dict[str, str] = {}
-    chosen = present(options.only, left_out)
+    chosen = present(options.only, options.sizes, left_out)
     if options.profile:
         profile(chosen, options)
         return 0

@@ -4,17 +4,12 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from contenders import CONTENDERS
+from building_ctc import SECONDS
+from subjects import SUBJECTS, Subject
 
 FLOAT32 = "transformers-float32"
-SUBJECTS = ("int8", "onnx", "openvino")
+OURS = ("int8", "onnx", "openvino")
 BASELINES = (FLOAT32, "transformers-bf16", "ctranslate2", "nncf")
-# Metric -> title, unit, how many of it are a second, digits.
-METRICS = {
-    "encode": ("encoder", "ms", 1e3, 1),
-    "token": ("decoder step", "ms", 1e3, 2),
-    "total": ("end to end", "s", 1.0, 2),
-}
 
 Rounds = list[dict[str, Any]]  # one entry of results.json for each round of one contender
 
@@ -22,13 +17,14 @@ Rounds = list[dict[str, Any]]  # one entry of results.json for each round of one
 def render(results: dict[str, Any]) -> str:
     parts = ["# INT8 benchmark", _machine(results)]
     for size, content in results["sizes"].items():
+        subject = SUBJECTS[content.get("family", "whisper")]
         measured = {name: c for name, c in content["contenders"].items() if c["rounds"]}
         for batch in results["passes"]:
             done = max((len(c["rounds"]) for c in measured.values()), default=0)
-            parts += [f"## {size}, batch {batch}, rounds: {done}", times(measured, batch, results["tokens"])]
-            if ratios := speed_ratios(measured, batch):
+            parts += [f"## {size}, batch {batch}, rounds: {done}", times(subject, measured, batch, results["tokens"])]
+            if ratios := speed_ratios(subject, measured, batch):
                 parts += ["Times faster (median of the rounds' ratios, and their range):", ratios]
-        parts += [f"## {size}, memory, disk and loading", resources(measured), _other_work(measured)]
+        parts += [f"## {size}, memory, disk and loading", resources(subject, measured), _other_work(measured)]
     return "\n\n".join(parts + unmeasured(results)) + "\n"
 
 
@@ -56,9 +52,15 @@ def machine_line(results: dict[str, Any]) -> str:
 def _machine(results: dict[str, Any]) -> str:
     return (
         f"{machine_line(results)} "
-        "30 s of audio, random weights; in each round every contender in turn in a new process. "
+        f"{_heard(results)}, random weights; in each round every contender in turn in a new process. "
         "Median, and in brackets the range of the rounds."
     )
+
+
+def _heard(results: dict[str, Any]) -> str:
+    families = {content.get("family", "whisper") for content in results["sizes"].values()}
+    parts = {"whisper": "30 s of audio", "ctc": f"{SECONDS} s of audio for wav2vec 2.0"}
+    return ", ".join(text for family, text in parts.items() if family in families)
 
 
 def _other_work(measured: dict[str, Any]) -> str:
@@ -66,16 +68,15 @@ def _other_work(measured: dict[str, Any]) -> str:
     return f"Cores that other processes kept busy meanwhile: {spread(cores, 2)}." if cores else ""
 
 
-def times(measured: dict[str, Any], batch: str, tokens: int) -> str:
-    header = ["", *(f"{title}, {unit}" for title, unit, _, _ in METRICS.values())]
-    header[-1] += f" ({tokens} tokens)"
+def times(subject: Subject, measured: dict[str, Any], batch: str, tokens: int) -> str:
+    header = ["", *(f"{m.title}, {m.unit.format(tokens=tokens)}" for m in subject.metrics)]
     rows = []
     for name, contender in measured.items():
         cells = [
-            spread([scale * v for v in per_round(contender["rounds"], metric, batch)], digits)
-            for metric, (_, _, scale, digits) in METRICS.items()
+            spread([m.shown(v) for v in per_round(contender["rounds"], m.key, batch)], m.digits)
+            for m in subject.metrics
         ]
-        rows.append([CONTENDERS[name].title, *cells])
+        rows.append([subject.contenders[name].title, *cells])
     return table(header, rows)
 
 
@@ -84,16 +85,18 @@ def per_round(rounds: Rounds, metric: str, batch: str) -> list[float]:
     return [median(p[metric] for p in r["passes"][batch]) for r in rounds]
 
 
-def speed_ratios(measured: dict[str, Any], batch: str) -> str:
+def speed_ratios(subject: Subject, measured: dict[str, Any], batch: str) -> str:
     """How many times less time each of ours took than each baseline, round by round; "" where there are no pairs."""
     baselines = [name for name in BASELINES if name in measured]
+    first = {m.key: m.title for m in reversed(subject.metrics)}  # a time that is shown in two units counts once
     rows = []
-    for name in (n for n in SUBJECTS if n in measured):
-        for metric, (title, _, _, _) in METRICS.items():
-            ours = per_round(measured[name]["rounds"], metric, batch)
-            cells = [spread(divide(per_round(measured[b]["rounds"], metric, batch), ours), 2) for b in baselines]
+    for name in (n for n in OURS if n in measured):
+        for key, title in reversed(first.items()):
+            ours = per_round(measured[name]["rounds"], key, batch)
+            cells = [spread(divide(per_round(measured[b]["rounds"], key, batch), ours), 2) for b in baselines]
             rows.append([f"{name}, {title}", *cells])
-    return table(["", *(f"than {CONTENDERS[b].title}" for b in baselines)], rows) if rows and baselines else ""
+    header = ["", *(f"than {subject.contenders[b].title}" for b in baselines)]
+    return table(header, rows) if rows and baselines else ""
 
 
 def divide(above: Sequence[float], below: Sequence[float]) -> list[float]:
@@ -101,7 +104,7 @@ def divide(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [a / b for a, b in zip(above, below, strict=False)]
 
 
-def resources(measured: dict[str, Any]) -> str:
+def resources(subject: Subject, measured: dict[str, Any]) -> str:
     rows = []
     for name, contender in measured.items():
         rounds = contender["rounds"]
@@ -111,7 +114,7 @@ def resources(measured: dict[str, Any]) -> str:
         if base := measured.get(FLOAT32):
             base_peak = median(r["peak_bytes"] for r in base["rounds"])
             row += [f"{disk / base['disk_bytes']:.3f}", f"{peak / base_peak:.3f}"]
-        rows.append([CONTENDERS[name].title, *row])
+        rows.append([subject.contenders[name].title, *row])
     header = ["", "disk MB", "peak memory MB", "load s"]
     if FLOAT32 in measured:
         header += ["disk, of float32", "memory, of float32"]

@@ -1,6 +1,7 @@
 """One contender in a process of its own, for one round.
 
-    python worker.py '{"contender": ..., "folder": ..., "threads": ..., "tokens": ..., "passes": {"1": 3, "8": 1}}'
+    python worker.py '{"family": "whisper", "contender": ..., "folder": ..., "threads": ..., "tokens": ...,
+                       "passes": {"1": 3, "8": 1}}'
 
 prints one JSON object, the last line of its stdout: seconds to load, bytes of peak memory, and every pass.
 """
@@ -14,26 +15,25 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from building import random_features
-from contenders import CONTENDERS
 from machine import OtherWork, clear_peak_memory, resident_bytes, use_cores
+from subjects import SUBJECTS
 
 
-def measure(contender: str, folder: Path, threads: int, tokens: int, passes: dict[str, int]) -> dict:
+def measure(family: str, contender: str, folder: Path, threads: int, tokens: int, passes: dict[str, int]) -> dict:
     """`passes` counts the timed passes of each batch size.
 
-    Peak memory is that of loading, one encoding and `tokens` tokens at batch 1, less what was resident after the
-    imports; its pass is also the warm-up of batch 1.
+    Peak memory is that of loading and one pass of batch 1, less what was resident after the imports; that pass is
+    also the warm-up of batch 1.
     """
     import torch
 
     torch.set_num_threads(threads)
-    subject = CONTENDERS[contender]
+    hears, subject = SUBJECTS[family].hears, SUBJECTS[family].contenders[contender]
     for module in subject.imports:
         import_module(module)
     for file in (f for f in folder.rglob("*") if f.is_file()):
         read_through(file)
-    features = random_features(1)
+    features = hears(1)
     before, other_work = clear_peak_memory(), OtherWork()
     with ExitStack() as stack, torch.inference_mode():
         began = time.perf_counter()
@@ -43,7 +43,7 @@ def measure(contender: str, folder: Path, threads: int, tokens: int, passes: dic
         peak = resident_bytes("VmHWM") - before
         timed = {}
         for batch, count in passes.items():
-            features = random_features(int(batch))
+            features = hears(int(batch))
             if int(batch) > 1:
                 run(features, tokens)  # whole: graphs prepare themselves for every length of the past
             timed[batch] = [asdict(run(features, tokens)) for _ in range(count)]

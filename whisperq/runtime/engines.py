@@ -125,10 +125,11 @@ class OpenVino:
         self.settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
         if attention_dtype != "auto":
             self.settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[attention_dtype]
-        self._compiled: dict[Path, Any] = {}
+        self._compiled: dict[Path, tuple[Any, tuple[str, ...]]] = {}
 
     def load(self, path: Path) -> "OpenVinoNetwork":
-        return OpenVinoNetwork(self.library, self._model(path).create_infer_request())
+        model, names = self._model(path)
+        return OpenVinoNetwork(self.library, model.create_infer_request(), names)
 
     def value(self, array: np.ndarray) -> Any:
         return self.library.Tensor(np.ascontiguousarray(array))
@@ -137,16 +138,19 @@ class OpenVino:
         return value.data
 
     def executed(self, path: Path) -> Iterator[Executed]:
-        for node in self._model(path).get_runtime_model().get_ordered_ops():
+        for node in self._model(path)[0].get_runtime_model().get_ordered_ops():
             entry = {key: node.rt_info[key].astype(str) for key in ("layerType", "runtimePrecision")}
             if entry["layerType"] in PRODUCT_LAYERS:
                 values = tuple(node.rt_info["originalLayersNames"].astype(str).split(","))
                 yield Executed(values, entry["layerType"], entry["runtimePrecision"] in ("i8", "u8"))
 
-    def _model(self, path: Path) -> Any:
+    def _model(self, path: Path) -> tuple[Any, tuple[str, ...]]:
+        """The compiled graph, and the names of its outputs: compiling may give one the name of what it computes."""
         if path not in self._compiled:
             try:
-                self._compiled[path] = self.core.compile_model(self.core.read_model(path), "CPU", self.settings)
+                graph = self.core.read_model(path)
+                names = tuple(output.get_any_name() for output in graph.outputs)
+                self._compiled[path] = self.core.compile_model(graph, "CPU", self.settings), names
             except RuntimeError as error:
                 raise InputError(f"OpenVINO cannot read {path}: {_one_line(error)}") from error
         return self._compiled[path]
@@ -156,13 +160,14 @@ class OpenVino:
 class OpenVinoNetwork:
     library: Any
     request: Any
+    names: tuple[str, ...]  # of the outputs
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in inputs.items():
             self.request.set_tensor(name, value)
         self.request.infer()
-        outputs = {output.get_any_name(): self.request.get_tensor(output) for output in self.request.model_outputs}
-        return {name: self._kept(tensor) for name, tensor in outputs.items()}
+        outputs = zip(self.names, self.request.model_outputs, strict=True)
+        return {name: self._kept(self.request.get_tensor(output)) for name, output in outputs}
 
     def _kept(self, tensor: Any) -> Any:
         """A copy: the request writes its next outputs into the same memory."""

@@ -1,6 +1,5 @@
-"""An exported Whisper, run by ONNX Runtime or by OpenVINO."""
+"""An exported model, Whisper above all, run by ONNX Runtime or by OpenVINO."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,17 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
-from whisperq import artifact
 from whisperq.errors import InputError, UsageError
-from whisperq.models.gated_whisper import GatedWhisperConfig
+from whisperq.models.families import family_of
 from whisperq.runtime.engines import Engine, Network, OnnxRuntime, OpenVino
+from whisperq.runtime.executed import executed_products
+from whisperq.runtime.graphs_ctc import MODEL, GraphCtc
 from whisperq.runtime.interface import Products
 
 ENCODER, DECODER, WITH_PAST = GRAPHS = ("encoder_model", "decoder_model", "decoder_with_past_model")
+FILES = {"tokens": GRAPHS, "ctc": (MODEL,)}  # by what the family writes
 FOLDER = "onnx"
-LAYOUT = {"logits": "proj_out"}  # the one product that is an output itself
-OWN_NAME = re.compile(r"/(\d+|bias)$")  # a product's value is called by its address; a second one is numbered
 LIBRARIES = {"onnx": ("onnxruntime", "onnx"), "openvino": ("openvino",)}
 TITLES = {"onnx": "ONNX", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
@@ -32,9 +32,12 @@ def require(library: str, extra: str, what: str) -> None:
         raise UsageError(f'{what} needs {TITLES[library]}: pip install "whisperq[{extra}]"')
 
 
-def open_graphs(folder: Path, name: str, config: GatedWhisperConfig, attention_dtype: str = "auto") -> "GraphRuntime":
+def open_graphs(
+    folder: Path, name: str, config: PreTrainedConfig, attention_dtype: str = "auto"
+) -> "GraphRuntime | GraphCtc":
     """The exported model in `folder`, run by `name`, onnx or openvino. Raises InputError and UsageError."""
-    paths = {graph: folder / FOLDER / f"{graph}.onnx" for graph in GRAPHS}
+    writes = family_of(config).writes
+    paths = {graph: folder / FOLDER / f"{graph}.onnx" for graph in FILES[writes]}
     for path in paths.values():
         if not path.is_file():
             raise InputError(f"{folder} is no exported model: it lacks {path.relative_to(folder)}")
@@ -43,6 +46,8 @@ def open_graphs(folder: Path, name: str, config: GatedWhisperConfig, attention_d
     if name == "onnx" and attention_dtype == "bfloat16":
         raise UsageError("--runtime onnx computes attention in float32; leave --attention-dtype at auto")
     engine: Engine = OnnxRuntime() if name == "onnx" else OpenVino(attention_dtype)
+    if writes == "ctc":
+        return GraphCtc(engine, paths[MODEL], config)
     return GraphRuntime(engine, paths, (config.num_mel_bins, 2 * config.max_source_positions))
 
 
@@ -106,25 +111,8 @@ class GraphRuntime:
 
     @cached_property
     def _products(self) -> Products:
-        """Read from the graphs as the engine executes them.
-
-        Counted are the encoder and the decoder with a past; of the prompt's decoder the keys and values of
-        cross-attention, which are computed nowhere else. A product that the export meant to be integers but
-        that the engine runs in float, or shows nowhere, is float here.
-        """
-        exported = artifact.load(self.paths[ENCODER].parents[1], "onnx", verify=False).results
-        why = dict.fromkeys(exported["integer_products"], "") | exported["float_products"]
-        found: dict[str, list] = {}
-        for graph, path in self.paths.items():
-            for product in self.engine.executed(path):
-                for address in {LAYOUT.get(v) or OWN_NAME.sub("", v) for v in product.values} & why.keys():
-                    if graph != DECODER or address.endswith((".cross.k_proj", ".cross.v_proj")):
-                        found.setdefault(address, []).append(product)
-        integer = tuple(a for a in why if not why[a] and a in found and all(p.integer for p in found[a]))
-        floating = {
-            a: reason
-            or (f"run in float as {found[a][0].operator}" if a in found else "not found in the executed graph")
-            for a, reason in why.items()
-            if a not in integer
-        }
-        return Products(integer, floating)
+        """Of the prompt's decoder the keys and values of cross-attention, which are computed nowhere else."""
+        far = (".cross.k_proj", ".cross.v_proj")
+        return executed_products(
+            self.engine, self.paths, "proj_out", lambda graph, address: graph != DECODER or address.endswith(far)
+        )

@@ -4,8 +4,6 @@ Linear layers, convolutions and the vocabulary are INT8 products (`products`); n
 residual sums are float (`kernels`). All activations are rows: (batch * length, width).
 """
 
-import ctypes
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whisperq.errors import UsageError
 from whisperq.models.gated_whisper import GatedWhisperConfig
 from whisperq.runtime.int8_layers import Attention, FeedForward, Layers
+from whisperq.runtime.int8_opening import check_gelu, choose_kernels, keep_freed_memory, open_integers
 from whisperq.runtime.interface import Products
-from whisperq.runtime.kernels import Cache, Heads, Kernels, Norm, TorchKernels
-from whisperq.runtime.native.build import NoKernels, library
-from whisperq.runtime.native.kernels import NativeKernels
+from whisperq.runtime.kernels import Cache, Heads, Norm
 from whisperq.runtime.products import Product
-from whisperq.runtime.stored import Stored, open_stored
+from whisperq.runtime.stored import Stored
 
 TABLE, PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 
@@ -67,8 +63,9 @@ class Int8Runtime:
     name = "int8"
 
     def __init__(self, stored: Stored, device: str, attention_dtype: str, notices: Sequence[str] = ()) -> None:
-        self.config, self.device, self.notices = stored.config, device, list(notices)
-        self.kernels, self.dtype = self._choose_kernels(attention_dtype)
+        choice = choose_kernels(device, attention_dtype)
+        self.config, self.device = stored.config, device
+        self.kernels, self.dtype, self.notices = choice.kernels, choice.attention, [*notices, *choice.notices]
         layers = Layers(stored, device, self.kernels)
         read = Reader(layers, self.config)
         self.convolutions = [layers.product(f"enc.conv{i}:input", [(f"enc.conv{i}", f"model.encoder.conv{i}")])
@@ -88,40 +85,14 @@ class Int8Runtime:
         cls, folder: Path, device: str = "cpu", attention_dtype: str = "auto", reduce_range: bool | None = None
     ) -> "Int8Runtime":
         """Raises InputError for a folder that cannot be read, UsageError for a model that has no integer form."""
-        notices = []
-        if reduce_range is None and device == "cpu" and not torch.cpu._is_vnni_supported():
-            reduce_range = True
-            notices.append(
-                "this CPU lacks VNNI: activations have 7 bits here, so that sums of products cannot saturate"
-            )
-        stored = open_stored(folder, most_bits=7 if reduce_range else 8)
-        if any(grid["quant_min"] == 0 for grid in stored.weights.values()):
-            raise UsageError(
-                f"{folder} has asymmetric weights, as the paper recipe makes them, which no integer kernel takes; "
-                "run it with --runtime emulated, or whisperq quantize --recipe gemm"
-            )
-        if (function := stored.config.activation_function) != "gelu":
-            raise UsageError(f"{folder} uses the activation function {function}; --runtime int8 knows gelu alone")
+        stored, notices = open_integers(folder, device, reduce_range)
+        check_gelu(folder, (stored.config.activation_function,))
         runtime = cls(stored, device, attention_dtype, notices)
-        _keep_freed_memory()  # from now on: what packing needed for a moment goes back
+        keep_freed_memory()  # from now on: what packing needed for a moment goes back
         return runtime
 
     def products(self) -> Products:
         return self._products
-
-    def _choose_kernels(self, attention_dtype: str) -> tuple[Kernels, torch.dtype]:
-        kernels: Kernels = TorchKernels()
-        fast_bf16 = self.device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        if self.device == "cpu":
-            try:
-                native = NativeKernels(library())
-                fast_bf16 = native.multiplies_bf16
-                # What the compiled kernels do not do is left to PyTorch whole.
-                kernels = kernels if attention_dtype == "bfloat16" and not fast_bf16 else native
-            except NoKernels as reason:
-                self.notices.append(f"{reason}: norms and attention run as separate PyTorch operators, slower")
-        name = attention_dtype if attention_dtype != "auto" else "bfloat16" if fast_bf16 else "float32"
-        return kernels, getattr(torch, name)
 
     @torch.inference_mode()
     def encode(self, features: Tensor) -> State:
@@ -216,7 +187,8 @@ class Reader:
         return DecoderLayer(own, cross, self.layers.product("enc.norm", both), self._feed_forward(module, address))
 
     def _attention(self, module: str, norm: str, address: str, heads: Heads, cross: bool) -> Attention:
-        return self.layers.attention(module, norm, address, heads, not cross or self.config.cross_gate, cross)
+        gated = not cross or self.config.cross_gate
+        return self.layers.attention(module, self.layers.norm(norm), address, heads, gated, cross)
 
     def _feed_forward(self, module: str, address: str) -> FeedForward:
         norm: Norm = self.layers.norm(f"{module}.final_layer_norm")
@@ -239,12 +211,3 @@ class Reader:
 
 def _heads(d_model: int, count: int) -> Heads:
     return Heads(count, d_model // count)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what layers free for the next one: else each large tensor is mapped anew, page by page."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-            mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD

@@ -47,8 +47,8 @@ class Layers:
         # A copy: the file's pages are given back when the folder is closed.
         return torch.from_numpy(self.stored.float(name)).clone().to(self.device)
 
-    def norm(self, module: str) -> Norm:
-        return Norm(self.tensor(f"{module}.weight"), self.tensor(f"{module}.bias"))
+    def norm(self, module: str, epsilon: float = 1e-5) -> Norm:
+        return Norm(self.tensor(f"{module}.weight"), self.tensor(f"{module}.bias"), epsilon)
 
     def product(self, site: str, layers: Sequence[tuple[str, str]]) -> Product:
         """One product of all layers (address, module) that take in the tensor at `site`."""
@@ -69,6 +69,15 @@ class Layers:
             for (_, module), weight in zip(layers, codes, strict=True)
         ]
         return MixedProducts(grid, parts)
+
+    def grouped_products(self, site: str, address: str, module: str, groups: int) -> list[Product]:
+        """A grouped convolution as a product for each group, over the windows of that group's channels."""
+        grid, weight = self.grid(site), self.integer_weight(module)
+        self._note(address, grid, weight, f"{module}.weight" in self.stored.grouped)
+        if grid is not None and weight is not None:
+            return [self._integer(part, grid) for part in weight.chunk(groups)]
+        values, bias = (t.chunk(groups) for t in self.float_weight(module))
+        return [FloatProduct(*part, grid) for part in zip(values, bias, strict=True)]
 
     def _integer(self, weight: IntegerWeight, grid: Grid, few_rows: bool = False, align: bool = False) -> Product:
         product = integer_product(weight, grid, self.device, align)
@@ -110,7 +119,7 @@ class Layers:
         name = f"{module}.bias"
         return self.tensor(name) if name in self.stored else torch.zeros(outputs, device=self.device)
 
-    def attention(self, module: str, norm: str, address: str, heads: Heads, gated: bool, cross: bool) -> "Attention":
+    def attention(self, module: str, norm: Norm, address: str, heads: Heads, gated: bool, cross: bool) -> "Attention":
         """One attention block; in cross-attention its keys and values are read apart."""
         config, site = self.stored.config, f"{address}.attn_norm"
         kind = config.gate if gated else "none"
@@ -123,7 +132,7 @@ class Layers:
         for name in ("scores", "context"):
             self.floating[f"{address}.{name}"] = "attention products stay float"
         return Attention(
-            self.norm(norm), self.product(site, layers), self.product(f"{address}.context", [
+            norm, self.product(site, layers), self.product(f"{address}.context", [
                 (f"{address}.out_proj", f"{module}.out_proj")]), heads, width, by_head,
             None if kind == "none" else 1 / config.gate_init,
         )  # fmt: skip

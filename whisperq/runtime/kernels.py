@@ -86,8 +86,8 @@ class Cache:
 class Kernels(Protocol):
     """Where a grid is given, the result is its codes, uint8; else float32."""
 
-    def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None) -> Tensor:
-        """x (rows, width), float32."""
+    def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None, gelu: bool = False) -> Tensor:
+        """x (rows, width), float32; gelu: of the norm."""
 
     def quantize(self, x: Tensor, grid: Grid | None) -> Tensor:
         """x float32; without a grid, x itself."""
@@ -110,8 +110,9 @@ class Kernels(Protocol):
 class TorchKernels:
     """The kernels as PyTorch operators."""
 
-    def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None) -> Tensor:
-        return self.quantize(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon), grid)
+    def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None, gelu: bool = False) -> Tensor:
+        normed = F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.epsilon)
+        return self.quantize(F.gelu(normed) if gelu else normed, grid)
 
     def quantize(self, x: Tensor, grid: Grid | None) -> Tensor:
         return x if grid is None else grid.codes(x)

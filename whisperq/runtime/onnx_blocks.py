@@ -22,7 +22,7 @@ class Attention:
 
     @property
     def d_head(self) -> int:
-        return self.layers.config.d_model // self.heads
+        return self.layers.config.hidden_size // self.heads
 
     def keys_and_values(self, x: str) -> KeysAndValues:
         """Of the block's own input, or in cross-attention of the encoder's output."""
@@ -44,7 +44,8 @@ class Attention:
         context = g.op("Transpose", context, perm=(0, 2, 1, 3), name=f"{self.address}.context/heads")
         if gate := self._gate(x):
             context = g.op("Mul", context, gate, name=f"{self.address}.context/gated")
-        context = self.layers.reshaped(context, (0, 0, self.layers.config.d_model), f"{self.address}.context/merged")
+        merged = (0, 0, self.layers.config.hidden_size)
+        context = self.layers.reshaped(context, merged, f"{self.address}.context/merged")
         return self.layers.linear(f"{self.module}.out_proj", context, f"{self.address}.out_proj")
 
     def _projected(self, name: str, x: str, factor: float = 1.0) -> str:
@@ -56,8 +57,8 @@ class Attention:
 
     def _gate(self, x: str) -> str | None:
         """(batch, length, d_model) -> (batch, length, heads, 1 or d_head)."""
-        kind, g, address = self.layers.config.gate, self.layers.graph, f"{self.address}.gate"
-        if kind == "none" or not self.gated:
+        kind, g, address = self.layers.config.gate if self.gated else "none", self.layers.graph, f"{self.address}.gate"
+        if kind == "none":
             return None
         y = self._logits(kind, x, address)
         y = g.op("Sigmoid", y, name=f"{address}/sigmoid")
@@ -81,6 +82,7 @@ class Attention:
 def feed_forward(layers: Layers, module: str, x: str, address: str) -> str:
     """x + fc2(activation(fc1(norm(x)))); (batch, length, d_model) in and out."""
     y = layers.norm(f"{module}.final_layer_norm", x, f"{address}.mlp_norm")
-    y = layers.activate(layers.linear(f"{module}.fc1", y, f"{address}.fc1"), f"{address}.fc1")
+    y = layers.linear(f"{module}.fc1", y, f"{address}.fc1")
+    y = layers.activate(y, f"{address}.fc1", layers.config.activation_function)
     y = layers.linear(f"{module}.fc2", y, f"{address}.fc2")
     return layers.graph.op("Add", x, y, name=f"{address}.mlp_sum")

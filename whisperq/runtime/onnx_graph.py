@@ -50,6 +50,10 @@ class Graph:
         """A constant vector of int64, as shapes, axes and bounds are given."""
         return self.constant(f"i/{'_'.join(map(str, values))}", np.array(values, np.int64))
 
+    def integer(self, value: int) -> str:
+        """A constant of int64 without dimensions."""
+        return self.constant(f"n/{value}", np.array(value, np.int64))
+
     def scalar(self, value: float) -> str:
         return self.constant(f"f/{value!r}", np.array(value, np.float32))
 

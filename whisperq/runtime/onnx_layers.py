@@ -1,4 +1,4 @@
-"""Whisper's layers as ONNX operators, each product named by its address.
+"""Layers as ONNX operators, each product named by its address.
 
     y = DequantizeLinear(QuantizeLinear(x)) @ DequantizeLinear(codes) + bias
 
@@ -17,6 +17,8 @@ from whisperq.models.sites import canonical
 from whisperq.runtime.onnx_graph import Graph
 from whisperq.runtime.stored import Stored
 
+END = 2**63 - 1  # of a slice that goes as far as there is something
+
 
 class Layers:
     """One stored model's layers, appended to one graph; values are called by their names in it.
@@ -28,13 +30,13 @@ class Layers:
         self.graph, self.stored, self.config = graph, stored, stored.config
         self.products: dict[str, list[str]] = {}
 
-    def norm(self, module: str, x: str, address: str) -> str:
+    def norm(self, module: str, x: str, address: str, epsilon: float = 1e-5) -> str:
         scale, bias = (self.tensor(f"{module}.{name}") for name in ("weight", "bias"))
-        return self.graph.op("LayerNormalization", x, scale, bias, name=address, axis=-1, epsilon=1e-5)
+        return self.graph.op("LayerNormalization", x, scale, bias, name=address, axis=-1, epsilon=epsilon)
 
-    def activate(self, x: str, address: str) -> str:
-        """The configuration's activation function."""
-        if self.config.activation_function == "relu":
+    def activate(self, x: str, address: str, function: str) -> str:
+        """function: gelu or relu."""
+        if function == "relu":
             return self.graph.op("Relu", x, name=f"{address}/relu")
         return self.graph.op("Gelu", x, name=f"{address}/gelu", approximate="none")
 
@@ -111,18 +113,17 @@ class Layers:
         """0 keeps a dimension, -1 is what remains."""
         return self.graph.op("Reshape", x, self.graph.integers(*shape), name=name)
 
-    def convolution(self, module: str, x: str, address: str, stride: int) -> str:
-        """x (batch, frames, d_in) -> (batch, frames / stride, d_out); "same" padding with zeros."""
+    def convolution(self, module: str, x: str, address: str, stride: int, side: int = 0) -> str:
+        """x (batch, length, d_in) -> (batch, frames, d_out); `side` zeros are put before and after x."""
         weight, g = f"{module}.weight", self.graph
         if self.count(address, weight):
-            return self.biased(self._unfolded(weight, x, address, stride), module, address)
+            return self.biased(self._unfolded(weight, x, address, stride, side), module, address)
         x = g.op("Transpose", self.activation(x, address), perm=(0, 2, 1), name=f"{address}/channels")
-        kernel, bias = self.tensor(weight), self.tensor(f"{module}.bias")
-        padding = [g.constants[kernel].shape[-1] // 2] * 2
-        y = g.op("Conv", x, kernel, bias, name=address, pads=padding, strides=[stride])
+        parameters = [self.tensor(n) for n in (weight, f"{module}.bias") if n in self.stored]
+        y = g.op("Conv", x, *parameters, name=address, pads=[side, side], strides=[stride])
         return g.op("Transpose", y, perm=(0, 2, 1), name=f"{address}/frames")
 
-    def _unfolded(self, weight: str, x: str, address: str, stride: int) -> str:
+    def _unfolded(self, weight: str, x: str, address: str, stride: int, side: int) -> str:
         """The convolution as one product: the codes of each frame beside those of its neighbours.
 
         ONNX Runtime has no convolution of integers to floats but ConvInteger, which OpenVINO runs in float;
@@ -131,17 +132,22 @@ class Layers:
         g, site = self.graph, canonical(f"{address}:input")
         kernel = self.stored.codes(weight)
         d_out, d_in, width = kernel.codes.shape
-        side, frames = width // 2, 2 * self.config.max_source_positions
-        padded = g.op("Pad", self.codes(x, site), g.integers(0, side, 0, 0, side, 0), self.grid(site)[1],
-                      name=f"{address}/pad", mode="constant")  # fmt: skip
+        codes = self.padded(self.codes(x, site), address, side, side) if side else self.codes(x, site)
+        ends = [k - width + 1 or END for k in range(width)]  # the first one's last place, counted from the end
         shifted = [
-            g.op("Slice", padded, *map(g.integers, (k, k + frames - stride + 1, 1, stride)), name=f"{address}/slice")
-            for k in range(width)
+            g.op("Slice", codes, *map(g.integers, (k, end, 1, stride)), name=f"{address}/slice")
+            for k, end in enumerate(ends)
         ]
         neighbours = g.op("Concat", *shifted, axis=2, name=f"{address}/neighbours")
         x = g.op("DequantizeLinear", neighbours, *self.grid(site), name=f"{address}/dequantize")
         columns = kernel.codes.transpose(2, 1, 0).reshape(width * d_in, d_out)
         return self.product(address, x, self.dequantized(weight, columns, kernel.scale))
+
+    def padded(self, codes: str, address: str, before: int, after: int) -> str:
+        """codes (batch, length, d_in) with zeros around their length."""
+        _, zero_point = self.grid(canonical(f"{address}:input"))
+        sides = self.graph.integers(0, before, 0, 0, after, 0)
+        return self.graph.op("Pad", codes, sides, zero_point, name=f"{address}/pad", mode="constant")
 
 
 def _columns(weight: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ def write_encoder(layers: Layers) -> None:
     x = g.input("input_features", np.float32, ("batch_size", c.num_mel_bins, 2 * c.max_source_positions))
     x = g.op("Transpose", x, perm=(0, 2, 1), name="enc.frames")
     for i, stride in ((1, 1), (2, 2)):
-        x = layers.convolution(f"model.encoder.conv{i}", x, f"enc.conv{i}", stride)
+        x = layers.convolution(f"model.encoder.conv{i}", x, f"enc.conv{i}", stride, side=1)
         x = g.op("Gelu", x, name=f"enc.conv{i}/gelu")  # whatever the configuration's function is
     x = g.op("Add", x, layers.tensor("model.encoder.embed_positions.weight"), name="enc.positions")
     for i in range(c.encoder_layers):

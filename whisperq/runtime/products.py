@@ -6,6 +6,7 @@ q_x: codes (rows, K), uint8; q_w: codes (N, K), int8; s_w: a scale for each of t
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +25,11 @@ class IntegerWeight:
     scale: Tensor
     bias: Tensor
 
+    def chunk(self, count: int) -> list["IntegerWeight"]:
+        """The outputs in so many equal parts."""
+        parts = zip(*(t.chunk(count) for t in (self.codes, self.scale, self.bias)), strict=True)
+        return [IntegerWeight(*part) for part in parts]
+
 
 class Product(Protocol):
     """One matrix product. Its input is codes of `grid`, or float32 where that is None."""
@@ -38,6 +44,9 @@ class Product(Protocol):
 
     def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
         """gelu of the product: codes of `grid`, or float32."""
+
+    def rescaled(self, factor: Tensor, bias: Tensor) -> "Product":
+        """The same product times factor (N), with this bias (N) in the place of its own; its weight is shared."""
 
 
 class OneDnnProduct:
@@ -80,6 +89,13 @@ class OneDnnProduct:
             result.clamp_(max=grid.quant_max)
         return result
 
+    def rescaled(self, factor: Tensor, bias: Tensor) -> "OneDnnProduct":
+        """Of one that is not aligned."""
+        other = copy(self)
+        *first, scale, zero_points = self._arguments
+        other._arguments, other._bias = (*first, scale * factor, zero_points), bias.contiguous()
+        return other
+
 
 class MatmulProduct:
     """Elsewhere: PyTorch's INT8 matrix product, s8 times s8 (on CUDA cublasLt's).
@@ -112,6 +128,11 @@ class MatmulProduct:
         result = F.gelu(self(x))
         return result if grid is None else grid.codes(result)
 
+    def rescaled(self, factor: Tensor, bias: Tensor) -> "MatmulProduct":
+        other = copy(self)
+        other._scale, other._bias = self._scale * factor, bias
+        return other
+
 
 class FloatProduct:
     """A layer of which not both sides are quantized: float32, its input through `rounding` where there is one."""
@@ -129,6 +150,9 @@ class FloatProduct:
 
     add = MatmulProduct.add
     gelu = MatmulProduct.gelu
+
+    def rescaled(self, factor: Tensor, bias: Tensor) -> "FloatProduct":
+        return FloatProduct(self.weight * factor[:, None], bias, self.rounding)
 
 
 class MixedProducts:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError, UsageError
-from whisperq.models.gated_whisper import GatedWhisperConfig
 from whisperq.models.loading import load_config
 from whisperq.quant.grid import QParams, dequantize, range_qparams
 from whisperq.runtime.quantized import QPARAMS, WEIGHTS, QuantizedWeight, read_weight
@@ -34,7 +34,7 @@ class Stored:
     """
 
     folder: Path
-    config: GatedWhisperConfig
+    config: PreTrainedConfig
     files: Mapping[str, Path]  # tensor name -> the file that holds it
     weights: Mapping[str, Any]
     grouped: Mapping[str, Any]
@@ -65,10 +65,19 @@ class Stored:
 
     def _read(self, name: str) -> torch.Tensor:
         if name not in self.files:
+            if (parts := self._weight_norm(name)) is not None:
+                length, direction = (self._read(part).to(torch.float32) for part in parts)
+                return torch._weight_norm(direction, length, dim=2)
             raise InputError(f"the weights of {self.folder} do not fit its config.json: {name} is missing")
         # Opened anew each time: pages that have been read are given back with the tensor, not at the end.
         with safe_open(self.files[name], "pt") as file:
             return file.get_tensor(name)
+
+    def _weight_norm(self, name: str) -> tuple[str, str] | None:
+        """The names of g and v of a weight g v / |v|, as newer and older PyTorch write them; None where it is none."""
+        new = f"{name.removesuffix('.weight')}.parametrizations.weight.original"
+        pairs = ((f"{new}0", f"{new}1"), (f"{name}_g", f"{name}_v"))
+        return next((pair for pair in pairs if pair[0] in self.files), None)
 
 
 def open_stored(folder: Path, most_bits: int = 8) -> Stored:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,26 @@ from transformers import GenerationConfig
 from whisperq import artifact
 from whisperq.errors import UsageError
 from whisperq.flags import Context
+from whisperq.models.families import family_of
 from whisperq.models.loading import load_processor
 from whisperq.options import ExportConfig
 from whisperq.report.progress import track
-from whisperq.runtime.graphs import FOLDER, GRAPHS, require
+from whisperq.runtime.graphs import FILES, FOLDER, require
 from whisperq.runtime.stored import Stored, open_stored
 
 # Entries of config.json that name our network; the graphs carry the gates, so that to a consumer it is a stock Whisper.
 OURS = ("gate", "gate_init", "cross_gate", "auto_map", "custom_pipelines")
-STOCK = {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"]}
+STOCK = {
+    "whisper": {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"]},
+    "ctc": {},  # these are stock networks as they are
+}
 ACTIVATIONS = ("gelu", "relu")
 
 
 def export(model: Path, out: Path, config: ExportConfig, context: Context) -> artifact.Artifact:
-    """Write encoder_model, decoder_model and decoder_with_past_model: integers where the model is quantized.
+    """Write the model's graphs: products of integers where the model is quantized.
 
+    Of a Whisper encoder_model, decoder_model and decoder_with_past_model; of a CTC model the one graph, model.
     Raises UsageError for what graphs of integers cannot express, InputError for a model that cannot be read.
     """
     require("onnx", "onnx", "whisperq export")
@@ -44,7 +49,7 @@ def export(model: Path, out: Path, config: ExportConfig, context: Context) -> ar
         integer = [address for address, floats in products.items() if not floats]
         draft.results |= {
             "recipe": results["recipe"] if results else None,
-            "gate": stored.config.gate,
+            "gate": getattr(stored.config, "gate", None),
             "integer_products": integer,
             "float_products": {a: reason(floats, results) for a, floats in products.items() if floats},
             "bytes": {p.name: p.stat().st_size for p in sorted((draft.folder / FOLDER).iterdir())},
@@ -66,18 +71,29 @@ def check_expressible(model: Path, stored: Stored, results: Mapping[str, Any] | 
             f"the recipe {results['recipe']} of {model} has no form in integers; "
             "export a model of whisperq quantize --recipe gemm, or the float one with --float"
         )
-    if (function := stored.config.activation_function) not in ACTIVATIONS:
-        raise UsageError(f"{model} uses the activation function {function}; export knows {' and '.join(ACTIVATIONS)}")
+    for function in activation_functions(stored):
+        if function not in ACTIVATIONS:
+            known = " and ".join(ACTIVATIONS)
+            raise UsageError(f"{model} uses the activation function {function}; export knows {known}")
+
+
+def activation_functions(stored: Stored) -> Sequence[str]:
+    config = stored.config
+    if family_of(config).writes == "ctc":
+        return config.hidden_act, config.feat_extract_activation
+    return (config.activation_function,)
 
 
 def write_graphs(stored: Stored, folder: Path) -> dict[str, list[str]]:
-    """The three files; the products of all, with the weights and sites that keep each from integers."""
+    """The files; the products of all, with the weights and sites that keep each from integers."""
+    from whisperq.runtime.onnx_ctc import write_ctc_graph
     from whisperq.runtime.onnx_whisper import write_graph
 
+    writes = family_of(stored.config).writes
     folder.mkdir()
     products: dict[str, list[str]] = {}
-    for name in track(GRAPHS, len(GRAPHS), "export", "graphs"):
-        graph, found = write_graph(name, stored)
+    for name in track(FILES[writes], len(FILES[writes]), "export", "graphs"):
+        graph, found = write_ctc_graph(stored) if writes == "ctc" else write_graph(name, stored)
         graph.save(folder / f"{name}.onnx")
         products |= found
     return products
@@ -95,13 +111,16 @@ def reason(floats: list[str], results: Mapping[str, Any] | None) -> str:
 
 
 def describe(model: Path, stored: Stored, folder: Path) -> None:
-    """config.json, generation_config.json, preprocessor_config.json and the tokenizer, at the root."""
+    """config.json, preprocessor_config.json, the tokenizer and how Whisper generates, at the root."""
+    family = family_of(stored.config)
     config = json.loads((model / "config.json").read_text())
-    config = {key: value for key, value in config.items() if key not in OURS} | STOCK
+    config = {key: value for key, value in config.items() if key not in OURS} | STOCK[family.name]
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     processor = load_processor(model)
     processor.feature_extractor.save_pretrained(folder)
     processor.tokenizer.save_pretrained(folder)
+    if family.writes == "ctc":
+        return
     if (model / "generation_config.json").exists():
         shutil.copy(model / "generation_config.json", folder)
     else:

@@ -63,6 +63,19 @@ inline float exponential(float x) {
     return p * power;
 }
 
+// x (1 + erf(x / sqrt 2)) / 2, with erf by Abramowitz and Stegun 7.1.26, within 1.5e-7 of itself; over std::erf no loop
+// becomes vector instructions.
+inline float gelu(float x) {
+    const float z = std::fabs(x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
+    float p = 1.061405429f;
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const float half = 0.5f * x * p * t * exponential(-z * z);  // x (1 - erf(z)) / 2
+    return x > 0 ? x - half : half;
+}
+
 // A true division, as everywhere in whisperq: multiplying by 1 / scale would move codes that lie near a tie.
 inline void write(const Out &out, int64_t at, const float *x, int64_t count) {
     if (!out.codes) {

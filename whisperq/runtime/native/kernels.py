@@ -39,7 +39,7 @@ _ATTEND = [_POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, c_int32, _Shape
 _APPEND = [_POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape]
 _ARGUMENTS = {
     "few_rows_product": [_POINTER, _COUNT, Weight, c_int32, _POINTER, CGrid],
-    "layer_norm": [_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, _Out],
+    "layer_norm": [_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, c_int32, _Out],
     "quantize": [_POINTER, _COUNT, _Out],
     "gate_context": [_POINTER, _COUNT, _COUNT, _COUNT, _Gate, _Out],
     "attention_bf16": [_POINTER, _POINTER, _POINTER, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out],
@@ -61,11 +61,11 @@ class NativeKernels:
                 function.argtypes, function.restype = types, None
         self.library = library
 
-    def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None) -> Tensor:
+    def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None, gelu: bool = False) -> Tensor:
         rows, width = x.shape
         result, out = _result(rows, width, grid)
         weight, bias = norm.weight.data_ptr(), norm.bias.data_ptr()
-        self.library.layer_norm(x.data_ptr(), weight, bias, norm.epsilon, rows, width, out)
+        self.library.layer_norm(x.data_ptr(), weight, bias, norm.epsilon, rows, width, gelu, out)
         return result
 
     def quantize(self, x: Tensor, grid: Grid | None) -> Tensor:

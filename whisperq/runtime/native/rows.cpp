@@ -4,9 +4,9 @@
 
 extern "C" {
 
-// layer_norm(x) of float32 (rows, width).
+// layer_norm(x) of float32 (rows, width), or its gelu.
 void layer_norm(const float *x, const float *weight, const float *bias, float epsilon, int64_t rows, int64_t width,
-                Out out) {
+                int32_t with_gelu, Out out) {
 #pragma omp parallel if (rows > 32)
     {
         std::vector<float> row(width);
@@ -21,6 +21,8 @@ void layer_norm(const float *x, const float *weight, const float *bias, float ep
             for (int64_t i = 0; i < width; i++) square += (in[i] - mean) * (in[i] - mean);
             const float inverse = 1.0f / std::sqrt(square / width + epsilon);
             for (int64_t i = 0; i < width; i++) row[i] = (in[i] - mean) * inverse * weight[i] + bias[i];
+            if (with_gelu)
+                for (int64_t i = 0; i < width; i++) row[i] = gelu(row[i]);
             write(out, r * width, row.data(), width);
         }
     }
