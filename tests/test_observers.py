@@ -7,7 +7,7 @@ from torch.ao.quantization import MovingAverageMinMaxObserver
 
 from whisperq.quant.grid import fake_quantize, range_qparams
 from whisperq.quant.observers import Histogram, ema_range, minmax_range, mse_range, percentile_range
-from whisperq.quant.ranges import SiteRange
+from whisperq.quant.ranges import Estimation
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -186,6 +186,66 @@ def test_mse_range_contains_zero() -> None:
     assert low == 0.0 and 5.5 < high <= 6.0
 
 
+_PEER_CASES = _MSE_CASES | {"skewed": _normal(20_000, seed=3).square() - 0.3}
+
+
+def _peer(method: str, x: torch.Tensor, percentile: float = 99.9) -> tuple[float, float]:
+    """The range of ONNX Runtime's calibrator, from the same values in four batches."""
+    calibrate = pytest.importorskip("onnxruntime.quantization.calibrate")
+    bins = 256 if method == "entropy" else 2048  # its search takes the square of them
+    collector = calibrate.HistogramCollector(method, False, bins, 128, percentile, "same")
+    for part in x.chunk(4):
+        collector.collect({"x": part.numpy()})
+    low, high, *_ = collector.compute_collection_result()["x"]
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("kept", [90.0, 99.0, 99.9])
+@pytest.mark.parametrize("skew", [False, True])
+def test_percentile_agrees_with_onnx_runtime(kept: float, skew: bool) -> None:
+    x = _normal(400_000) * 2 + 1
+    x = x.sigmoid() * 7 if skew else x
+    # Its bins, 2,048 over twice the first batch's greatest magnitude, are whole: ends lie at their left edges.
+    width = 2 * float(x.chunk(4)[0].abs().max()) / 2048
+    found, expected = percentile_range(_histogram(*x.chunk(4)), kept), _peer("percentile", x, kept)
+    assert np.abs(np.array(found) - expected).max() < 2 * width
+
+
+@pytest.mark.parametrize("case", _PEER_CASES)
+def test_mse_errs_no_more_than_onnx_runtimes_ranges(case: str) -> None:
+    x = _PEER_CASES[case]
+    ours = {bits: mse_range(_histogram(*x.chunk(4)), bits) for bits in (4, 8)}
+    for method in ("entropy", "percentile"):
+        theirs = _peer(method, x)
+        for bits, ends in ours.items():
+            assert _error(x, *ends, bits) <= 1.01 * _error(x, *theirs, bits), (method, bits)
+
+
+def test_min_max_agrees_with_onnx_runtime(tmp_path) -> None:
+    """Which observes a model: here a graph of one node."""
+    onnx, calibrate = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime.quantization.calibrate")
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [50]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    batches = [_normal(50, seed=seed) * (1 + seed) for seed in range(4)]
+
+    class Reader(calibrate.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.rest = iter([{"x": batch.numpy()} for batch in batches])
+
+        def get_next(self):
+            return next(self.rest, None)
+
+    peer = calibrate.create_calibrator(tmp_path / "m.onnx", ["Relu"], tmp_path / "augmented.onnx")
+    peer.collect_data(Reader())
+    site = Estimation(("minmax",)).site()
+    for batch in batches:
+        site.observe([batch])
+    expected = np.ravel(peer.compute_data()["x"].range_value)
+    assert site.estimate("minmax", Estimation(), 8) == pytest.approx(expected, rel=1e-6)
+
+
 def test_an_empty_histogram_has_no_range() -> None:
     with pytest.raises(ValueError, match="empty"):
         percentile_range(Histogram())
@@ -193,16 +253,17 @@ def test_an_empty_histogram_has_no_range() -> None:
         mse_range(Histogram(), bits=8)
 
 
-@pytest.mark.parametrize("observer", ["ema", "minmax", "percentile", "mse"])
+@pytest.mark.parametrize("observer", ["ema", "minmax", "percentile", "mse", "stablequant"])
 @pytest.mark.parametrize("world", [2, 3, 9])
 def test_merged_shards_are_what_one_process_finds(observer: str, world: int) -> None:
     batches = [[_normal(40, seed=10 * n + i) * (1 + n % 3) for i in range(3)] for n in range(7)]
-    alone, shards = SiteRange(observer), [SiteRange(observer) for _ in range(world)]
+    how = Estimation((observer,), percentile=99.0)
+    alone, shards = how.site(), [how.site() for _ in range(world)]
     for number, batch in enumerate(batches):
         alone.observe(batch)
         shards[number % world].observe(batch, number)
     first = shards[-1]  # of nine, one that has seen nothing
     for other in shards[:-1]:
         first.merge(other)
-    assert first.as_dict(0.9, 99.0, 8) == alone.as_dict(0.9, 99.0, 8)
+    assert first.as_dict(how) == alone.as_dict(how)
     assert first.minima == [min(float(x.min()) for x in batch) for batch in batches]

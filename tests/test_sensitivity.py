@@ -234,6 +234,15 @@ def test_keep_worst_keeps_what_the_line_names(copied_run, invoke):
     assert kept.inputs["sensitivity"]["path"].endswith("sensitivity/gemm-w8a8")
 
 
+def test_the_whole_alone_is_the_same_without_parts(measured, finished_run, digits, tmp_path, invoke):
+    flags = ("--model", "gemm-w8a8", "--by", "model", "--data", digits / "validation.jsonl", "--limit", 4)
+    done = invoke("sensitivity", "--run", finished_run, *flags, "--wer", "--out", tmp_path / "whole")
+    assert done.exit_code == 0, done.output
+    found = artifact.load(tmp_path / "whole").results
+    assert found["everything"] == measured[0]["everything"] and found["float_wer"] == measured[0]["float_wer"]
+    assert found["parts"] == 0 and found["figures"] == [] and "Worst parts" not in done.stdout
+
+
 def test_keep_worst_needs_a_sensitivity_of_this_model(copied_run, invoke):
     nothing = invoke("quantize", "--keep-worst", 1)
     assert nothing.exit_code == 3 and "run whisperq quantize, then whisperq sensitivity" in nothing.stderr

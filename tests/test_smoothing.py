@@ -193,7 +193,7 @@ def test_new_ranges_are_those_of_the_smoothed_model(observer, copied_run, invoke
     expected = json.loads((copied_run / "again" / "ranges.json").read_text())["sites"]
     found = json.loads((folder / QPARAMS).read_text())["activations"]
     for address, entry in found.items():
-        assert entry["range"] == pytest.approx(expected[address]["range"], rel=1e-4, abs=1e-5), address
+        assert entry["range"] == pytest.approx(expected[address]["ranges"][observer], rel=1e-4, abs=1e-5), address
 
 
 def test_a_smoothed_model_runs_in_integers(copied_run, digits, invoke):

@@ -104,8 +104,9 @@ class Histogram:
         while self._bin_number(self.maximum, wanted) - self._bin_number(self.minimum, wanted) >= self.bins:
             wanted += 1
         first = self._bin_number(self.minimum, wanted)
-        self.counts = self._counts_at(wanted, first)
-        self.exponent, self.first = wanted, first
+        if (wanted, first) != (self.exponent, self.first):
+            self.counts = self._counts_at(wanted, first)
+            self.exponent, self.first = wanted, first
 
     def _counts_at(self, exponent: int, first: int) -> Tensor:
         """The same counts in bins of width 2^exponent that start at bin number `first`."""

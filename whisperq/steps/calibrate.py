@@ -1,10 +1,12 @@
 """Activation ranges of every site, from a few batches of validation data, teacher-forced; and of channels, to smooth.
 
+One pass serves all observers that are asked for. StableQuant goes on from there: it measures on a development list.
+
 Several processes each observe every world-th batch; what is written is what one would have found alone.
 """
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,49 +14,70 @@ import torch
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.data.batches import Batch, epoch_order, teacher_forced
+from whisperq.data.batches import Batch, epoch_order, require_texts, teacher_forced
 from whisperq.data.groups import identity, read_all
+from whisperq.data.lazy import Joined
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device
 from whisperq.models.norms import norm_readers, write_channels
+from whisperq.models.ranges import write_ranges
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
 from whisperq.options import CalibrateConfig
-from whisperq.quant.ranges import SiteRange
+from whisperq.quant.ranges import Ends, Estimation, SiteRange
 from whisperq.quant.smoothing import ChannelExtrema
 from whisperq.report.progress import say, track
+from whisperq.runtime.development import Development, layers_of
 from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
+from whisperq.runtime.stablequant import Book, Criterion, Desk, Trial, search, summary, write_log
 from whisperq.runtime.transcription import Hypothesis, transcribe
+from whisperq.scoring.normalizers import normalizer_of
 from whisperq.training.distributed import Processes, joined
+from whisperq.training.signals import stop_requested
 
-RANGES = "ranges.json"
 Merging = TypeVar("Merging", SiteRange, ChannelExtrema)
 
 
+@dataclass(frozen=True)
+class CalibrationData:
+    """Sources: to observe, to try stablequant's ranges on (none where nobody asks for it), and what neither may be."""
+
+    observed: Sequence[Source]
+    development: Sequence[Source]
+    test: Sequence[Source]
+    normalizer: str  # of development sources that name none
+
+
 def calibrate(
-    model: Path, data: Sequence[Source], test: Sequence[Source], out: Path, config: CalibrateConfig, context: Context
+    model: Path, data: CalibrationData, out: Path, config: CalibrateConfig, context: Context
 ) -> artifact.Artifact:
-    """Observe each site in `config.batches` batches and estimate its range.
+    """Observe each site in `config.batches` batches and estimate its ranges, one for each observer.
 
     Decoder sites see the references (greedy hypotheses where there are none), padding masked; the encoder sees
     whole windows, silence kept, as in use.
-    Raises UsageError where `data` is also named as test data, InputError for data that cannot be used.
+    Raises UsageError where data is also named as test data or trials so far belong to another command, Interrupted
+    where it was told to stop during these, InputError for data that cannot be used.
     """
-    refuse_test_data(data, test)
-    data_list = read_all(data, config.skip_bad)
+    refuse_test_data([*data.observed, *data.development], data.test)
+    data_list, development = read_all(data.observed, config.skip_bad), development_list(data, config)
     inputs = {"model": artifact.reference(model), "data": data_list.reference}
-    settings = context.settings(config)
+    inputs |= {"dev": development.reference} if development else {}
+    settings = context.settings(config, **({"normalizer": development.normalizer} if development else {}))
+    sealed = (out, "calibration", "calibrate", settings, inputs, context.force)
+    book = Book(out, settings, inputs)
+    book.look("calibrate", context.force)
+    how = Estimation(config.observer, config.momentum, config.percentile, config.activation_bits)
     with joined(compute_device(context.device)) as processes:
-        with (
-            artifact.create(out, "calibration", "calibrate", settings, inputs, context.force) as draft,
-            open_model(model, context, config.skip_bad) as opened,
-        ):
+        with artifact.create(*sealed) as draft, open_model(model, context, config.skip_bad) as opened:
             if opened.runtime.name != "float":
                 raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
             drawn = draw(data_list.utterances, opened, config, context.seed, processes)
-            ranges, channels, used = observe(opened, drawn, config, processes)
-            final = write_ranges(ranges, config, draft.folder)
+            ranges, channels, used = observe(opened, drawn, config, how, processes)
+            found, log = stable_ranges(opened, ranges, development, book, config, processes)
+            final = write_ranges(ranges, how, draft.folder, found)
+            if log:
+                write_log(log, draft.folder)
             if channels:
                 write_channels(channels, draft.folder)
             widest = sorted(final, key=lambda a: final[a][0] - final[a][1])
@@ -63,12 +86,60 @@ def calibrate(
                 **used,
                 "sites": len(ranges),
                 "channel_maxima": len(channels),
-                "observer": config.observer,
+                "observers": list(config.observer),
                 "decoder_padding": "masked",
                 "skipped": len(skipped) + data_list.bad,
                 "widest": [[a, *final[a]] for a in widest[:5]],
+                "metric": config.metric,
+                "stablequant": summary(log),
             }
+        if processes.main:
+            book.remove()
         return processes.result(out)
+
+
+@dataclass(frozen=True)
+class DevelopmentList:
+    """What stablequant measures on."""
+
+    reference: dict[str, str]
+    utterances: Sequence[Utterance]
+    normalizer: str
+
+
+def development_list(data: CalibrationData, config: CalibrateConfig) -> DevelopmentList | None:
+    """None where stablequant is not asked for. Raises InputError where an utterance has no text."""
+    if "stablequant" not in config.observer:
+        return None
+    group = read_all(data.development, config.skip_bad)
+    utterances = Joined([one.utterances[: config.dev_limit] for one in group.lists])
+    require_texts(utterances, "stablequant's development list")
+    return DevelopmentList(group.reference, utterances, data.development[0].normalizer or data.normalizer)
+
+
+def stable_ranges(
+    opened: OpenedModel,
+    ranges: dict[str, SiteRange],
+    data: DevelopmentList | None,
+    book: Book,
+    config: CalibrateConfig,
+    processes: Processes,
+) -> tuple[dict[int, dict[str, Ends]], list[Trial]]:
+    """By bits the ranges of the sites that stablequant searched, and all of its trials."""
+    if data is None:
+        return {}, []
+    if not (layers := layers_of(opened.model, ranges)):
+        raise UsageError("--sites names nothing that an integer product takes in, so that stablequant has no layer")
+    words = normalizer_of(data.normalizer, opened.processor.tokenizer)
+    criterion = Criterion(config.metric, config.threshold, config.snr_threshold)
+    found, log = {}, []
+    with stop_requested() as stopping:
+        development = Development(opened, layers, config.metric, words, processes, stopping)
+        with development.answering(data.utterances, config.batch_size, book, say) as ask:
+            for bits in config.activation_bits:
+                found[bits], trials = search(list(layers), ranges, bits, criterion, Desk(ask, say, track))
+                log += trials
+    return found, log
 
 
 def draw(
@@ -91,20 +162,6 @@ def draw(
     return with_hypotheses(opened, [utterances[i] for i in order], config.batch_size, listen)
 
 
-def write_ranges(ranges: dict[str, SiteRange], config: CalibrateConfig, folder: Path) -> dict[str, list[float]]:
-    """ranges.json: every batch's minimum and maximum, and the range that the observer makes of them; returns those."""
-    bits = config.activation_bits or 8
-    content = {
-        "observer": config.observer,
-        "momentum": config.momentum,
-        "percentile": config.percentile,
-        "activation_bits": bits if config.observer == "mse" else None,
-        "sites": {a: r.as_dict(config.momentum, config.percentile, bits) for a, r in ranges.items()},
-    }
-    (folder / RANGES).write_text(json.dumps(content) + "\n")
-    return {a: entry["range"] for a, entry in content["sites"].items()}
-
-
 def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:
     """Ranges that have seen the test set make its word error rate worthless."""
     forbidden = {identity(s): s.name for s in test}
@@ -117,7 +174,11 @@ def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:
 
 @torch.inference_mode()
 def observe(
-    opened: OpenedModel, utterances: Sequence[Utterance], config: CalibrateConfig, processes: Processes
+    opened: OpenedModel,
+    utterances: Sequence[Utterance],
+    config: CalibrateConfig,
+    how: Estimation,
+    processes: Processes,
 ) -> tuple[dict[str, SiteRange], dict[str, ChannelExtrema], dict[str, Any]]:
     """Run the model over the batches and let each chosen site's range grow; counts what was used.
 
@@ -125,7 +186,7 @@ def observe(
     """
     sites = model_sites(opened.model)
     chosen = resolve(config.sites, sites) if config.sites else list(sites)
-    ranges = {a: SiteRange(config.observer) for a in chosen}
+    ranges = {a: how.site() for a in chosen}
     smoothable = norm_readers(opened.model) if config.channel_maxima else {}
     channels = {a: ChannelExtrema() for a in chosen if a in smoothable}
     seen: list[tuple[int, tuple[int, float]]] = []

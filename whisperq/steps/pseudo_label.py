@@ -56,13 +56,7 @@ def pseudo_label(
     inputs = {"model": artifact.reference(folder), "data": group.reference}
     sealed = (out, "pseudo-labels", "pseudo-label", settings, inputs, context.force)
     book = LabelBook(out, settings, inputs)
-    try:
-        artifact.refuse_overwrite(out, "pseudo-label", settings, inputs, context.force)
-    except artifact.Finished:
-        book.remove_leftovers()
-        raise
-    if not context.force:
-        book.check()
+    book.look("pseudo-label", context.force)
     with joined(compute_device(context.device)) as processes:
         with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as opened:
             say_how(opened.runtime)

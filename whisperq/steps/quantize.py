@@ -1,8 +1,6 @@
 """Integers for weights, and for activations with a calibration's ranges or each token's own."""
 
 import json
-import shutil
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,11 @@ from torch import nn
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.models.descriptions import copy_descriptions, describe
 from whisperq.models.loading import load_model
 from whisperq.models.norms import norm_readers, read_channels, smooth
 from whisperq.models.plan import Plan, make_plan
+from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
 from whisperq.options import QuantizeConfig
 from whisperq.quant.grid import range_qparams
 from whisperq.quant.observers import ema_range, minmax_range
@@ -59,8 +59,9 @@ def quantize(
         network = load_model(model, torch.float32, "cpu")
         plan = make_plan(network, config.recipe, exclude, config.encoder_only, config.activations)
         bits = config.activation_bits
-        ranges = site_ranges(calibration, plan, bits) if config.activations == "static" else {}
-        smoothed = smooth_norms(network, calibration, plan, config)
+        observer = chosen_observer(calibration, config.observer) if calibration else None
+        ranges = site_ranges(calibration, plan.activations, observer, bits) if config.activations == "static" else {}
+        smoothed = smooth_norms(network, calibration, plan, config.smooth, observer)
         if ranges:
             ranges |= smoothed
         quantization = Quantization(
@@ -74,7 +75,8 @@ def quantize(
         draft.results |= {
             **scheme(config),
             "smoothed": list(smoothed),
-            "smoothed_observer": smoothed_observer(calibration) if smoothed and ranges else None,
+            "smoothed_observer": smoothed_observer(observer) if smoothed and ranges else None,
+            "observer": observer if ranges else None,
             "kept_worst": list(exclude[len(config.exclude) :]),
             **describe(plan),
             "bytes": sum(p.stat().st_size for p in draft.folder.glob("*.safetensors")),
@@ -116,6 +118,10 @@ def check_combination(config: QuantizeConfig) -> None:
             smooth and paper,
             "--smooth is for --recipe gemm: the paper recipe's other sites it does not ease",
         ),
+        (
+            config.observer and ranges != "static",
+            f"--observer chooses among calibrated ranges, none of which --activations {ranges} reads",
+        ),
         (smooth and ranges == "none", "--smooth eases activations, which --activations none leaves alone"),
     ]
     for contradiction, reason in contradictions:
@@ -144,32 +150,30 @@ def quantized_weights(network: nn.Module, plan: Plan, config: QuantizeConfig) ->
     return {w.parameter: quantize_weight(network, w, config.weight_bits, symmetric, per_channel, fit) for w in weights}
 
 
-def smooth_norms(network: nn.Module, calibration: Path, plan: Plan, config: QuantizeConfig) -> Ranges:
+def smooth_norms(
+    network: nn.Module, calibration: Path | None, plan: Plan, alpha: float | None, observer: str | None
+) -> Ranges:
     """Smooth the norms whose outputs are quantized, in place -> their new ranges, exact for what was observed.
 
     Raises InputError where the calibration kept no channels.
     """
-    if config.smooth is None:
+    if alpha is None:
         return {}
     if not (readers := norm_readers(network)):
         raise UsageError("--smooth has nothing to ease in this model: its residual sums read the norms' outputs too")
     sites = [a for a in readers if a in plan.activations]
     channels = read_channels(calibration, sites)
-    scales = smooth(network, {a: magnitudes(*channels[a]) for a in sites}, config.smooth)
+    scales = smooth(network, {a: magnitudes(*channels[a]) for a in sites}, alpha)
     ends = {a: smoothed_ends(*channels[a], scales[a]) for a in sites}
-    if smoothed_observer(calibration) == "ema":
+    if smoothed_observer(observer) == "ema":
         momentum = read_ranges(calibration)["momentum"]
         return {a: ema_range(*batches, momentum) for a, batches in ends.items()}
     return {a: minmax_range(*batches) for a, batches in ends.items()}
 
 
-def smoothed_observer(calibration: Path) -> str:
+def smoothed_observer(observer: str) -> str:
     """Histograms cannot be smoothed after the fact: for their observers it is the least and greatest value."""
-    return "ema" if read_ranges(calibration)["observer"] == "ema" else "minmax"
-
-
-def read_ranges(calibration: Path) -> dict[str, Any]:
-    return json.loads((calibration / "ranges.json").read_text())
+    return "ema" if observer == "ema" else "minmax"
 
 
 def check_calibration(calibration: Path, model: dict[str, str]) -> None:
@@ -179,38 +183,3 @@ def check_calibration(calibration: Path, model: dict[str, str]) -> None:
             f"{calibration} was made from another model than {model['path']}; "
             f"run whisperq calibrate --model {model['path']} --force first"
         )
-
-
-def site_ranges(calibration: Path, plan: Plan, bits: int) -> Ranges:
-    content = read_ranges(calibration)
-    if content["activation_bits"] not in (None, bits):
-        raise InputError(
-            f"{calibration} chose its ranges for {content['activation_bits']} bits, not {bits}; "
-            f"run whisperq calibrate --activation-bits {bits} --force first"
-        )
-    absent = [a for a in plan.activations if a not in content["sites"]]
-    if absent:
-        raise InputError(
-            f"{calibration} has no range for {absent[0]} ({len(absent)} sites in all); "
-            "run whisperq calibrate without --sites, or --exclude them"
-        )
-    return {a: tuple(content["sites"][a]["range"]) for a in plan.activations}
-
-
-def describe(plan: Plan) -> dict[str, Any]:
-    """How many weights and sites are quantized, which are not, and why."""
-    return {
-        "weights": len(plan.weights),
-        "activations": len(plan.activations),
-        "float_weights": plan.float_weights,
-        "float_activations": plan.float_activations,
-        "float_weights_by_reason": dict(Counter(plan.float_weights.values())),
-        "float_activations_by_reason": dict(Counter(plan.float_activations.values())),
-    }
-
-
-def copy_descriptions(model: Path, folder: Path) -> None:
-    """Configuration, tokenizer and feature extractor; not the manifest, nor code that would load floats."""
-    for file in sorted(model.iterdir()):
-        if file.suffix in (".json", ".txt") and file.name not in (artifact.MANIFEST, "model.safetensors.index.json"):
-            shutil.copy(file, folder / file.name)

@@ -68,7 +68,7 @@ def sensitivity(
             smooth_alike(opened.model, quantized)
             del quantized  # a large model's second copy
             mixture = Mixture(opened.model, quantization)
-            parts = divide(mixture, config.by)
+            parts = {} if config.by == "model" else divide(mixture, config.by)
             measures = {name: Measure() for name in states(parts)}
             run(opened, mixture, parts, measures, utterances, config)
             words = normalizer_of(normalizer, opened.processor.tokenizer)
@@ -80,9 +80,10 @@ def sensitivity(
             "tokens": measures[NOTHING].distortion.tokens,
             "skipped": group.bad + len(opened.loader.skipped),
             **summary(report, parts, config.worst),
-            "figures": plot_sensitivity(report["parts"], draft.folder),
+            "figures": plot_sensitivity(report["parts"], draft.folder) if parts else [],
         }
-    say(f"the worst parts stay float with: whisperq quantize {draft.results['exclude']}")
+    if parts:
+        say(f"the worst parts stay float with: whisperq quantize {draft.results['exclude']}")
     return artifact.load(out)
 
 

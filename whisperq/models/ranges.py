@@ -1,0 +1,71 @@
+"""ranges.json: of every site each batch's minimum and maximum, and the range that each observer makes of what it saw.
+
+    {"observers": ["minmax", "mse"], "momentum": 0.9, "percentile": 99.999, "activation_bits": [8, 4],
+     "sites": {"enc.0.fc1": {"ranges": {"minmax": [-3.1, 4.0], "mse": {"8": [-3.0, 3.9], "4": [-1.9, 2.2]}},
+                             "minima": [-3.1, -2.9], "maxima": [4.0, 3.3]}, ...}}
+
+The first observer is the calibration's own. Ranges that are for a number of bits stand under it.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from whisperq.errors import InputError
+from whisperq.quant.ranges import BITWISE, Ends, Estimation, SiteRange
+
+RANGES = "ranges.json"
+
+
+def write_ranges(
+    observed: Mapping[str, SiteRange], how: Estimation, folder: Path, found: Mapping[int, Mapping[str, Ends]] = {}
+) -> dict[str, Ends]:
+    """found: what stablequant's search found, by bits and site. Returns the calibration's own ranges."""
+    sites = {address: one.as_dict(how) for address, one in observed.items()}
+    for bits, ranges in found.items():
+        for address, ends in ranges.items():
+            sites[address]["ranges"]["stablequant"][str(bits)] = ends
+    content = asdict(how) | {"activation_bits": how.bits if {*how.observers} & {*BITWISE} else None, "sites": sites}
+    del content["bits"]
+    (folder / RANGES).write_text(json.dumps(content) + "\n")
+    return {address: _of(entry, how.observers[0], how.bits[0]) for address, entry in sites.items()}
+
+
+def read_ranges(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / RANGES).read_text())
+
+
+def chosen_observer(folder: Path, wanted: str | None) -> str:
+    """The one that is wanted, else the calibration's own. Raises InputError for one that it has no ranges of."""
+    held = read_ranges(folder)["observers"]
+    if wanted is not None and wanted not in held:
+        raise InputError(
+            f"{folder} holds ranges of {', '.join(held)}, not of {wanted}; choose one that it holds, "
+            f"or run whisperq calibrate --observer {wanted} --force first"
+        )
+    return wanted or held[0]
+
+
+def site_ranges(folder: Path, sites: Iterable[str], observer: str, bits: int) -> dict[str, Ends]:
+    """The ranges of these sites. Raises InputError for one that was not observed, and for bits not asked for."""
+    content = read_ranges(folder)
+    if observer in BITWISE and bits not in content["activation_bits"]:
+        made_for = ", ".join(map(str, content["activation_bits"]))
+        raise InputError(
+            f"{folder} chose the ranges of {observer} for {made_for} bits, not {bits}; "
+            f"run whisperq calibrate --observer {observer} --activation-bits {bits} --force first"
+        )
+    absent = [a for a in sites if a not in content["sites"]]
+    if absent:
+        raise InputError(
+            f"{folder} has no range for {absent[0]} ({len(absent)} sites in all); "
+            "run whisperq calibrate without --sites, or --exclude them"
+        )
+    return {a: _of(content["sites"][a], observer, bits) for a in sites}
+
+
+def _of(entry: Mapping[str, Any], observer: str, bits: int) -> Ends:
+    ends = entry["ranges"][observer]
+    return tuple(ends[str(bits)] if observer in BITWISE else ends)
