@@ -65,6 +65,7 @@ def test_empty_references_are_counted_and_left_out() -> None:
     result = count_errors(references, hypotheses, get_normalizer("basic"))
     assert (result.utterances, result.empty_references) == (1, 2)
     assert (result.reference_words, result.raw_reference_words, result.insertions) == (2, 2, 0)
+    assert result.empty_reference_insertions == 4
     assert result.per_utterance == ((1, 2),)
 
 
@@ -86,6 +87,7 @@ def test_dictionary_has_counts_and_rate_without_utterances() -> None:
         "raw_reference_words": 2,
         "utterances": 1,
         "empty_references": 0,
+        "empty_reference_insertions": 0,
     }
 
 

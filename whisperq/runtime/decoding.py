@@ -67,9 +67,9 @@ def greedy(
     written: list[Tensor] = []
     for step in range(rules.max_tokens - len(rules.prompt)):
         logits = runtime.decode_step(tokens, state)
-        _suppress(logits, suppressed)
+        suppress(logits, suppressed)
         if step == 0:
-            _suppress(logits, suppressed_first)
+            suppress(logits, suppressed_first)
         if rules.times:
             restrict_times(logits, written, rules.times, rules.end)
         best = logits.argmax(dim=-1).masked_fill(done, rules.end)
@@ -83,7 +83,8 @@ def greedy(
     return [_until_end(row, rules.end) for row in torch.stack(written, dim=1).tolist()]
 
 
-def _suppress(logits: Tensor, tokens: Tensor) -> None:
+def suppress(logits: Tensor, tokens: Tensor) -> None:
+    """logits (batch, vocabulary), in place; tokens (some,)."""
     # WhisperConfig suppresses ids of OpenAI's vocabulary by default, also where the vocabulary is smaller.
     logits.index_fill_(1, tokens[tokens < logits.shape[-1]], -torch.inf)
 

@@ -33,5 +33,11 @@ class PyTorchRuntime:
         state.cache = output.past_key_values
         return self.model.proj_out(output.last_hidden_state[:, -1]).float()
 
+    def branch(self, state: DecoderState, rows: Tensor) -> None:
+        """Go on with these rows of the batch, some of them several times: what beam search needs."""
+        state.encoded = state.encoded[rows]
+        if state.cache is not None:
+            state.cache.reorder_cache(rows)
+
     def products(self) -> Products:
         return float_products(self.model, self.name)

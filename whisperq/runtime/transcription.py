@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
-import torch
 
 from whisperq.data.audio import split_at_silence
 from whisperq.data.batches import Loader
@@ -16,6 +15,7 @@ from whisperq.data.utterance import Utterance
 from whisperq.runtime.ctc import CtcRules, CtcRuntime
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.interface import Runtime
+from whisperq.runtime.stopwatch import Stopwatch
 
 AnyRuntime = Runtime | CtcRuntime
 AnyRules = Rules | CtcRules
@@ -47,21 +47,23 @@ def transcribe(
         if not loaded:
             continue
         began = time.perf_counter()
-        texts = _transcribe_batch(runtime, loader, rules, [a for _, a in loaded], batch_size)
+        watch = Stopwatch(loader.device)
+        texts = transcribe_batch((runtime, loader, rules), [a for _, a in loaded], batch_size, watch)
         share = (time.perf_counter() - began) / len(loaded)
         for (utterance, audio), text in zip(loaded, texts, strict=True):
             yield Hypothesis(utterance, text, len(audio) / loader.extractor.sampling_rate, share)
 
 
-def _transcribe_batch(
-    runtime: AnyRuntime, loader: Loader, rules: AnyRules, waveforms: Sequence[np.ndarray], batch_size: int
+def transcribe_batch(
+    ears: tuple[AnyRuntime, Loader, AnyRules], waveforms: Sequence[np.ndarray], batch_size: int, watch: Stopwatch
 ) -> list[str]:
+    """The texts of recordings, each (samples,); the stages' times go to `watch`."""
+    runtime, loader, rules = ears
     pieces = [piece for index, audio in enumerate(waveforms) for piece in cut(index, audio, loader.extractor)]
     texts: list[list[str]] = [[] for _ in waveforms]
-    for piece, segments in hear(runtime, loader, rules, pieces, batch_size):
+    for piece, segments in hear(runtime, loader, rules, pieces, batch_size, watch):
         texts[piece.recording] += [segment.text for segment in segments]
-    if loader.device != "cpu":
-        torch.cuda.synchronize()
+    watch.finish()
     return [" ".join(parts) for parts in texts]
 
 
@@ -85,13 +87,21 @@ def cut(recording: int, audio: np.ndarray, extractor) -> list[Piece]:
 
 
 def hear(
-    runtime: AnyRuntime, loader: Loader, rules: AnyRules, pieces: Iterable[Piece], batch_size: int
+    runtime: AnyRuntime,
+    loader: Loader,
+    rules: AnyRules,
+    pieces: Iterable[Piece],
+    batch_size: int,
+    watch: Stopwatch | None = None,
 ) -> Iterator[tuple[Piece, list[Segment]]]:
     """What is said in each piece, in order; none where nothing is. Reads no more of `pieces` than one batch ahead."""
-    pieces = iter(pieces)
+    pieces, watch = iter(pieces), watch or Stopwatch(loader.device)
     while part := list(islice(pieces, batch_size)):
-        features = loader.features([piece.samples for piece in part])
-        for piece, ids in zip(part, rules.read(runtime, features), strict=True):
+        with watch.timing("features"):
+            features = loader.features([piece.samples for piece in part])
+        with watch.timing("decoding"):
+            rows = rules.read(runtime, features)
+        for piece, ids in zip(part, rows, strict=True):
             yield piece, _segments(piece, ids, loader.codec, bool(rules.times))
 
 

@@ -12,6 +12,7 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer, 
 from whisperq.errors import UsageError
 
 NORMALIZERS = ("english", "basic", "none")
+WITHOUT_MAP = "english-without-spelling-map"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def get_normalizer(name: str, spelling_map: dict[str, str] | None = None) -> Nor
     one the spellings stay as they are and the id says so.
     """
     if name == "english":
-        id_ = "english" if spelling_map else "english-without-spelling-map"
+        id_ = "english" if spelling_map else WITHOUT_MAP
         return Normalizer(id_, EnglishTextNormalizer(spelling_map or {}))
     if name == "basic":
         return Normalizer("basic", BasicTextNormalizer())

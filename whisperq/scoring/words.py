@@ -2,19 +2,38 @@
 
     WER = (S + D + I) / N
 
-S, D, I: substituted, deleted and inserted words of the minimal alignments, summed over utterances;
+S, D, I: substituted, deleted and inserted words of the alignments, summed over utterances;
 N: `reference_words`, the words of all scored references after normalising. A reference that
-normalises to nothing is not scored: it has no words to get wrong. jiwer does the alignment.
+normalises to nothing is not scored: it has no words to get wrong. What was heard there is counted apart.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
-import jiwer
+from whisperq.scoring.alignment import Alignment, align
 
 # Beyond this change of the reference word count a normaliser has redefined the task, as on digits.
 _CHANGED_WORDS = 0.05
+
+
+class Counts(NamedTuple):
+    """Of one alignment."""
+
+    hits: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def words(self) -> int:
+        """Of the reference."""
+        return self.hits + self.substitutions + self.deletions
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,7 @@ class WordErrors:
     raw_reference_words: int  # of the scored utterances before normalising, split at whitespace
     utterances: int
     empty_references: int  # left out of all other counts
+    empty_reference_insertions: int  # words heard there, which no WER holds
     per_utterance: tuple[tuple[int, int], ...]  # (errors, reference words)
 
     @property
@@ -52,33 +72,38 @@ class WordErrors:
 
 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str], normalizer: Callable[[str], str]) -> WordErrors:
-    """Align each hypothesis with its reference, both normalised, and count."""
-    triples = [
-        (raw, normalizer(raw), normalizer(hypothesis)) for raw, hypothesis in zip(references, hypotheses, strict=True)
-    ]
-    scored = [triple for triple in triples if triple[1]]
-    if not scored:  # jiwer would make one empty utterance of none
-        return WordErrors(0, 0, 0, 0, 0, 0, 0, len(triples), ())
-    output = jiwer.process_words([triple[1] for triple in scored], [triple[2] for triple in scored])
-    words = [len(reference) for reference in output.references]
-    errors = [_errors(alignment) for alignment in output.alignments]
+    """Align each hypothesis with its reference, both normalised, by jiwer's rule, and count."""
+    return tally(references, align([normalizer(r) for r in references], [normalizer(h) for h in hypotheses]))
+
+
+def tally(raw_references: Sequence[str], alignments: Sequence[Alignment]) -> WordErrors:
+    """The counts of alignments; the references as they were before normalising tell whether that changed much."""
+    counted = [(raw, counts(alignment)) for raw, alignment in zip(raw_references, alignments, strict=True)]
+    scored = [(raw, c) for raw, c in counted if c.words]
+    hits, substitutions, deletions, insertions = (sum(c[i] for _, c in scored) for i in range(4))
     return WordErrors(
-        hits=output.hits,
-        substitutions=output.substitutions,
-        deletions=output.deletions,
-        insertions=output.insertions,
-        reference_words=sum(words),
-        raw_reference_words=sum(len(triple[0].split()) for triple in scored),
+        hits=hits,
+        substitutions=substitutions,
+        deletions=deletions,
+        insertions=insertions,
+        reference_words=hits + substitutions + deletions,
+        raw_reference_words=sum(len(raw.split()) for raw, _ in scored),
         utterances=len(scored),
-        empty_references=len(triples) - len(scored),
-        per_utterance=tuple(zip(errors, words, strict=True)),
+        empty_references=len(counted) - len(scored),
+        empty_reference_insertions=sum(c.insertions for _, c in counted if not c.words),
+        per_utterance=tuple((c.errors, c.words) for _, c in scored),
     )
 
 
-def _errors(alignment: Sequence[jiwer.AlignmentChunk]) -> int:
-    """Errors of one utterance: a chunk that is not equal is as many errors as its longer side has words."""
-    return sum(
-        max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-        for chunk in alignment
-        if chunk.type != "equal"
-    )
+def counts(alignment: Alignment) -> Counts:
+    hits = substitutions = deletions = insertions = 0
+    for word, heard in alignment:
+        if word == heard:
+            hits += 1
+        elif heard is None:
+            deletions += 1
+        elif word is None:
+            insertions += 1
+        else:
+            substitutions += 1
+    return Counts(hits, substitutions, deletions, insertions)

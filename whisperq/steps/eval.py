@@ -1,32 +1,68 @@
-"""Word error rate and speed over test sets, greedy decoding.
+"""Word error rate and speed over test sets, decoded greedily or with beams.
 
 Several processes each decode every world-th batch: the hypotheses are those of one, and `wall_seconds` are those of
-the process that took longest, features and decoding alone.
+the process that took longest, features and decoding alone. What was heard lies beside the artifact as it comes: the
+same command goes on after a kill, with any number of processes.
 """
 
 import json
-import os
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import require_texts
+from whisperq.data.evaluations import SPELLING
 from whisperq.data.groups import read_all
+from whisperq.data.hypotheses import HypothesisLine, line_of
 from whisperq.data.lists import UtteranceList
-from whisperq.errors import InputError, UsageError
+from whisperq.data.utterance import Utterance
+from whisperq.errors import InputError, Interrupted, UsageError
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device
 from whisperq.options import EvalConfig
-from whisperq.report.progress import say, say_how, track
+from whisperq.report.progress import bar, say, say_how
+from whisperq.report.scores import evaluation
+from whisperq.report.sets import warn_of_changed_words, write_results, write_set
+from whisperq.runtime.beams import with_beams
+from whisperq.runtime.hearing import Batch, Heard, HeardBook, audio_ahead, batches_by_length, hear_batch
 from whisperq.runtime.opening import Opened, open_runtime
-from whisperq.runtime.transcription import Hypothesis, transcribe
-from whisperq.scoring.intervals import bootstrap_interval
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of
-from whisperq.scoring.words import count_errors
+from whisperq.scoring.sets import over_sets, score_set
 from whisperq.training.distributed import Processes, joined
+from whisperq.training.signals import stop_requested
+from whisperq.training.speed import memory_gib
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A source with what was read of it."""
+
+    source: Source
+    read: UtteranceList
+    normalizer: str
+    limit: int | None
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def utterances(self) -> Sequence[Utterance]:
+        return self.read.utterances[: self.limit]
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """Where the artifact will lie, and what decides its figures."""
+
+    out: Path
+    scorer: str
+    seed: int
 
 
 def eval(
@@ -34,48 +70,54 @@ def eval(
 ) -> artifact.Artifact:
     """Transcribe every test set and count word errors; `normalizer` serves sets that name none.
 
-    Writes results.json and hypotheses/<set>.jsonl. Raises InputError and UsageError for unusable sets.
+    Writes results.json, results.md and of each set hypotheses/<set>.jsonl, errors/<set>.txt, <set>.ref.trn and
+    <set>.hyp.trn. Raises InputError and UsageError for unusable sets, Interrupted where it was told to stop.
     """
     check_names(test)
     lists = {source.name: read_all([source], config.skip_bad) for source in test}
-    for group in lists.values():
-        require_texts(group.utterances, "scoring")
     normalizers = {s.name: config.normalizer or s.normalizer or normalizer for s in test}
-    for name, group in lists.items():
-        check_words(name, [u.text or "" for u in group.utterances[: config.limit]], normalizers[name])
+    sets = [TestSet(s, lists[s.name].lists[0], normalizers[s.name], config.limit) for s in test]
+    for one in sets:
+        require_texts(one.read.utterances, "scoring")
+        check_words(one)
     settings = context.settings(config, normalizers=normalizers)
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
-    with joined(compute_device(context.device)) as processes:
-        with (
-            artifact.create(out, "evaluation", "eval", settings, inputs, context.force) as draft,
-            open_runtime(model, config, context, config.skip_bad) as opened,
-        ):
+    sealed = Sealed(out, config.scorer, context.seed)
+    book = HeardBook(out, settings, inputs)
+    try:
+        artifact.refuse_overwrite(out, "eval", settings, inputs, context.force)
+    except artifact.Finished:
+        book.remove_leftovers()
+        raise
+    if not context.force:
+        book.check()
+    with joined(compute_device(context.device)) as processes, book.worth_keeping():
+        with stop_requested() as stopping, open_runtime(model, config, context, config.skip_bad) as opened:
             say_how(opened.runtime)
-            (draft.folder / "hypotheses").mkdir()
-            results = {}
-            for source in test:
-                utterance_list = lists[source.name].lists[0]
-                hypotheses, wall = decode(opened, utterance_list, config, processes)
-                write_hypotheses(hypotheses, draft.folder / "hypotheses" / f"{source.name}.jsonl", out)
-                results[source.name] = score(hypotheses, wall, opened, normalizers[source.name], context.seed)
-                skipped = set().union(*processes.gather(opened.loader.skipped))
-                bad = {u.origin for u in utterance_list.utterances} & skipped if skipped else ()
-                results[source.name]["skipped"] = utterance_list.bad + len(bad)
-            draft.results |= summary(opened, results)
-            (draft.folder / "results.json").write_text(json.dumps(draft.results, indent=2) + "\n")
+            opened = replace(opened, rules=with_beams(opened.rules, opened.runtime, config.beams))
+            warm_up = listen(opened, sets, book, config.batch_size, processes, stopping)
+            how = summary(opened, processes.gather((warm_up, memory_gib())))
+        if processes.main:
+            with artifact.create(out, "evaluation", "eval", settings, inputs, context.force) as draft:
+                results = {one.name: write(one, book, opened, sealed, draft.folder) for one in sets}
+                keep_spelling(opened, results, draft.folder)
+                draft.results |= {**how, "sets": results, **over_sets(results)}
+                title = f"Word errors of {model.resolve().name}"
+                write_results(draft.folder, title, draft.results, evaluation(draft.results))
+            book.remove()
         return processes.result(out)
 
 
-def summary(opened: Opened, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What ran, how much of it in integers, and every set's figures."""
+def summary(opened: Opened, costs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """What ran, and how much of it in integers; costs: of each process the warm-up's seconds and the peak memory."""
     products = opened.runtime.products()
     return {
         "integer_products": len(products.integer),
         "float_products": dict(products.floating),
         "runtime": opened.runtime.name,
         "device": opened.loader.device,
-        "sets": sets,
-        "mean_wer": sum(r["wer"] for r in sets.values()) / len(sets),
+        "warm_up_seconds": max(seconds for seconds, _ in costs),
+        "peak_memory_gib": max(memory for _, memory in costs),
     }
 
 
@@ -88,74 +130,104 @@ def check_names(test: Sequence[Source]) -> None:
             raise UsageError(f"a test set's name becomes a file's, so that it cannot be {name!r}")
 
 
-def check_words(name: str, references: Sequence[str], normalizer: str) -> None:
+def check_words(one: TestSet) -> None:
     """Raises InputError, before anything is decoded, for a set without a word to get wrong."""
-    normalize = get_normalizer(normalizer)
-    if not any(normalize(text) for text in references):
-        raise InputError(f"the test set {name} has no reference words after normalising: it has no word error rate")
+    normalize = get_normalizer(one.normalizer)
+    if not any(normalize(utterance.text or "") for utterance in one.utterances):
+        raise InputError(f"the test set {one.name} has no reference words after normalising: it has no word error rate")
 
 
-def decode(
-    opened: Opened, utterance_list: UtteranceList, config: EvalConfig, processes: Processes
-) -> tuple[list[Hypothesis], float]:
-    """Hypotheses of all utterances, and the wall seconds of the slowest process.
+@dataclass
+class Listening:
+    """What all sets share while they are heard."""
 
-    Each process's first batch runs once before, untimed, to warm up.
-    """
-    utterances, size, name = utterance_list.utterances[: config.limit], config.batch_size, utterance_list.source.name
-    heard = (opened.runtime, opened.loader, opened.rules)
-    for _, first in islice(processes.batches(utterances, size), 1):
-        list(transcribe(*heard, first, size))
-    found = (
-        (number, h.without_sound())
-        for number, part in processes.batches(utterances, size)
-        for h in transcribe(*heard, part, size)
-    )
-    own = list(track(found, -(-len(utterances) // processes.world), f"eval {name}", "utterances"))
-    wall = max(processes.gather(sum(h.seconds for _, h in own)))
-    hypotheses = processes.collect(own)
-    if not hypotheses:
-        raise InputError(f"the test set {name} has no usable recording")
-    return hypotheses, wall
+    opened: Opened
+    size: int  # utterances of a batch
+    processes: Processes
+    stopping: Callable[[], bool]
+    left: int  # utterances that are not heard yet, of all sets
+    warm_up: float = 0.0  # seconds
 
-
-def write_hypotheses(hypotheses: Sequence[Hypothesis], path: Path, out: Path) -> None:
-    """One JSON object a line; texts raw; an audio path counts from where the file will lie in the end."""
-    final = out.resolve() / "hypotheses"
-    with open(path, "w", encoding="utf-8") as file:
-        for h in hypotheses:
-            audio = h.utterance.audio
-            entry = {
-                "id": h.utterance.id,
-                "audio_filepath": os.path.relpath(audio, final) if isinstance(audio, str) else None,
-                "duration": h.audio_seconds,
-                "time": h.seconds,
-                "text": h.utterance.text,
-                "pred_text": h.text,
-            }
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    def hear(self, one: TestSet, pending: Sequence[Batch]) -> Iterator[list[Heard]]:
+        """What this process heard in each of its batches; the first is heard once before, to warm up."""
+        world, utterances = self.processes.world, one.utterances
+        with closing(audio_ahead(self.opened.loader, utterances, pending[self.processes.rank :: world])) as own:
+            for start in range(0, len(pending), world):
+                if loaded := next(own, None):
+                    if start == 0:
+                        began = perf_counter()
+                        hear_batch(self.opened, one.name, loaded, self.size)
+                        self.warm_up += perf_counter() - began
+                    yield hear_batch(self.opened, one.name, loaded, self.size)
+                self.left -= sum(map(len, pending[start : start + world]))
+                if self.processes.any(self.stopping()) and self.left:
+                    raise Interrupted(f"told to stop: {self.left:,} utterances are left, the same command hears them")
 
 
-def score(
-    hypotheses: Sequence[Hypothesis], wall: float, opened: Opened, normalizer_name: str, seed: int
-) -> dict[str, Any]:
-    """Counts, WER with its 95 % interval, RTFx; `wall` in seconds."""
-    normalizer = normalizer_of(normalizer_name, opened.processor.tokenizer)
-    references = [h.utterance.text or "" for h in hypotheses]
-    errors = count_errors(references, [h.text for h in hypotheses], normalizer)
-    if errors.normalizer_changed_words:
-        say(
-            f"warning: the normaliser {normalizer.id} changed the number of reference words from "
-            f"{errors.raw_reference_words:,} to {errors.reference_words:,}; basic keeps digits apart"
-        )
-    audio = sum(h.audio_seconds for h in hypotheses)
-    low, high = bootstrap_interval(errors.per_utterance, seed=seed)
-    return {
-        **errors.as_dict(),
-        "wer_interval_95": [low, high],
-        "normalizer": normalizer.id,
-        "normalizer_changed_words": errors.normalizer_changed_words,
-        "audio_seconds": audio,
-        "wall_seconds": wall,
-        "rtfx": audio / wall,
+def listen(
+    opened: Opened,
+    sets: Sequence[TestSet],
+    book: HeardBook,
+    size: int,
+    processes: Processes,
+    stopping: Callable[[], bool],
+) -> float:
+    """Hear what is not heard yet, and keep it; the seconds of warming up."""
+    processes.wait()  # all have looked at what lies there
+    if processes.main:
+        book.prepare()
+    processes.wait()
+    done = {one.name: set(book.heard(one.name)) for one in sets}
+    processes.wait()  # nobody writes before all have read
+    # A batch is made up, and so padded and summed, as if nothing had been done.
+    batches = {one.name: batches_by_length(one.utterances, size) for one in sets}
+    pending = {name: [b for b in batches[name] if not done[name] >= set(b)] for name in batches}
+    left = sum(len(b) for some in pending.values() for b in some)
+    if any(done.values()):
+        say(f"going on: {left:,} of {sum(len(one.utterances) for one in sets):,} utterances are left")
+    state = Listening(opened, size, processes, stopping, left)
+    with book.writing(processes.rank) as keep:
+        for one in sets:
+            own = sum(map(len, pending[one.name][processes.rank :: processes.world]))
+            with bar() as progress:
+                task = progress.add_task(f"eval {one.name}", total=own, unit="utterances")
+                for found in state.hear(one, pending[one.name]):
+                    keep([line for line in found if line.number not in done[one.name]])
+                    progress.advance(task, len(found))
+    processes.wait()  # the first scores what all have written
+    return state.warm_up
+
+
+def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder: Path) -> dict[str, Any]:
+    """Score a set and write its files; its results. Raises InputError for a set without a usable recording."""
+    heard = book.heard(one.name)
+    read = [(u, found) for n, u in enumerate(one.utterances) if (found := heard[n]).text is not None]
+    if not read:
+        raise InputError(f"the test set {one.name} has no usable recording")
+    lines = [line_of(utterance, x.text or "", x.seconds, x.wall) for utterance, x in read]
+    normalize = normalizer_of(one.normalizer, opened.processor.tokenizer)
+    ids, texts = [line.id for line in lines], [line.text for line in lines]
+    scored = score_set(ids, texts, [line.pred_text for line in lines], normalize, sealed.scorer)
+    warn_of_changed_words(one.name, scored)
+    results = {
+        "group": one.source.group,
+        **artifact.plain(scored.results(sealed.seed)),
+        **speed(lines, book.times(one.name)),
+        "skipped": one.read.bad + len(heard) - len(read),
     }
+    write_set(folder, sealed.out, one.name, lines, scored, results)
+    return results
+
+
+def speed(lines: Sequence[HypothesisLine], times: Mapping[str, float]) -> dict[str, float]:
+    """RTFx is audio over wall seconds; the warm-up and the reading of audio files are no part of these."""
+    audio = sum(line.duration or 0.0 for line in lines)
+    stages = {f"{stage}_seconds": seconds for stage, seconds in times.items()}
+    return {"audio_seconds": audio, **stages, "rtfx": audio / times["wall"]}
+
+
+def keep_spelling(opened: Opened, sets: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """The tokenizer's spelling map, where a set was scored with it: `score` and `compare` need no model then."""
+    if any(r["normalizer"] == "english" for r in sets.values()):
+        mapping = opened.processor.tokenizer.english_spelling_normalizer
+        (folder / SPELLING).write_text(json.dumps(mapping, indent=2) + "\n", encoding="utf-8")

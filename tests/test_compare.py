@@ -1,0 +1,297 @@
+"""`compare`: a model with itself, differences that are known, the tests by hand, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Invoke, write_lines
+from scipy.stats import bootstrap, ttest_rel
+
+from whisperq.scoring.alignment import align
+from whisperq.scoring.comparison import choose_blocks, paired_bootstrap
+from whisperq.scoring.normalizers import get_normalizer
+from whisperq.scoring.segments import matched_pairs, segments
+from whisperq.scoring.words import count_errors
+
+WORDS = "zero one two three four five six seven eight nine".split()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WHISPERQ_RUN", raising=False)
+    return tmp_path
+
+
+def compared(invoke: Invoke, *arguments: str) -> dict:
+    done = invoke("compare", *arguments, "--normalizer", "none", "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)["results"]
+
+
+def spoiled(generator: np.random.Generator, text: str, rate: float) -> str:
+    """Each word wrong with this probability."""
+    return " ".join("wrong" if generator.random() < rate else word for word in text.split())
+
+
+def system(path: Path, rate: float, seed: int = 1, count: int = 60, **known: Callable[[int], str]) -> Path:
+    """A hypotheses file; every system hears the same references."""
+    texts, noise = np.random.default_rng(0), np.random.default_rng(seed)
+    lines = []
+    for i in range(count):
+        text = " ".join(texts.choice(WORDS, 10))
+        fields = {key: value(i) for key, value in known.items()}
+        lines.append({"id": f"u{i}", "text": text, "pred_text": spoiled(noise, text, rate), **fields})
+    return write_lines(path, lines)
+
+
+def test_a_model_with_itself(here: Path, invoke: Invoke) -> None:
+    system(here / "a.jsonl", 0.2)
+    found = compared(invoke, "a.jsonl", "a.jsonl")["sets"]["a"]
+    assert (found["difference"], found["interval_95"], found["p"]) == (0, [0, 0], 1)
+    assert (found["matched_pairs"]["z"], found["matched_pairs"]["p"]) == (0, 1)
+    assert found["verdict"] == "undecided" and found["equal_hypotheses"] == 60  # six hundred words prove nothing
+    system(here / "b.jsonl", 0.2, count=200)
+    assert compared(invoke, "b.jsonl", "b.jsonl")["sets"]["b"]["verdict"] == "non-inferior"
+
+
+def simulated(generator: np.random.Generator, blocks: int) -> tuple[list[tuple[int, int]], list[int], list[int]]:
+    """Hypotheses of two systems, B two points worse: errors, words and blocks of each utterance.
+
+    A voice is easy or hard for both, and some suit B less: errors of one block go together.
+    """
+    errors, words, owners = [], [], []
+    for block in range(blocks):
+        rate, extra = generator.beta(2, 18), generator.uniform(0, 0.04)
+        references = [" ".join(generator.choice(WORDS, 12)) for _ in range(3)]
+        heard = [[spoiled(generator, text, r) for text in references] for r in (rate, rate + extra)]
+        counted = [count_errors(references, texts, get_normalizer("none")).per_utterance for texts in heard]
+        errors += [(a, b) for (a, _), (b, _) in zip(*counted, strict=True)]
+        words += [12] * 3
+        owners += [block] * 3
+    return errors, words, owners
+
+
+def test_intervals_cover_the_known_difference() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        difference = paired_bootstrap(*simulated(generator, 60), resamples=1000, seed=seed)
+        low, high = difference.interval
+        covered += low <= 2.0 <= high
+    assert 0.91 <= covered / 200 <= 0.98
+
+
+def test_interval_agrees_with_scipy() -> None:
+    errors, words, owners = simulated(np.random.default_rng(5), 80)
+    found = paired_bootstrap(errors, words, owners, resamples=20_000, seed=0)
+    sums = np.array([np.bincount(owners, column) for column in (*np.array(errors).T, words)])
+    expected = bootstrap(
+        tuple(sums), lambda a, b, n, axis: 100 * (b - a).sum(axis) / n.sum(axis),
+        paired=True, method="percentile", n_resamples=20_000, rng=np.random.default_rng(1),
+    ).confidence_interval  # fmt: skip
+    assert found.interval == pytest.approx((expected.low, expected.high), abs=0.05)
+    assert found.points == pytest.approx(100 * (sums[1] - sums[0]).sum() / sums[2].sum())
+
+
+def test_p_value_is_near_the_paired_t_tests() -> None:
+    generator = np.random.default_rng(3)
+    errors = [(int(a), int(b)) for a, b in generator.poisson((1.0, 1.1), (400, 2))]
+    found = paired_bootstrap(errors, [10] * 400, range(400), resamples=20_000, seed=0)
+    assert found.p == pytest.approx(ttest_rel(*zip(*errors, strict=True)).pvalue, abs=0.03)
+
+
+def test_blocks_widen_the_interval_where_errors_go_together() -> None:
+    generator = np.random.default_rng(0)
+    errors = [(0, int(extra)) for extra in generator.integers(0, 3, 40) for _ in range(10)]
+    widths = [
+        np.ptp(paired_bootstrap(errors, [10] * 400, blocks, resamples=4000, seed=0).interval)
+        for blocks in (range(400), [i // 10 for i in range(400)])
+    ]
+    assert widths[1] == pytest.approx(widths[0] * 10**0.5, rel=0.1)
+
+
+def test_resamples_are_repeatable_and_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = simulated(np.random.default_rng(0), 30)
+    whole = paired_bootstrap(*data, resamples=500, seed=3)
+    monkeypatch.setattr("whisperq.scoring.comparison.DRAWN_AT_ONCE", 100)
+    assert whole.interval == paired_bootstrap(*data, resamples=500, seed=3).interval
+    assert whole.interval != paired_bootstrap(*data, resamples=500, seed=4).interval
+
+
+VERDICTS = {
+    "better": (0.3, 0.1, 0.3, "better"),
+    "worse": (0.1, 0.3, 0.3, "worse"),
+    "within a wide margin": (0.2, 0.2, 20.0, "non-inferior"),
+    "too few words": (0.2, 0.2, 0.3, "undecided"),
+}
+
+
+def test_as_many_words_as_it_says_would_tell() -> None:
+    generator = np.random.default_rng(3)
+    errors = [(int(a), int(b)) for a, b in generator.poisson((1.0, 1.0), (100, 2))]
+    few = paired_bootstrap(errors, [10] * 100, range(100), resamples=4000, seed=0)
+    assert few.verdict(1.0) == "undecided"
+    times = -(-few.words_needed(1.0, 1000) // 1000)
+    assert times > 4
+    many = [
+        paired_bootstrap(errors * n, [10] * 100 * n, range(100 * n), 4000, 0) for n in (max(1, times // 2), times + 1)
+    ]
+    assert [m.verdict(1.0) == "undecided" for m in many] == [True, False]
+
+
+@pytest.mark.parametrize("a, b, margin, verdict", VERDICTS.values(), ids=VERDICTS)
+def test_verdicts(a: float, b: float, margin: float, verdict: str, here: Path, invoke: Invoke) -> None:
+    system(here / "a.jsonl", a, count=200), system(here / "b.jsonl", b, seed=2, count=200)
+    results = compared(invoke, "a.jsonl", "b.jsonl", "--margin", str(margin))
+    found = results["sets"]["a"]
+    assert (found["verdict"], found["reference_words"]) == (verdict, 2000)
+    low, high = found["interval_95"]
+    assert low < found["difference"] < high
+    assert found["difference"] == pytest.approx(100 * (found["wer_b"] - found["wer_a"]))
+    assert found["within_margin"] == (high < margin)
+    if verdict == "undecided":
+        wanted = max(abs(found["difference"]), margin - found["difference"])
+        assert found["words_needed"] == pytest.approx(2000 * ((high - low) / 2 / wanted) ** 2, abs=1)
+
+
+def test_the_table_says_at_how_many_words_nothing_is_decided(here: Path, invoke: Invoke) -> None:
+    system(here / "a.jsonl", 0.2), system(here / "b.jsonl", 0.2, seed=2)
+    done = invoke("compare", "a.jsonl", "b.jsonl", "--normalizer", "none")
+    assert "undecided at 600 words" in " ".join(done.stdout.replace("│", " ").split())
+    text = next(here.glob("run/comparisons/a-vs-b/comparison.md")).read_text()
+    assert "undecided at 600 words; about" in text and "60 utterances" in text
+
+
+BLOCKS = {
+    "speakers": ({"speaker": lambda i: f"s{i % 30}"}, (), ("speaker", 30)),
+    "too few speakers": ({"speaker": lambda i: f"s{i % 6}"}, (), ("utterance", 60)),
+    "wanted all the same": ({"speaker": lambda i: f"s{i % 6}"}, ("--blocks", "speaker"), ("speaker", 6)),
+    "recordings": ({"audio_filepath": lambda i: f"{i // 3}.wav"}, (), ("recording", 20)),
+    "one recording each": ({"audio_filepath": lambda i: f"{i}.wav"}, (), ("utterance", 60)),
+    "utterances": ({"speaker": lambda i: f"s{i % 30}"}, ("--blocks", "utterance"), ("utterance", 60)),
+}
+
+
+@pytest.mark.parametrize("known, flags, expected", BLOCKS.values(), ids=BLOCKS)
+def test_blocks_are_named(known: dict, flags: tuple, expected: tuple, here: Path, invoke: Invoke) -> None:
+    system(here / "a.jsonl", 0.2, **known), system(here / "b.jsonl", 0.2, seed=2, **known)
+    found = compared(invoke, "a.jsonl", "b.jsonl", *flags)["sets"]["a"]
+    assert (found["blocked_by"], found["blocks"]) == expected
+
+
+def test_one_unnamed_utterance_is_no_block() -> None:
+    names = [f"s{i % 30}" for i in range(90)]
+    assert choose_blocks([*names, None], [None] * 91)[0] == "utterance"
+    assert choose_blocks([*names, None], [*names, "s0"])[0] == "recording"
+
+
+def alignments(reference: str, *hypotheses: str) -> list:
+    return [align([reference], [hypothesis])[0] for hypothesis in hypotheses]
+
+
+SEGMENTS = {
+    "none": ("a b c d", "a b c d", "a b c d", []),
+    "two right words divide": ("a b c d", "x b c d", "a b c y", [(1, 0), (0, 1)]),
+    "one right word does not": ("a b c", "x b c", "a b y", [(1, 1)]),
+    "an insertion is an error": ("a b c d", "a b z c d", "a b c d", [(1, 0)]),
+    "insertions keep words apart": ("a b c d e", "x b z c d e", "a b c d e", [(2, 0)]),
+    "right for both": ("a b c d e f", "x b c d e f", "a y z d e f", [(1, 2)]),
+    "to the end": ("a b c", "a b", "a b c d", [(1, 1)]),
+    "all wrong": ("a b", "", "x y", [(2, 2)]),
+}
+
+
+@pytest.mark.parametrize("reference, a, b, expected", SEGMENTS.values(), ids=SEGMENTS)
+def test_segments_worked_by_hand(reference: str, a: str, b: str, expected: list) -> None:
+    assert list(segments(*alignments(reference, a, b))) == expected
+
+
+def test_matched_pairs_is_the_papers_statistic() -> None:
+    generator = np.random.default_rng(0)
+    references = [" ".join(generator.choice(WORDS, 15)) for _ in range(80)]
+    a, b = ([spoiled(generator, text, rate) for text in references] for rate in (0.1, 0.2))
+    found = matched_pairs(align(references, a), align(references, b))
+    differences = [y - x for pair in zip(align(references, a), align(references, b), strict=True)
+                   for x, y in segments(*pair)]  # fmt: skip
+    test = ttest_rel(differences, np.zeros(len(differences)))
+    assert found.z == pytest.approx(test.statistic) and found.segments == len(differences) > 80
+    assert found.p == pytest.approx(test.pvalue, abs=1e-3)
+    assert sum(differences) == sum(x != y for h in (b,) for t, u in zip(references, h, strict=True)
+                                   for x, y in zip(t.split(), u.split(), strict=True)) - sum(
+        x != y for t, u in zip(references, a, strict=True) for x, y in zip(t.split(), u.split(), strict=True)
+    )  # fmt: skip
+
+
+def test_differences_without_spread_have_no_p_value() -> None:
+    found = matched_pairs(alignments("a b", "a b"), alignments("a b", "a x"))
+    assert (found.segments, found.mean, found.z, found.p) == (1, 1, None, None)
+
+
+def test_what_changed_most_is_shown_side_by_side(here: Path, invoke: Invoke) -> None:
+    texts = ["one two three four", "five six", "seven eight nine"]
+    a, b = ["one two three four", "five", "seven ate nine"], ["won too three for", "five six", "seven ate nine ten"]
+    for name, heard in (("a", a), ("b", b)):
+        pairs = zip(texts, heard, strict=True)
+        write_lines(here / f"{name}.jsonl", [{"id": t[:3], "text": t, "pred_text": h} for t, h in pairs])
+    compared(invoke, "a.jsonl", "b.jsonl", "--out", "c", "--changed", "2")
+    text = (here / "c" / "changed" / "a.txt").read_text()
+    assert text.index("one: A 0 errors, B 3 in 4 words") < text.index("fiv: A 1 errors, B 0 in 2 words")
+    assert "sev:" not in text and "3 of 3 utterances" in text
+    assert "REF:  one  two  three  four\nA:    one  two  three  four\nB:    WON  TOO  three  FOR\n" in text
+
+
+def test_evaluations_compare_set_by_set_and_over_all(here: Path, invoke: Invoke) -> None:
+    for name, rate in (("a", 0.1), ("b", 0.3)):
+        (here / name).mkdir()
+        for number, test in enumerate(("clean", "noisy")):
+            system(here / name / f"{test}.jsonl", rate + 0.1 * number, seed=number)
+        done = invoke("score", f"{name}/clean.jsonl", f"{name}/noisy.jsonl", "--normalizer", "none", "--out",
+                      f"run/scores/{name}-scored")  # fmt: skip
+        assert done.exit_code == 0, done.stderr
+    done = invoke("compare", "a-scored", "b-scored", "--json")  # found in the run folder; the normaliser is theirs
+    results = json.loads(done.stdout)["results"]
+    assert (results["a"], results["b"]) == ("a-scored", "b-scored")
+    differences = [results["sets"][name]["difference"] for name in ("clean", "noisy")]
+    (mean,) = results["means"]
+    assert mean["difference"] == pytest.approx(np.mean(differences)) and mean["verdict"] == "worse"
+    widths = [np.ptp(r["interval_95"]) for r in (mean, *results["sets"].values())]
+    assert widths[0] == pytest.approx(np.hypot(*widths[1:]) / 2, rel=0.1)  # of two that are drawn independently
+    assert results["sets"]["clean"]["normalizer"] == "none"
+    assert "finished already" in invoke("compare", "a-scored", "b-scored").stderr
+
+
+def test_different_normalisers_are_refused_until_one_is_named(here: Path, invoke: Invoke) -> None:
+    system(here / "x.jsonl", 0.2)
+    for name in ("none", "basic"):
+        assert invoke("score", "x.jsonl", "--normalizer", name, "--out", name).exit_code == 0
+    done = invoke("compare", "none", "basic")
+    assert done.exit_code == 2 and "basic and none" in done.stderr and "--normalizer" in done.stderr
+    assert invoke("compare", "none", "basic", "--normalizer", "basic").exit_code == 0
+    assert invoke("score", "x.jsonl", "--normalizer", "none", "--scorer", "sclite", "--out", "n").exit_code == 0
+    done = invoke("compare", "none", "n")
+    assert done.exit_code == 2 and "--scorer" in done.stderr
+
+
+def test_different_references_are_refused(here: Path, invoke: Invoke) -> None:
+    system(here / "a.jsonl", 0.2)
+    lines = [json.loads(text) for text in (here / "a.jsonl").read_text().splitlines()]
+    write_lines(here / "b.jsonl", [{**line, "text": "another"} for line in lines])
+    done = invoke("compare", "a.jsonl", "b.jsonl")
+    assert done.exit_code == 2 and "references of u0 differ" in done.stderr and "same list" in done.stderr
+    write_lines(here / "b.jsonl", lines[:50])
+    done = invoke("compare", "a.jsonl", "b.jsonl")
+    assert done.exit_code == 2 and "10 utterances of A are not in B" in done.stderr
+    assert compared(invoke, "a.jsonl", "b.jsonl", "--common")["sets"]["a"]["utterances"] == 50
+
+
+def test_what_is_no_evaluation_is_refused(here: Path, invoke: Invoke) -> None:
+    system(here / "a.jsonl", 0.2)
+    (here / "empty").mkdir()
+    for name, words in (("nowhere", "no evaluation or hypotheses file nowhere"), ("empty", "neither a hypotheses")):
+        done = invoke("compare", "a.jsonl", name)
+        assert done.exit_code == 3 and words in done.stderr
+    done = invoke("compare", "a.jsonl", "a.jsonl", "--blocks", "speaker")
+    assert done.exit_code == 2 and "--blocks speaker" in done.stderr

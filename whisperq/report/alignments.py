@@ -1,0 +1,108 @@
+"""Utterances word by word for a person to read: the reference above what was heard, words below one another.
+
+    REF:   the  CAT  sat  ****  on
+    HYP:   the  HAT  sat  down  **
+    EVAL:        S         I    D
+
+Wrong words in capitals, unless the set has capitals of its own (the normaliser `none`); stars where there is no word.
+"""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from whisperq.scoring.alignment import Alignment
+from whisperq.scoring.sets import ScoredSet, ScoredUtterance, confusions
+
+COLUMNS = 110  # characters of a line before it is continued
+LISTED = 50  # confusions of a kind
+
+
+def error_text(title: str, scored: ScoredSet, results: dict[str, Any]) -> str:
+    """A set's errors: the rates, what was taken for what, and each utterance that is not all right."""
+    e = scored.errors
+    found = e.substitutions + e.deletions + e.insertions
+    lines = [
+        title,
+        f"WER {_percent(results['wer'])} [{found} / {e.reference_words} words: {e.substitutions} substituted, "
+        f"{e.deletions} deleted, {e.insertions} inserted], CER {_percent(results['cer'])}; "
+        f"normalizer {scored.normalizer}, scorer {scored.scorer}",
+        f"{e.utterances} utterances scored, {e.empty_references} without reference words "
+        f"({e.empty_reference_insertions} words heard there), {results['loops']} looping",
+        "",
+    ]
+    for kind, rows in confusions(scored.utterances).items():
+        lines += [
+            f"{kind}, most frequent first:",
+            *(f"  {row[-1]:5d}  {' -> '.join(row[:-1])}" for row in rows[:LISTED]),
+        ]
+        lines += [f"         and {len(rows) - LISTED} more"] if len(rows) > LISTED else []
+        lines.append("")
+    wrong = [u for u in scored.utterances if u.counts.errors or u.loop]
+    lines.append(f"{len(wrong)} utterances that are not all right, in the order of the list:\n")
+    for utterance in wrong:
+        lines += [heading(utterance), *aligned_rows(utterance.alignment), ""]
+    return "\n".join(lines)
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def heading(utterance: ScoredUtterance) -> str:
+    c = utterance.counts
+    parts = [f"{utterance.id}: {c.errors} errors in {c.words} words"]
+    if not c.words:
+        parts = [f"{utterance.id}: no reference words, not scored"]
+    if loop := utterance.loop:
+        parts.append(f'LOOP: "{loop.ngram}" {loop.times} times')
+    return "; ".join(parts)
+
+
+def aligned_rows(alignment: Alignment) -> list[str]:
+    """REF, HYP and EVAL, continued where they are long."""
+    capitals = not any(word != word.lower() for pair in alignment for word in pair if word)
+    columns = [_column(word, heard, capitals) for word, heard in alignment]
+    return stacked(("REF:", "HYP:", "EVAL:"), columns)
+
+
+def _column(word: str | None, heard: str | None, capitals: bool) -> tuple[str, str, str]:
+    if word == heard:
+        return word or "", heard or "", ""
+    letter = "I" if word is None else "D" if heard is None else "S"
+    shown = [None if w is None else w.upper() if capitals else w for w in (word, heard)]
+    size = max(width(w) for w in shown if w is not None)
+    first, second = ("*" * size if w is None else w for w in shown)
+    return first, second, letter
+
+
+def stacked(labels: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells below one another, each as wide as its column's widest; a blank line between continued parts."""
+    room, lines = max(map(len, labels)) + 2, []
+    for part in _parts(columns, COLUMNS - room):
+        lines += [""] if lines else []
+        for number, label in enumerate(labels):
+            cells = [_padded(column[number], max(map(width, column))) for column in part]
+            lines.append((label.ljust(room) + "  ".join(cells)).rstrip())
+    return lines
+
+
+def _parts(columns: Sequence[Sequence[str]], room: int) -> Iterator[Sequence[Sequence[str]]]:
+    start = used = 0
+    for end, column in enumerate(columns):
+        size = max(map(width, column)) + 2
+        if end > start and used + size > room:
+            yield columns[start:end]
+            start, used = end, 0
+        used += size
+    yield columns[start:]
+
+
+def _padded(text: str, size: int) -> str:
+    return text + " " * (size - width(text))
+
+
+def width(text: str) -> int:
+    """Columns on a terminal: Chinese and Japanese characters take two, combining marks none."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(bool(unicodedata.combining(c)) for c in text)

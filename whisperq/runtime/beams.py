@@ -1,0 +1,106 @@
+"""Beam search as transformers' `generate(num_beams=N)` does it, over any runtime whose state can branch.
+
+    score of a hypothesis of n tokens, the end among them = sum of log p / n
+
+log p is that before suppression, as there. At each step the 2 N likeliest continuations are looked at: those of the N
+best that end are finished, the N best of the others live on. An utterance is done when it has N finished ones and the
+best living one, at its present length, is no better than the worst of them.
+"""
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from whisperq.errors import UsageError
+from whisperq.runtime.decoding import Rules, suppress
+from whisperq.runtime.interface import Runtime
+from whisperq.runtime.transcription import AnyRules, AnyRuntime
+
+
+@dataclass(frozen=True)
+class BeamRules(Rules):
+    """As Rules, with more than one hypothesis at a time."""
+
+    beams: int = 2
+
+    def read(self, runtime: Runtime, features: Tensor) -> list[list[int]]:
+        return beam_search(runtime, features, self)
+
+
+def with_beams(rules: AnyRules, runtime: AnyRuntime, beams: int) -> AnyRules:
+    """The same rules with so many beams; one is greedy. Raises UsageError for what decodes greedily alone."""
+    if beams == 1:
+        return rules
+    if not isinstance(rules, Rules):
+        raise UsageError("--beams is for Whisper; of a CTC model each frame's best label is taken")
+    if not hasattr(runtime, "branch"):
+        raise UsageError(f"--beams is for --runtime float and emulated; {runtime.name} decodes greedily")
+    return BeamRules(**{f.name: getattr(rules, f.name) for f in fields(Rules)}, beams=beams)
+
+
+@dataclass
+class Search:
+    """One utterance's hypotheses: (score, tokens) each, the best first."""
+
+    beams: int
+    living: list[tuple[float, list[int]]] = field(default_factory=list)
+    finished: list[tuple[float, list[int]]] = field(default_factory=list)
+    open: bool = True
+
+    def step(self, candidates: list[tuple[float, int, int]], end: int, last: bool) -> list[tuple[int, int]]:
+        """candidates: score, beam and token, the best first; which beam and token each living one comes from."""
+        grown = [(score, [*self.living[beam][1], token]) for score, beam, token in candidates]
+        ends = [last or token == end for _, _, token in candidates]
+        length = len(grown[0][1])
+        if self.open:
+            done = [(score / length, ids) for (score, ids), over in zip(grown, ends, strict=True) if over]
+            done = done[: sum(ends[: self.beams])]  # of the N best alone
+            self.finished = sorted(self.finished + done, key=lambda one: -one[0])[: self.beams]
+        chosen = [i for i, over in enumerate(ends) if not over][: self.beams]
+        if not chosen:
+            self.open = False
+            return []
+        self.living = [grown[i] for i in chosen]
+        full = len(self.finished) == self.beams
+        self.open = self.open and not (full and self.living[0][0] / length <= self.finished[-1][0])
+        return [candidates[i][1:] for i in chosen]
+
+
+@torch.inference_mode()
+def beam_search(runtime: Runtime, features: Tensor, rules: BeamRules) -> list[list[int]]:
+    """features (batch, mel bins, frames) -> each utterance's best new tokens, without prompt and end."""
+    beams, count = rules.beams, len(features)
+    state = runtime.encode(features)
+    runtime.branch(state, torch.arange(count, device=features.device).repeat_interleave(beams))
+    searches = [Search(beams, [(0.0, [])] + [(-1e9, [])] * (beams - 1)) for _ in range(count)]
+    tokens = torch.tensor([rules.prompt] * (count * beams), device=features.device)
+    room = rules.max_tokens - len(rules.prompt)
+    for step in range(room):
+        log_probs = runtime.decode_step(tokens, state).log_softmax(dim=-1)
+        suppress(log_probs, torch.tensor(rules.suppressed, dtype=torch.long, device=log_probs.device))
+        if step == 0:
+            suppress(log_probs, torch.tensor(rules.suppressed_first, dtype=torch.long, device=log_probs.device))
+        chosen = [
+            search.step(candidates, rules.end, step == room - 1)
+            for search, candidates in zip(searches, _candidates(log_probs, searches, beams), strict=True)
+        ]
+        if not any(search.open for search in searches):
+            break
+        rows = [beams * i + beam for i, pairs in enumerate(chosen) for beam, _ in pairs]
+        runtime.branch(state, torch.tensor(rows, device=features.device))
+        tokens = torch.tensor([[token] for pairs in chosen for _, token in pairs], device=features.device)
+    best = [search.finished[0][1] for search in searches]
+    return [ids[:-1] if ids[-1] == rules.end else ids for ids in best]
+
+
+def _candidates(log_probs: Tensor, searches: list[Search], beams: int) -> list[list[tuple[float, int, int]]]:
+    """log_probs (batch * beams, vocabulary) -> each utterance's likeliest continuations, two for each beam."""
+    vocabulary = log_probs.shape[-1]
+    before = torch.tensor([[score for score, _ in s.living] for s in searches], device=log_probs.device)
+    sums = (log_probs.view(len(searches), beams, vocabulary) + before[:, :, None]).flatten(1)
+    scores, places = sums.topk(2 * beams, dim=-1)
+    return [
+        [(score, place // vocabulary, place % vocabulary) for score, place in zip(*pair, strict=True)]
+        for pair in zip(scores.tolist(), places.tolist(), strict=True)
+    ]

@@ -1,0 +1,120 @@
+"""A test set scored: counts, rates and their interval, confusions, loops, and every utterance's alignment.
+
+    CER = (S + D + I) / C     over the characters of the normalised texts, spaces between words included, as jiwer's
+
+WER and CER are sums of errors over sums of words and characters (micro-averaged) within a set, and unweighted means
+over sets. Figures under different normalisers or scorers are never put together: each such pair has a table of its own.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+import jiwer
+
+from whisperq.scoring.alignment import Alignment, align
+from whisperq.scoring.intervals import bootstrap_interval
+from whisperq.scoring.loops import Loop, find_loop
+from whisperq.scoring.normalizers import Normalizer
+from whisperq.scoring.words import Counts, WordErrors, counts, tally
+
+TOP = 20  # confusions in the results
+NAMED_LOOPS = 20  # looping hypotheses that the results name
+
+
+@dataclass(frozen=True)
+class ScoredUtterance:
+    """One hypothesis against its reference, both normalised."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    alignment: Alignment
+
+    @cached_property
+    def counts(self) -> Counts:
+        return counts(self.alignment)
+
+    @cached_property
+    def loop(self) -> Loop | None:
+        return find_loop(self.hypothesis.split(), self.reference.split())
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """All utterances in order, those without reference words too, which no rate counts."""
+
+    utterances: tuple[ScoredUtterance, ...]
+    errors: WordErrors
+    normalizer: str  # its id
+    scorer: str
+
+    def results(self, seed: int) -> dict[str, Any]:
+        low, high = bootstrap_interval(self.errors.per_utterance, seed=seed)
+        loops = [u for u in self.utterances if u.loop]
+        named = [{"id": u.id, "ngram": u.loop.ngram, "times": u.loop.times} for u in loops[:NAMED_LOOPS]]
+        return {
+            **self.errors.as_dict(),
+            **self._characters(),
+            "wer_interval_95": [low, high],
+            "normalizer": self.normalizer,
+            "normalizer_changed_words": self.errors.normalizer_changed_words,
+            "scorer": self.scorer,
+            "loops": len(loops),
+            "looping": named,
+            "confusions": {kind: top[:TOP] for kind, top in confusions(self.utterances).items()},
+        }
+
+    def _characters(self) -> dict[str, float | int | None]:
+        scored = [u for u in self.utterances if u.reference]
+        if not scored:
+            return {"cer": None, "reference_characters": 0}
+        found = jiwer.process_characters([u.reference for u in scored], [u.hypothesis for u in scored])
+        return {"cer": found.cer, "reference_characters": sum(len(u.reference) for u in scored)}
+
+
+def score_set(
+    ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str], normalizer: Normalizer, scorer: str
+) -> ScoredSet:
+    """Align raw texts after normalising them."""
+    pairs = [(normalizer(r), normalizer(h)) for r, h in zip(references, hypotheses, strict=True)]
+    alignments = align([r for r, _ in pairs], [h for _, h in pairs], scorer)
+    found = tuple(ScoredUtterance(i, *p, a) for i, p, a in zip(ids, pairs, alignments, strict=True))
+    return ScoredSet(found, tally(references, alignments), normalizer.id, scorer)
+
+
+def confusions(utterances: Sequence[ScoredUtterance]) -> dict[str, list[list[Any]]]:
+    """Substitutions [word, heard, times], deletions and insertions [word, times]; most frequent first, then by name."""
+    pairs = Counter(p for u in utterances if u.reference for p in u.alignment if p[0] != p[1])
+    ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0][0] or "", item[0][1] or ""))
+    return {
+        "substitutions": [[w, h, n] for (w, h), n in ordered if w is not None and h is not None],
+        "deletions": [[w, n] for (w, h), n in ordered if h is None],
+        "insertions": [[h, n] for (w, h), n in ordered if w is None],
+    }
+
+
+def averages(sets: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Unweighted means over sets and over each group, apart for each normaliser and scorer, in the sets' order."""
+    kinds = dict.fromkeys((r["normalizer"], r["scorer"]) for r in sets.values())
+    found = []
+    for normalizer, scorer in kinds:
+        names = [n for n, r in sets.items() if (r["normalizer"], r["scorer"]) == (normalizer, scorer)]
+        groups = dict.fromkeys(g for n in names if (g := sets[n].get("group")))
+        means = {group: _mean(sets, [n for n in names if sets[n].get("group") == group]) for group in groups}
+        found.append({"normalizer": normalizer, "scorer": scorer, **_mean(sets, names), "groups": means})
+    return found
+
+
+def _mean(sets: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    cers = [sets[name]["cer"] for name in names]
+    return {"sets": list(names), "mean_wer": fmean(sets[n]["wer"] for n in names), "mean_cer": fmean(cers)}
+
+
+def over_sets(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """All averages, and the mean WER where the sets can be put together: under one normaliser and scorer."""
+    found = averages(sets)
+    return {"averages": found, "mean_wer": found[0]["mean_wer"] if len(found) == 1 else None}

@@ -1,0 +1,202 @@
+"""Which of two systems makes fewer word errors on the same utterances, and how sure that is."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from whisperq import artifact
+from whisperq.data.evaluations import Evaluation, common_sets, open_evaluation, read_spelling
+from whisperq.data.hypotheses import HypothesisLine, read_hypotheses
+from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
+from whisperq.options import CompareConfig
+from whisperq.report.cells import markdown
+from whisperq.report.changes import changed_text
+from whisperq.report.comparisons import comparison
+from whisperq.report.progress import say, track
+from whisperq.scoring.comparison import (
+    ENOUGH_BLOCKS,
+    ENOUGH_WORDS,
+    Difference,
+    choose_blocks,
+    mean_difference,
+    paired_bootstrap,
+)
+from whisperq.scoring.normalizers import WITHOUT_MAP, Normalizer, get_normalizer
+from whisperq.scoring.segments import matched_pairs
+from whisperq.scoring.sets import ScoredSet, score_set
+
+FEW_SEGMENTS = 50  # below it the matched pairs' normal distribution is a guess
+
+
+def compare(a: Path, b: Path, normalizer: str, out: Path, config: CompareConfig, context: Context) -> artifact.Artifact:
+    """B against A on the sets that both have: hypotheses files, evaluations or scores.
+
+    `normalizer` serves files that nobody has scored. Writes comparison.json, comparison.md and changed/<set>.txt.
+    Raises UsageError for different normalisers, scorers or references, InputError for what cannot be read.
+    """
+    both = open_evaluation(a), open_evaluation(b)
+    sets = common_sets(*both)
+    normalizers = {name: agreed_normalizer(name, both, config, normalizer) for name in sets}
+    scorer = agreed_scorer(both, config)
+    settings = context.settings(config, normalizers={n: f.id for n, f in normalizers.items()}, scorer=scorer)
+    inputs = {"a": artifact.reference(a), "b": artifact.reference(b)}
+    inputs |= {"spelling map": artifact.reference(Path(config.spelling))} if config.spelling else {}
+    with artifact.create(out, "comparison", "compare", settings, inputs, context.force) as draft:
+        (draft.folder / "changed").mkdir()
+        judged = {}
+        for number, (name, files) in enumerate(track(sets.items(), len(sets), "compare", "sets")):
+            one = pair(name, files, normalizers[name], scorer, config.common)
+            judged[name] = judge(name, one, config, context.seed + number)
+            text = changed_text(one.a.utterances, one.b.utterances, config.changed)
+            (draft.folder / "changed" / f"{name}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+        names = [e.name for e in both] if both[0].name != both[1].name else [str(a), str(b)]
+        draft.results |= {"a": names[0], "b": names[1], "margin": config.margin, "resamples": config.resamples}
+        draft.results |= {
+            "sets": {n: j.results for n, j in judged.items()},
+            "means": list(means(judged, config.margin)),
+        }
+        (draft.folder / "comparison.json").write_text(json.dumps(artifact.plain(draft.results), indent=2) + "\n")
+        text = f"# {names[1]} against {names[0]}\n\n{markdown(comparison(draft.results))}"
+        (draft.folder / "comparison.md").write_text(text, encoding="utf-8")
+    return artifact.load(out)
+
+
+def agreed_normalizer(name: str, both: Sequence[Evaluation], config: CompareConfig, default: str) -> Normalizer:
+    """--normalizer, else the one that both were scored with, else the default. Raises UsageError and InputError."""
+    known = {e.normalizers[name] for e in both if name in e.normalizers}
+    if not config.normalizer and len(known) > 1:
+        raise UsageError(
+            f"in {name} the normalisers differ ({' and '.join(sorted(known))}); "
+            "give --normalizer, by which both are scored anew"
+        )
+    chosen = config.normalizer or next(iter(known), default)
+    if chosen == WITHOUT_MAP:
+        return get_normalizer("english")
+    if chosen != "english":
+        return get_normalizer(chosen)
+    mapping = agreed_spelling(both, config)
+    if mapping is None and not config.normalizer and known:
+        raise InputError(f"{name} was scored with a spelling map that is not there any more; name it with --spelling")
+    return get_normalizer("english", mapping)
+
+
+def agreed_spelling(both: Sequence[Evaluation], config: CompareConfig) -> dict[str, str] | None:
+    """--spelling, else the map that the evaluations keep. Raises UsageError where theirs differ."""
+    paths = [Path(config.spelling)] if config.spelling else [e.spelling for e in both if e.spelling]
+    maps = [read_spelling(path) for path in paths]
+    if len(maps) == 2 and maps[0] != maps[1]:
+        raise UsageError("the spelling maps of A and B differ, and so do their normalisers; name one with --spelling")
+    return maps[0] if maps else None
+
+
+def agreed_scorer(both: Sequence[Evaluation], config: CompareConfig) -> str:
+    known = {e.scorer for e in both if e.scorer}
+    if not config.scorer and len(known) > 1:
+        raise UsageError("A and B were scored by different scorers; give --scorer, by which both are scored anew")
+    return config.scorer or next(iter(known), "jiwer")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both systems on one set's utterances, those without reference words left out."""
+
+    lines: tuple[HypothesisLine, ...]  # A's
+    a: ScoredSet
+    b: ScoredSet
+
+
+def pair(name: str, files: tuple[Path, Path], normalizer: Normalizer, scorer: str, common: bool) -> Pair:
+    """Raises UsageError for different utterances (without `common`) and different references."""
+    of_a, of_b = ({line.id: line for line in read_hypotheses(file)} for file in files)
+    missing = [len(of_a.keys() - of_b.keys()), len(of_b.keys() - of_a.keys())]
+    if any(missing) and not common:
+        raise UsageError(
+            f"{name}: {missing[0]:,} utterances of A are not in B and {missing[1]:,} of B not in A; "
+            "let both hear the same list, or give --common"
+        )
+    texts = {i: (normalizer(of_a[i].text), normalizer(of_b[i].text)) for i in of_a if i in of_b}
+    if (other := next((i for i, (one, two) in texts.items() if one != two), None)) is not None:
+        raise UsageError(
+            f"{name}: the references of {other} differ ({of_a[other].text!r} and {of_b[other].text!r}); "
+            "score both against the same list"
+        )
+    ids = [i for i, (text, _) in texts.items() if text]
+    if not ids:
+        raise InputError(f"{name} has no reference words that both have heard: there is nothing to compare")
+    references = [of_a[i].text for i in ids]
+    a, b = (score_set(ids, references, [of[i].pred_text for i in ids], normalizer, scorer) for of in (of_a, of_b))
+    return Pair(tuple(of_a[i] for i in ids), a, b)
+
+
+@dataclass(frozen=True)
+class Judged:
+    results: dict[str, Any]
+    difference: Difference
+
+
+def judge(name: str, one: Pair, config: CompareConfig, seed: int) -> Judged:
+    """The difference with its interval, tests and verdict."""
+    errors = [(x.counts.errors, y.counts.errors) for x, y in zip(one.a.utterances, one.b.utterances, strict=True)]
+    words = [x.counts.words for x in one.a.utterances]
+    speakers, recordings = [x.speaker for x in one.lines], [x.source for x in one.lines]
+    kind, blocks = choose_blocks(speakers, recordings, config.blocks)
+    if config.blocks not in ("auto", kind):
+        raise UsageError(f"{name}: --blocks {config.blocks}, but not every utterance names its {config.blocks}")
+    count, voices = len(set(blocks)), len(set(speakers) - {None})
+    if kind != "speaker" and voices and config.blocks == "auto":
+        say(
+            f"notice: {name} has {voices} speakers with a name, too few to resample by: "
+            "the interval leaves out how much one speaker differs from another"
+        )
+    difference = paired_bootstrap(errors, words, blocks, config.resamples, seed)
+    pairs = matched_pairs([u.alignment for u in one.a.utterances], [u.alignment for u in one.b.utterances])
+    changes = [y - x for x, y in errors]
+    results = {
+        "normalizer": one.a.normalizer,
+        "scorer": one.a.scorer,
+        "utterances": len(words),
+        "wer_a": one.a.errors.wer,
+        "wer_b": one.b.errors.wer,
+        **describe(difference, config.margin, sum(words), count),
+        "blocked_by": kind,
+        "blocks": count,
+        "matched_pairs": {**asdict(pairs), "enough_segments": pairs.segments >= FEW_SEGMENTS},
+        "utterances_better": sum(c < 0 for c in changes),
+        "utterances_worse": sum(c > 0 for c in changes),
+        "equal_hypotheses": sum(
+            x.hypothesis == y.hypothesis for x, y in zip(one.a.utterances, one.b.utterances, strict=True)
+        ),
+    }
+    return Judged(results, difference)
+
+
+def describe(difference: Difference, margin: float, words: int, blocks: int) -> dict[str, Any]:
+    """Points of WER, B - A; positive where B is worse."""
+    enough = {"enough_words": words >= ENOUGH_WORDS, "enough_blocks": blocks >= ENOUGH_BLOCKS}
+    verdict = difference.verdict(margin, all(enough.values()))
+    return {
+        "difference": difference.points,
+        "interval_95": list(difference.interval),
+        "p": difference.p,
+        "verdict": verdict,
+        "within_margin": difference.interval[1] < margin,
+        "reference_words": words,
+        **enough,
+        "words_needed": difference.words_needed(margin, words) if verdict == "undecided" else None,
+    }
+
+
+def means(judged: Mapping[str, Judged], margin: float) -> Iterator[dict[str, Any]]:
+    """Of several sets under one normaliser the unweighted mean."""
+    for kind in dict.fromkeys(j.results["normalizer"] for j in judged.values()):
+        some = [j for j in judged.values() if j.results["normalizer"] == kind]
+        if len(some) > 1:
+            words = sum(j.results["reference_words"] for j in some)
+            rates = {key: fmean(j.results[key] for j in some) for key in ("wer_a", "wer_b")}
+            blocks = min(j.results["blocks"] for j in some)
+            described = describe(mean_difference([j.difference for j in some]), margin, words, blocks)
+            yield {"normalizer": kind, "scorer": some[0].results["scorer"], **rates, **described}

@@ -1,0 +1,78 @@
+"""Scoring again, without a model or a GPU: hypotheses files of ours or anybody's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import copyfile
+
+from whisperq import artifact
+from whisperq.config import Source
+from whisperq.data.evaluations import SPELLING, read_spelling, spelling_beside
+from whisperq.data.hypotheses import HypothesisLine, read_hypotheses
+from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
+from whisperq.options import ScoreConfig
+from whisperq.report.progress import say
+from whisperq.report.scores import scores
+from whisperq.report.sets import warn_of_changed_words, write_results, write_set
+from whisperq.scoring.normalizers import Normalizer, get_normalizer
+from whisperq.scoring.sets import ScoredSet, over_sets, score_set
+
+
+def score(
+    files: Sequence[Source], normalizer: str, out: Path, config: ScoreConfig, context: Context
+) -> artifact.Artifact:
+    """Count word and character errors of each hypotheses file, a test set; `normalizer` serves sets that name none.
+
+    Writes what `eval` writes. Raises InputError for files that are no hypotheses or have no reference words.
+    """
+    check_names(files)
+    lines = {source.name: read_hypotheses(Path(source.path or "")) for source in files}
+    names = {s.name: config.normalizer or s.normalizer or normalizer for s in files}
+    spelling = spelling_file(files, config) if "english" in names.values() else None
+    inputs = {f"hypotheses {s.name}": artifact.reference(Path(s.path or "")) for s in files}
+    inputs |= {"spelling map": artifact.reference(spelling)} if spelling else {}
+    settings = context.settings(config, normalizers=names, groups={s.name: s.group for s in files})
+    with artifact.create(out, "scores", "score", settings, inputs, context.force) as draft:
+        mapping = read_spelling(spelling) if spelling else None
+        if spelling:
+            copyfile(spelling, draft.folder / SPELLING)
+        found = {n: scored(n, lines[n], get_normalizer(names[n], mapping), config.scorer) for n in lines}
+        groups = {s.name: s.group for s in files}
+        sets = {n: artifact.plain({"group": groups[n], **one.results(context.seed)}) for n, one in found.items()}
+        for name, one in found.items():
+            warn_of_changed_words(name, one)
+            write_set(draft.folder, out, name, lines[name], one, sets[name])
+        draft.results |= {"sets": sets, **over_sets(sets)}
+        write_results(draft.folder, "Word errors", draft.results, scores(draft.results))
+    return artifact.load(out)
+
+
+def check_names(files: Sequence[Source]) -> None:
+    names = [s.name for s in files]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two sets are named {name}; name them apart with NAME=FILE")
+        if Path(name).name != name:
+            raise UsageError(f"a set's name becomes a file's, so that it cannot be {name!r}")
+
+
+def scored(name: str, lines: Sequence[HypothesisLine], normalizer: Normalizer, scorer: str) -> ScoredSet:
+    found = score_set([x.id for x in lines], [x.text for x in lines], [x.pred_text for x in lines], normalizer, scorer)
+    if not found.errors.reference_words:
+        raise InputError(f"{name} has no reference words after normalising: it has no word error rate")
+    return found
+
+
+def spelling_file(files: Sequence[Source], config: ScoreConfig) -> Path | None:
+    """--spelling, else the map that the hypotheses' evaluations keep. Raises UsageError where these differ."""
+    if config.spelling:
+        path = Path(config.spelling)
+        return path / SPELLING if path.is_dir() else path
+    beside = [spelling_beside(Path(source.path or "")) for source in files]
+    if len({None if path is None else path.read_bytes() for path in beside}) > 1:
+        raise UsageError(
+            "the files were scored with different spelling maps; name one with --spelling, or do them apart"
+        )
+    if beside[0] is None:
+        say("notice: without a model's spelling map (--spelling) the normaliser english keeps British spellings apart")
+    return beside[0]
