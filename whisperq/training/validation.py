@@ -1,18 +1,21 @@
 """How good a student is so far, and what its attention does: between two steps, by all processes together."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from whisperq.data.batches import Loader, teacher_forced
 from whisperq.data.utterance import Utterance
+from whisperq.models.families import family_of
 from whisperq.models.sites import Site, Watcher, model_sites, watch
-from whisperq.runtime.decoding import Rules
+from whisperq.runtime.ctc import PyTorchCtc
 from whisperq.runtime.pytorch import PyTorchRuntime
-from whisperq.runtime.transcription import transcribe
+from whisperq.runtime.transcription import AnyRules, transcribe
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.scoring.outliers import TensorStatistics, summarize
 from whisperq.scoring.words import count_errors
@@ -28,7 +31,7 @@ class Validation:
     def __init__(
         self,
         loader: Loader,
-        rules: Rules,
+        rules: AnyRules,
         normalizer: Normalizer,
         utterances: Sequence[Utterance],
         processes: Processes,
@@ -42,12 +45,13 @@ class Validation:
         """WER, reference words, and what `attention` says; None where it was told to stop before the end."""
         student.eval()
         pairs: list[tuple[str, str]] = []
+        runtime = PyTorchCtc(student) if family_of(student.config).writes == "ctc" else PyTorchRuntime(student)
         batches = self.processes.batches(self.utterances, BATCH)
         for _ in range(0, len(self.utterances), BATCH * self.processes.world):
             if self.processes.any(stopping()):  # by all after each batch: who waits at the end hears too late
                 return None
             for _, batch in islice(batches, 1):
-                found = transcribe(PyTorchRuntime(student), self.loader, self.rules, batch, BATCH)
+                found = transcribe(runtime, self.loader, self.rules, batch, BATCH)
                 pairs += [(h.utterance.text or "", h.text) for h in found]
         pairs = [pair for share in self.processes.gather(pairs) for pair in share]
         errors = count_errors([r for r, _ in pairs], [h for _, h in pairs], self.normalizer)
@@ -55,7 +59,7 @@ class Validation:
         return wer | self.attention(student)
 
     def attention(self, student) -> dict[str, Any]:
-        """Kurtosis and infinity norm of the attention outputs, and of each gate its mean, on one fixed batch.
+        """Kurtosis and infinity norm of attention outputs, and the mean of each gate and its heads, on a fixed batch.
 
         Their growth over the steps shows outliers appear. A gate's mean is relative to its start, which is one.
         """
@@ -64,20 +68,24 @@ class Validation:
         batch = self.loader.labelled(self.observed)
         sites = model_sites(student)
         outputs = {a: TensorStatistics() for a, s in sites.items() if s.component == "out_proj"}
-        gates: dict[str, float] = {}
+        gates: dict[str, list[float]] = {}
         watchers: dict[str, Watcher] = {a: _statistics(s, sites[a], batch.lengths) for a, s in outputs.items()}
         for address in (a for a, s in sites.items() if s.component == "gate"):
-            watchers[address] = _mean(gates, address, sites[address], batch.lengths)
+            watchers[address] = _means(gates, address, sites[address], batch.lengths)
         with watch(student, sites, watchers):
             teacher_forced(student, batch, self.loader.device)
-        summary = summarize({a: s.as_dict() for a, s in outputs.items()})
+        statistics = {a: s.as_dict() for a, s in outputs.items()}
+        summary = summarize(statistics)
         found = {key: summary[key] for key in ("kurtosis", "max_inf_norm")}
-        return {**found, "gates": gates} if gates else found
+        found["kurtosis_by_site"] = {a: s["kurtosis"] for a, s in statistics.items()}
+        means = {address: float(np.mean(heads)) for address, heads in gates.items()}
+        return {**found, "gates": means, "gates_by_head": gates} if gates else found
 
 
 def fitting(utterances: Sequence[Utterance], loader: Loader) -> list[Utterance]:
     """The first few that the model's window and decoder hold: validation cuts longer ones, teacher forcing cannot."""
-    lenient = Loader(loader.extractor, loader.codec, loader.device, skip_bad=True)
+    lenient = copy.copy(loader)
+    lenient.skip_bad, lenient.skipped = True, set()
     return list(islice((u for u in utterances if lenient.labelled([u]) is not None), OBSERVED))
 
 
@@ -89,13 +97,13 @@ def _statistics(statistics: TensorStatistics, site: Site, lengths: Mapping[str, 
     return see
 
 
-def _mean(means: dict[str, float], address: str, site: Site, lengths: Mapping[str, Sequence[int]]) -> Watcher:
+def _means(means: dict[str, list[float]], address: str, site: Site, lengths: Mapping[str, Sequence[int]]) -> Watcher:
     def see(x: Tensor) -> None:
-        means[address] = _average(site.utterances(x, lengths))
+        means[address] = _averages(site.utterances(x, lengths))
 
     return see
 
 
-def _average(tensors: Iterable[Tensor]) -> float:
-    tensors = list(tensors)
-    return float(sum(t.double().sum() for t in tensors) / sum(t.numel() for t in tensors))
+def _averages(tensors: Iterable[Tensor]) -> list[float]:
+    """Of each head, over utterances' gates (length, heads, 1 or d_head)."""
+    return torch.cat([t.double().mean(dim=-1) for t in tensors]).mean(dim=0).tolist()

@@ -1,0 +1,174 @@
+"""The paper's Table 2: word error rates by set, numbers, gate and layers; and what each quantization costs."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from whisperq.report.grids import Cell, Grid, grid
+from whisperq.report.measured import MeasuredSet, Rate, Rates, System, mean_rate
+from whisperq.report.systems import FLOAT, as_columns, plain_last
+
+Measured = Mapping[MeasuredSet, Rates]
+NAMED = 3  # sets that a mean names
+GROUPS = {"id": "in-distribution (ID)", "ood": "out-of-distribution (OOD)", None: ""}
+
+
+def error_tables(measured: Measured) -> list[Grid]:
+    """For each normaliser and scorer one table of rates and one of costs: results under different ones never meet."""
+    grids = []
+    for number, rule in enumerate(dict.fromkeys(s.rule for s in measured)):
+        some = {s: rates for s, rates in measured.items() if s.rule == rule}
+        suffix = f"-{number + 1}" if number else ""
+        grids += [rate_table(some, rule, f"table2{suffix}"), *cost_table(some, rule, f"costs{suffix}")]
+    return grids
+
+
+Line = tuple[str, str, int, Rates]  # group, set, reference words, rates
+
+
+def lines(measured: Measured) -> Iterator[Line]:
+    """Each set, then the means over each group's sets and over all of them."""
+    for one, rates in measured.items():
+        yield GROUPS.get(one.group, one.group or ""), one.title, one.words, rates
+    groups = dict.fromkeys(s.group for s in measured)
+    for group in groups if len(groups) > 1 else ():
+        some = {s: rates for s, rates in measured.items() if s.group == group}
+        yield from means(some, GROUPS.get(group, group or "") or "no group")
+    yield from means(measured, "all")
+
+
+def means(measured: Measured, group: str) -> Iterator[Line]:
+    """Unweighted means of the systems that heard the same sets, two or more of them."""
+    for sets, rates in heard_together(measured):
+        names = [s.name for s in sets]
+        if len(sets) > 1:
+            title = f"mean of {', '.join(names)}" if len(sets) <= NAMED else f"mean of {len(sets)} sets"
+            yield group, title, sum(s.words for s in sets), rates
+
+
+def heard_together(measured: Measured) -> Iterator[tuple[list[MeasuredSet], Rates]]:
+    """Each collection of sets that some system heard, no more and no less, and the rates of all that heard them."""
+    heard: dict[System, list[MeasuredSet]] = {}
+    for one, rates in measured.items():
+        for system in rates:
+            heard.setdefault(system, []).append(one)
+    apart = (sets for sets in heard.values() if len({s.name for s in sets}) == len(sets))  # not a list as it was and is
+    collections = {tuple(sets): sets for sets in apart}
+    for sets in collections.values():
+        systems = [system for system, all_of_it in heard.items() if set(sets) <= set(all_of_it)]
+        if len(systems) > 1 or len(collections) == 1:  # one that alone heard more is compared with nothing
+            yield sets, {system: mean_rate([measured[s][system] for s in sets]) for system in systems}
+
+
+def rate_table(measured: Measured, rule: tuple[str, str], stem: str) -> Grid:
+    """Set x quantized x gate downwards, layers to the right."""
+    systems = [system for rates in measured.values() for system in rates]
+    depths = sorted({s.model.depth: s.model.layers for s in systems}.items(), reverse=True)
+    rows, records = [], []
+    for group, title, words, rates in lines(measured):
+        best = distinguished(rates)
+        for key in dict.fromkeys(_row(system) for system in rates):
+            origin, _, numbers, gate, _ = key
+            here = {s.model.depth: s for s in rates if _row(s) == key}
+            cells = [_rate_cell(here.get(depth), rates, best) for depth, _ in depths]
+            rows.append((Cell(group), Cell(title), Cell(origin), Cell(numbers), Cell(gate), *cells))
+            records += [record(group, title, words, s, rates[s]) for s in here.values()]
+    caption = (
+        f"WER in %, normaliser {rule[0]}, scorer {rule[1]}, greedy decoding; below each its 95 % interval, over "
+        "utterances (or the blocks they were recorded in) and seeds. Columns: encoder + decoder layers. Bold: of the "
+        "gates in otherwise equal rows the best, where the paired interval of its difference from every other leaves "
+        "out zero. Of one seed "
+        "the interval does not know how another training would have come out. Small numbers lead to the other seeds."
+    )
+    columns = ("group", "set", "model", "quantized", "gate", *(f"#{layers} layers" for _, layers in depths))
+    return grid(
+        stem, (f"Table 2. Word error rates, normaliser {rule[0]}", caption), columns, rows, 2, records=tuple(records)
+    )
+
+
+def _row(system: System) -> tuple[str, bool, str, str, str]:
+    return system.model.origin, system.model.numbers != FLOAT, system.numbers, system.model.gate, system.device
+
+
+def _rate_cell(system: System | None, rates: Rates, best: set[System]) -> Cell:
+    if system is None:
+        return Cell("")
+    rate = rates[system]
+    low, high = rate.interval
+    return Cell(f"{rate.points:.2f}", f"{low:.2f}\u2013{high:.2f}", rate.sources, system in best)
+
+
+def distinguished(rates: Rates) -> set[System]:
+    """Of systems that differ in their gate alone the one that is surely better than each other one."""
+    found = set()
+    for system, rate in rates.items():
+        rivals = [r for other, r in rates.items() if other != system and _but_gate(other) == _but_gate(system)]
+        if rivals and all(rate.surely_below(rival) for rival in rivals):
+            found.add(system)
+    return found
+
+
+def _but_gate(system: System) -> tuple:
+    model = system.model
+    return model.origin, model.depth, model.numbers, system.execution, system.device
+
+
+def record(group: str, title: str, words: int, system: System, rate: Rate) -> dict:
+    low, high = rate.interval
+    return {
+        "group": group,
+        "set": title,
+        "reference_words": words,
+        **as_columns(system.model),
+        "runtime": system.execution,
+        "device": system.device,
+        "wer_percent": rate.points,
+        "low_95": low,
+        "high_95": high,
+        "seeds": " ".join(map(str, rate.seeds)),
+        "blocked_by": rate.blocked_by,
+        "manifests": " ".join(e.name for e in rate.sources),
+    }
+
+
+def cost_table(measured: Measured, rule: tuple[str, str], stem: str) -> list[Grid]:
+    """Each quantized system against the float model of the same origin; none where there is no such pair."""
+    rows, records = [], []
+    for group, title, words, rates in lines(measured):
+        for system, base in pairs(rates):
+            rate, reference = rates[system], rates[base]
+            points, low, high = rate.minus(reference)
+            sure = low > 0 or high < 0
+            cells = (
+                Cell(f"{reference.points:.2f}", sources=reference.sources),
+                Cell(f"{rate.points:.2f}", sources=rate.sources),
+                Cell(f"{points:+.2f}", f"{low:+.2f} to {high:+.2f}", bold=sure),
+            )
+            m = system.model
+            rows.append(
+                (Cell(group), Cell(title), Cell(m.origin), Cell(m.layers), Cell(m.gate), Cell(system.numbers), *cells)
+            )
+            difference = {"float_wer_percent": reference.points, "difference": points, "difference_low_95": low}
+            records.append(record(group, title, words, system, rate) | difference | {"difference_high_95": high})
+    if not rows:
+        return []
+    caption = (
+        f"WER in %, normaliser {rule[0]}, and the difference from the float model on the same utterances in points "
+        "with its paired 95 % interval; bold where that leaves out zero. An interval that includes zero does not "
+        "prove equality: its upper end is what the integers may cost."
+    )
+    columns = ("group", "set", "model", "layers", "gate", "quantized", "#float", "#quantized WER", "#difference")
+    title = f"What quantization costs, normaliser {rule[0]}"
+    return [grid(stem, (title, caption), columns, rows, 2, records=tuple(records))]
+
+
+def pairs(rates: Rates) -> Iterable[tuple[System, System]]:
+    """Quantized systems with their float models, where both have the same seeds."""
+    floats = {_but_numbers(s): s for s in rates if s.model.numbers == FLOAT and s.execution == FLOAT}
+    ordered = sorted(rates, key=lambda s: (*s.model.order()[:3], plain_last(s.model.gate), s.numbers))
+    for system in ordered:
+        base = floats.get(_but_numbers(system))
+        if base and base != system and rates[base].seeds == rates[system].seeds:
+            yield system, base
+
+
+def _but_numbers(system: System) -> tuple:
+    return system.model.origin, system.model.depth, system.model.gate

@@ -1,0 +1,118 @@
+"""All artifacts of some run folders, each known by the sha256 of its manifest, which is how others name it."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from whisperq import artifact
+from whisperq.artifact import Artifact
+from whisperq.errors import InputError
+from whisperq.hashing import file_sha256
+from whisperq.report.progress import track
+
+SKIPPED = ("report",)  # kinds that are no result of their own
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One artifact, itself alone; `problem` says what is wrong with its own files, where something is."""
+
+    artifact: Artifact
+    sha256: str
+    name: str  # its path, from the folder that holds all runs
+    problem: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.artifact.kind
+
+    @property
+    def path(self) -> Path:
+        return self.artifact.path
+
+    @property
+    def results(self) -> dict[str, Any]:
+        return self.artifact.results
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.artifact.config
+
+    @property
+    def anchor(self) -> str:
+        return f"m-{self.sha256[:12]}"
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the runs hold, in the order of their paths."""
+
+    entries: tuple[Entry, ...]
+    unreadable: tuple[tuple[str, str], ...]  # path and reason
+
+    @cached_property
+    def by_hash(self) -> dict[str, Entry]:
+        return {entry.sha256: entry for entry in self.entries}
+
+    def of_kind(self, *kinds: str) -> list[Entry]:
+        return [entry for entry in self.entries if entry.kind in kinds]
+
+    def input(self, entry: Entry, role: str) -> Entry | None:
+        """The artifact that served in this role, if it is among these."""
+        named = entry.artifact.inputs.get(role)
+        return self.by_hash.get(named["sha256"]) if named else None
+
+    def ancestors(self, entry: Entry, roles: Sequence[str] = ("model", "student")) -> Iterator[Entry]:
+        """The models that it was made from: evaluation -> quantized -> distilled -> student."""
+        while (found := next((p for r in roles if (p := self.input(entry, r))), None)) is not None:
+            yield found
+            entry = found
+
+
+def gather(runs: Sequence[Path], verify: bool) -> Gathered:
+    """Raises InputError for a folder that is not there or holds nothing. Each artifact comes once."""
+    for run in runs:
+        if not run.is_dir():
+            raise InputError(f"there is no run folder {run}")
+    folders = sorted({folder.resolve() for run in runs for folder in artifacts_below(run)})
+    if not folders:
+        raise InputError(f"{', '.join(map(str, runs))} holds no finished artifact; run whisperq init-student first")
+    base = Path(os.path.commonpath([run.resolve().parent for run in runs]))
+    entries: dict[str, Entry] = {}
+    unreadable = []
+    for folder in track(folders, len(folders), "report", "artifacts"):
+        try:
+            entry = read_entry(folder, base, verify)
+        except InputError as error:
+            unreadable.append((os.path.relpath(folder, base), str(error)))
+            continue
+        if entry.kind not in SKIPPED:
+            entries.setdefault(entry.sha256, entry)
+    return Gathered(tuple(entries.values()), tuple(unreadable))
+
+
+def artifacts_below(run: Path) -> Iterable[Path]:
+    """Also of runs in folders of runs; what killed jobs left under hidden names is none."""
+    for folder, children, files in os.walk(run):
+        children[:] = sorted(c for c in children if not c.startswith("."))
+        if artifact.MANIFEST in files:
+            children.clear()
+            yield Path(folder)
+
+
+def read_entry(folder: Path, base: Path, verify: bool) -> Entry:
+    """Raises InputError for a manifest that cannot be read; files that are not as it says are noted."""
+    sealed, problem = artifact.load(folder, verify=False), None
+    if verify:
+        try:
+            artifact.load(folder)
+        except InputError as error:
+            problem = str(error)
+    return Entry(sealed, file_sha256(folder / artifact.MANIFEST), os.path.relpath(folder, base), problem)

@@ -1,0 +1,71 @@
+"""The lineage as cards: what an artifact is, the command that made it, its inputs, and its manifest."""
+
+import json
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+from whisperq.report.gathering import Entry, Gathered
+from whisperq.report.grids import BROKEN, link, manifest_link
+from whisperq.report.lineage import SAID, Lineage, Link, command_line
+
+SHORT = 12  # characters of a hash
+
+
+def cards(gathered: Gathered, lineage: Lineage, out: Path) -> Iterator[str]:
+    """In the order of their paths, which keeps a run together."""
+    for entry in gathered.entries:
+        yield _card(entry, lineage, out)
+
+
+def _card(entry: Entry, lineage: Lineage, out: Path) -> str:
+    breaks = lineage.breaks(entry)
+    torn = f"<p class=broken>{BROKEN} {'; '.join(map(escape, breaks))}</p>" if breaks else ""
+    inputs = "".join(f"<li>{_input(one)}</li>" for one in lineage.links(entry))
+    version = entry.artifact.manifest["whisperq"]
+    settings = escape(json.dumps(entry.config, indent=1))
+    return (
+        f'<article class="card{" torn" if breaks else ""}" id="{entry.anchor}">'
+        f"<h4>{escape(entry.name)} <span>{escape(entry.kind)}</span></h4>{torn}"
+        f"<pre>{escape(command_line(entry))}</pre><ul>{inputs}</ul>"
+        f'<p><a href="{escape(manifest_link(entry, out))}">manifest.json</a> '
+        f"<span class=hash>sha256 {entry.sha256[:SHORT]}, whisperq {escape(version)}</span></p>"
+        f"<details><summary>all settings</summary><pre>{settings}</pre></details></article>"
+    )
+
+
+def _input(one: Link) -> str:
+    name = link(one.entry, escape(one.entry.name)) if one.entry else f"<code>{escape(one.path)}</code>"
+    broken = one.state in ("changed", "gone")
+    state = f"<b class=broken>{SAID[one.state]}</b>" if broken else SAID[one.state]
+    return f"{escape(one.role)}: {name}, {state} <span class=hash>{one.sha256[:SHORT]}</span>"
+
+
+def lineage_record(gathered: Gathered, lineage: Lineage) -> list[dict]:
+    """The same for programs."""
+    return [
+        {
+            "name": entry.name,
+            "kind": entry.kind,
+            "path": str(entry.path),
+            "sha256": entry.sha256,
+            "command": command_line(entry),
+            "inputs": [
+                {"role": one.role, "path": one.path, "sha256": one.sha256, "state": one.state}
+                for one in lineage.links(entry)
+            ],
+            "broken": list(lineage.breaks(entry)),
+        }
+        for entry in gathered.entries
+    ]
+
+
+def lineage_markdown(gathered: Gathered, lineage: Lineage, out: Path) -> str:
+    """One line for each artifact: its command, its manifest, and whether its chain holds."""
+    lines = ["## Lineage", "", "| artifact | kind | command | chain |", "| --- | --- | --- | --- |"]
+    for entry in gathered.entries:
+        state = "; ".join(lineage.breaks(entry)).replace("|", "\\|")
+        manifest = f"[{entry.name}](<{manifest_link(entry, out)}>)"
+        chain = f"{BROKEN} {state}" if state else "whole"
+        lines.append(f"| {manifest} | {entry.kind} | `{command_line(entry)}` | {chain} |")
+    return "\n".join([*lines, ""])

@@ -1,0 +1,115 @@
+"""The paper's Table 1: average kurtosis and infinity norm by layers and gate."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from whisperq.report.gathering import Entry, Gathered
+from whisperq.report.grids import Cell, Grid
+from whisperq.report.systems import Model, Subjects, as_columns, plain_last
+from whisperq.scoring.crossed import t_interval
+
+FIGURES = {"kurtosis": "average kurtosis", "max_inf_norm": "infinity norm"}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the figures depend on beside the model: only equal ones are compared."""
+
+    sites: str  # the pattern; the sites themselves differ with the depth
+    data: str
+    data_hash: str
+    padding: str
+    utterances: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    model: Model
+    seed: int | None
+    entry: Entry
+    figures: Mapping[str, Any]
+
+
+def outlier_tables(gathered: Gathered) -> list[Grid]:
+    """One table for each condition."""
+    conditions: dict[Condition, dict[tuple[Model, int | None], Observed]] = {}
+    subjects = Subjects(gathered)
+    for entry in gathered.of_kind("outliers"):
+        for one in observed(entry, subjects):
+            conditions.setdefault(_condition(entry), {})[one.model, one.seed] = one
+    found = sorted(conditions.items(), key=lambda item: item[0].sites != "attention outputs")
+    return [_grid(c, list(o.values()), f"table1{f'-{n + 1}' if n else ''}") for n, (c, o) in enumerate(found)]
+
+
+def observed(entry: Entry, subjects: Subjects) -> Iterable[Observed]:
+    """The model and the one it was compared with."""
+    for role in ("model", "compare"):
+        subject = subjects.of_input(entry, role) if role in entry.results else None
+        if subject:
+            yield Observed(subject.model, subject.seed, entry, entry.results[role])
+
+
+def _condition(entry: Entry) -> Condition:
+    data, results = entry.artifact.inputs["data"], entry.results
+    sites = entry.config.get("layer") or "attention outputs"
+    return Condition(sites, data["path"], data["sha256"], results["padding"], results["utterances"])
+
+
+def _grid(condition: Condition, found: Sequence[Observed], stem: str) -> Grid:
+    models = sorted({o.model for o in found}, key=lambda m: (*m.order(), plain_last(m.gate)))
+    of = {model: sorted((o for o in found if o.model == model), key=lambda o: o.seed or 0) for model in models}
+    rows, records = [], []
+    for model, some in of.items():
+        rivals = [other for m, other in of.items() if m != model and _but_gate(m) == _but_gate(model)]
+        cells = [_cell(key, some, rivals) for key in FIGURES]
+        count = Cell(f"{len(some[0].figures['sites'])}")
+        rows.append((Cell(model.origin), Cell(model.layers), Cell(model.gate), Cell(model.numbers), *cells, count))
+        records += [_record(condition, o) for o in some]
+    caption = (
+        f"Sites: {condition.sites}; {condition.padding}; {condition.utterances:,} utterances. Kurtosis is 3 for a "
+        "Gaussian, averaged over utterances, then sites; the infinity norm is averaged over utterances, the largest "
+        "of the sites is printed. The interval (95 %, Student's t) is over seeds; one seed has none, and nothing is "
+        "bold then. Bold: the lower figure of rows that differ in their gate alone, where the paired interval of the "
+        "difference over seeds leaves out zero."
+    )
+    columns = ("model", "layers", "gate", "quantized", *(f"#{title}" for title in FIGURES.values()), "#sites")
+    first = "Table 1. " if condition.sites == "attention outputs" else ""
+    title = f"{first}Outliers by layers and gate, {condition.sites}"
+    return Grid(stem, title, caption, columns, tuple(rows), tuple(records))
+
+
+def _but_gate(model: Model) -> tuple:
+    return model.origin, model.depth, model.numbers
+
+
+def _cell(key: str, some: Sequence[Observed], rivals: Sequence[Sequence[Observed]]) -> Cell:
+    values = [o.figures[key] for o in some if o.figures[key] is not None]
+    if not values:
+        return Cell("undefined", sources=tuple(o.entry for o in some))
+    ends = t_interval(values)
+    note = f"{ends[0]:.2f}\u2013{ends[1]:.2f}" if ends else "one seed"
+    bold = bool(rivals) and all(_surely_below(key, some, rival) for rival in rivals)
+    return Cell(f"{fmean(values):.2f}", note, tuple(o.entry for o in some), bold)
+
+
+def _surely_below(key: str, some: Sequence[Observed], rival: Sequence[Observed]) -> bool:
+    """By the seeds that both have."""
+    mine, theirs = ({o.seed: o.figures[key] for o in each} for each in (some, rival))
+    shared = [s for s in mine if theirs.get(s) is not None and mine[s] is not None]
+    ends = t_interval([mine[s] - theirs[s] for s in shared])
+    return ends is not None and ends[1] < 0
+
+
+def _record(condition: Condition, one: Observed) -> dict[str, Any]:
+    names = ("kurtosis", "max_inf_norm", "peak", "outliers", "values")
+    return {
+        "sites": condition.sites,
+        "data": condition.data,
+        "utterances": condition.utterances,
+        **as_columns(one.model),
+        "seed": one.seed,
+        **{name: one.figures[name] for name in names},
+        "manifests": one.entry.name,
+    }

@@ -1,0 +1,156 @@
+"""What was measured: a model by its depth, gate, training and numbers, apart from its seed, and what ran it."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from whisperq import artifact
+from whisperq.hashing import bytes_sha256
+from whisperq.report.gathering import Entry, Gathered
+from whisperq.report.lineage import unusual
+from whisperq.report.tables import scheme
+
+FLOAT = "float"
+# Of what runs a model these change no result that is compared, or stand in a column of their own.
+UNSAID = ("runtime", "batch_size", "normalizer", "scorer", "skip_bad")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Runs with equal models are repetitions: they differ in their seed alone."""
+
+    name: str  # "student", or a foreign model's folder
+    training: str  # which of several trainings, "" where there is but one
+    encoder_layers: int
+    decoder_layers: int  # 0 of a CTC model
+    gate: str
+    numbers: str = FLOAT  # or how it is quantized
+
+    @property
+    def layers(self) -> str:
+        return f"{self.encoder_layers} + {self.decoder_layers}" if self.decoder_layers else str(self.encoder_layers)
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        return self.encoder_layers, self.decoder_layers
+
+    @property
+    def origin(self) -> str:
+        return f"{self.name}, {self.training}" if self.training else self.name
+
+    @property
+    def title(self) -> str:
+        gate = "" if self.gate == "none" else f", gate {self.gate}"
+        return f"{self.origin}, {self.layers} layers{gate}"
+
+    def order(self) -> tuple[Any, ...]:
+        return self.name == "student", self.training, [-n for n in self.depth], self.numbers != FLOAT, self.numbers
+
+
+def plain_last(gate: str) -> tuple[bool, str]:
+    """No gate first, as the papers' tables have it."""
+    return gate != "none", gate
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model folder of one seed."""
+
+    model: Model
+    seed: int | None  # None of a model that nobody here trained
+    folder: Path
+
+
+class Subjects:
+    """Finds the subject of an artifact's input."""
+
+    def __init__(self, gathered: Gathered) -> None:
+        self.gathered = gathered
+        self.trainings = _trainings(gathered)
+
+    def of_input(self, entry: Entry, role: str = "model") -> Subject | None:
+        """None where nothing is left of the model to read its layers from."""
+        found = self.gathered.input(entry, role)
+        if found is not None:
+            return self.of_model(found)
+        named = entry.artifact.inputs.get(role)
+        folder = Path(named["path"]) if named else None
+        if folder is None or not (folder / "config.json").is_file():
+            return None
+        if artifact.is_artifact(folder):
+            return self.of_model(Entry(artifact.load(folder, verify=False), named["sha256"], str(folder)))
+        return Subject(_model(folder, folder.name, ""), None, folder)
+
+    def of_model(self, entry: Entry) -> Subject | None:
+        """A student, a distilled, quantized or exported model."""
+        if not (entry.path / "config.json").is_file():
+            return None
+        chain = [entry, *self.gathered.ancestors(entry)]
+        trained = next((e for e in chain if e.kind in ("distilled", "student")), None)
+        quantized = next((e for e in chain if e.kind == "quantized"), None)
+        if trained is None:
+            root = Path(chain[-1].artifact.inputs["model"]["path"])
+            name, training, seed = root.name, "", None
+        else:
+            name = "student" if trained.kind == "distilled" else "untrained student"
+            training, seed = self.trainings.get(trained.sha256, ""), trained.config.get("seed")
+        described = next((e.path for e in chain if e.kind != "onnx"), entry.path)  # stock graphs tell of no gate
+        return Subject(_model(described, name, training, numbers(quantized)), seed, entry.path)
+
+
+def numbers(quantized: Entry | None) -> str:
+    """gemm W8A8, gemm W4A8, groups of 64, mixed 3.5 bit."""
+    if quantized is None:
+        return FLOAT
+    results = quantized.results
+    if "mode" in results:
+        return f"mixed precision {results['mode']}, {results['average_bits']:.2f} bits"
+    excluded = quantized.config.get("exclude") or []
+    kept = f", {len(excluded)} sites float" if excluded else ""
+    return scheme(results) + kept + (", encoder alone" if quantized.config.get("encoder_only") else "")
+
+
+def execution(entry: Entry) -> str:
+    """What ran an evaluation, with the settings that are not the usual ones."""
+    changed = {k: v for k, v in unusual("eval", entry.config).items() if k not in UNSAID}
+    said = [f"{name.replace('_', ' ')} {value}" for name, value in changed.items()]
+    return ", ".join([entry.results["runtime"], *said])
+
+
+def _model(folder: Path, name: str, training: str, numbers: str = FLOAT) -> Model:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    encoder = config.get("encoder_layers", config.get("num_hidden_layers", 0))
+    return Model(name, training, encoder, config.get("decoder_layers", 0), config.get("gate", "none"), numbers)
+
+
+def _trainings(gathered: Gathered) -> dict[str, str]:
+    """Of each trained model which training it had, where there are several: the folder that holds all alike."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in gathered.of_kind("distilled"):
+        groups.setdefault(_condition(entry), []).append(entry)
+    if len(groups) < 2:
+        return {}
+    titles = _apart([os.path.commonpath([os.path.dirname(e.name) for e in alike]) for alike in groups.values()])
+    return {e.sha256: title for title, alike in zip(titles, groups.values(), strict=True) for e in alike}
+
+
+def _condition(entry: Entry) -> str:
+    """All that a training depends on but its seed and its student."""
+    settings = {name: value for name, value in entry.config.items() if name != "seed"}
+    inputs = {role: named["sha256"] for role, named in entry.artifact.inputs.items() if role != "student"}
+    return bytes_sha256(json.dumps([settings, inputs], sort_keys=True).encode())
+
+
+def _apart(titles: Sequence[str]) -> Iterable[str]:
+    """Numbered where they are alike."""
+    return [
+        t if titles.count(t) == 1 else f"{t or 'training'} ({titles[:i].count(t) + 1})" for i, t in enumerate(titles)
+    ]
+
+
+def as_columns(model: Model) -> dict[str, Any]:
+    """For a CSV line."""
+    return asdict(model)
