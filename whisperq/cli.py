@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 unexpected, 2 usage, 3 bad input, 75 checkpointed. Results
 """
 
 import inspect
-import json
 import os
 import sys
 import traceback
@@ -17,24 +16,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from whisperq import __version__
-from whisperq.artifact import Artifact, Finished, load
+from whisperq.artifact import Finished, load
 from whisperq.commands import COMMANDS, Command, InputFlag
+from whisperq.config import FILE
 from whisperq.disk import first_process
+from whisperq.doctor import examine, findings_json, findings_table, refuse_broken
+from whisperq.dry_run import plan
 from whisperq.errors import WhisperqError
 from whisperq.flags import Common
+from whisperq.planning import Plan
+from whisperq.report.plans import plan_tables
+from whisperq.report.printing import print_lineage, print_out, print_result
 from whisperq.report.progress import say
-from whisperq.report.tables import tables
+from whisperq.run_folder import artifact_at
 from whisperq.session import Session
+from whisperq.starter import write_starter
 
 BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 app = typer.Typer(
     help="Make Whisper small and fully INT8, honestly measured.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
@@ -49,7 +54,7 @@ def parameter(
     flag = name.replace("_", "-")
     opposite = f"no-{flag}" if off is None else off
     flags = f"--{flag}/--{opposite}" if annotation is bool and opposite else f"--{flag}"
-    help = f"{help} (Default: {default}.)" if default not in (None, "None", "()", "False") else help
+    help = f"{help} (Default: {default}.)" if default not in (None, "None", "", "False") else help
     option = typer.Option(flags, help=help, show_default=False, **extra)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[annotation | None, option], default=None
@@ -62,13 +67,15 @@ def field_parameter(field: Field, hint: Any) -> inspect.Parameter:
     if typing.get_origin(hint) is tuple:
         hint = list[str]
     extra: dict[str, Any] = {"envvar": "WHISPERQ_RUN"} if field.name == "run" else {}
-    default = None if field.default is MISSING else str(field.default)
+    values = field.default if isinstance(field.default, tuple) else (field.default,)
+    default = None if field.default is MISSING else ", ".join(map(str, values))
     return parameter(field.name, hint, default, field.metadata["help"], field.metadata["off"], **extra)
 
 
 def input_parameter(flag: InputFlag) -> inspect.Parameter:
     if flag.positional:
-        argument = Annotated[list[str], typer.Argument(help=flag.help, metavar="FILE", show_default=False)]
+        kind = list[str] if flag.many else str
+        argument = Annotated[kind, typer.Argument(help=flag.help, metavar=flag.metavar, show_default=False)]
         return inspect.Parameter(flag.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=argument)
     return parameter(flag.name, list[str] if flag.many else str, None, flag.help)
 
@@ -96,8 +103,12 @@ def execute(command: Command, common: Common, flags: dict[str, Any]) -> None:
     """One call, one print."""
     with reported():
         session = Session.open(command.name, common, {k: _tuple(v) for k, v in flags.items()})
+        settings = session.settings(command.settings)
+        if common.dry_run:
+            foretell(plan(session, settings, command.call), common.json)
+            return
         try:
-            result = command.call(session, session.settings(command.settings))
+            result = command.call(session, settings)
         except Finished as finished:
             result = finished.artifact
             say(f"{result.path} is finished already, by this very command; nothing was done")
@@ -107,7 +118,14 @@ def execute(command: Command, common: Common, flags: dict[str, Any]) -> None:
         if not first_process():
             return
         session.keep_configuration()
-        show_result(result, common.json)
+        print_result(result, common.json)
+
+
+def foretell(planned: Plan, as_json: bool) -> None:
+    """What --dry-run prints; then the error that would stop the real run, if there is one."""
+    if first_process():
+        print_out(planned.as_json() if as_json else plan_tables(planned))
+    planned.check()
 
 
 @contextmanager
@@ -146,31 +164,52 @@ def traceback_if_asked() -> None:
         traceback.print_exc(file=sys.stderr)
 
 
-def show_result(result: Artifact, as_json: bool) -> None:
-    """The summary on stdout: tables, or the manifest with the artifact's path as one JSON object."""
-    if as_json:
-        print(json.dumps({"path": str(result.path), **result.manifest}))
-        return
-    out = Console(width=None if sys.stdout.isatty() else 140)
-    for each in tables(result):
-        out.print(each)
-    for figure in result.results.get("figures", ()):
-        out.print(f"figure: {result.path / figure}", highlight=False, soft_wrap=True)
-    out.print(f"{result.kind}: {result.path}", highlight=False, soft_wrap=True)
-
-
 for entry in COMMANDS:
     app.command(entry.name)(function(entry))
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
 @app.command()
-def show(path: Annotated[str, typer.Argument(help="An artifact's folder.")], json: bool = False) -> None:
-    """Check an artifact's files against its manifest and print what it says.
+def show(path: Annotated[str, typer.Argument(help="An artifact's folder.")], json: AsJson = False) -> None:
+    """Check an artifact's files against its manifest; print what it says and what it was made from.
 
     Example: whisperq show run/calibration
     """
     with reported():
-        show_result(load(Path(path)), json)
+        sealed = load(artifact_at(Path(path)))
+        if not json:
+            print_lineage(sealed)
+        print_result(sealed, json)
+
+
+@app.command()
+def doctor(
+    run: Annotated[str, typer.Option("--run", envvar="WHISPERQ_RUN", help="Run folder to look at.")] = "run",
+    json: AsJson = False,
+) -> None:
+    """Say what this machine offers whisperq, and what is missing with the line that brings it.
+
+    Example: whisperq doctor
+    """
+    with reported():
+        findings = examine(Path(run))
+        print_out(findings_json(findings) if json else [findings_table(findings)])
+        refuse_broken(findings)
+
+
+@app.command("init-config")
+def init_config(
+    out: Annotated[str, typer.Option("--out", help="The file to write.")] = FILE,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a configuration to begin with: every key, its meaning and its default.
+
+    Example: whisperq init-config
+    """
+    with reported():
+        print(write_starter(Path(out), force))
 
 
 @app.callback(invoke_without_command=True)

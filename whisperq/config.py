@@ -27,8 +27,8 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from whisperq.errors import InputError, UsageError
-from whisperq.flags import NormalizerName
+from whisperq.errors import InputError, UsageError, meant
+from whisperq.flags import NormalizerName, at_commas, listed
 from whisperq.options import SETTINGS
 
 FILE = "whisperq.yaml"
@@ -110,13 +110,12 @@ def read_config(path: Path | None) -> Experiment:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not valid YAML: {reason}") from error
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content := {} if content is None else content, dict):
         raise InputError(f"{path} must hold a mapping such as 'teacher: ...'")
     known = {f.name for f in fields(Experiment)} - {"path"}
     if unknown := _strange(content, known):
-        raise InputError(f"{path}: unknown key {unknown!r}; known: {', '.join(sorted(known))}")
+        raise InputError(f"{path}: unknown key {unknown!r}{meant(unknown, known)}; known: {', '.join(sorted(known))}")
     base = path.resolve().parent
     content |= _typed(Experiment, {k: content[k] for k in SCALARS if k in content}, str(path))
     for key in ("train", "validation", "test"):
@@ -131,14 +130,15 @@ def _check_defaults(defaults: Any, path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(defaults, dict) or not all(isinstance(v, dict) for v in defaults.values()):
         raise InputError(f"{path}: defaults must map a command to its settings, such as distill: {{max_steps: 1000}}")
     if unknown := _strange(defaults, set(SETTINGS)):
-        raise InputError(f"{path}: defaults: unknown command {unknown!r}; known: {', '.join(SETTINGS)}")
+        near, known = meant(unknown, SETTINGS), ", ".join(SETTINGS)
+        raise InputError(f"{path}: defaults: unknown command {unknown!r}{near}; known: {known}")
     return {command: _section(command, values, f"{path}: defaults: {command}") for command, values in defaults.items()}
 
 
 def _section(command: str, values: dict[Any, Any], where: str) -> dict[str, Any]:
     section = {str(k).replace("-", "_"): v for k, v in values.items()}
-    if unknown := _strange(section, {f.name for f in fields(SETTINGS[command])}):
-        raise InputError(f"{where}: unknown setting {unknown!r}")
+    if unknown := _strange(section, known := {f.name for f in fields(SETTINGS[command])}):
+        raise InputError(f"{where}: unknown setting {unknown!r}{meant(unknown, known)}")
     return _typed(SETTINGS[command], section, where)
 
 
@@ -161,8 +161,8 @@ def source(entry: Any, base: Path, where: str, name: str = "") -> Source:
     entry = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict) or bool(entry.get("path")) == bool(entry.get("dataset")):
         raise InputError(f"{where}: a source is a path, or a mapping with either path or dataset")
-    if unknown := _strange(entry, {f.name for f in fields(Source)}):
-        raise InputError(f"{where}: unknown key {unknown!r} in a source")
+    if unknown := _strange(entry, known := {f.name for f in fields(Source)}):
+        raise InputError(f"{where}: unknown key {unknown!r} in a source{meant(unknown, known)}")
     entry = _typed(Source, {**entry, "name": name or entry.get("name", "")}, where)
     if entry.get("path"):
         entry["path"] = os.path.normpath(base / _expand(entry["path"], where))
@@ -197,13 +197,18 @@ def resolve(kind: type[T], command: str, experiment: Experiment, flags: Mapping[
     Raises UsageError for a value outside the limits that options.py gives.
     """
     given = {f.name: flags[f.name] for f in fields(kind) if flags.get(f.name) is not None}  # type: ignore[arg-type]
+    try:  # of a flag that takes several the command line gives strings
+        given |= _typed(kind, {k: v for k, v in given.items() if isinstance(v, tuple)}, "the command line")
+    except InputError as error:
+        raise UsageError(str(error)) from None
     return within_limits(kind(**{**experiment.defaults.get(command, {}), **given}))
 
 
 def within_limits(settings: T) -> T:
     """The same settings; raises UsageError for a value outside its limits."""
     for f in fields(settings):  # type: ignore[arg-type]
-        _check_limits(f, getattr(settings, f.name))
+        for value in listed(getattr(settings, f.name)):
+            _check_limits(f, value)
     return settings
 
 
@@ -233,7 +238,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             raise InputError(f"{where} is {value!r}, but must be one of {', '.join(typing.get_args(hint))}")
         return value
     if typing.get_origin(hint) is tuple:
-        return tuple(str(v) for v in (value if isinstance(value, list) else [value]))
+        one = typing.get_args(hint)[0]
+        return tuple(map(str, listed(value)) if one is str else (_convert(v, one, where) for v in at_commas(value)))
     try:
         if isinstance(value, bool) != (hint is bool) or not isinstance(value, str | int | float):
             raise ValueError

@@ -9,6 +9,16 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps what it fetched."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def hub_is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def sync(path: Path) -> None:
     """Until it is on the disk; a folder for the names in it."""
     descriptor = os.open(path, os.O_RDONLY)

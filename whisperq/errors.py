@@ -4,6 +4,9 @@
 75 checkpointed, run me again (EX_TEMPFAIL of sysexits.h).
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class WhisperqError(Exception):
     """An error whose message is one clear sentence for the user."""
@@ -33,3 +36,9 @@ class Interrupted(WhisperqError):
     """All work so far is saved; the same command goes on from there."""
 
     exit_code = 75
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """What follows a name that nobody knows: the nearest one that is known, or nothing where none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

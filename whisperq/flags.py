@@ -22,6 +22,16 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+def listed(value: Any) -> list[Any]:
+    """A setting's values, where it may have several."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def at_commas(value: Any) -> list[Any]:
+    """The same, and of text what commas join."""
+    return [part for v in listed(value) for part in (map(str.strip, v.split(",")) if isinstance(v, str) else [v])]
+
+
 @dataclass(frozen=True)
 class Common:
     """Flags of every command."""
@@ -36,6 +46,7 @@ class Common:
         "auto", "Number format; auto: float32, in distill bfloat16 autocast where the hardware has it."
     )
     json: bool = option(False, "Print one JSON object, the manifest, on stdout and all else on stderr.", off="")
+    dry_run: bool = option(False, "Print settings, what would be read and written, and do nothing.", off="")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisperq.artifact import is_artifact
-from whisperq.errors import InputError, UsageError
+from whisperq.errors import InputError, UsageError, meant
 from whisperq.options import QuantizeConfig
 
 
@@ -53,7 +53,8 @@ class RunFolder:
         if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
             return name
         here = [p.name for p in self.artifacts()]
-        raise InputError(f"there is no model {name}; this run folder holds {', '.join(here) or 'none'}")
+        known = ", ".join(here) or "none"
+        raise InputError(f"there is no model {name}{meant(name, here)}; this run folder holds {known}")
 
 
 def _finished(folder: Path) -> list[Path]:
@@ -62,12 +63,22 @@ def _finished(folder: Path) -> list[Path]:
     return sorted(p for p in here if is_artifact(p) and not p.name.startswith("."))
 
 
+def artifact_at(path: Path) -> Path:
+    """The path itself. Raises InputError, with what is in it or near, where it is no artifact."""
+    if is_artifact(path):
+        return path
+    inside, beside = _finished(path), [str(p) for p in _finished(path.parent)]
+    hint = f"; in it are {', '.join(map(str, inside))}" if inside else meant(str(path), beside)
+    raise InputError(f"{path} is not a finished whisperq artifact: it has no manifest.json{hint}")
+
+
 def scheme(config: QuantizeConfig) -> str:
     """A quantized model's folder: gemm-w8a8, gemm-w4-g64-mse (weights alone), gemm-w8a8-dynamic-smooth0.5."""
     bits = f"w{config.weight_bits}" + ("" if config.activations == "none" else f"a{config.activation_bits}")
     parts = [config.recipe, bits, *(["dynamic"] if config.activations == "dynamic" else [])]
     parts += [f"g{config.group}"] if config.group is not None else []
     parts += ["mse"] if config.weights == "mse" else []
+    parts += [f"by-{config.observer}"] if config.observer is not None else []
     parts += [f"smooth{config.smooth:g}"] if config.smooth is not None else []
     parts += [f"keep{config.keep_worst}"] if config.keep_worst is not None else []
     return "-".join(parts)

@@ -4,13 +4,13 @@ import math
 import os
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from whisperq import artifact
 from whisperq.config import FILE, Experiment, Source, find_config, read_config, resolve, source, within_limits
-from whisperq.errors import InputError, UsageError
+from whisperq.errors import InputError, UsageError, meant
 from whisperq.flags import Common, Context
 from whisperq.hashing import file_sha256
 from whisperq.report.progress import say
@@ -26,6 +26,7 @@ class Session:
     flags: Mapping[str, Any]
     experiment: Experiment
     run: RunFolder
+    chosen: list[tuple[str, Path | str]] = field(default_factory=list)  # what was announced: role and value
 
     @classmethod
     def open(cls, command: str, common: Common, flags: Mapping[str, Any]) -> "Session":
@@ -62,6 +63,7 @@ class Session:
 
     def _chose(self, role: str, value: Path | str) -> Path | str:
         say(f"{role}: {value}")
+        self.chosen.append((role, value))
         return value
 
     def teacher(self, student: Path | None = None) -> Path | str:
@@ -94,6 +96,8 @@ class Session:
         self._chose(role, chosen)
         if isinstance(chosen, Path):
             return _holds(chosen, ("student", "distilled", "quantized", "onnx"), "model")
+        if self.common.dry_run:
+            return Path(chosen)  # nothing is fetched, and nothing will look into it
         from whisperq.models.loading import local_folder  # a Hub id: fetching it needs torch's company
 
         return local_folder(chosen)
@@ -110,7 +114,8 @@ class Session:
     def calibration(self) -> Path:
         path = Path(self.flags["calibration"]) if self.flags.get("calibration") else self.run / "calibration"
         if not artifact.is_artifact(path):
-            raise InputError(f"there is no finished calibration at {path}; run whisperq calibrate first")
+            near = meant(str(path), map(str, self.run.artifacts())) if self.flags.get("calibration") else ""
+            raise InputError(f"there is no finished calibration at {path}{near}; run whisperq calibrate first")
         return self._chose("calibration", path)
 
     def has_calibration(self) -> bool:

@@ -1,6 +1,7 @@
 """Progress bars and announcements, all on standard error; of several processes at one task the first one's."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -41,6 +42,14 @@ def track(items: Iterable[T], total: int, description: str, unit: str) -> Iterat
         for item in items:
             yield item
             progress.advance(task)
+
+
+@contextmanager
+def stepping(name: str, total: int, done: int) -> Iterator[Callable[[str], None]]:
+    """A training's bar; what is yielded moves it on by a step, with a word on that."""
+    with bar() as progress:
+        task = progress.add_task(name, total=total, completed=done, unit="steps")
+        yield lambda word: progress.update(task, advance=1, description=f"{name}: {word}")
 
 
 def say_how(runtime) -> None:

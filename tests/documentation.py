@@ -1,0 +1,113 @@
+"""The README's section "Commands", made from what the commands say of themselves.
+
+python tests/documentation.py    # writes it anew
+"""
+
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from typer.models import ArgumentInfo, OptionInfo
+
+from whisperq.cli import app
+from whisperq.commands import COMMANDS
+from whisperq.flags import Common
+
+README = Path(__file__).parents[1] / "README.md"
+SECTION = re.compile(r"## Commands\n.*?(?=\n## |\Z)", re.DOTALL)
+INTRODUCTION = """\
+## Commands
+
+<!-- Made by tests/documentation.py from the commands' help; a test holds it true. -->
+
+`whisperq COMMAND --help` says the same. `whisperq --install-completion` teaches the shell to complete commands and
+options, `whisperq --version` prints the version. Switches that have an opposite have it after a slash.
+"""
+SHARED = """\
+### All steps
+
+take these, too:
+"""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option or argument of a command."""
+
+    name: str
+    spelling: str  # as --help shows it: --pack/--no-pack, or FILE
+    help: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def row(self) -> str:
+        values = f" {', '.join(f'`{c}`' for c in self.choices)}" if self.choices else ""
+        help = self.help.replace("|", "\\|")
+        return f"| `{self.spelling}`{values} | {help} |"
+
+
+def commands() -> dict[str, tuple[str, list[Option]]]:
+    """Name -> help and options, in the order of the help page."""
+    named = {c.name or c.callback.__name__: c.callback for c in app.registered_commands}
+    return {name: (inspect.getdoc(call) or "", list(options(call))) for name, call in named.items()}
+
+
+def options(call: typing.Callable) -> Iterator[Option]:
+    for name, parameter in inspect.signature(call).parameters.items():
+        hint, info = typing.get_args(parameter.annotation)
+        yield Option(name, _spelling(name, info), info.help or "", tuple(_choices(hint)))
+
+
+def _spelling(name: str, info: OptionInfo | ArgumentInfo) -> str:
+    if isinstance(info, ArgumentInfo):
+        return info.metavar or name.upper()
+    # Inside Annotated Typer takes the first spelling for a default until the command is built.
+    return next(text for text in (info.default, *(info.param_decls or ())) if str(text).startswith("--"))
+
+
+def _choices(hint: typing.Any) -> Iterator[str]:
+    for one in typing.get_args(hint) if isinstance(hint, types.UnionType) or _is_union(hint) else (hint,):
+        if typing.get_origin(one) is typing.Literal:
+            yield from typing.get_args(one)
+
+
+def _is_union(hint: typing.Any) -> bool:
+    return typing.get_origin(hint) is typing.Union
+
+
+def section() -> str:
+    steps, shared = {c.name for c in COMMANDS}, {f.name for f in fields(Common)}
+    blocks = [INTRODUCTION]
+    for name, (help, found) in commands().items():
+        about, example = help.split("Example: ")
+        own = [o for o in found if name not in steps or o.name not in shared]
+        blocks.append(f"### {name}\n\n{about.strip()}\n\n```\n{example.strip()}\n```\n\n{_table(own)}")
+    first = commands()[COMMANDS[0].name][1]
+    blocks.append(f"{SHARED}\n{_table([o for o in first if o.name in shared])}")
+    return "\n".join(blocks)
+
+
+def _table(found: Iterable[Option]) -> str:
+    return "".join(f"{row}\n" for row in ("| option | meaning |", "|---|---|", *(o.row for o in found)))
+
+
+def written() -> str:
+    """The section as the README has it; empty where there is none."""
+    found = SECTION.search(README.read_text(encoding="utf-8"))
+    return found[0] if found else ""
+
+
+def write() -> None:
+    text, old = README.read_text(encoding="utf-8"), written()
+    new = text.replace(old, section()) if old else text.replace("\n## Known limits", f"\n{section()}\n## Known limits")
+    README.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
+    print(f"{README}: {len(commands())} commands", file=sys.stderr)

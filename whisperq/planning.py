@@ -1,0 +1,114 @@
+"""A command under --dry-run: its own path up to the step, whose call is written down instead of made."""
+
+import ast
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from whisperq.artifact import Artifact
+from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
+
+STEPS = Path(__file__).parent / "steps"
+Origin = Literal["flag", "environment", "configuration", "default", "chosen"]  # chosen: for these inputs
+
+
+@dataclass(frozen=True)
+class Call:
+    """A step's call: its inputs by the names that its function gives them."""
+
+    step: str
+    inputs: Mapping[str, Any]
+    out: Path | None
+    config: Any
+    context: Context
+
+
+@dataclass(frozen=True)
+class Setting:
+    value: Any
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Read:
+    role: str
+    what: str
+    state: str
+    missing: bool = False  # the real run stops here
+
+
+@dataclass(frozen=True)
+class Write:
+    what: str
+    state: str
+    refused: bool = False  # the real run stops here
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is to be said of one command."""
+
+    command: str
+    settings: dict[str, Setting]
+    reads: tuple[Read, ...]
+    writes: tuple[Write, ...]
+
+    def as_json(self) -> str:
+        return json.dumps({"dry_run": True, **asdict(self)})
+
+    def check(self) -> None:
+        """Raises what would stop the real run."""
+        if missing := next((r for r in self.reads if r.missing), None):
+            raise InputError(f"this would stop: {missing.role} {missing.what} is {missing.state}")
+        if refused := next((w for w in self.writes if w.refused), None):
+            raise UsageError(f"this would be refused: {refused.what}: {refused.state}")
+
+
+_calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
+
+
+def under_way() -> bool:
+    return _calls.get() is not None
+
+
+@contextmanager
+def written_down() -> Iterator[list[Call]]:
+    """Within it no step is called; the calls come here."""
+    calls: list[Call] = []
+    token = _calls.set(calls)
+    try:
+        yield calls
+    finally:
+        _calls.reset(token)
+
+
+def instead_of(step: str) -> Callable[..., Artifact] | None:
+    """What stands in for a step under --dry-run."""
+    calls = _calls.get()
+    if calls is None:
+        return None
+
+    def write_down(*arguments: Any) -> Artifact:
+        named = dict(zip(parameters(step), arguments, strict=False))
+        out, config, context = (named.pop(name) for name in ("out", "config", "context"))
+        calls.append(Call(step, named, out, config, context))
+        return Artifact(out, {})
+
+    return write_down
+
+
+def parts(*values: Any) -> tuple[Any, ...]:
+    """What stands in for the dataclasses that steps take."""
+    return values
+
+
+def parameters(step: str) -> list[str]:
+    """The names of a step's parameters, read from its source: importing it would load torch."""
+    tree = ast.parse((STEPS / f"{step}.py").read_text(encoding="utf-8"))
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == step)
+    return [argument.arg for argument in function.args.args]

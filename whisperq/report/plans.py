@@ -1,0 +1,31 @@
+"""What --dry-run prints."""
+
+from rich.markup import escape
+from rich.table import Table
+
+from whisperq.planning import Plan, Setting
+from whisperq.report.cells import table
+
+
+def plan_tables(plan: Plan) -> list[Table]:
+    settings = table(f"whisperq {plan.command} would run with", "setting", "value", "from")
+    for name, setting in plan.settings.items():
+        settings.add_row(name.replace("_", "-"), _value(setting), setting.origin)
+    reads = table("It would read", "", "what", "state")
+    for one in plan.reads:
+        reads.add_row(one.role, escape(one.what), one.state)
+    writes = table("It would write", "where", "state")
+    for write in plan.writes or ():
+        writes.add_row(escape(write.what), escape(write.state))
+    if not plan.writes:
+        writes.add_row("standard output", "-")
+    return [settings, reads, writes]
+
+
+def _value(setting: Setting) -> str:
+    value = setting.value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return escape(", ".join(map(str, value))) or "-"
+    return "-" if value is None else escape(str(value))
