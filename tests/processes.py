@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["whisperq.cli", "whisperq.steps.distill"])
+_context.set_forkserver_preload(["whisperq.cli", "whisperq.steps.distill", "whisperq.steps.mixed_precision"])
 PATIENCE = 120  # seconds after which a test that waits has failed
 
 

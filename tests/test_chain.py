@@ -96,7 +96,7 @@ def test_calibration_keeps_every_batch(run: Path) -> None:
     site = content["sites"]["dec.1.out_proj"]
     assert len(site["minima"]) == len(site["maxima"]) == 2  # 16 utterances in batches of 8
     low = 0.9 * site["minima"][0] + 0.1 * site["minima"][1]
-    assert site["range"][0] == pytest.approx(low, rel=1e-12)
+    assert site["ranges"]["ema"][0] == pytest.approx(low, rel=1e-12)
 
 
 def test_integer_weights_are_one_byte_each(run: Path) -> None:

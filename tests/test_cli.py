@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import whisperq
 from whisperq.commands import COMMANDS
+from whisperq.flags import listed
 from whisperq.options import SETTINGS
 
 PACKAGE = Path(whisperq.__file__).parent
@@ -52,6 +54,16 @@ def test_the_version_is_the_packages():
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{whisperq.__version__}\n", "")
 
 
+def test_a_shell_can_complete_the_commands(invoke):
+    assert "--install-completion" in help_text(invoke)
+    asked = {"_WHISPERQ_COMPLETE": "complete_bash", "COMP_WORDS": "whisperq cal", "COMP_CWORD": "1"}
+    code = "from whisperq.cli import app; app(prog_name='whisperq')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked}, timeout=120
+    )
+    assert done.stdout.split() == ["calibrate"]
+
+
 def test_the_steps_folder_and_the_help_page_agree(invoke):
     result = invoke("--help")
     listed = set(re.findall(r"^\W+([a-z][a-z-]+)  ", result.stdout.split("Commands")[1], re.MULTILINE))
@@ -88,7 +100,7 @@ def test_the_documented_defaults_are_the_papers(name, flag, value, invoke):
     options = help_text(invoke, name).split(" Options ")[1]
     entry = options.split(f" --{flag} ")[1].split(" --")[0]
     assert f"(Default: {value}.)" in entry
-    assert str(getattr(SETTINGS[name](), flag.replace("-", "_"))) == value
+    assert ", ".join(map(str, listed(getattr(SETTINGS[name](), flag.replace("-", "_"))))) == value
 
 
 def test_examples_are_command_lines_that_parse(invoke):

@@ -13,7 +13,7 @@ from processes import Job
 
 from whisperq.training.distributed import Processes
 
-TIMES = ("wall_seconds", "rtfx")
+TIMES = ("wall_seconds", "features_seconds", "decoding_seconds", "warm_up_seconds", "rtfx", "peak_memory_gib")
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,10 @@ COMMANDS = {
     "calibrate, unlabelled": (
         "calibrate --batches 5 --batch-size 1 --observer mse --data silent.jsonl", 2, ("ranges.json",)
     ),
+    "calibrate, stablequant": (
+        "calibrate --observer stablequant,mse --metric snr --batches 2 --batch-size 2 --sites enc.0.* --dev-limit 6", 2,
+        ("ranges.json", "decisions.jsonl"),
+    ),
     "calibrate, one batch": ("calibrate --batches 1 --batch-size 8", 3, ("ranges.json",)),
     "eval": ("eval --model student --batch-size 3", 2, ()),
     "eval, one batch": ("eval --model student --batch-size 8", 2, ()),
@@ -126,8 +130,8 @@ def test_every_process_finds_the_work_done(folder):
 # A command, and which of two processes meets the bad recording, the third of six.
 FAILURES = {
     "calibrate": ("calibrate --batches 6 --batch-size 1 --data bad.jsonl", None),  # drawn in an order of its own
-    "eval": ("eval --model student --batch-size 2 --test bad=bad.jsonl", 1),
-    "eval, first process": ("eval --model student --batch-size 1 --test bad=bad.jsonl", 0),
+    "eval": ("eval --model student --batch-size 2 --test bad=bad.jsonl", None),
+    "eval, first process": ("eval --model student --batch-size 1 --test bad=bad.jsonl", None),
     "outliers": ("outliers --batch-size 2 --test bad=bad.jsonl", 1),
     "pseudo-label": ("pseudo-label --batch-size 2 --data bad.jsonl", 1),
     "pseudo-label, first process": ("pseudo-label --batch-size 1 --data bad.jsonl", 0),

@@ -18,6 +18,7 @@ GROUND = {
     "flags",
     "hashing",
     "options",
+    "planning",
     "run_folder",
     "training_options",
 }  # "": its version
@@ -35,9 +36,12 @@ MAY_IMPORT = {
     "report": NOUNS,
     "steps": NOUNS | ABOVE,
     "session": {"report", "models"},  # what was chosen is announced; a Hub id is fetched
+    "dry_run": {"session"},
+    "doctor": {"report", "runtime"},  # a table; the kernels are compiled to see whether they can be
+    "starter": set(),
     "calls": {"session", "steps", "report"},
     "commands": {"calls", "session"},
-    "cli": {"commands", "session", "report"},  # announcements, and the tables that are the one print
+    "cli": {"commands", "doctor", "dry_run", "session", "starter", "report"},  # announcements; tables, the one print
     "__main__": {"cli"},
 }
 # Parts of the ground stand on one another only so.
@@ -51,9 +55,23 @@ GROUND_ORDER = {
     "disk": set(),
     "artifact": {"", "disk", "errors", "hashing"},
     "config": {"errors", "flags", "options"},
+    "planning": {"artifact", "errors", "flags"},
     "run_folder": {"artifact", "errors", "options"},
 }
-LIGHT = ("cli", "calls", "commands", "session", "report.progress", "report.tables", *sorted(GROUND - {""}))
+LIGHT = (
+    "cli",
+    "calls",
+    "commands",
+    "doctor",
+    "dry_run",
+    "session",
+    "starter",
+    "report.plans",
+    "report.printing",
+    "report.progress",
+    "report.tables",
+    *sorted(GROUND - {""}),
+)
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "numpy", "safetensors", "huggingface_hub", "soundfile"}
 
 

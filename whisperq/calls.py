@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from whisperq import artifact
+from whisperq import artifact, planning
 from whisperq import options as o
 from whisperq.artifact import Artifact
-from whisperq.errors import UsageError
+from whisperq.config import Source
+from whisperq.errors import InputError, UsageError, meant
 from whisperq.hashing import bytes_sha256
 from whisperq.report.progress import say
 from whisperq.run_folder import scheme
@@ -21,8 +23,13 @@ from whisperq.session import Session
 
 
 def step(name: str) -> Callable[..., Artifact]:
-    """The public function of a step's file."""
-    return getattr(import_module(f"whisperq.steps.{name}"), name)
+    """The public function of a step's file; under --dry-run what writes its call down."""
+    return planning.instead_of(name) or part(name, name)
+
+
+def part(name: str, noun: str) -> Callable[..., Any]:
+    """Something that a step's file holds; under --dry-run no step is imported."""
+    return planning.parts if planning.under_way() else getattr(import_module(f"whisperq.steps.{name}"), noun)
 
 
 def label(text: str) -> str:
@@ -47,17 +54,26 @@ def pseudo_label(s: Session, config: o.PseudoLabelConfig) -> Artifact:
     return step("pseudo_label")(model, data, s.experiment.normalizer, place, config, s.context())
 
 
-def distill(s: Session, config: o.DistillConfig) -> Artifact:
-    student = s.student()
-    data = import_module("whisperq.steps.distill").TrainingData(
+def training_data(s: Session, name: str) -> Any:
+    """As the step of this name takes it."""
+    return part(name, "TrainingData")(
         s.sources("train", "train"), s.sources("validation", "validation"), s.experiment.normalizer
     )
+
+
+def distill(s: Session, config: o.DistillConfig) -> Artifact:
+    student, data = s.student(), training_data(s, "distill")
     return step("distill")(student, s.teacher(student), data, s.out("distilled"), config, s.context())
 
 
 def calibrate(s: Session, config: o.CalibrateConfig) -> Artifact:
+    stable, dev = "stablequant" in config.observer, bool(s.flags.get("dev"))
+    if dev and not stable:
+        raise UsageError("--dev is for --observer stablequant, which tries its ranges there")
     model, data = s.model(), s.sources("validation", "data")
-    return step("calibrate")(model, data, s.experiment.test, s.out("calibration"), config, s.context())
+    development = s.sources("validation", "dev") if dev else data if stable else ()
+    lists = part("calibrate", "CalibrationData")(data, development, s.experiment.test, s.experiment.normalizer)
+    return step("calibrate")(model, lists, s.out("calibration"), config, s.context())
 
 
 def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
@@ -69,6 +85,12 @@ def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
     worst = s.sensitivity(scheme(replace(config, keep_worst=None))) if config.keep_worst else None
     place = s.out(f"quantized/{scheme(config)}")
     return step("quantize")(model, calibration, place, config, s.context(), worst)
+
+
+def mixed_precision(s: Session, config: o.MixedPrecisionConfig) -> Artifact:
+    model, data = s.unquantized_model(), training_data(s, "mixed_precision")
+    place = s.out(f"quantized/mixed-{config.mode}-{config.target_bits:g}bit")
+    return step("mixed_precision")(model, data, place, config, s.context())
 
 
 def sensitivity(s: Session, config: o.SensitivityConfig) -> Artifact:
@@ -112,6 +134,48 @@ def eval(s: Session, config: o.EvalConfig) -> Artifact:
     return step("eval")(model, s.sources("test", "test"), s.experiment.normalizer, s.out(place), config, s.context())
 
 
+def evaluation(s: Session, name: str) -> Path:
+    """An evaluation or score by its path or its name in the run folder, or a hypotheses file."""
+    places = (Path(name), s.run / name, s.run / "eval" / name, s.run / "scores" / name)
+    if found := next((place for place in places if place.exists()), None):
+        return found
+    here = [p.name for place in ("eval", "scores") if (s.run / place).is_dir() for p in (s.run / place).iterdir()]
+    here = sorted(n for n in here if not n.startswith("."))
+    known = f"{meant(name, here)}; this run folder holds {', '.join(here) or 'none'}"
+    raise InputError(f"there is no evaluation or hypotheses file {name}{known}")
+
+
+def hypotheses(s: Session) -> tuple[list[Source], str]:
+    """Each set's file, with what the configuration says of a test set of that name; and a name for them all."""
+    configured = {source.name: source for source in s.experiment.test}
+    files: list[tuple[str, Path]] = []
+    names = []
+    for text in s.flags["hypotheses"]:
+        name, _, path = text.partition("=")
+        named = bool(path) and not Path(text).exists()
+        place = evaluation(s, path if named else text)
+        sealed = artifact.load(place) if place.is_dir() else None
+        found = sorted((place / "hypotheses").glob("*.jsonl")) if sealed else [place]
+        files += [(name if named else file.stem, file) for file in found]
+        inside = place.resolve().parent
+        names.append(place.name if sealed else inside.parent.name if inside.name == "hypotheses" else place.stem)
+    sources = [replace(configured.get(name, Source()), name=name, path=str(file)) for name, file in files]
+    return sources, label("+".join(dict.fromkeys(names)))
+
+
+def score(s: Session, config: o.ScoreConfig) -> Artifact:
+    sources, name = hypotheses(s)
+    chosen = [config.normalizer] if config.normalizer else []
+    place = "-".join([name, *chosen, *(["sclite"] if config.scorer == "sclite" else [])])
+    return step("score")(sources, s.experiment.normalizer, s.out(f"scores/{place}"), config, s.context())
+
+
+def compare(s: Session, config: o.CompareConfig) -> Artifact:
+    a, b = (evaluation(s, s.flags[name]) for name in ("a", "b"))
+    place = f"comparisons/{label(a.stem if a.is_file() else a.name)}-vs-{label(b.stem if b.is_file() else b.name)}"
+    return step("compare")(a, b, s.experiment.normalizer, s.out(place), config, s.context())
+
+
 def transcribe(s: Session, config: o.TranscribeConfig) -> str:
     if s.common.json:
         if s.flags["format"] not in (None, "json"):
@@ -135,3 +199,9 @@ def plot_attention(s: Session, config: o.PlotAttentionConfig) -> Artifact:
     data = () if named_file else s.sources("test", "test")
     place = f"attention/{model_label(s, model)}/{label(config.layer)}-head-{label(config.head)}"
     return step("plot_attention")(model, data, utterance, s.out(place), config, s.context())
+
+
+def report(s: Session, config: o.ReportConfig) -> Artifact:
+    """It belongs to no single run: without --out it lies in the working folder."""
+    out = Path(s.common.out or "report")
+    return step("report")([Path(run) for run in s.flags["runs"]], out, config, s.context())

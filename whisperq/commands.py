@@ -18,6 +18,7 @@ class InputFlag:
     help: str
     many: bool = False
     positional: bool = False
+    metavar: str = "FILE"
 
 
 TEACHER = InputFlag("teacher", "Teacher: Hub id or folder; default: the configuration's, else openai/whisper-large-v2.")
@@ -28,11 +29,27 @@ COMPARE = InputFlag("compare", "A second model to stand beside the first.")
 TRAIN = InputFlag("train", "Training list, folder or parquet; repeatable; default: the configuration's.", many=True)
 VALIDATION = InputFlag("validation", "Validation list; repeatable; default: the configuration's.", many=True)
 DATA = InputFlag("data", "List to look at; repeatable; default: the configuration's validation data.", many=True)
+DEVELOPMENT = InputFlag("dev", "List that stablequant measures on; repeatable; default: --data.", many=True)
 LABELLING = InputFlag("model", "Teacher: a path, a Hub id, or a name in the run folder; default: the configuration's.")
 UNLABELLED = InputFlag("data", "List to label; repeatable; default: the configuration's training data.", many=True)
 TEST = InputFlag("test", "Test set: NAME=LIST, or a configured one's name; repeatable; default: all.", many=True)
 FILES = InputFlag("files", "Audio files, of any length; - is standard input.", many=True, positional=True)
+HYPOTHESES = InputFlag(
+    "hypotheses",
+    "Hypotheses files (JSON lines with text and pred_text), FILE or NAME=FILE each, or evaluations by path or name.",
+    many=True,
+    positional=True,
+)
+SYSTEM_A = InputFlag(
+    "a",
+    "What to compare with: an evaluation or score by path or name, or a hypotheses file.",
+    positional=True,
+    metavar="A",
+)
+SYSTEM_B = InputFlag("b", "What is compared with it, on the same utterances.", positional=True, metavar="B")
 UTTERANCE = InputFlag("utterance", "A recording, or the id of a test utterance; default: the first one.")
+
+RUNS = InputFlag("runs", "Run folders, or folders of run folders.", many=True, positional=True, metavar="RUN")
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ COMMANDS = (
         "calibrate",
         "Estimate the activation ranges of every site from a few batches.",
         "whisperq calibrate --batches 16",
-        (MODEL, DATA),
+        (MODEL, DATA, DEVELOPMENT),
         calls.calibrate,
     ),
     Command(
@@ -87,6 +104,13 @@ COMMANDS = (
         calls.quantize,
     ),
     Command(
+        "mixed-precision",
+        "Learn how many bits each layer's weights need, with the weights themselves, for a mean of a few bits.",
+        "whisperq mixed-precision --target-bits 3.5 --bits 2,3,4,6,8",
+        (MODEL, TRAIN, VALIDATION),
+        calls.mixed_precision,
+    ),
+    Command(
         "sensitivity",
         "Measure what each part costs in integers.",
         "whisperq sensitivity",
@@ -95,10 +119,24 @@ COMMANDS = (
     ),
     Command(
         "eval",
-        "Measure word error rate and speed on test sets, greedy decoding.",
+        "Measure word error rate and speed on test sets.",
         "whisperq eval --model distilled --test clean=clean.jsonl",
         (MODEL, TEST),
         calls.eval,
+    ),
+    Command(
+        "score",
+        "Count word and character errors of hypotheses again, without a model: ours or anybody's.",
+        "whisperq score clean.jsonl noisy=hypotheses.jsonl --normalizer basic",
+        (HYPOTHESES,),
+        calls.score,
+    ),
+    Command(
+        "compare",
+        "Decide whether B makes more word errors than A: paired bootstrap, matched pairs, verdict.",
+        "whisperq compare distilled-float gemm-w8a8-int8 --margin 0.3",
+        (SYSTEM_A, SYSTEM_B),
+        calls.compare,
     ),
     Command(
         "export",
@@ -127,5 +165,12 @@ COMMANDS = (
         "whisperq plot-attention --layer dec.1 --head 11",
         (MODEL, UTTERANCE, TEST),
         calls.plot_attention,
+    ),
+    Command(
+        "report",
+        "Gather run folders into one page: tables, figures, and where every number comes from.",
+        "whisperq report run/none run/headwise --out report",
+        (RUNS,),
+        calls.report,
     ),
 )

@@ -7,20 +7,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 from whisperq.flags import NormalizerName, option
-from whisperq.training_options import DistillConfig, InitStudentConfig, PseudoLabelConfig
+from whisperq.training_options import DistillConfig, InitStudentConfig, MixedPrecisionConfig, PseudoLabelConfig
 
-Observer = Literal["ema", "minmax", "percentile", "mse"]
+Observer = Literal["ema", "minmax", "percentile", "mse", "stablequant"]
 RuntimeName = Literal["float", "emulated", "int8", "onnx", "openvino"]
+Scorer = Literal["jiwer", "sclite"]
 
 
 @dataclass(frozen=True)
 class CalibrateConfig:
     batches: int = option(16, "Batches of calibration data.", low=1)
     batch_size: int = option(8, "Utterances in a batch.", low=1)
-    observer: Observer = option("ema", "Range estimator of the activations.")
+    observer: tuple[Observer, ...] = option(
+        ("ema",),
+        "Range estimators, the one to use first: ema, minmax, percentile, mse, stablequant; repeatable, commas join.",
+    )
     momentum: float = option(0.9, "EMA: weight of the old value; the first batch initialises.", low=0, high=0.999999)
     percentile: float = option(99.999, "Percentile observer: percent of the mass that is kept.", low=50, high=100)
-    activation_bits: int | None = option(None, "Bits that the mse observer optimises for; default 8.", low=4, high=8)
+    activation_bits: tuple[int, ...] = option(
+        (8,), "Bits that mse and stablequant optimise for; repeatable, commas join.", low=4, high=8
+    )
+    metric: Literal["wer", "snr"] = option("wer", "stablequant: WER, or signal-to-noise ratio of logits, decides.")
+    threshold: float = option(0.25, "stablequant: points of WER that a layer may cost before it is searched.", low=0)
+    snr_threshold: float = option(
+        0.5, "stablequant by snr: dB that the layers which are not searched may cost together.", low=0
+    )
+    dev_limit: int | None = option(None, "stablequant: first N utterances of each development list only.", low=1)
     sites: str | None = option(None, "Sites to observe, such as enc.*.fc1,dec.1.out_proj; default: all.")
     channel_maxima: bool = option(False, "Keep each channel of the norms' outputs too, for quantize --smooth.", off="")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
@@ -36,6 +48,7 @@ class QuantizeConfig:
         "static", "Ranges of the activations: calibrated, each token's own, or none: weights alone are quantized."
     )
     activation_bits: int = option(8, "Bits of the activations, 4 to 8.", low=4, high=8)
+    observer: Observer | None = option(None, "Whose ranges, of the calibration's observers; default: the first.")
     per_channel: bool | None = option(
         None,
         "One weight scale for each output channel, or for the tensor; default: gemm per channel, paper per tensor.",
@@ -49,7 +62,9 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class SensitivityConfig:
-    by: Literal["block", "site"] = option("block", "Parts: attention and feed-forward blocks, or sites and weights.")
+    by: Literal["block", "site", "model"] = option(
+        "block", "Parts: attention and feed-forward blocks, or sites and weights; model: the whole alone, no parts."
+    )
     wer: bool = option(False, "Word error rates of greedy decoding too: slow.", off="")
     worst: int = option(3, "Parts that the --exclude line names.", low=1)
     limit: int = option(32, "First N utterances of each list only.", low=1)
@@ -78,7 +93,36 @@ class EvalConfig(Execution):
     normalizer: NormalizerName | None = option(
         None, "Text normaliser of every set; default: the one that the set names, else english."
     )
+    scorer: Scorer = option("jiwer", "Alignment of words: jiwer's fewest errors, or NIST sclite's costs.")
+    beams: int = option(1, "Hypotheses that are followed at a time, as in generate(num_beams=N); 1: greedy.", low=1)
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    normalizer: NormalizerName | None = option(
+        None, "Text normaliser of every set; default: that of the configured set of its name, else english."
+    )
+    scorer: Scorer = option("jiwer", "Alignment of words: jiwer's fewest errors, or NIST sclite's costs.")
+    spelling: str | None = option(
+        None, "A model's normalizer.json, for english; default: what the hypotheses' evaluation keeps."
+    )
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    margin: float = option(0.3, "Points of WER by which B may be worse and still be no worse.", low=0)
+    blocks: Literal["auto", "speaker", "recording", "utterance"] = option(
+        "auto", "What is resampled together; auto: speakers, else recordings, where there are 20, else utterances."
+    )
+    resamples: int = option(10_000, "Resamples of the paired bootstrap.", low=100)
+    common: bool = option(False, "Compare the utterances that both have, where one has more.", off="")
+    changed: int = option(50, "Utterances of each set to show side by side, those that changed most.", low=0)
+    normalizer: NormalizerName | None = option(
+        None, "Score both anew by this normaliser; default: the one that both were scored by, else english."
+    )
+    scorer: Scorer | None = option(None, "Score both anew: jiwer or sclite; default: what both were scored by.")
+    spelling: str | None = option(None, "A model's normalizer.json, for english; default: what the evaluations keep.")
 
 
 @dataclass(frozen=True)
@@ -113,16 +157,26 @@ class PlotAttentionConfig:
     head: str = option("0", "Head, counted from zero, or all for a grid.")
 
 
+@dataclass(frozen=True)
+class ReportConfig:
+    title: str = option("whisperq report", "Heading of the page.")
+    verify: bool = option(True, "Hash every file of every artifact, not the manifests alone.")
+
+
 SETTINGS = {
     "init-student": InitStudentConfig,
     "pseudo-label": PseudoLabelConfig,
     "distill": DistillConfig,
     "calibrate": CalibrateConfig,
     "quantize": QuantizeConfig,
+    "mixed-precision": MixedPrecisionConfig,
     "sensitivity": SensitivityConfig,
     "export": ExportConfig,
     "eval": EvalConfig,
+    "score": ScoreConfig,
+    "compare": CompareConfig,
     "transcribe": TranscribeConfig,
     "outliers": OutliersConfig,
     "plot-attention": PlotAttentionConfig,
+    "report": ReportConfig,
 }

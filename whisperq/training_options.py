@@ -23,10 +23,9 @@ class InitStudentConfig:
 
 
 @dataclass(frozen=True)
-class DistillConfig:
-    ce_weight: float = option(1.0, "Weight of the cross-entropy on the references.", low=0)
-    kl_weight: float = option(0.8, "Weight of KL(teacher || student), in nats for each token.", low=0)
-    temperature: float = option(1.0, "Softmax temperature of the KL term, which is scaled by its square.", low=1e-6)
+class TrainingConfig:
+    """What distillation and mixed-precision training have in common."""
+
     max_steps: int = option(200_000, "Optimiser steps.", low=1)
     batch_size: int = option(64, "Utterances of one optimiser step (effective batch).", low=1)
     micro_batch: int | None = option(None, "Utterances of one forward pass; default: the whole batch.", low=1)
@@ -37,7 +36,7 @@ class DistillConfig:
     epsilon: float = option(1e-8, "AdamW's epsilon.", low=0)
     weight_decay: float = option(1e-4, "AdamW's decoupled weight decay.", low=0)
     max_grad_norm: float = option(1.0, "Clip the gradient's global norm here; 0: off.", low=0)
-    freeze_encoder: bool = option(False, "Train the decoder alone; an encoder equal to the teacher's then runs once.")
+    temperature: float = option(1.0, "Softmax temperature of the KL term, which is scaled by its square.", low=1e-6)
     eval_every: int = option(1_000, "Steps between validations (greedy WER); the best step is kept.", low=1)
     eval_limit: int | None = option(None, "Validate on N utterances only, drawn once from all validation data.", low=1)
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
@@ -66,6 +65,49 @@ class DistillConfig:
     workers: int | None = option(
         None, "Processes that decode audio; default: on a GPU up to 8, on a CPU a thread.", low=0, operational=True
     )
+
+
+@dataclass(frozen=True)
+class DistillLoss:
+    ce_weight: float = option(1.0, "Weight of the cross-entropy on the references.", low=0)
+    kl_weight: float = option(0.8, "Weight of KL(teacher || student), in nats for each token.", low=0)
+
+
+@dataclass(frozen=True)
+class DistillConfig(TrainingConfig, DistillLoss):  # the last base's fields come first
+    freeze_encoder: bool = option(False, "Train the decoder alone; an encoder equal to the teacher's then runs once.")
+
+
+@dataclass(frozen=True)
+class MixedPrecision:
+    """All values but the target are ours: the paper (arXiv 2501.03643) names the parts and gives no value."""
+
+    target_bits: float = option(3.5, "Mean bits of the quantized weights; met from below, within 0.05.", low=2, high=8)
+    bits: str = option("2,3,4,6,8", "Bit-widths to choose from, 2 to 8, joined by commas.")
+    mode: Literal["one-stage", "two-stage", "uniform"] = option(
+        "one-stage",
+        "Widths learned with the weights; by each layer's sensitivity, before training; or alike in every layer.",
+    )
+    finetune_steps: int | None = option(
+        None, "one-stage: the last so many of the steps train at fixed widths; default: a fifth.", low=0
+    )
+    search_batches: int = option(4, "two-stage: micro-batches that sensitivity is measured on.", low=1)
+    task_weight: float = option(1.0, "Weight of the task's own loss: cross-entropy or CTC, nats for each token.", low=0)
+    kl_weight: float = option(1.0, "Weight of KL(float model || quantized), in nats for each token.", low=0)
+    scale_rate: float = option(1e-3, "Peak learning rate of the scales' logarithms.", low=0)
+    bits_rate: float = option(0.02, "one-stage: peak learning rate of the widths' logits.", low=0)
+    gumbel_first: float = option(1.0, "one-stage: Gumbel-softmax temperature at the first step.", low=1e-3)
+    gumbel_last: float = option(0.1, "one-stage: and at the last step of the search.", low=1e-3)
+
+
+@dataclass(frozen=True)
+class MixedPrecisionConfig(TrainingConfig, MixedPrecision):
+    max_steps: int = option(10_000, "Optimiser steps in all.", low=1)
+    learning_rate: float = option(1e-5, "Peak learning rate of AdamW; falls linearly to zero.", low=1e-12)
+    warmup_steps: int = option(100, "Steps of linear warm-up.", low=0)
+    batch_size: int = option(32, "Utterances of one optimiser step (effective batch).", low=1)
+    beta1: float = option(0.9, "AdamW's first beta.", low=0, high=0.999999)
+    weight_decay: float = option(0.0, "AdamW's decoupled weight decay, of weights alone.", low=0)
 
 
 @dataclass(frozen=True)

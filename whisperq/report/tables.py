@@ -1,40 +1,20 @@
 """What a command prints when it is done: an artifact's results as tables."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from whisperq.artifact import Artifact
+from whisperq.report import comparisons, scores
+from whisperq.report.cells import figure, megabytes, percent, table
 
 
 def tables(artifact: Artifact) -> list[Table]:
     """One or more tables for any kind of artifact."""
     builder: Callable[[dict[str, Any]], list[Table]] = BUILDERS.get(artifact.kind, _plain)
     return builder(artifact.results)
-
-
-def table(title: str, *columns: str) -> Table:
-    """Text to the left, numbers (columns that begin with #) to the right."""
-    result = Table(title=title, title_justify="left")
-    for column in columns:
-        result.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left")
-    return result
-
-
-def figure(value: Any, digits: int = 2) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
-
-
-def megabytes(size: int) -> str:
-    return f"{size / 1e6:.2f} MB"
 
 
 def _plain(results: dict[str, Any]) -> list[Table]:
@@ -89,14 +69,29 @@ def _calibration(results: dict[str, Any]) -> list[Table]:
     result.add_row("utterances", figure(results["utterances"]))
     result.add_row("audio", f"{results['audio_seconds']:.0f} s")
     result.add_row("sites", figure(results["sites"]))
-    result.add_row("observer", results["observer"])
+    result.add_row("observers", ", ".join(results["observers"]))
     widest = table("Widest ranges", "site", "#minimum", "#maximum")
     for address, low, high in results["widest"]:
         widest.add_row(address, figure(low), figure(high))
-    return [result, widest]
+    if not results["stablequant"]:
+        return [result, widest]
+    title = "Searched by stablequant; all other layers keep their full range"
+    searched = table(title, "layer", "#bits", "#alone", "#% kept", "#after those before")
+    for one in results["stablequant"]:
+        alone, then = (_measured(results["metric"], one[state]) for state in ("alone", "chosen"))
+        kept = "full range" if one["cut_off"] is None else f"{one['cut_off']:g}"
+        searched.add_row(one["layer"], figure(one["bits"]), alone, kept, then)
+    return [result, widest, searched]
 
 
-def _scheme(results: dict[str, Any]) -> str:
+def _measured(metric: str, value: float | None) -> str:
+    """A WER, or a signal-to-noise ratio, which is infinite where nothing changes."""
+    if value is None:
+        return "infinite"
+    return percent(value) if metric == "wer" else f"{value:.1f} dB"
+
+
+def scheme(results: dict[str, Any]) -> str:
     """gemm W4A8, groups of 64, mse, dynamic activations; what goes without saying is left out."""
     bits = results["activation_bits"]
     parts = [f"{results['recipe']} W{results['weight_bits']}" + (f"A{bits}" if bits else "")]
@@ -111,7 +106,7 @@ def _scheme(results: dict[str, Any]) -> str:
 
 
 def _quantized(results: dict[str, Any]) -> list[Table]:
-    result = table(f"Quantized: {_scheme(results)}", "", "#integer", "#float", "why float")
+    result = table(f"Quantized: {scheme(results)}", "", "#integer", "#float", "why float")
     for kind in ("weights", "activations"):
         reasons = results[f"float_{kind}_by_reason"]
         why = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
@@ -119,7 +114,21 @@ def _quantized(results: dict[str, Any]) -> list[Table]:
     size = table("Size of the weights on disk", "float", "quantized", "ratio")
     ratio = results["float_bytes"] / results["bytes"]
     size.add_row(megabytes(results["float_bytes"]), megabytes(results["bytes"]), f"{ratio:.2f}")
-    return [result, size]
+    return [result, size, *(_mixed(results) if "mode" in results else [])]
+
+
+def _mixed(results: dict[str, Any]) -> list[Table]:
+    """Of mixed precision: what the training came to, and every weight's bits, those alike in one line."""
+    result = table(f"Mixed precision, {results['mode']}", "", "#")
+    result.add_row("average bits", f"{results['average_bits']:.3f} (target {results['target_bits']:g})")
+    result.add_row("quantized weights, ratio to float32", figure(results["quantized_ratio"]))
+    result.add_row("best step", f"{results['best_step']:,} of {results['steps']:,}")
+    result.add_row(f"validation WER ({results['normalizer']})", percent(results["validation_wer"]))
+    result.add_row("training, search included", f"{results['training_seconds']:.0f} s")
+    widths = table("Bits of each weight", "#bits", "weights")
+    for bits in sorted(set(results["bits"].values())):
+        widths.add_row(str(bits), ", ".join(a for a, b in results["bits"].items() if b == bits))
+    return [result, widths]
 
 
 def _sensitivity(results: dict[str, Any]) -> list[Table]:
@@ -134,6 +143,8 @@ def _sensitivity(results: dict[str, Any]) -> list[Table]:
     title = f"Everything quantized by the recipe {results['recipe']}, over {results['tokens']:,} tokens"
     all_parts = table(title, *kinds, *(("#WER in float",) if words else ()))
     all_parts.add_row(*cells(results["everything"]), *([percent(results["float_wer"])] if words else []))
+    if not results["parts"]:
+        return [all_parts]
     title = f"Worst parts, of {results['parts']}, by their KL alone"
     columns = [f"{kind}, {state}" for state in ("alone", "all but it") for kind in kinds]
     parts = table(title, "part", *columns)
@@ -142,41 +153,6 @@ def _sensitivity(results: dict[str, Any]) -> list[Table]:
     line = table("To keep the worst in float", "flag of whisperq quantize")
     line.add_row(results["exclude"])
     return [all_parts, parts, line]
-
-
-def _evaluation(results: dict[str, Any]) -> list[Table]:
-    columns = ("set", "#WER", "#95 % interval", "#sub", "#del", "#ins", "#words", "#utterances")
-    columns += ("#no reference", "#skipped", "normalizer", "#RTFx")
-    result = table(f"Word errors, {results['runtime']} on {results['device']}", *columns)
-    counted = (
-        "substitutions",
-        "deletions",
-        "insertions",
-        "reference_words",
-        "utterances",
-        "empty_references",
-        "skipped",
-    )
-    for name, r in results["sets"].items():
-        low, high = (100 * end for end in r["wer_interval_95"])
-        counts = [figure(r[key]) for key in counted]
-        result.add_row(name, percent(r["wer"]), f"{low:.2f}-{high:.2f}", *counts, r["normalizer"], figure(r["rtfx"], 1))
-    if len(results["sets"]) > 1:
-        result.add_row("mean over sets", percent(results["mean_wer"]))
-    return [result] if results["runtime"] in ("float", "emulated") else [result, _products(results)]
-
-
-def _products(results: dict[str, Any]) -> Table:
-    """How many matrix products ran in integers, and which did not: alike ones of all layers together."""
-    integer, floating = results["integer_products"], results["float_products"]
-    result = table(f"Matrix products: {integer} of {integer + len(floating)} in integers", "in float", "#", "why")
-    groups: dict[tuple[str, str], int] = {}
-    for address, why in floating.items():
-        name = re.sub(r"\.\d+\.", ".*.", address)
-        groups[name, why] = groups.get((name, why), 0) + 1
-    for (name, why), count in groups.items():
-        result.add_row(name, figure(count), why)
-    return result
 
 
 def _outliers(results: dict[str, Any]) -> list[Table]:
@@ -209,13 +185,24 @@ def _attention(results: dict[str, Any]) -> list[Table]:
     return [result]
 
 
+def _report(results: dict[str, Any]) -> list[Table]:
+    found = table(f"Report of {results['artifacts']:,} artifacts, {results['drawn']} figures", "table", "#rows")
+    for title, rows in results["tables"].items():
+        found.add_row(title, figure(rows))
+    broken = table("Broken chains", "what")
+    for line in (*results["broken"], *(f"{path}: {reason}" for path, reason in results["unreadable"])):
+        broken.add_row(Text(line))
+    return [found, broken] if broken.rows else [found]
+
+
 def _exported(results: dict[str, Any]) -> list[Table]:
     integer = len(results["integer_products"])
     name = f"integers by the recipe {results['recipe']}" if integer else "floats"
-    files = table(f"Exported: {name}, gate {results['gate']}", "file", "#size")
+    gate = f", gate {results['gate']}" if results["gate"] else ""  # none of a CTC model
+    files = table(f"Exported: {name}{gate}", "file", "#size")
     for file, size in results["bytes"].items():
         files.add_row(file, megabytes(size))
-    return [files, _products({**results, "integer_products": integer})] if integer else [files]
+    return [files, scores.products({**results, "integer_products": integer})] if integer else [files]
 
 
 BUILDERS = {
@@ -226,7 +213,10 @@ BUILDERS = {
     "quantized": _quantized,
     "sensitivity": _sensitivity,
     "onnx": _exported,
-    "evaluation": _evaluation,
+    "evaluation": scores.evaluation,
+    "scores": scores.scores,
+    "comparison": comparisons.comparison,
     "outliers": _outliers,
     "attention": _attention,
+    "report": _report,
 }

@@ -1,30 +1,32 @@
-"""One optimiser step of distillation, and the schedule around it."""
+"""One optimiser step of a training against a float model, and the schedule around it."""
 
 import contextlib
 import functools
 import math
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED
 from whisperq.errors import InputError, TrainingError, UsageError
+from whisperq.training.determinism import deterministic
 from whisperq.training.distributed import ALONE, Processes
 from whisperq.training.losses import Weighting
 from whisperq.training.pair import Pair, Whisper
-from whisperq.training_options import DistillConfig
+from whisperq.training_options import DistillConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Losses in nats for each token, unweighted; gradient norm before clipping; of all processes together."""
+    """Of all processes: losses in nats for each token, unweighted, `ce` the task's; gradient norm before clipping."""
 
     step: int
     loss: float
@@ -33,9 +35,13 @@ class StepMetrics:
     learning_rate: float
     gradient_norm: float
     tokens: int
+    task: str = "ce"
+    extra: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+        """`ce` under the name of the task's own loss."""
+        found = {self.task if k == "ce" else k: v for k, v in asdict(self).items() if k not in ("task", "extra")}
+        return {**found, **self.extra}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Step:
     learning_rate: float
     utterances: tuple[str, ...]
     weighting: Weighting
+    task: str = "ce"
+    extra: Mapping[str, float] = field(default_factory=dict)  # further figures for the log
 
     def read(self) -> StepMetrics:
         """Raises TrainingError, with the utterances' ids, where the loss or the gradient is not finite."""
@@ -59,33 +67,10 @@ class Step:
                 f"step {self.number + 1}: the loss is {loss} and the gradient's norm {norm}; "
                 f"its utterances: {', '.join(self.utterances)}"
             )
-        return StepMetrics(self.number + 1, loss, ce, kl, self.learning_rate, norm, self.tokens)
+        return StepMetrics(self.number + 1, loss, ce, kl, self.learning_rate, norm, self.tokens, self.task, self.extra)
 
 
-def prepare_determinism() -> None:
-    """To be called before anything runs on a GPU: cuBLAS looks once, at its first product.
-
-    Raises UsageError for a workspace with which its sums may be split in any way.
-    """
-    known = (":4096:8", ":16:8")
-    if os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", known[0]) not in known:
-        raise UsageError(f"--deterministic needs CUBLAS_WORKSPACE_CONFIG to be {' or '.join(known)}")
-
-
-@contextlib.contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Equal bits from equal input and thread count: scattered gradients are otherwise summed in any order."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(wanted or before[0])
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs percents, and nothing here reads such memory
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
-
-
-def learning_rate(step: int, config: DistillConfig) -> float:
+def learning_rate(step: int, config: TrainingConfig) -> float:
     """Linear warm-up from zero, then linear to zero at max_steps; `step` counts from zero."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -93,44 +78,58 @@ def learning_rate(step: int, config: DistillConfig) -> float:
     return config.learning_rate * max(0.0, (config.max_steps - step) / rest)
 
 
-def recompute_layers(student: Whisper) -> None:
+def recompute_layers(student: nn.Module) -> None:
     """Each layer keeps its input alone, and computes the rest again in the backward pass."""
-    for layer in (*student.model.encoder.layers, *student.model.decoder.layers):
+    for layer in (m for m in student.modules() if isinstance(m, GradientCheckpointingLayer)):
         layer.gradient_checkpointing = True  # transformers' layers ask for these two
         layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
 
 
-class Distiller:
-    """Student, frozen teacher and optimiser."""
+class Learner:
+    """A network that is trained against a float one, and its optimiser; what is trained, subclasses may change.
+
+    A pair, as `training.pair.Pair` is one, has `.student`, `.weighting`, `.task`, the name of the task's own loss,
+    `.inputs(batch)`, what its forward takes of a batch, and `.set_modes()`; its forward gives L, and the task's loss
+    and KL, each summed over a batch.
+    """
 
     def __init__(
-        self,
-        student: Whisper,
-        teacher: Whisper,
-        config: DistillConfig,
-        autocast: torch.dtype,
-        seed: int,
-        processes: Processes = ALONE,
+        self, pair: nn.Module, config: TrainingConfig, autocast: torch.dtype, seed: int, processes: Processes = ALONE
     ) -> None:
-        self.student, self.teacher, self.config, self.autocast = student, teacher, config, autocast
-        self.seed, self.processes = seed, processes
-        self.device = next(student.parameters()).device.type
-        student.model.encoder.requires_grad_(not config.freeze_encoder)
-        student.model.encoder.embed_positions.requires_grad_(False)
-        if config.recompute:
-            recompute_layers(student)
-        self.weighting = Weighting(config.ce_weight, config.kl_weight, config.temperature)
-        self.pair = Pair(student, teacher, self.weighting, autocast, config.compile)
-        self.module = DistributedDataParallel(self.pair) if processes.world > 1 else self.pair
-        self.trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
+        self.pair, self.config, self.autocast, self.seed, self.processes = pair, config, autocast, seed, processes
+        self.student = pair.student
+        self.device = next(self.student.parameters()).device.type
+        self.module = DistributedDataParallel(pair) if processes.world > 1 else pair
+        self.trained = self._trained()
         self.optimizer = torch.optim.AdamW(
-            self.trained.values(),
-            lr=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-            fused=True,
+            self._groups(), lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon, fused=True
         )
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """What the optimiser changes, by name."""
+        return {name: p for name, p in self.student.named_parameters() if p.requires_grad}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The optimiser's; `factor` is what multiplies the learning rate."""
+        return [{"params": [*self.trained.values()], "factor": 1.0, "weight_decay": self.config.weight_decay}]
+
+    def _clipped(self) -> list[nn.Parameter]:
+        """Of whose gradient the norm is measured and clipped."""
+        return [*self.trained.values()]
+
+    def _before(self, number: int) -> None:
+        """What is to be done to the student before its forward pass."""
+
+    def _after_backward(self, number: int) -> dict[str, float]:
+        """What is to be done to the gradients; figures for the log."""
+        return {}
+
+    def may_be_result(self, step: int) -> bool:
+        """Whether the student as it is after so many steps may be what the training is for."""
+        return True
+
+    def ready(self) -> None:
+        """Called before the student is judged."""
 
     def step(self, number: int, micro_batches: Sequence[Batch]) -> Step:
         """Forward and backward over this process's micro-batches of one effective batch, then one update of all.
@@ -141,44 +140,53 @@ class Distiller:
         torch.manual_seed((self.seed * 1_000_003 + number) * 1_009 + self.processes.rank)
         rate = learning_rate(number, self.config)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         utterances = tuple(u.id for b in micro_batches for u in b.utterances)
         tokens = self.processes.total(sum(int((b.tokens.labels != IGNORED).sum()) for b in micro_batches))
         if not tokens:
             raise InputError(f"step {number + 1}: none of its utterances is usable")
-        self._set_modes()
+        self._before(number)
+        self.pair.set_modes()
+        self.student.zero_grad(set_to_none=True)
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(2, device=self.device)
         with deterministic(self.device == "cpu" or self.config.deterministic):
             for i, batch in enumerate(micro_batches, 1):
                 sums += self._accumulate(batch, tokens, last=i == len(micro_batches))
+            extra = self._after_backward(number)
         if self.processes.world > 1:
             dist.all_reduce(sums)
-        norm = nn.utils.clip_grad_norm_(self.trained.values(), self.config.max_grad_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(self._clipped(), self.config.max_grad_norm or math.inf)
         figures = torch.cat([sums, norm.reshape(1)])
         self.optimizer.found_inf = (~torch.isfinite(figures.sum())).float()  # read by the fused kernel, on the device
         self.optimizer.step()
-        return Step(number, figures, tokens, rate, utterances, self.weighting)
-
-    def _set_modes(self) -> None:
-        self.student.train()
-        if self.pair.encoder_frozen:
-            self.student.model.encoder.eval()
+        return Step(number, figures, tokens, rate, utterances, self.pair.weighting, self.pair.task, extra)
 
     def _accumulate(self, batch: Batch, tokens: int, last: bool) -> Tensor:
-        """Add one micro-batch's gradient; returns its summed CE and KL. Processes meet at the last one only."""
-        rows = (batch.tokens.labels.flatten() != IGNORED).nonzero().squeeze(1)
-        on_device = (self._moved(t) for t in (batch.tokens.inputs, rows, batch.tokens.labels.flatten()[rows]))
+        """Add one micro-batch's gradient; returns its summed task loss and KL. Processes meet at the last one only."""
+        on_device = tuple(self._moved(x) for x in self.pair.inputs(batch))
         alone = contextlib.nullcontext() if last or self.processes.world == 1 else self.module.no_sync()
         with alone:
             with torch.autocast(self.device, self.autocast, enabled=self.autocast != torch.float32):
-                loss, sums = self.module(batch.features, *on_device)
+                loss, sums = self.module(*on_device)
             (loss * (self.processes.world / tokens)).backward()  # processes' gradients are averaged
         return sums.float()
 
-    def _moved(self, tensor: Tensor) -> Tensor:
-        """To the device without waiting for it."""
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device == "cuda" else tensor
+    def _moved(self, value: Any) -> Any:
+        """A tensor to the device without waiting for it; what is none moves itself."""
+        if self.device != "cuda" or not isinstance(value, Tensor) or value.is_cuda:
+            return value
+        return value.pin_memory().to(self.device, non_blocking=True)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps of the student: everything but the output projection, which is the embedding."""
+        return {k: v for k, v in self.student.state_dict().items() if k != "proj_out.weight"}
+
+    def load_weights(self, tensors: dict[str, Tensor]) -> None:
+        """Raises KeyError for tensors of another network."""
+        report = self.student.load_state_dict(tensors, strict=False)
+        if report.unexpected_keys or set(report.missing_keys) - {"proj_out.weight"}:
+            raise KeyError(f"{len(report.unexpected_keys)} tensors too many, {len(report.missing_keys)} missing")
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Moments and step counts by parameter: `<name>/exp_avg`, `<name>/exp_avg_sq`, `<name>/step`."""
@@ -192,10 +200,31 @@ class Distiller:
             self.optimizer.state[parameter] = {k: tensors[f"{name}/{k}"].to(parameter.device) for k in keys}
 
 
+class Distiller(Learner):
+    """A Whisper student, its frozen teacher and the optimiser."""
+
+    def __init__(
+        self,
+        student: Whisper,
+        teacher: Whisper,
+        config: DistillConfig,
+        autocast: torch.dtype,
+        seed: int,
+        processes: Processes = ALONE,
+    ) -> None:
+        student.model.encoder.requires_grad_(not config.freeze_encoder)
+        student.model.encoder.embed_positions.requires_grad_(False)
+        if config.recompute:
+            recompute_layers(student)
+        weighting = Weighting(config.ce_weight, config.kl_weight, config.temperature)
+        super().__init__(Pair(student, teacher, weighting, autocast, config.compile), config, autocast, seed, processes)
+        self.teacher = teacher
+
+
 def autocast_dtype(name: str, device: str) -> torch.dtype:
     """auto: bfloat16 where the hardware multiplies it, else float32. Raises UsageError for float16."""
     if name == "float16":
-        raise UsageError("distill does not train in float16, whose gradients vanish; give --dtype bfloat16 or float32")
+        raise UsageError("a training in float16 would lose its smallest gradients; give --dtype bfloat16 or float32")
     if name != "auto":
         return getattr(torch, name)
     hardware = (

@@ -19,6 +19,7 @@ is pulled back to h and W at once: nothing of the vocabulary's size outlives its
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}  # logits of one chunk: 64 and 256 MB in float32
@@ -55,6 +56,12 @@ def distillation_sums(student: Head, teacher: Head, labels: Tensor, weighting: W
 def _product_dtype(student: Head) -> torch.dtype:
     device = student.hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else student.vocabulary.dtype
+
+
+def kl_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """logits (positions, vocabulary) of both -> T^2 KL(teacher || student), summed."""
+    log_p, log_q = (torch.log_softmax(z / temperature, dim=-1) for z in (student, teacher))
+    return temperature**2 * F.kl_div(log_p, log_q, reduction="sum", log_target=True)
 
 
 class _ChunkedLoss(torch.autograd.Function):

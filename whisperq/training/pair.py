@@ -5,8 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from whisperq.data.batches import Batch
+from whisperq.data.tokens import IGNORED
+from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
+from whisperq.training.ctc_pair import CtcPair
 from whisperq.training.losses import Head, Weighting, distillation_sums
+from whisperq.training_options import MixedPrecisionConfig
 
 Whisper = GatedWhisperForConditionalGeneration
 
@@ -29,7 +34,7 @@ class Pair(nn.Module):
     ) -> None:
         """dtype: in which the teacher is held, whose weights autocast would round anew in every step."""
         super().__init__()
-        self.student, self.weighting = student, weighting
+        self.student, self.weighting, self.task = student, weighting, "ce"
         self.encoder_frozen = not any(p.requires_grad for p in student.model.encoder.parameters())
         self.shares_encoder = self.encoder_frozen and same_encoder(student, teacher)
         # In a list: no submodule, neither saved nor synchronised.
@@ -43,6 +48,18 @@ class Pair(nn.Module):
     @property
     def teacher(self) -> Whisper:
         return self._teacher[0]
+
+    def set_modes(self) -> None:
+        """For a training step: dropout where weights are learned."""
+        self.student.train()
+        if self.encoder_frozen:
+            self.student.model.encoder.eval()
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What `forward` takes of a batch."""
+        labels = batch.tokens.labels.flatten()
+        rows = (labels != IGNORED).nonzero().squeeze(1)
+        return batch.features, batch.tokens.inputs, rows, labels[rows]
 
     def forward(self, features: Tensor, inputs: Tensor, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """features (batch, mel bins, frames), inputs (batch, tokens); rows: which of the batch * tokens are labelled.
@@ -67,6 +84,16 @@ class Pair(nn.Module):
 
     def _call(self, module: nn.Module) -> Any:
         return self._compiled.get(module, module)
+
+
+def make_pair(student: nn.Module, teacher: nn.Module, config: MixedPrecisionConfig, dtype: torch.dtype) -> nn.Module:
+    """A network of any family beside its float original."""
+    weighting = Weighting(config.task_weight, config.kl_weight, config.temperature)
+    if family_of(student.config).writes == "ctc":
+        return CtcPair(student, teacher, weighting, dtype)
+    for model in (student, teacher):
+        model.set_attn_implementation(attention_kernel(model.device.type, model.config.max_source_positions))
+    return Pair(student, teacher, weighting, dtype, config.compile)
 
 
 def same_encoder(student: Whisper, teacher: Whisper) -> bool:

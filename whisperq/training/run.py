@@ -8,18 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from whisperq.data.feed import Feed, TrainingStep
 from whisperq.errors import Interrupted
-from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, Progress
 from whisperq.training.distributed import Processes
 from whisperq.training.logs import MetricsLog
-from whisperq.training.loop import Distiller, Step
+from whisperq.training.loop import Learner, Step
 from whisperq.training.speed import Speed
 from whisperq.training.validation import Validation
-from whisperq.training_options import DistillConfig
+from whisperq.training_options import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -33,18 +30,18 @@ class Surroundings:
 
 
 class Training:
-    """Distiller, data and checkpoints, step by step."""
+    """Learner, data and checkpoints, step by step."""
 
     def __init__(
         self,
-        distiller: Distiller,
+        learner: Learner,
         feed: Feed,
         validation: Validation,
         checkpoints: Checkpoints,
-        config: DistillConfig,
+        config: TrainingConfig,
         around: Surroundings,
     ) -> None:
-        self.distiller, self.feed, self.validation = distiller, feed, validation
+        self.learner, self.feed, self.validation = learner, feed, validation
         self.checkpoints, self.config, self.around = checkpoints, config, around
         self.progress = Progress()
         self.seconds_before = 0.0
@@ -54,8 +51,8 @@ class Training:
     def go_on_from(self, checkpoint: Checkpoint) -> None:
         """Raises InputError for tensors that are not this student's."""
         tensors = checkpoint.tensors()
-        load_weights(self.distiller.student, tensors["student"])
-        self.distiller.load_optimizer_state(tensors["optimizer"])
+        self.learner.load_weights(tensors["student"])
+        self.learner.load_optimizer_state(tensors["optimizer"])
         self.progress = checkpoint.progress
         self.seconds_before = checkpoint.progress.seconds
         self.feed.loader.skipped |= set(checkpoint.progress.skipped)
@@ -82,14 +79,14 @@ class Training:
 
     def _step(self, data: TrainingStep) -> None:
         progress, config = self.progress, self.config
-        self.pending.append(self.distiller.step(progress.step, data.batches))
+        self.pending.append(self.learner.step(progress.step, data.batches))
         progress.step, progress.position = progress.step + 1, data.position
         self.speed.add(data)
         last = progress.step == config.max_steps
         stop = self.around.processes.any(self.around.stopping())
         due_log = progress.step == 1 or progress.step % config.log_every == 0
         due_save = last or stop or progress.step % config.save_every == 0
-        if due_log or due_save or self._validation_due() or self.distiller.device == "cpu":
+        if due_log or due_save or self._validation_due() or self.learner.device == "cpu":
             self._read(due_log or last)
         self.around.advance(f"loss {progress.last['loss']:.3f}")
         if not stop:
@@ -128,7 +125,8 @@ class Training:
         if not self._validation_due():
             return True
         with self.speed.paused():
-            found = self.validation.measure(self.distiller.student, self.around.stopping)
+            self.learner.ready()
+            found = self.validation.measure(self.learner.student, self.around.stopping)
         if found is None:
             return False
         progress, wer = self.progress, found["validation_wer"]
@@ -136,10 +134,11 @@ class Training:
         words = f"of {found['reference_words']} words"
         self.around.say(f"step {progress.step}: validation WER {100 * wer:.2f} % {words}")
         progress.validated, progress.owed = progress.step, False
-        if progress.best_wer is None or wer < progress.best_wer:
+        better = progress.best_wer is None or wer < progress.best_wer
+        if better and self.learner.may_be_result(progress.step):
             progress.best_step, progress.best_wer = progress.step, wer
             if self.around.processes.main:
-                progress.best_sha256 = self.checkpoints.save_best(progress.step, weights(self.distiller.student))
+                progress.best_sha256 = self.checkpoints.save_best(progress.step, self.learner.weights())
         return True
 
     def _save(self) -> None:
@@ -149,18 +148,6 @@ class Training:
         with self.speed.paused():
             if processes.main:
                 progress.log_bytes = self.log.sync()
-                tensors = {"student": weights(self.distiller.student), "optimizer": self.distiller.optimizer_state()}
+                tensors = {"student": self.learner.weights(), "optimizer": self.learner.optimizer_state()}
                 self.checkpoints.save(tensors, progress)
             processes.wait()  # where the first could not save, nobody says that it did
-
-
-def weights(student: GatedWhisperForConditionalGeneration) -> dict[str, torch.Tensor]:
-    """Everything but the output projection, which is the embedding."""
-    return {k: v for k, v in student.state_dict().items() if k != "proj_out.weight"}
-
-
-def load_weights(student: GatedWhisperForConditionalGeneration, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises KeyError for tensors of another network."""
-    report = student.load_state_dict(tensors, strict=False)
-    if report.unexpected_keys or set(report.missing_keys) - {"proj_out.weight"}:
-        raise KeyError(f"{len(report.unexpected_keys)} tensors too many, {len(report.missing_keys)} missing")

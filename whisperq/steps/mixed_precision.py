@@ -1,0 +1,197 @@
+"""Fewer bits where a layer can do with fewer: widths and weights learned together, or the baselines of that.
+
+The system of Xu et al. 2025 (arXiv 2501.03643) on any family, weights alone: `training.mixed` says what is learned,
+`training.search` what its baselines do instead. All modes train on the same data for the same number of steps.
+"""
+
+import json
+import shutil
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from whisperq import artifact
+from whisperq.data.batches import Batch, epoch_order
+from whisperq.data.feed import Feed
+from whisperq.data.groups import UtteranceGroup
+from whisperq.errors import UsageError
+from whisperq.flags import Context
+from whisperq.models.descriptions import copy_descriptions, describe
+from whisperq.models.families import family_of
+from whisperq.models.loading import compute_device, load_model, load_processor
+from whisperq.models.plan import make_plan
+from whisperq.report.bits import plot_bits
+from whisperq.report.progress import say, stepping
+from whisperq.runtime.opening import make_loader
+from whisperq.runtime.quantized import Quantization, save_quantization
+from whisperq.scoring.normalizers import normalizer_of
+from whisperq.training.checkpoints import Progress
+from whisperq.training.determinism import prepare_determinism
+from whisperq.training.distributed import Processes, joined
+from whisperq.training.job import Beginning, Job, TrainingData, check_batches, check_validation
+from whisperq.training.logs import METRICS
+from whisperq.training.loop import autocast_dtype
+from whisperq.training.mixed import MixedLearner, MixedWeights
+from whisperq.training.outcome import entries, sizes
+from whisperq.training.pair import make_pair
+from whisperq.training.run import Surroundings, Training
+from whisperq.training.search import check_search, check_target, parse_widths, sensitive_choice, uniform_choice
+from whisperq.training.signals import seconds_of, stop_requested
+from whisperq.training.validation import Validation
+from whisperq.training_options import MixedPrecisionConfig
+
+BITS = "bits.json"
+
+
+def mixed_precision(
+    model: Path, data: TrainingData, out: Path, config: MixedPrecisionConfig, context: Context
+) -> artifact.Artifact:
+    """Quantize the weights to `target_bits` on average, training them for `max_steps`; the best step is kept.
+
+    Goes on from the newest checkpoint beside `out`. Raises UsageError for a target that cannot be met, InputError for
+    data that do not fit, TrainingError and Interrupted as `distill` does.
+    """
+    check_search(config)
+    if config.deterministic:
+        prepare_determinism()
+    with joined(compute_device(context.device)) as processes, stop_requested(seconds_of(config.max_time)) as stopping:
+        check_batches(config, processes.world)
+        train, validation = data.read(config.skip_bad)
+        inputs = {"model": artifact.reference(model), "train": train.reference, "validation": validation.reference}
+        settings = context.settings(config, normalizer=data.normalizer)
+        beginning = Job("mixed-precision", "quantized", out, settings, inputs).begin(
+            config, context.force, processes, say
+        )
+        fresh = beginning.start is None
+        work = Work(model, (train, validation, data.normalizer), config, context, processes, fresh)
+        if fresh:
+            work.settle(processes)
+        with stepping("mixed-precision", config.max_steps, beginning.step) as advance:
+            around = Surroundings(processes, stopping, say, advance)
+            training = Training(work.learner, work.feed, work.validation, beginning.checkpoints, config, around)
+            training.seconds_before = work.search_seconds
+            reached = beginning.train(training)
+        if processes.main:
+            with beginning.draft() as draft:
+                work.finish(draft, reached, beginning)
+        return processes.result(out)
+
+
+class Work:
+    """The network with its learned grids, its data, and what it comes to."""
+
+    def __init__(
+        self,
+        model: Path,
+        data: tuple[UtteranceGroup, UtteranceGroup, str],
+        config: MixedPrecisionConfig,
+        context: Context,
+        processes: Processes,
+        fresh: bool,
+    ) -> None:
+        """fresh: whether it begins, or goes on from a checkpoint."""
+        train, validation, normalizer = data
+        device = compute_device(context.device)
+        self.model, self.config = model, config
+        self.student, floats = (load_model(model, torch.float32, device) for _ in range(2))
+        check_family(self.student, config)
+        self.processor = load_processor(model)
+        self.loader, rules = make_loader(self.processor, self.student, context, device, config.skip_bad)
+        self.normalizer = normalizer_of(normalizer, self.processor.tokenizer)
+        drawn = epoch_order(len(validation.utterances), context.seed, epoch=0)[: config.eval_limit]
+        utterances = [validation.utterances[i] for i in sorted(drawn)]
+        check_validation(self.loader, self.normalizer, utterances)
+        self.validation = Validation(self.loader, rules, self.normalizer, utterances, processes)
+        self.feed = Feed(train, self.loader, config, context.seed)
+        for reason, count in self.feed.dropped.items():
+            say(f"left out of the training data, {reason}: {count:,} utterances")
+        self.plan = make_plan(self.student, "gemm", activation_ranges="none")
+        widths = parse_widths(config.bits)
+        self.weights = MixedWeights(self.student, self.plan.weights, widths, config.target_bits, fitted=fresh)
+        check_target(self.weights)
+        self.autocast = autocast_dtype(context.dtype, device)
+        pair = make_pair(self.student, floats, config, self.autocast)
+        self.learner = MixedLearner(pair, self.weights, config, self.autocast, context.seed, processes)
+        self.bad_lines = train.bad + validation.bad
+        self.search_seconds = 0.0  # of a search before the first step, which is part of the training's time
+
+    def settle(self, processes: Processes) -> None:
+        """The widths of a baseline, before the first step."""
+        began = time.perf_counter()
+        if self.config.mode == "uniform":
+            self.weights.choice = uniform_choice(self.weights)
+        elif self.config.mode == "two-stage":
+            say(f"measuring what each of {len(self.weights.layers)} weights costs at {self.config.bits} bits")
+            batches = self.first_batches()
+            total = len(processes.share(batches)) * len(self.weights.layers)
+            with stepping("sensitivity", total, 0) as advance:
+                self.weights.choice = sensitive_choice(self.student, self.weights, batches, processes, advance)
+        self.search_seconds = time.perf_counter() - began
+
+    def first_batches(self) -> list[Batch]:
+        """Of the training data, alike in every process."""
+        wanted = self.config.search_batches
+        steps = -(-wanted * (self.config.micro_batch or self.config.batch_size) // self.config.batch_size)
+        batches = (batch for step in self.feed.steps(None, steps, 0, 1) for batch in step.batches)
+        return list(islice((b for b in batches if b.utterances), wanted))
+
+    def finish(self, draft: artifact.Draft, reached: Progress, beginning: Beginning) -> None:
+        """The best weights as a quantized model, with the widths, the metrics and what was reached."""
+        self.learner.load_weights(load_file(beginning.checkpoints.best_path(reached.best_step)))
+        choice = self.weights.settled()
+        save_quantization(self.student, Quantization(self.weights.quantized(choice), {}), {}, draft.folder)
+        copy_descriptions(self.model, draft.folder)
+        if self.student.can_generate():
+            self.student.generation_config.save_pretrained(draft.folder)
+        shutil.copy(beginning.checkpoints.folder / METRICS, draft.folder / METRICS)
+        learned = self.config.mode == "one-stage"
+        probable = self.weights.probable(self.config.gumbel_last) if learned else None
+        layers = entries(self.weights, choice, probable)
+        (draft.folder / BITS).write_text(json.dumps(artifact.plain({"layers": layers}), indent=1) + "\n")
+        mean = self.weights.mean_bits(choice)
+        draft.results |= {
+            "recipe": "gemm",
+            "weight_bits": round(mean, 2),
+            "group": None,
+            "weight_scales": "learned",
+            "activation_bits": None,
+            "activation_ranges": "none",
+            "smooth": None,
+            **describe(self.plan),
+            "mode": self.config.mode,
+            "target_bits": self.config.target_bits,
+            "average_bits": mean,
+            "bits": {entry["address"]: entry["bits"] for entry in layers},
+            "moved_from_most_probable": sum(e["bits"] != e["most_probable"] for e in layers) if learned else None,
+            **sizes(draft.folder, self.student, self.weights),
+            **self.trained(reached),
+            "figures": plot_bits(layers, mean, draft.folder),
+        }
+
+    def trained(self, reached: Progress) -> dict[str, Any]:
+        return {
+            "best_step": reached.best_step,
+            "validation_wer": reached.best_wer,
+            "normalizer": self.normalizer.id,
+            "steps": reached.step,
+            "search_steps": self.learner.search_steps,
+            "final": reached.last,
+            "training_seconds": reached.seconds,
+            "device": self.loader.device,
+            "autocast": str(self.autocast).removeprefix("torch."),
+            "skipped": len(self.loader.skipped) + self.bad_lines,
+            "dropped": self.feed.dropped,
+        }
+
+
+def check_family(model: torch.nn.Module, config: MixedPrecisionConfig) -> None:
+    """Raises UsageError for settings of another family's data."""
+    if family_of(model.config).hears == "log-mel":
+        return
+    for flag in ("spec_augment", "timestamp_prob", "pack"):
+        if getattr(config, flag):
+            raise UsageError(f"--{flag.replace('_', '-')} is for models that hear log-mel windows, such as Whisper")

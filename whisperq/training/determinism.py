@@ -1,0 +1,32 @@
+"""Equal bits from equal runs, where the device's own sums could come out in any order."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+from whisperq.errors import UsageError
+
+
+def prepare_determinism() -> None:
+    """To be called before anything runs on a GPU: cuBLAS looks once, at its first product.
+
+    Raises UsageError for a workspace with which its sums may be split in any way.
+    """
+    known = (":4096:8", ":16:8")
+    if os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", known[0]) not in known:
+        raise UsageError(f"--deterministic needs CUBLAS_WORKSPACE_CONFIG to be {' or '.join(known)}")
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Equal bits from equal input and thread count: scattered gradients are otherwise summed in any order."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(wanted or before[0])
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs percents, and nothing here reads such memory
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]

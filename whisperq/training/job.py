@@ -1,0 +1,120 @@
+"""What every training command does around its learner: where it begins, how it goes on, what refuses it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whisperq import artifact
+from whisperq.config import Source
+from whisperq.data.batches import Loader, require_texts
+from whisperq.data.groups import UtteranceGroup, read_all
+from whisperq.errors import InputError, TrainingError, UsageError
+from whisperq.scoring.normalizers import Normalizer
+from whisperq.training.checkpoints import Checkpoint, Checkpoints, Identity, Progress
+from whisperq.training.distributed import Processes
+from whisperq.training.resuming import starting_point
+from whisperq.training.run import Training
+from whisperq.training_options import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    train: Sequence[Source]
+    validation: Sequence[Source]
+    normalizer: str  # of the validation WER
+
+    def read(self, skip_bad: bool) -> tuple[UtteranceGroup, UtteranceGroup]:
+        """Raises InputError for data that is not there or has no texts."""
+        train, validation = read_all(self.train, skip_bad), read_all(self.validation, skip_bad)
+        require_texts(train.utterances, "training")
+        require_texts(validation.utterances, "validation")
+        return train, validation
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training command: what it makes, of what."""
+
+    command: str
+    kind: str  # of artifact
+    out: Path
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Mapping[str, str]]
+
+    def begin(
+        self, config: TrainingConfig, force: bool, processes: Processes, say: Callable[[str], None]
+    ) -> "Beginning":
+        """Raises Finished where all is done, and what `starting_point` raises."""
+        grown = force or self.grows()
+        artifact.refuse_overwrite(self.out, self.command, self.settings, self.inputs, grown)
+        checkpoints = Checkpoints(self.work_folder(), identity_of(self.settings, self.inputs), config.keep)
+        start = starting_point(checkpoints, config.resume, force, processes, say)
+        if start is None and grown and not force:
+            raise UsageError(
+                f"{self.out} is finished, and its checkpoints are gone: give --force to train anew, or --out"
+            )
+        return Beginning(self, checkpoints, start, grown)
+
+    def grows(self) -> bool:
+        """Whether `out` is this very training with fewer steps, which goes on from its last checkpoint."""
+        if not artifact.is_artifact(self.out):
+            return False
+        old = artifact.load(self.out, verify=False)
+        differences = identity_of(old.config, old.inputs).differences(identity_of(self.settings, self.inputs))
+        return differences == ([], []) and self.settings["max_steps"] > old.config["max_steps"]
+
+    def work_folder(self) -> Path:
+        return self.out.parent / ("checkpoints" if self.out.name == "distilled" else f"{self.out.name}-checkpoints")
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a job's training starts; `force`: whether it may replace what is there."""
+
+    job: Job
+    checkpoints: Checkpoints
+    start: Checkpoint | None
+    force: bool
+
+    @property
+    def step(self) -> int:
+        return self.start.progress.step if self.start else 0
+
+    def train(self, training: Training) -> Progress:
+        """All steps that are left. Raises TrainingError and Interrupted, each saying what was saved."""
+        if self.start:
+            training.go_on_from(self.start)
+        try:
+            return training.run()
+        except TrainingError as error:
+            where = self.checkpoints.folder
+            raise TrainingError(f"{error}; metrics and the best weights so far are in {where}") from error
+
+    def draft(self) -> AbstractContextManager[artifact.Draft]:
+        """The artifact, to be filled."""
+        job = self.job
+        return artifact.create(job.out, job.kind, job.command, job.settings, job.inputs, self.force)
+
+
+def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> Identity:
+    return Identity(settings, {role: entry["sha256"] for role, entry in inputs.items()})
+
+
+def check_batches(config: TrainingConfig, world: int) -> None:
+    """Raises UsageError for an effective batch that these processes cannot make."""
+    share, rest = divmod(config.batch_size, world)
+    if rest:
+        raise UsageError(f"--batch-size {config.batch_size} cannot be shared by {world} processes")
+    if share % (config.micro_batch or share):
+        whose = f", {share} for each of {world} processes" if world > 1 else ""
+        raise UsageError(f"--micro-batch {config.micro_batch} does not divide --batch-size {config.batch_size}{whose}")
+
+
+def check_validation(loader: Loader, normalizer: Normalizer, utterances: Sequence) -> None:
+    """Before the first step rather than at the first validation: every recording decodes, there are words."""
+    for utterance in utterances:
+        loader.audio(utterance)
+    if not any(normalizer(u.text) for u in utterances):
+        raise InputError("the validation data has no reference words, so that no step can be called the best")
