@@ -1,6 +1,7 @@
 """What ships beside the package: the sample, the teacher, the configurations and the scripts."""
 
 import json
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -114,6 +115,25 @@ def test_the_readmes_benchmark_is_that_of_the_results() -> None:
     shown.append(next(s for s in sections if s.startswith("large-16-2, batch 8")).split("Times faster")[0])
     lines = [line for section in shown for line in section.splitlines() if line.startswith("|")]
     assert len(lines) > 50 and all(line in readme for line in lines)
+
+
+@pytest.mark.parametrize("name", ["ranges", "mixed"])
+def test_the_readmes_tables_of_fewer_bits_are_those_of_the_results(name: str) -> None:
+    readme = (ROOT / "README.md").read_text()
+    script = runpy.run_path(str(DIGITS / f"{name}.py"))
+    entries = json.loads((DIGITS / "results" / f"{name}.json").read_text())
+    assert {e["model"] for e in entries} == {"Whisper student", "wav2vec 2.0"} and len(entries) >= 6
+    assert all(e["sets"][test]["reference_words"] >= 2000 for e in entries for test in ("takes", "speaker"))
+    for line in (script["columns"](entries), *map(script["row"], entries)):
+        assert f"| {' | '.join(line)} |" in readme
+
+
+def test_the_wav2vec_2_is_small_and_says_how_it_was_measured() -> None:
+    readme, record = ((ROOT / n).read_text() for n in ("README.md", "examples/digits/wav2vec2/training.json"))
+    assert (DIGITS / "wav2vec2" / "model.safetensors").stat().st_size < 8e6
+    found = json.loads(record)["results"]
+    assert f"WER {found['test_takes']['wer']:.2f} % on held-out takes" in readme
+    assert f"{found['test_speaker']['wer']:.2f} % on the unseen speaker" in readme
 
 
 def test_versions_are_pinned() -> None:

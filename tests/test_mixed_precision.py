@@ -20,9 +20,13 @@ from torch.distributions import Categorical, kl_divergence
 from torch.func import functional_call
 
 from whisperq import artifact
+from whisperq.config import source
+from whisperq.data.batches import teacher_forced
+from whisperq.data.groups import read_all
 from whisperq.data.tokens import IGNORED, Tokens
 from whisperq.data.waveforms import WaveformBatch, Waveforms
 from whisperq.errors import UsageError
+from whisperq.flags import Context
 from whisperq.models.ctc import frame_counts
 from whisperq.models.loading import load_model, save_model
 from whisperq.models.plan import make_plan
@@ -30,6 +34,7 @@ from whisperq.quant.grid import dequantize, fake_quantize
 from whisperq.quant.learned import symmetric_qparams
 from whisperq.quant.packing import packed_size
 from whisperq.report.bits import bits_figure
+from whisperq.runtime.opening import open_model
 from whisperq.runtime.quantized import load_quantized
 from whisperq.training.distributed import ALONE
 from whisperq.training.mixed import LOGITS, SCALES, MixedLearner, MixedWeights
@@ -269,6 +274,22 @@ def test_what_takes_the_model(run_mixed, invoke):
     assert again.exit_code == 0 and "is finished already" in again.stderr
     metrics = [json.loads(line) for line in Path(model, "metrics.jsonl").open()]
     assert {"ce", "kl", "mean_bits", "bit_price", "gumbel_temperature", "validation_wer"} <= set().union(*metrics)
+
+
+def test_sensitivity_of_all_is_the_trained_models_own(run_mixed, invoke):
+    """Its norms and biases were trained too: with the float model's it would be another one."""
+    assert run_mixed("--learning-rate", 0.05, "--warmup-steps", 0).exit_code == 0
+    done = invoke("sensitivity", "--limit", 2)
+    assert done.exit_code == 0, done.output
+    found = artifact.load(Path("run/sensitivity/mixed-one-stage-3.5bit")).results["everything"]
+    logits = []
+    for model in ("tiny", "run/quantized/mixed-one-stage-3.5bit"):
+        with open_model(Path(model), Context()) as opened, torch.inference_mode():
+            utterances = read_all([source("data/train.jsonl", Path.cwd(), "x")], False).utterances[:2]
+            heard = opened.loader.labelled(list(utterances))
+            logits.append(heard.counted(teacher_forced(opened.model, heard, "cpu")).double())
+    noise = (logits[0] - logits[1]).square().sum()
+    assert found["snr_db"] == pytest.approx(10 * float(torch.log10(logits[0].square().sum() / noise)), abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ A part is an attention or feed-forward block (`enc.0`, `dec.1.cross`, `dec.1.mlp
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,12 +29,18 @@ class Part:
     exclude: str  # names it in quantize's --exclude
     weights: set[str] = field(default_factory=set)
     activations: set[str] = field(default_factory=set)
+    trained: bool = False  # with the norms and biases of a quantized model that was trained
 
 
 class Mixture:
     """A float model of which any set of weights and activations can be quantized for a while."""
 
-    def __init__(self, model: nn.Module, quantization: Quantization) -> None:
+    def __init__(
+        self, model: nn.Module, quantization: Quantization, trained: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """trained: parameters that the quantized model keeps in float, but that are other ones than this model's."""
+        self.trained = dict(trained or {})
+        self.untrained = {name: model.get_parameter(name).detach().clone() for name in self.trained}
         self.model, self.quantization = model, quantization
         self.sites = model_sites(self.model)
         self.addresses = {w.parameter: w.address for w in layer_weights(self.model, self.sites)}
@@ -45,7 +51,7 @@ class Mixture:
 
     def whole(self) -> Part:
         """All that the quantized model quantizes."""
-        return Part("", set(self.quantization.weights), set(self.quantization.activations))
+        return Part("", set(self.quantization.weights), set(self.quantization.activations), bool(self.trained))
 
     @contextmanager
     def quantized(self, part: Part) -> Iterator[None]:
@@ -54,6 +60,8 @@ class Mixture:
         with torch.no_grad():
             for name in self.present - part.weights:
                 self.model.get_parameter(name).copy_(self.originals[name])
+            for name, values in (self.trained if part.trained else self.untrained).items():
+                self.model.get_parameter(name).copy_(values)
         self.present = set(part.weights)
         grids = {a: q for a, q in self.quantization.activations.items() if a in part.activations}
         with watch(self.model, self.sites, quantizers(grids)):
@@ -81,7 +89,8 @@ class Mixture:
 
     def _in_encoder(self, part: Part) -> frozenset[str]:
         weights = {f"{n}:weight" for n in part.weights if self.addresses[n].startswith("enc.")}
-        return frozenset(weights | {a for a in part.activations if a.startswith("enc.")})
+        trained = {"trained"} if part.trained else set()
+        return frozenset(weights | {a for a in part.activations if a.startswith("enc.")} | trained)
 
 
 @torch.no_grad()
@@ -100,6 +109,15 @@ def smooth_alike(model: nn.Module, quantized: nn.Module) -> None:
             ratio = (ours.gather(0, larger) / theirs.gather(0, larger)).squeeze(0)
             scales[site] = torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0)
     smooth(model, scales, alpha=1.0)  # s = max|x_j|^1 / max|w_j|^0: what stands for the maxima is s
+
+
+def trained_floats(model: nn.Module, quantized: nn.Module, quantization: Quantization) -> dict[str, Tensor]:
+    """What a training changed beside the quantized weights: the norms and biases that are the quantized model's own."""
+    return {
+        name: parameter.detach()
+        for name, parameter in quantized.named_parameters()
+        if name not in quantization.weights and not torch.equal(parameter, model.get_parameter(name))
+    }
 
 
 def divide(mixture: Mixture, by: str) -> dict[str, Part]:

@@ -1,7 +1,8 @@
 """What each part of a quantized model costs: quantized alone, and float while all else is quantized.
 
 runtime/mixture.py says what a part is. Batches come first, parts second: what does not depend on the part, a batch's
-features, its float logits and the output of an encoder without that part, is computed once.
+features, its float logits and the output of an encoder without that part, is computed once. Of a model that was trained
+while it was quantized (mixed precision), the norms and biases are its own wherever more than one part is quantized.
 """
 
 import json
@@ -25,7 +26,7 @@ from whisperq.models.loading import compute_device
 from whisperq.options import SensitivityConfig
 from whisperq.report.progress import say, track
 from whisperq.report.sensitivity import plot_sensitivity
-from whisperq.runtime.mixture import Mixture, Part, divide, smooth_alike
+from whisperq.runtime.mixture import Mixture, Part, divide, smooth_alike, trained_floats
 from whisperq.runtime.opening import OpenedModel, open_model
 from whisperq.runtime.quantized import load_quantized
 from whisperq.scoring.distortion import Distortion
@@ -65,9 +66,11 @@ def sensitivity(
             if config.wer or opened.loader.needs_text:
                 require_texts(utterances, "sensitivity (the decoder sees the references)")
             quantized, quantization = load_quantized(model, opened.model.dtype, compute_device(context.device))
-            smooth_alike(opened.model, quantized)
+            if sealed.results.get("smooth") is not None:
+                smooth_alike(opened.model, quantized)
+            trained = trained_floats(opened.model, quantized, quantization) if "mode" in sealed.results else {}
             del quantized  # a large model's second copy
-            mixture = Mixture(opened.model, quantization)
+            mixture = Mixture(opened.model, quantization, trained)
             parts = {} if config.by == "model" else divide(mixture, config.by)
             measures = {name: Measure() for name in states(parts)}
             run(opened, mixture, parts, measures, utterances, config)
@@ -117,7 +120,7 @@ def quantized_in(state: str, parts: Mapping[str, Part], whole: Part) -> Part:
     part = parts[state.removeprefix("alone ").removeprefix("all but ")]
     if state.startswith("alone "):
         return part
-    return Part("", whole.weights - part.weights, whole.activations - part.activations)
+    return Part("", whole.weights - part.weights, whole.activations - part.activations, whole.trained)
 
 
 @torch.inference_mode()
