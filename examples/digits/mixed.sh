@@ -23,7 +23,7 @@ for name in whisper wav2vec2; do
     float="$WHISPERQ_RUN/eval/float"
     wq eval --config "$here/whisperq.yaml" --model "$model" --out "$float"
     for mode in one-stage two-stage uniform; do
-        wq mixed-precision --model "$model" --mode "$mode" --target-bits 3.5 --max-steps 400 --batch-size 16 \
+        wq mixed-precision --model "$model" --mode "$mode" --target-bits 3.5 --max-steps 300 --batch-size 16 \
             --learning-rate 3e-4 --warmup-steps 20 --eval-every 100
         wq eval --model "mixed-$mode-3.5bit"
         wq compare "$float" "$WHISPERQ_RUN/eval/mixed-$mode-3.5bit-emulated" --margin 0.3 \
