@@ -182,6 +182,31 @@ def test_blocks_are_named(known: dict, flags: tuple, expected: tuple, here: Path
     assert (found["blocked_by"], found["blocks"]) == expected
 
 
+def test_a_few_speakers_decide_nothing(here: Path, invoke: Invoke) -> None:
+    """However many words they say, and however far the systems are apart."""
+    alike = {"count": 300, "speaker": lambda i: "one"}
+    system(here / "a.jsonl", 0.1, **alike), system(here / "b.jsonl", 0.5, seed=2, **alike)
+    found = compared(invoke, "a.jsonl", "b.jsonl", "--blocks", "speaker")["sets"]["a"]
+    low, high = found["interval_95"]
+    assert (found["blocks"], found["verdict"]) == (1, "undecided") and low == high > 1
+
+
+def test_many_speakers_are_not_called_few(here: Path, invoke: Invoke) -> None:
+    system(here / "a.jsonl", 0.1, speaker=lambda i: f"s{i}"), system(here / "b.jsonl", 0.1, speaker=lambda i: f"s{i}")
+    done = invoke("compare", "a.jsonl", "b.jsonl", "--normalizer", "none")
+    assert done.exit_code == 0 and "too few to resample by" not in done.stderr
+
+
+@pytest.mark.parametrize("order", [("s", "b.jsonl"), ("b.jsonl", "s")])
+def test_the_normaliser_is_the_one_that_either_was_scored_by(order: tuple, here: Path, invoke: Invoke) -> None:
+    system(here / "a.jsonl", 0.1), system(here / "b.jsonl", 0.2, seed=2)
+    assert invoke("score", "clean=a.jsonl", "--normalizer", "none", "--out", "s").exit_code == 0
+    done = invoke("compare", *order, "--json")
+    assert done.exit_code == 0, done.stderr
+    (found,) = json.loads(done.stdout)["results"]["sets"].values()
+    assert found["normalizer"] == "none"
+
+
 def test_one_unnamed_utterance_is_no_block() -> None:
     names = [f"s{i % 30}" for i in range(90)]
     assert choose_blocks([*names, None], [None] * 91)[0] == "utterance"

@@ -149,6 +149,15 @@ def test_unreadable_recordings_are_counted_once(workspace, teacher, invoke, batc
     assert (figures["skipped"], figures["utterances"]) == (1, 4)
 
 
+def test_what_could_be_read_must_have_words(workspace, teacher, invoke) -> None:
+    """The one utterance with words is the one that cannot be read: no rate, and one sentence."""
+    (workspace / "broken.wav").write_bytes(b"RIFF no audio")
+    bad = {"id": "bad", "audio_filepath": "broken.wav", "text": "one"}
+    write_lines(workspace / "some.jsonl", [bad, {**sample_lines("test", 1)[0], "text": "?!"}])
+    done = invoke("eval", "--model", teacher, "--test", "some=some.jsonl", "--skip-bad", "--normalizer", "basic")
+    assert done.exit_code == 3 and "some has no reference words left" in done.stderr
+
+
 def test_the_spelling_map_stays_with_the_hypotheses(workspace, teacher, invoke) -> None:
     shutil.copytree(teacher, "t")
     Path("t", "normalizer.json").write_text(json.dumps({"colour": "color"}))

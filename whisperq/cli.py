@@ -117,7 +117,8 @@ def execute(command: Command, common: Common, flags: dict[str, Any]) -> None:
             return
         if not first_process():
             return
-        session.keep_configuration()
+        if command.one_run:
+            session.keep_configuration()
         print_result(result, common.json)
 
 

@@ -61,6 +61,7 @@ class Command:
     example: str
     inputs: tuple[InputFlag, ...]
     call: Callable[[Session, Any], Artifact | str]  # what was made, or text to print
+    one_run: bool = True  # belongs to one experiment, in whose folder its configuration is kept
 
     @property
     def settings(self) -> type:
@@ -172,5 +173,6 @@ COMMANDS = (
         "whisperq report run/none run/headwise --out report",
         (RUNS,),
         calls.report,
+        one_run=False,
     ),
 )

@@ -43,17 +43,20 @@ class Difference:
         below, above = int((self.resampled <= 0).sum()), int((self.resampled >= 0).sum())
         return min(1.0, 2 * (1 + min(below, above)) / (len(self.resampled) + 1))
 
-    def verdict(self, margin: float, enough: bool = True) -> Verdict:
+    def verdict(self, margin: float, enough_words: bool = True, enough_blocks: bool = True) -> Verdict:
         """Better or worse where the interval leaves out zero, non-inferior where it ends below the margin.
 
-        Two systems that hardly differ in a few words have a narrow interval and prove nothing: not `enough`.
+        Two systems that hardly differ in a few words have a narrow interval and prove nothing; of a few blocks, one
+        speaker's say, nothing can be said at all.
         """
         low, high = self.interval
+        if not enough_blocks:
+            return "undecided"
         if high < 0:
             return "better"
         if low > 0:
             return "worse"
-        return "non-inferior" if high < margin and enough else "undecided"
+        return "non-inferior" if high < margin and enough_words else "undecided"
 
     def words_needed(self, margin: float, words: int) -> int | None:
         """At about how many words an interval around this difference would leave out zero, or end below the margin.

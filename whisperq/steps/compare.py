@@ -67,7 +67,8 @@ def compare(a: Path, b: Path, normalizer: str, out: Path, config: CompareConfig,
 
 def agreed_normalizer(name: str, both: Sequence[Evaluation], config: CompareConfig, default: str) -> Normalizer:
     """--normalizer, else the one that both were scored with, else the default. Raises UsageError and InputError."""
-    known = {e.normalizers[name] for e in both if name in e.normalizers}
+    own = [name if name in e.files else next(iter(e.files)) for e in both]  # a pair of single sets has two names
+    known = {e.normalizers[n] for e, n in zip(both, own, strict=True) if n in e.normalizers}
     if not config.normalizer and len(known) > 1:
         raise UsageError(
             f"in {name} the normalisers differ ({' and '.join(sorted(known))}); "
@@ -147,7 +148,7 @@ def judge(name: str, one: Pair, config: CompareConfig, seed: int) -> Judged:
     if config.blocks not in ("auto", kind):
         raise UsageError(f"{name}: --blocks {config.blocks}, but not every utterance names its {config.blocks}")
     count, voices = len(set(blocks)), len(set(speakers) - {None})
-    if kind != "speaker" and voices and config.blocks == "auto":
+    if kind != "speaker" and 0 < voices < ENOUGH_BLOCKS and config.blocks == "auto":
         say(
             f"notice: {name} has {voices} speakers with a name, too few to resample by: "
             "the interval leaves out how much one speaker differs from another"
@@ -177,7 +178,7 @@ def judge(name: str, one: Pair, config: CompareConfig, seed: int) -> Judged:
 def describe(difference: Difference, margin: float, words: int, blocks: int) -> dict[str, Any]:
     """Points of WER, B - A; positive where B is worse."""
     enough = {"enough_words": words >= ENOUGH_WORDS, "enough_blocks": blocks >= ENOUGH_BLOCKS}
-    verdict = difference.verdict(margin, all(enough.values()))
+    verdict = difference.verdict(margin, **enough)
     return {
         "difference": difference.points,
         "interval_95": list(difference.interval),

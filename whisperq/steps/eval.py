@@ -208,6 +208,8 @@ def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder:
     normalize = normalizer_of(one.normalizer, opened.processor.tokenizer)
     ids, texts = [line.id for line in lines], [line.text for line in lines]
     scored = score_set(ids, texts, [line.pred_text for line in lines], normalize, sealed.scorer)
+    if not scored.errors.reference_words:  # those that have some could not be read
+        raise InputError(f"the test set {one.name} has no reference words left: it has no word error rate")
     warn_of_changed_words(one.name, scored)
     results = {
         "group": one.source.group,
