@@ -67,6 +67,17 @@ def write_training(run: Path, teacher: Path, layers: int, gate: str, seed: int =
         draft.results |= {"recipe": "gemm", "weight_bits": 8, "activation_bits": 8, "bytes": 1000, "float_bytes": 4000}
 
 
+def write_quantized(run: Path, name: str, results: dict | None = None, **settings) -> Path:
+    """Another quantization of distilled/; results: what quantize says beside the bits."""
+    out, inputs = run / "quantized" / name, {"model": run / "distilled", "calibration": run / "calibration"}
+    with create(out, "quantized", "quantize", inputs, **settings) as draft:
+        config = json.loads((run / "distilled" / "config.json").read_text())
+        write_model(draft.folder, config["encoder_layers"], config["gate"], 1000)
+        draft.results |= {"recipe": "gemm", "weight_bits": 8, "activation_bits": 8, "bytes": 1000, "float_bytes": 4000}
+        draft.results |= results or {}
+    return out
+
+
 def log(gate: str) -> list[dict]:
     sites = {"enc.0.out_proj": 3.0, "dec.0.out_proj": 4.0, "dec.0.cross.out_proj": 5.0}
     gates = {"gates": {"enc.0.gate": 0.9}, "gates_by_head": {"enc.0.gate": [0.8, 1.0]}} if gate != "none" else {}
@@ -74,17 +85,21 @@ def log(gate: str) -> list[dict]:
     return [{"step": 1, "loss": 2.0}, *measured]
 
 
-def write_evaluation(run: Path, model: Path, name: str, sets: Sequence[Heard], runtime: str, seed: int = 0) -> Path:
-    """As eval writes it: 2 s of audio an utterance, heard in 0.1 s each."""
+def write_evaluation(
+    run: Path, model: Path, name: str, sets: Sequence[Heard], runtime: str, seed: int = 0, **settings
+) -> Path:
+    """As eval writes it: 2 s of audio an utterance, heard in 0.1 s each, by `processes` at once."""
+    processes = settings.pop("processes", 1)
     out, results = run / "eval" / name, {}
-    with create(out, "evaluation", "eval", {"model": model}, seed, runtime=runtime) as draft:
+    with create(out, "evaluation", "eval", {"model": model}, seed, runtime=runtime, **settings) as draft:
         for one in sets:
             texts = zip(*one.texts(), strict=True)
             lines = [HypothesisLine(f"{one.name}-{i}", r, h, duration=2.0, time=0.1) for i, (r, h) in enumerate(texts)]
             columns = [x.id for x in lines], *one.texts()
             scored = score_set(*columns, get_normalizer(one.normalizer), "jiwer")
-            seconds = {"audio_seconds": 2.0 * len(lines), "wall_seconds": 0.1 * len(lines)}
-            results[one.name] = {"group": one.group, **scored.results(0), **seconds, "rtfx": 20.0}
+            seconds = {"audio_seconds": 2.0 * len(lines), "wall_seconds": 0.1 * len(lines) / processes}
+            rtfx = 20.0 * processes
+            results[one.name] = {"group": one.group, **scored.results(0), **seconds, "rtfx": rtfx}
             write_set(draft.folder, out, one.name, lines, scored, results[one.name])
         draft.results |= {"runtime": runtime, "device": "cpu", "sets": results, **over_sets(results)}
     return out

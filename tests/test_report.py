@@ -57,7 +57,8 @@ def test_seeds_spread_as_the_standard_error_of_their_mean():
     values = np.array([4.0, 5.5, 3.0, 6.0, 5.0])
     resampled = resample_seeds(np.tile(values, (40_000, 1)), seed=0)
     assert resampled.mean() == pytest.approx(values.mean(), abs=0.02)
-    assert resampled.std() == pytest.approx(stats.sem(values), rel=0.02)
+    stretched = stats.sem(values) * stats.t.ppf(0.975, 4) / stats.norm.ppf(0.975)
+    assert resampled.std() == pytest.approx(stretched, rel=0.02)
 
 
 @pytest.mark.parametrize("count", (2, 5, 31))

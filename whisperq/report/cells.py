@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 
 def table(title: str, *columns: str) -> Table:
-    """Text to the left, numbers (columns that begin with #) to the right."""
-    result = Table(title=title, title_justify="left")
+    """Text to the left, numbers (columns that begin with #) to the right. The title may hold names: no markup."""
+    result = Table(title=Text(title, style="table.title"), title_justify="left")
     for column in columns:
         result.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left")
     return result

@@ -16,7 +16,7 @@ def comparison(results: dict[str, Any]) -> list[Table]:
     pairs = table("Matched pairs sentence segment word errors", "set", "#segments", "#mean B - A", "#z", "#p")
     for name in names:
         m = results["sets"][name]["matched_pairs"]
-        pairs.add_row(name, figure(m["segments"]), figure(m["mean"], 3), figure(m["z"]), p_value(m["p"]))
+        pairs.add_row(Text(name), figure(m["segments"]), figure(m["mean"], 3), figure(m["z"]), p_value(m["p"]))
     return [*found, pairs]
 
 
@@ -29,7 +29,7 @@ def _differences(results: dict[str, Any], kind: tuple[str, str]) -> Table:
         if (r["normalizer"], r["scorer"]) == kind:
             blocks = f"{r['blocks']:,} {r['blocked_by']}s"
             words = figure(r["reference_words"])
-            result.add_row(name, *_figures(r), words, blocks, Text(sentence(r, results["margin"])))
+            result.add_row(Text(name), *_figures(r), words, blocks, Text(sentence(r, results["margin"])))
     for mean in results["means"]:
         if (mean["normalizer"], mean["scorer"]) == kind:
             verdict = Text(sentence(mean, results["margin"]))

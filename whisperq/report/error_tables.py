@@ -72,16 +72,22 @@ def rate_table(measured: Measured, rule: tuple[str, str], stem: str) -> Grid:
             rows.append((Cell(group), Cell(title), Cell(origin), Cell(numbers), Cell(gate), *cells))
             records += [record(group, title, words, s, rates[s]) for s in here.values()]
     caption = (
-        f"WER in %, normaliser {rule[0]}, scorer {rule[1]}, greedy decoding; below each its 95 % interval, over "
+        f"WER in %, normaliser {rule[0]}, scorer {rule[1]}, {_decoding(systems)}; below each its 95 % interval, over "
         "utterances (or the blocks they were recorded in) and seeds. Columns: encoder + decoder layers. Bold: of the "
         "gates in otherwise equal rows the best, where the paired interval of its difference from every other leaves "
-        "out zero. Of one seed "
-        "the interval does not know how another training would have come out. Small numbers lead to the other seeds."
+        "out zero. Of one seed the interval is over utterances alone and does not know how another training would "
+        "have come out; of several it is widened as Student's t is, and with two nothing is bold. Small numbers lead "
+        "to the other seeds."
     )
     columns = ("group", "set", "model", "quantized", "gate", *(f"#{layers} layers" for _, layers in depths))
     return grid(
         stem, (f"Table 2. Word error rates, normaliser {rule[0]}", caption), columns, rows, 2, records=tuple(records)
     )
+
+
+def _decoding(systems: Iterable[System]) -> str:
+    beams = any(s.startswith("beams") for system in systems for s in system.settings)
+    return "greedy decoding but where beams are named" if beams else "greedy decoding"
 
 
 def _row(system: System) -> tuple[str, bool, str, str, str]:
@@ -136,7 +142,7 @@ def cost_table(measured: Measured, rule: tuple[str, str], stem: str) -> list[Gri
         for system, base in pairs(rates):
             rate, reference = rates[system], rates[base]
             points, low, high = rate.minus(reference)
-            sure = low > 0 or high < 0
+            sure = rate.comparable(reference) and (low > 0 or high < 0)
             cells = (
                 Cell(f"{reference.points:.2f}", sources=reference.sources),
                 Cell(f"{rate.points:.2f}", sources=rate.sources),
@@ -152,7 +158,8 @@ def cost_table(measured: Measured, rule: tuple[str, str], stem: str) -> list[Gri
         return []
     caption = (
         f"WER in %, normaliser {rule[0]}, and the difference from the float model on the same utterances in points "
-        "with its paired 95 % interval; bold where that leaves out zero. An interval that includes zero does not "
+        "with its paired 95 % interval; bold where that leaves out zero, but never with two seeds. Both were decoded "
+        "alike and on the same kind of device. An interval that includes zero does not "
         "prove equality: its upper end is what the integers may cost."
     )
     columns = ("group", "set", "model", "layers", "gate", "quantized", "#float", "#quantized WER", "#difference")
@@ -161,14 +168,21 @@ def cost_table(measured: Measured, rule: tuple[str, str], stem: str) -> list[Gri
 
 
 def pairs(rates: Rates) -> Iterable[tuple[System, System]]:
-    """Quantized systems with their float models, where both have the same seeds."""
-    floats = {_but_numbers(s): s for s in rates if s.model.numbers == FLOAT and s.execution == FLOAT}
+    """Quantized systems, and those of other runtimes, with their float ones, where both have the same seeds."""
+    plain_at_last = sorted(filter(_is_float, rates), key=lambda s: -len(s.execution))
+    floats = {_but_numbers(s): s for s in plain_at_last}
     ordered = sorted(rates, key=lambda s: (*s.model.order()[:3], plain_last(s.model.gate), s.numbers))
     for system in ordered:
         base = floats.get(_but_numbers(system))
-        if base and base != system and rates[base].seeds == rates[system].seeds:
+        if base and not _is_float(system) and rates[base].seeds == rates[system].seeds:
             yield system, base
 
 
+def _is_float(system: System) -> bool:
+    return system.model.numbers == FLOAT and system.runtime == FLOAT
+
+
 def _but_numbers(system: System) -> tuple:
-    return system.model.origin, system.model.depth, system.model.gate
+    """What a quantized system shares with its float one: what beams or another device change is none of its costs."""
+    model = system.model
+    return model.origin, model.depth, model.gate, system.settings, system.device

@@ -9,6 +9,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from whisperq.report.gathering import Entry
 
@@ -70,7 +71,8 @@ def _markdown_cell(cell: Cell, out: Path, broken: Broken) -> str:
 
 
 def manifest_link(entry: Entry, out: Path) -> str:
-    return Path(os.path.relpath(entry.path / "manifest.json", out.resolve())).as_posix()
+    """As a link has it: a folder's name may hold % or #."""
+    return quote(Path(os.path.relpath(entry.path / "manifest.json", out.resolve())).as_posix())
 
 
 def as_csv(grid: Grid) -> str:

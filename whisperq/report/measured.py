@@ -12,7 +12,7 @@ import numpy as np
 
 from whisperq.data.evaluations import open_evaluation, read_spelling
 from whisperq.data.hypotheses import read_hypotheses
-from whisperq.errors import WhisperqError
+from whisperq.errors import InputError, WhisperqError
 from whisperq.hashing import bytes_sha256
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.progress import say, track
@@ -21,6 +21,9 @@ from whisperq.scoring.comparison import choose_blocks
 from whisperq.scoring.crossed import interval_95, resample_blocks, resample_seeds
 from whisperq.scoring.normalizers import WITHOUT_MAP, Normalizer, get_normalizer
 from whisperq.scoring.sets import score_set
+
+ENOUGH_SEEDS = 3
+OF_INTEGERS = ("attention dtype", "reduce range")  # settings of integer runtimes alone
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ class System:
     device: str
 
     @property
+    def runtime(self) -> str:
+        return self.execution.partition(", ")[0]
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Those that are not the usual ones and that every runtime heeds."""
+        return tuple(s for s in self.execution.split(", ")[1:] if not s.startswith(OF_INTEGERS))
+
+    @property
     def numbers(self) -> str:
         return f"{self.model.numbers}, {self.execution}" if self.execution != "float" else self.model.numbers
 
@@ -81,14 +93,21 @@ class Rate:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        return interval_95(self.resampled)
+        """Nothing is below zero, as far as seeds may spread."""
+        low, high = interval_95(self.resampled)
+        return max(0.0, low), high
 
     def minus(self, other: "Rate") -> tuple[float, float, float]:
         """The difference in points and its paired interval."""
         return self.points - other.points, *interval_95(self.resampled - other.resampled)
 
     def surely_below(self, other: "Rate") -> bool:
-        return self.minus(other)[2] < 0
+        return self.comparable(other) and self.minus(other)[2] < 0
+
+    def comparable(self, other: "Rate") -> bool:
+        """Two seeds tell too little of how seeds spread: three, or one each, which then is no claim about seeds."""
+        counts = {len(self.seeds), len(other.seeds)}
+        return counts == {1} or min(counts) >= ENOUGH_SEEDS
 
 
 Rates = Mapping[System, Rate]
@@ -112,12 +131,13 @@ def measure(gathered: Gathered, seed: int) -> dict[MeasuredSet, Rates]:
             continue
         system = System(subject.model, execution(entry), entry.results["device"])
         try:
-            for test_set, words, blocks, errors in read_errors(entry):
+            for test_set, words, blocks, errors in list(read_errors(entry)):  # all of its sets or none
                 trials = collected.setdefault(test_set, (words, blocks, {}))[2]
                 trials[system, subject.seed] = Trial(system, subject.seed, entry, errors)
         except WhisperqError as error:
             say(f"notice: {entry.name} is left out of the tables of word errors: {error}")
-    return {s: _rates(s, *found, seed + n) for n, (s, found) in enumerate(sorted(collected.items(), key=_set_order))}
+    ordered = sorted(collected.items(), key=_set_order)
+    return {s: _rates(*found, Draws(seed + n, seed)) for n, (s, found) in enumerate(ordered)}
 
 
 def _set_order(item: tuple[MeasuredSet, object]) -> tuple:
@@ -146,27 +166,37 @@ def read_errors(entry: Entry) -> Iterable[tuple[MeasuredSet, np.ndarray, tuple[s
 
 
 def _normalizer(known: str, spelling: dict[str, str] | None) -> Normalizer:
+    """Raises InputError where the map of `english` is gone: without it the numbers would be others."""
+    if known == "english" and spelling is None:
+        raise InputError("it was scored with a spelling map that is not there any more; run whisperq eval again")
     return get_normalizer("english") if known == WITHOUT_MAP else get_normalizer(known, spelling)
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What the draws begin with: each set's blocks are drawn by themselves, but seeds alike for all sets."""
+
+    blocks: int
+    seeds: int
+
+
 def _rates(
-    test_set: MeasuredSet,
     words: np.ndarray,
     blocks: tuple[str, list[int]],
     trials: Mapping[tuple[System, int | None], Trial],
-    seed: int,
+    draws: Draws,
 ) -> dict[System, Rate]:
     """All systems over the same draws of blocks."""
     kind, numbers = blocks
     size, order = max(numbers) + 1, list(trials.values())
     errors = np.stack([np.bincount(numbers, t.errors, size) for t in order])  # (trials, blocks)
-    rates = resample_blocks(errors, np.bincount(numbers, words, size), seed)
+    rates = resample_blocks(errors, np.bincount(numbers, words, size), draws.blocks)
     found: dict[System, Rate] = {}
     for system in sorted({t.system for t in order}, key=System.order):
         mine = sorted((t.seed or 0, i) for i, t in enumerate(order) if t.system == system)
         columns = [i for _, i in mine]
         points = float(100 * errors[columns].sum() / (len(columns) * words.sum()))
-        resampled = resample_seeds(rates[:, columns], seed)
+        resampled = resample_seeds(rates[:, columns], draws.seeds)
         sources, seeds = tuple(order[i].entry for i in columns), tuple(order[i].seed for i in columns)
         found[system] = Rate(points, resampled, sources, seeds, kind)
     return found

@@ -28,13 +28,15 @@ class Point:
 
 
 def points(measured: Measured, speeds: Mapping[System, Speed]) -> list[tuple[str, list[Point]]]:
-    """For each collection of sets that systems heard together what it is, and a point for each system."""
+    """For each collection of sets that systems heard together what it is, and a point for each system of known size."""
     found = []
     for sets, rates in heard_together(measured):
+        known = {s: speeds[s] for s in rates if s in speeds and speeds[s].megabytes is not None}
         names = ", ".join(s.name for s in sets) if len(sets) <= NAMED else f"{len(sets)} sets"
         title = f"{'mean of ' if len(sets) > 1 else ''}{names}; {sum(s.words for s in sets):,} words"
-        some = [(s, speeds[s], r) for s, r in sorted(rates.items(), key=lambda x: x[0].order()) if s in speeds]
-        found.append((title, [Point(s, v.megabytes, v.rtfx, r.points, r.interval) for s, v, r in some]))
+        some = [(s, v, rates[s]) for s, v in sorted(known.items(), key=lambda x: x[0].order())]
+        if some:
+            found.append((title, [Point(s, v.megabytes, v.rtfx, r.points, r.interval) for s, v, r in some]))
     return found
 
 

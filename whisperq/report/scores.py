@@ -41,11 +41,15 @@ def _table(sets: dict[str, Any], average: dict[str, Any], of: str) -> Table:
     for name in average["sets"]:
         r = sets[name]
         counts = [figure(r.get(key)) for key in (*COUNTED, *(("skipped",) if skipped else ()), "loops")]
-        result.add_row(name, r.get("group") or "", percent(r["wer"]), _interval(r), percent(r.get("cer")), *counts)
+        result.add_row(
+            Text(name), Text(r.get("group") or ""), percent(r["wer"]), _interval(r), percent(r.get("cer")), *counts
+        )
     if len(average["sets"]) > 1:
         result.add_row("mean over sets", "", percent(average["mean_wer"]), "", percent(average["mean_cer"]))
         for group, mean in average["groups"].items():
-            result.add_row(f"mean over {group}", group, percent(mean["mean_wer"]), "", percent(mean["mean_cer"]))
+            result.add_row(
+                Text(f"mean over {group}"), Text(group), percent(mean["mean_wer"]), "", percent(mean["mean_cer"])
+            )
     return result
 
 
@@ -58,9 +62,9 @@ def _loops(sets: dict[str, Any]) -> Table:
     result = table("Hypotheses that run in circles", "set", "utterance", "said again and again", "#times")
     for name, r in sets.items():
         for one in r["looping"]:
-            result.add_row(name, Text(one["id"]), Text(one["ngram"]), figure(one["times"]))
+            result.add_row(Text(name), Text(one["id"]), Text(one["ngram"]), figure(one["times"]))
         if (more := r["loops"] - len(r["looping"])) > 0:
-            result.add_row(name, f"and {more:,} more")
+            result.add_row(Text(name), f"and {more:,} more")
     return result
 
 
@@ -72,7 +76,7 @@ def speed(results: dict[str, Any], where: str) -> list[Table]:
     result = table(title, "set", "#audio (s)", "#wall (s)", "#features (s)", "#decoding (s)", "#RTFx")
     for name, r in results["sets"].items():
         keys = ("audio_seconds", "wall_seconds", "features_seconds", "decoding_seconds", "rtfx")
-        result.add_row(name, *(figure(r.get(key), 1) for key in keys))
+        result.add_row(Text(name), *(figure(r.get(key), 1) for key in keys))
     return [result]
 
 
@@ -104,5 +108,5 @@ def confusion_tables(results: dict[str, Any]) -> list[Table]:
     return found
 
 
-def _cells(rows: Sequence[Sequence[Any]], i: int) -> list[str]:
-    return [" -> ".join(rows[i][:-1]), figure(rows[i][-1])] if i < len(rows) else ["", ""]
+def _cells(rows: Sequence[Sequence[Any]], i: int) -> list[Text | str]:
+    return [Text(" -> ".join(rows[i][:-1])), figure(rows[i][-1])] if i < len(rows) else ["", ""]

@@ -2,7 +2,8 @@
 
     RTFx = sum_i a_i / sum_i t_i        a_i: seconds of audio, t_i: wall seconds of features and decoding of utterance i
 
-The interval resamples utterances of one evaluation; what a machine does differently from hour to hour it cannot know.
+The interval resamples utterances of one evaluation, scaled to its RTFx, as several processes hear at once; what a
+machine does differently from hour to hour it cannot know.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from whisperq.scoring.crossed import interval_95, resample_blocks
 class Speed:
     """A system's size and RTFx, the mean of its seeds."""
 
-    megabytes: float
+    megabytes: float | None  # None where the weights are gone
     rtfx: float
     interval: tuple[float, float] | None
     sources: tuple[Entry, ...]
@@ -48,7 +49,8 @@ def _speed(found: Mapping[int | None, tuple[Entry, float]], seed: int) -> Speed:
     sources = tuple(entry for entry, _ in found.values())
     resampled = [r for r in (_resampled(entry, seed) for entry in sources) if r is not None]
     ends = interval_95(np.mean(resampled, axis=0)) if len(resampled) == len(sources) else None
-    return Speed(fmean(size for _, size in found.values()), fmean(map(rtfx, sources)), ends, sources)
+    sizes = [size for _, size in found.values()]
+    return Speed(fmean(sizes) if all(sizes) else None, fmean(map(rtfx, sources)), ends, sources)
 
 
 def rtfx(entry: Entry) -> float:
@@ -58,7 +60,7 @@ def rtfx(entry: Entry) -> float:
 
 
 def _resampled(entry: Entry, seed: int) -> np.ndarray | None:
-    """None where not every hypothesis has its time."""
+    """None where not every hypothesis has its time. Scaled, as several processes share a wall time."""
     try:
         files = sorted((entry.path / "hypotheses").glob("*.jsonl"))
         lines = [line for file in files for line in read_hypotheses(file)]
@@ -66,8 +68,8 @@ def _resampled(entry: Entry, seed: int) -> np.ndarray | None:
         return None
     if not lines or any(not line.time or not line.duration for line in lines):
         return None
-    audio = np.array([[line.duration for line in lines]])
-    return resample_blocks(audio, np.array([line.time for line in lines]), seed)[:, 0] / 100
+    audio, times = np.array([[line.duration for line in lines]]), np.array([line.time for line in lines])
+    return resample_blocks(audio, times, seed)[:, 0] / 100 * rtfx(entry) / (audio.sum() / times.sum())
 
 
 def speed_table(found: Mapping[System, Speed]) -> list[Grid]:
@@ -77,11 +79,13 @@ def speed_table(found: Mapping[System, Speed]) -> list[Grid]:
     rows, records = [], []
     for system, speed in found.items():
         whole = floats.get(_but_numbers(system))
-        ratio = f"{whole / speed.megabytes:.2f} times smaller" if whole and system.model.numbers != FLOAT else ""
+        known = whole and speed.megabytes and system.model.numbers != FLOAT
+        ratio = f"{whole / speed.megabytes:.2f} times smaller" if known else ""
         note = f"{speed.interval[0]:.0f}\u2013{speed.interval[1]:.0f}" if speed.interval else ""
         m = system.model
         words = (m.origin, m.layers, m.gate, m.numbers, system.execution, system.device)
-        size = Cell(f"{speed.megabytes:.2f} MB", ratio, speed.sources[:1])
+        weight = f"{speed.megabytes:.2f} MB" if speed.megabytes else "-"
+        size = Cell(weight, ratio, speed.sources[:1])
         rows.append((*map(Cell, words), size, Cell(f"{speed.rtfx:,.0f}", note, speed.sources)))
         low, high = speed.interval or ("", "")
         measures = {"megabytes": speed.megabytes, "rtfx": speed.rtfx, "rtfx_low_95": low, "rtfx_high_95": high}

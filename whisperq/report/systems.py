@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from whisperq import artifact
 from whisperq.hashing import bytes_sha256
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.lineage import unusual
+from whisperq.report.namesakes import Named, namesakes
 from whisperq.report.tables import scheme
 
 FLOAT = "float"
 # Of what runs a model these change no result that is compared, or stand in a column of their own.
 UNSAID = ("runtime", "batch_size", "normalizer", "scorer", "skip_bad")
+USUAL_OBSERVER = "ema"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Model:
         return f"{self.origin}, {self.layers} layers{gate}"
 
     def order(self) -> tuple[Any, ...]:
-        return self.name == "student", self.training, [-n for n in self.depth], self.numbers != FLOAT, self.numbers
+        ours, depth = self.name.startswith("student"), [-n for n in self.depth]
+        return ours, self.training, depth, self.numbers != FLOAT, self.numbers
 
 
 def plain_last(gate: str) -> tuple[bool, str]:
@@ -62,6 +65,7 @@ class Subject:
     model: Model
     seed: int | None  # None of a model that nobody here trained
     folder: Path
+    origin: Named  # the training, or the foreign model
 
 
 class Subjects:
@@ -70,6 +74,19 @@ class Subjects:
     def __init__(self, gathered: Gathered) -> None:
         self.gathered = gathered
         self.trainings = _trainings(gathered)
+        self.apart: dict[str, str] = {}
+        self.apart = namesakes(subject.origin for _, subject in self._used())
+        self.apart |= namesakes(named for named, _ in self._used())
+
+    def _used(self) -> Iterator[tuple[Named, Subject]]:
+        """The models of all evaluations and outliers, each where its numbers will stand."""
+        for entry in self.gathered.of_kind("evaluation", "outliers"):
+            for role in ("model", "compare"):
+                if (subject := self.of_input(entry, role)) is not None:
+                    sha256 = entry.artifact.inputs[role]["sha256"]
+                    found = self.gathered.by_hash.get(sha256)
+                    path = found.name if found else str(subject.folder)
+                    yield Named(subject.model, (subject.seed, *_place(entry)), sha256, path), subject
 
     def of_input(self, entry: Entry, role: str = "model") -> Subject | None:
         """None where nothing is left of the model to read its layers from."""
@@ -82,7 +99,7 @@ class Subjects:
             return None
         if artifact.is_artifact(folder):
             return self.of_model(Entry(artifact.load(folder, verify=False), named["sha256"], str(folder)))
-        return Subject(_model(folder, folder.name, ""), None, folder)
+        return self._titled(_model(folder, model_name(folder), ""), None, folder, (named["sha256"], str(folder)))
 
     def of_model(self, entry: Entry) -> Subject | None:
         """A student, a distilled, quantized or exported model."""
@@ -92,25 +109,61 @@ class Subjects:
         trained = next((e for e in chain if e.kind in ("distilled", "student")), None)
         quantized = next((e for e in chain if e.kind == "quantized"), None)
         if trained is None:
-            root = Path(chain[-1].artifact.inputs["model"]["path"])
-            name, training, seed = root.name, "", None
+            root = chain[-1].artifact.inputs["model"]
+            name, training, seed = model_name(Path(root["path"])), "", None
+            origin = root["sha256"], root["path"]
         else:
             name = "student" if trained.kind == "distilled" else "untrained student"
             training, seed = self.trainings.get(trained.sha256, ""), trained.config.get("seed")
+            origin = trained.sha256, trained.name
         described = next((e.path for e in chain if e.kind != "onnx"), entry.path)  # stock graphs tell of no gate
-        return Subject(_model(described, name, training, numbers(quantized)), seed, entry.path)
+        model = _model(described, name, training, numbers(quantized, seed))
+        subject = self._titled(model, seed, entry.path, origin)
+        label = self.apart.get(entry.sha256, "") if entry.sha256 != origin[0] else ""
+        return replace(subject, model=_labelled(subject.model, label))
+
+    def _titled(self, model: Model, seed: int | None, folder: Path, origin: tuple[str, str]) -> Subject:
+        """origin: sha256 and path of the training or the foreign model, whose label the name gets."""
+        label = self.apart.get(origin[0])
+        named = replace(model, name=f"{model.name} ({label})") if label else model
+        return Subject(named, seed, folder, Named(replace(model, numbers=FLOAT), seed, *origin))
 
 
-def numbers(quantized: Entry | None) -> str:
-    """gemm W8A8, gemm W4A8, groups of 64, mixed 3.5 bit."""
+def _place(entry: Entry) -> tuple[str, ...]:
+    if entry.kind == "evaluation":
+        return execution(entry), entry.results["device"]
+    return "outliers", str(entry.config.get("layer")), entry.artifact.inputs["data"]["sha256"]
+
+
+def _labelled(model: Model, label: str) -> Model:
+    """Made from the same model as others of its title: it is the numbers that differ, or a float model's graph."""
+    field = "name" if model.numbers == FLOAT else "numbers"
+    return replace(model, **{field: f"{getattr(model, field)} ({label})"}) if label else model
+
+
+def model_name(folder: Path) -> str:
+    """Of the Hub's cache owner/name: the folder itself, models--OWNER--NAME/snapshots/HASH, is named by a hash."""
+    hub = next((p.name for p in (folder, *folder.parents) if p.name.startswith("models--")), None)
+    return hub.removeprefix("models--").replace("--", "/") if hub else folder.name
+
+
+def numbers(quantized: Entry | None, seed: int | None = None) -> str:
+    """gemm W8A8, gemm W4A8, groups of 64, mixed 3.5 bit; seed: the training's, which goes without saying."""
     if quantized is None:
         return FLOAT
-    results = quantized.results
+    results, config = quantized.results, quantized.config
     if "mode" in results:
-        return f"mixed precision {results['mode']}, {results['average_bits']:.2f} bits"
-    excluded = quantized.config.get("exclude") or []
-    kept = f", {len(excluded)} sites float" if excluded else ""
-    return scheme(results) + kept + (", encoder alone" if quantized.config.get("encoder_only") else "")
+        own = config.get("seed") or 0
+        another = f", its seed {own}" if own != (seed or 0) else ""
+        return f"mixed precision {results['mode']}, {results['average_bits']:.2f} bits{another}"
+    parts = [scheme(results)]
+    parts += [f"{observer} ranges"] if (observer := results.get("observer")) not in (None, USUAL_OBSERVER) else []
+    per_channel, usual = config.get("per_channel"), results["recipe"] == "gemm"
+    if per_channel not in (None, usual):
+        parts.append("weights per channel" if per_channel else "weights per tensor")
+    parts += [f"{' '.join(excluded)} float"] if (excluded := config.get("exclude")) else []
+    parts += [f"{len(worst)} worst parts float"] if (worst := results.get("kept_worst")) else []
+    return ", ".join([*parts, *(["encoder alone"] if config.get("encoder_only") else [])])
 
 
 def execution(entry: Entry) -> str:

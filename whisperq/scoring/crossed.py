@@ -1,12 +1,13 @@
 """Intervals over two sources of chance at once, seeds and utterances, paired for all systems of a test set.
 
     w_r[k]  = 100 sum_(b in B_r) e[k, b] / sum_(b in B_r) n[b]        points of WER of system run k in resample r
-    w_r     = mean over S_r of m_r + sqrt(s / (s - 1)) (w_r[k] - m_r)    of a system with s seeds, m_r their mean
+    w_r     = mean over S_r of m_r + f (w_r[k] - m_r)         of a system with s seeds, m_r their mean
+    f       = sqrt(s / (s - 1)) t(s - 1) / 1.96               t: Student's, two-sided 95 %
 
 e: errors (runs, blocks); n: reference words (blocks,); B_r: blocks drawn with replacement, the same for every run;
-S_r: seeds drawn with replacement, the same for all systems of as many seeds. The root makes good for the variance that
-a bootstrap over few seeds leaves out. Two systems' difference is the difference of their resamples, and a mean over
-sets is the mean of theirs. 95 % intervals are percentiles.
+S_r: seeds drawn with replacement, the same for all systems of as many seeds, on all sets. The root makes good for the
+variance that a bootstrap over few seeds leaves out, and t for how little few seeds tell of it. Two systems' difference
+is the difference of their resamples, and a mean over sets is the mean of theirs. 95 % intervals are percentiles.
 """
 
 import math
@@ -21,6 +22,7 @@ T95 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
+NORMAL95 = 1.96
 
 
 def resample_blocks(errors: np.ndarray, words: np.ndarray, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
@@ -42,9 +44,13 @@ def resample_seeds(rates: np.ndarray, seed: int) -> np.ndarray:
     if seeds == 1:
         return rates[:, 0]
     middle = rates.mean(axis=1, keepdims=True)
-    spread = middle + math.sqrt(seeds / (seeds - 1)) * (rates - middle)
+    spread = middle + math.sqrt(seeds / (seeds - 1)) * _t95(seeds - 1) / NORMAL95 * (rates - middle)
     drawn = np.random.default_rng([seed, seeds]).integers(0, seeds, size=rates.shape)
     return np.take_along_axis(spread, drawn, axis=1).mean(axis=1)
+
+
+def _t95(degrees: int) -> float:
+    return T95[degrees - 1] if degrees <= len(T95) else NORMAL95
 
 
 def interval_95(resampled: np.ndarray) -> tuple[float, float]:
@@ -56,7 +62,6 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """95 % interval of the mean of a few seeds' values; None for fewer than two."""
     if len(values) < 2:
         return None
-    degrees = len(values) - 1
-    half = (T95[degrees - 1] if degrees <= len(T95) else 1.96) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = _t95(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     middle = float(np.mean(values))
     return middle - half, middle + half

@@ -1,0 +1,161 @@
+"""Which row of a report's tables a result stands in, and with what it is compared."""
+
+import io
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from reported import Heard, write_evaluation, write_grid, write_quantized, write_teacher, write_training
+from rich.console import Console
+
+from whisperq.report.comparisons import comparison
+from whisperq.report.error_tables import cost_table, error_tables
+from whisperq.report.gathering import gather
+from whisperq.report.grids import manifest_link
+from whisperq.report.measured import Rate, mean_rate, measure
+from whisperq.report.pareto import points
+from whisperq.report.scores import scores
+from whisperq.report.speed_tables import speed_table, speeds
+from whisperq.report.systems import model_name
+
+RULE = ("basic", "jiwer")
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """One training with its calibration and gemm-w8a8."""
+    write_training(tmp_path / "run", write_teacher(tmp_path / "teacher"), 3, "none")
+    return tmp_path / "run"
+
+
+def rows(run: Path) -> dict[str, float]:
+    """What Table 2 has of each kind of numbers; of each there is one."""
+    (table,) = [t for t in error_tables(measure(gather([run], True), 0)) if t.stem == "table2"]
+    found = {r["numbers"]: r["wer_percent"] for r in table.records}
+    assert len(found) == len(table.records) == len(speed_table(speeds(gather([run], True), 0))[0].records)
+    return found
+
+
+def test_each_quantization_has_its_own_row(run):
+    write_quantized(run, "gemm-w8a8-by-percentile", {"observer": "percentile"}, observer="percentile")
+    write_quantized(run, "gemm-w8a8-keep3", {"observer": "ema", "kept_worst": ["a", "b", "c"]}, keep_worst=3)
+    write_quantized(run, "narrow", per_channel=False)
+    write_quantized(run, "some", exclude=("enc.0.*",))
+    write_quantized(run, "others", exclude=("enc.1.*",))
+    models = sorted((run / "quantized").iterdir())
+    for wrong, model in enumerate(models):
+        write_evaluation(run, model, model.name, [Heard("clean", wrong)], "int8")
+    found = rows(run)
+    assert sorted(found.values()) == pytest.approx([100 * wrong / 120 for wrong in range(6)])
+    kinds = ("percentile ranges", "3 worst parts float", "weights per tensor", "enc.0.* float", "enc.1.* float")
+    assert set(found) == {"gemm W8A8", *(f"gemm W8A8, {kind}" for kind in kinds)}
+
+
+def test_different_models_of_one_title_are_told_apart_by_their_folders(run, tmp_path):
+    write_quantized(run, "again", {"bytes": 1001})
+    for wrong, name in enumerate(("gemm-w8a8", "again")):
+        write_evaluation(run, run / "quantized" / name, name, [Heard("clean", wrong)], "int8")
+    assert rows(run) == {"gemm W8A8 (gemm-w8a8)": 0, "gemm W8A8 (again)": pytest.approx(100 / 120)}
+    for wrong, place in enumerate(("one", "two")):
+        model = write_teacher(tmp_path / "foreign" / place / "whisper")
+        (model / "model.safetensors").write_bytes(bytes(wrong))
+        write_evaluation(tmp_path / "foreign", model, place, [Heard("clean", wrong)], "float")
+    (table,) = error_tables(measure(gather([tmp_path / "foreign"], True), 0))
+    assert sorted(r["wer_percent"] for r in table.records) == pytest.approx([0, 100 / 120])
+    assert all(f"/{place}/whisper)" in " ".join(r["name"] for r in table.records) for place in ("one", "two"))
+
+
+def test_seeds_of_a_mean_over_sets_are_drawn_once(tmp_path):
+    """The seeds err alike on both sets, so that the mean spreads as each set does and not by the root of two less."""
+    teacher = write_teacher(tmp_path / "teacher")
+    for seed, wrong in enumerate((2, 8, 14, 20)):
+        run = tmp_path / "runs" / str(seed)
+        write_training(run, teacher, 3, "none", seed)
+        sets = [Heard("clean", wrong), Heard("noisy", wrong)]
+        write_evaluation(run, run / "distilled", "float", sets, "float", seed)
+    rates = [next(iter(r.values())) for r in measure(gather([tmp_path / "runs"], True), 0).values()]
+    mean, each = np.std(mean_rate(rates).resampled), np.mean([np.std(r.resampled) for r in rates])
+    assert 0.9 * each < mean < 1.02 * each
+
+
+def test_two_seeds_decide_nothing_and_one_only_over_utterances():
+    def of(seeds: int, points: float) -> Rate:
+        return Rate(points, np.full(100, points), (), tuple(range(seeds)), "utterance")
+
+    assert of(1, 4.0).surely_below(of(1, 5.0)) and of(3, 4.0).surely_below(of(3, 5.0))
+    assert not of(2, 4.0).surely_below(of(2, 5.0)) and not of(1, 4.0).surely_below(of(3, 5.0))
+
+
+def test_costs_are_against_what_was_decoded_alike_on_the_same_device(run):
+    write_evaluation(run, run / "distilled", "greedy", [Heard("clean", 2)], "float")
+    write_evaluation(run, run / "distilled", "beams", [Heard("clean", 1)], "float", beams=5)
+    write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8", [Heard("clean", 6)], "int8")
+    write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8-beams", [Heard("clean", 4)], "int8", beams=5)
+    write_evaluation(run, run / "quantized" / "gemm-w8a8", "small", [Heard("clean", 7)], "int8", reduce_range=True)
+    measured = measure(gather([run], True), 0)
+    (costs,) = cost_table(measured, RULE, "costs")
+    found = {r["runtime"]: r["difference"] for r in costs.records}
+    expected = {"int8": 4, "int8, beams 5": 3, "int8, reduce range True": 5}
+    assert found == {runtime: pytest.approx(100 * more / 120) for runtime, more in expected.items()}
+    (rates,) = [t for t in error_tables(measured) if t.stem == "table2"]
+    assert "greedy decoding but where beams are named" in rates.caption
+
+
+def test_a_map_that_is_gone_leaves_the_evaluation_out(run, capsys):
+    out = write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float")
+    manifest = out / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"basic"', '"english"'))
+    assert measure(gather([run], False), 0) == {}
+    assert "spelling map that is not there" in " ".join(capsys.readouterr().err.split())
+
+
+def test_several_processes_speed_has_its_interval_around_it(run):
+    write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float", processes=4)
+    (found,) = speeds(gather([run], True), 0).values()
+    assert found.rtfx == pytest.approx(80) and found.interval == pytest.approx((80, 80))
+
+
+def test_a_size_that_is_not_known_is_a_dash_and_no_point(run):
+    write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float")
+    write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8", [Heard("clean", 2)], "int8")
+    (run / "distilled" / "model.safetensors").unlink()
+    gathered = gather([run], True)
+    found = speeds(gathered, 0)
+    (table,) = speed_table(found)
+    place = table.columns.index("#size")
+    assert [row[place].text for row in table.rows] == ["-", "0.00 MB"]
+    ((_, drawn),) = points(measure(gathered, 0), found)
+    assert [p.system.model.numbers for p in drawn] == ["gemm W8A8"]
+    (run / "quantized" / "gemm-w8a8" / "model.safetensors").unlink()
+    assert points(measure(gathered, 0), speeds(gathered, 0)) == []
+
+
+def test_links_and_printed_names_are_what_the_folders_are_called(tmp_path):
+    odd = tmp_path / "50% #1"
+    odd.mkdir()
+    entry = gather([write_grid(odd)], False).entries[0]
+    link = manifest_link(entry, tmp_path)
+    assert "%25" in link and "%23" in link and (tmp_path / unquote(link)).is_file()
+    console = Console(width=250, record=True, file=io.StringIO())
+    numbers = {"wer": 0.5, "wer_interval_95": [0.4, 0.6], "normalizer": "basic"}
+    average = {"normalizer": "basic", "scorer": "jiwer", "sets": ["[bold]noisy"]}
+    for table in scores({"sets": {"[bold]noisy": numbers}, "averages": [average]}, "[/x] of mine"):
+        console.print(table)
+    figures = {"wer_a": 0.5, "wer_b": 0.5, "difference": 0.0, "interval_95": [-1, 1], "p": None, "verdict": "no worse"}
+    counted = {"blocks": 30, "blocked_by": "speaker", "reference_words": 9, "enough_blocks": True, "enough_words": True}
+    pairs = {"matched_pairs": {"segments": 9, "mean": 0.0, "z": 0.0, "p": 1.0}, "within_margin": False}
+    one = figures | counted | pairs | {"normalizer": "basic", "scorer": "jiwer"}
+    for table in comparison({"a": "[a]", "b": "[/b]", "margin": 0.3, "sets": {"[/y]": one}, "means": []}):
+        console.print(table)
+    shown = console.export_text()
+    assert "[bold]noisy" in shown and "[/x] of mine" in shown
+    assert "A [a], B [/b]" in shown and shown.count("[/y]") == 2
+
+
+def test_a_model_of_the_hub_has_its_own_name(tmp_path):
+    folder = tmp_path / "models--openai--whisper-tiny" / "snapshots" / "169d4a4341b33bc18d8881c4b69c2e104e1cc0af"
+    write_evaluation(tmp_path / "run", write_teacher(folder), "float", [Heard("clean", 1)], "float")
+    (table,) = error_tables(measure(gather([tmp_path / "run"], True), 0))
+    assert table.records[0]["name"] == "openai/whisper-tiny"
+    assert model_name(Path("/models/tiny")) == "tiny"
