@@ -128,6 +128,12 @@ def test_the_readmes_tables_of_fewer_bits_are_those_of_the_results(name: str) ->
         assert f"| {' | '.join(line)} |" in readme
 
 
+def test_the_readmes_wav2vec_2_benchmark_is_that_of_the_results() -> None:
+    readme, report = ((ROOT / n).read_text() for n in ("README.md", "examples/benchmarks/results/wav2vec2.md"))
+    rows = [line for line in report.splitlines() if line.startswith("| ") and "---" not in line]
+    assert len(rows) == 16 and all(row in readme for row in rows)
+
+
 def test_the_wav2vec_2_is_small_and_says_how_it_was_measured() -> None:
     readme, record = ((ROOT / n).read_text() for n in ("README.md", "examples/digits/wav2vec2/training.json"))
     assert (DIGITS / "wav2vec2" / "model.safetensors").stat().st_size < 8e6

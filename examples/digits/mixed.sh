@@ -18,13 +18,13 @@ wq() {
 
 for name in whisper wav2vec2; do
     export WHISPERQ_RUN="$runs/mixed/$name"
-    model="$here/wav2vec2"
-    [ "$name" = whisper ] && model="$runs/headwise/distilled"
+    model="$here/wav2vec2" steps=100 every=50 search=1 # its convolutions run at the rate of the samples
+    [ "$name" = whisper ] && model="$runs/headwise/distilled" steps=300 every=100 search=4
     float="$WHISPERQ_RUN/eval/float"
     wq eval --config "$here/whisperq.yaml" --model "$model" --out "$float"
     for mode in one-stage two-stage uniform; do
-        wq mixed-precision --model "$model" --mode "$mode" --target-bits 3.5 --max-steps 300 --batch-size 16 \
-            --learning-rate 3e-4 --warmup-steps 20 --eval-every 100
+        wq mixed-precision --model "$model" --mode "$mode" --target-bits 3.5 --max-steps "$steps" --batch-size 16 \
+            --learning-rate 3e-4 --warmup-steps 20 --eval-every "$every" --search-batches "$search"
         wq eval --model "mixed-$mode-3.5bit"
         wq compare "$float" "$WHISPERQ_RUN/eval/mixed-$mode-3.5bit-emulated" --margin 0.3 \
             --out "$WHISPERQ_RUN/comparisons/$mode"
