@@ -24,6 +24,8 @@ def summary(runs: Path) -> list[dict]:
     found = []
     for name, title in MODELS.items():
         for mode in MODES:
+            if not (runs / name / "comparisons" / mode / "manifest.json").exists():
+                continue
             made = results(runs / name / "quantized" / f"mixed-{mode}-3.5bit")
             compared = results(runs / name / "comparisons" / mode)["sets"]
             keys = ("average_bits", "quantized_ratio", "ratio", "training_seconds", "steps", "best_step")

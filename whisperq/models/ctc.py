@@ -52,12 +52,13 @@ class OwnTimeNorm(nn.GroupNorm):
         """x (batch, channels, time)."""
         if self.frames is None:
             return super().forward(x)
+        dtype, x = x.dtype, x.float()  # half precision counts no further than 65,504 frames
         inside = _inside(x, self.frames)
         count = self.frames[:, None, None]
         mean = (x * inside).sum(dim=-1, keepdim=True) / count
         variance = ((x - mean).square() * inside).sum(dim=-1, keepdim=True) / count
         normed = (x - mean) * (variance + self.eps).rsqrt()
-        return normed * self.weight[:, None] + self.bias[:, None]
+        return (normed * self.weight[:, None] + self.bias[:, None]).to(dtype)
 
 
 class SilentBatchNorm(nn.BatchNorm1d):
@@ -133,7 +134,8 @@ def load_ctc(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> tupl
         folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
     )
     # What pretraining alone needs; many a published checkpoint lacks it, others have more of it.
-    report["missing_keys"] = {k for k in report["missing_keys"] if not k.endswith("masked_spec_embed")}
+    for problem in ("missing_keys", "unexpected_keys"):
+        report[problem] = {k for k in report[problem] if not str(k).endswith("masked_spec_embed")}
     return fold_weight_norm(model), report
 
 

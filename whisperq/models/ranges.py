@@ -34,7 +34,11 @@ def write_ranges(
 
 
 def read_ranges(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / RANGES).read_text())
+    """Raises InputError for ranges in another form, as earlier versions wrote them."""
+    content = json.loads((folder / RANGES).read_text())
+    if "observers" not in content:
+        raise InputError(f"{folder} is of an earlier version of whisperq; run whisperq calibrate --force first")
+    return content
 
 
 def chosen_observer(folder: Path, wanted: str | None) -> str:

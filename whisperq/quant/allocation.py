@@ -26,9 +26,10 @@ def allocate(costs: np.ndarray, sizes: Sequence[int], widths: Sequence[int], tar
     for cost, size in zip(np.asarray(costs, dtype=np.float64), sizes, strict=True):
         new_used = (used[:, None] + size * bits[None]).ravel()
         new_spent = (spent[:, None] + cost[None]).ravel()
-        order = np.lexsort((new_used, new_spent, np.floor(new_used / part)))
-        places = np.floor(new_used[order] / part)
-        kept = order[np.concatenate([[True], places[1:] != places[:-1]])]
+        places = np.floor(new_used / part)
+        # Of each part the cheapest choice, and the smallest: without that, small layers' dear widths end what fits.
+        best = (_firsts(places, np.lexsort((*keys, places))) for keys in ((new_used, new_spent), (new_used,)))
+        kept = np.unique(np.concatenate(list(best)))
         steps.append((kept // len(bits), kept % len(bits)))
         used, spent = new_used[kept], new_spent[kept]
     mean = used / total
@@ -36,6 +37,12 @@ def allocate(costs: np.ndarray, sizes: Sequence[int], widths: Sequence[int], tar
     if not len(fits):
         return None
     return _traced(steps, fits[np.argmin(spent[fits])])
+
+
+def _firsts(places: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Of entries in this order, sorted by place, the first of each place."""
+    ordered = places[order]
+    return order[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
 
 
 def _traced(steps: list[tuple[np.ndarray, np.ndarray]], end: int) -> list[int]:

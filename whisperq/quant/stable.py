@@ -54,7 +54,7 @@ def costly_by_wer(alone: Mapping[str, float], exact: float, points: float) -> li
 
 def costly_by_snr(alone: Mapping[str, float], decibels: float) -> list[str]:
     """alone: SNR in dB with one layer quantized, by layer; those left out could win at most so many together."""
-    noise = {layer: 10 ** (-snr / 10) for layer, snr in alone.items()}
+    noise = {layer: 10 ** (-snr / 10) for layer, snr in alone.items() if snr > -math.inf}  # NaN: it broke the logits
     left = sum(noise.values()) * (1 - 10 ** (-decibels / 10))
     spared: set[str] = set()
     for layer in sorted(noise, key=noise.__getitem__):

@@ -113,10 +113,11 @@ def smooth_alike(model: nn.Module, quantized: nn.Module) -> None:
 
 def trained_floats(model: nn.Module, quantized: nn.Module, quantization: Quantization) -> dict[str, Tensor]:
     """What a training changed beside the quantized weights: the norms and biases that are the quantized model's own."""
+    behind = {id(quantized.get_parameter(name)) for name in quantization.weights}  # a tied table has two names
     return {
         name: parameter.detach()
         for name, parameter in quantized.named_parameters()
-        if name not in quantization.weights and not torch.equal(parameter, model.get_parameter(name))
+        if id(parameter) not in behind and not torch.equal(parameter, model.get_parameter(name))
     }
 
 

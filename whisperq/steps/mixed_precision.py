@@ -192,6 +192,6 @@ def check_family(model: torch.nn.Module, config: MixedPrecisionConfig) -> None:
     """Raises UsageError for settings of another family's data."""
     if family_of(model.config).hears == "log-mel":
         return
-    for flag in ("spec_augment", "timestamp_prob", "pack"):
+    for flag in ("spec_augment", "timestamp_prob", "pack", "recompute", "compile"):
         if getattr(config, flag):
-            raise UsageError(f"--{flag.replace('_', '-')} is for models that hear log-mel windows, such as Whisper")
+            raise UsageError(f"--{flag.replace('_', '-')} is for Whisper, not for a {model.config.model_type} model")
