@@ -384,8 +384,11 @@ def test_a_ctc_model_of_mixed_bits(tiny_ctc, monkeypatch, invoke):
     limits = ("0:00", "0:00", "9:00:00")
     assert [invoke(*command, "--out", "parts", "--max-time", limit).exit_code for limit in limits] == [75, 75, 0]
     assert Path("parts/quantized.safetensors").read_bytes() == (found.path / "quantized.safetensors").read_bytes()
-    refused = invoke(*command, "--pack", "--out", "other")
-    assert refused.exit_code == 2 and "--pack is for models that hear log-mel windows" in refused.stderr
+    for flag in ("--pack", "--recompute", "--compile"):
+        refused = invoke(*command, flag, "--out", "other")
+        assert refused.exit_code == 2 and f"{flag} is for Whisper, not for a wav2vec2 model" in " ".join(
+            refused.stderr.replace("hubert", "wav2vec2").split()
+        )
 
 
 def test_two_processes_train_a_ctc_model(tmp_path):
