@@ -57,7 +57,7 @@ def program(path: Path, *command: str | Path) -> Path:
 @pytest.fixture
 def preloaded(cluster) -> Iterator[None]:
     """The real whisperq on the PATH, without four seconds of imports for each of many commands."""
-    socket, script = cluster.folder / "socket", Path(__file__).parent / "preloaded.py"
+    socket, script = cluster.folder / "socket", Path(__file__).parents[1] / "examples" / "preloaded.py"
     program(cluster.bin / "whisperq", sys.executable, "-S", script, "call", socket)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, script, "serve", socket], env=environment, stdout=subprocess.PIPE) as server:

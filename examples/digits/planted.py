@@ -1,5 +1,7 @@
 """The model with planted outliers: one channel of every layer norm's output is `factor` times as large.
 
+    python planted.py MODEL FACTOR OUT
+
     norm'(x)[c] = s norm(x)[c],   W'[:, c] = W[:, c] / s      for every W that takes the norm in
 
 s: `factor`, a power of two, so that no product and no sum is rounded otherwise: the same function, bit for bit.
@@ -8,6 +10,7 @@ The decoder's last norm stays: its reader is the embedding's table, which the de
 words: SmoothQuant (arXiv 2211.10438, equation 3) with one channel's scale 1/s, run backwards.
 """
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -56,3 +59,16 @@ def planted_folder(source: Path, factor: float, out: Path) -> Path:
     plant(model, factor)
     save_model(model, load_processor(source), out)
     return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("factor", type=float, help="a power of two")
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    planted_folder(args.model, args.factor, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""whisperq for tests that start it often: one process imports everything once, and forks for each command.
+"""whisperq for scripts that start it often: one process imports everything once, and forks for each command.
 
     python preloaded.py serve SOCKET               # prints a line when it is ready
     python preloaded.py call SOCKET ARGUMENTS...   # a command with our folder, environment, outputs and exit code
@@ -12,14 +12,16 @@ import socket
 import sys
 
 LARGEST = 1 << 17  # bytes of a call: arguments and environment
-STEPS = ("init_student", "distill", "calibrate", "quantize", "eval", "outliers", "plot_attention")
 
 
 def serve(path: str) -> None:
     from importlib import import_module
+    from pkgutil import iter_modules
 
-    for name in STEPS:
-        import_module(f"whisperq.steps.{name}")
+    from whisperq import steps
+
+    for module in iter_modules(steps.__path__):
+        import_module(f"whisperq.steps.{module.name}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(path)
     listener.listen()

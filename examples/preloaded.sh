@@ -1,0 +1,17 @@
+# Sourced: `wq` is whisperq for scripts that call it often. One process imports everything once, and forks for each
+# command (preloaded.py); what commands print goes to log.txt here, and the end of it is shown when one fails.
+
+_preloaded="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/preloaded.py"
+_socket="$(mktemp -u "${TMPDIR:-/tmp}/whisperq-XXXXXX")"
+coproc _server { exec python "$_preloaded" serve "$_socket"; }
+read -r _ready <&"${_server[0]}"
+trap 'kill "$_server_PID" 2>/dev/null; rm -f "$_socket"' EXIT
+
+wq() {
+    echo "${WHISPERQ_RUN##*/}: whisperq $*" >&2
+    python -S "$_preloaded" call "$_socket" "$@" >>log.txt 2>&1 || {
+        local code=$?
+        tail -n 5 log.txt >&2
+        return "$code"
+    }
+}
