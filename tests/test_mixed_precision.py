@@ -25,7 +25,7 @@ from whisperq.data.batches import teacher_forced
 from whisperq.data.groups import read_all
 from whisperq.data.tokens import IGNORED, Tokens
 from whisperq.data.waveforms import WaveformBatch, Waveforms
-from whisperq.errors import UsageError
+from whisperq.errors import Interrupted, UsageError
 from whisperq.flags import Context
 from whisperq.models.ctc import frame_counts
 from whisperq.models.loading import load_model, save_model
@@ -180,7 +180,7 @@ def test_sensitivity_is_the_divergence_that_a_weight_causes_alone():
         expected += kl_divergence(Categorical(logits=taught), Categorical(logits=found)).sum().item()
     assert costs[place, width] == pytest.approx(expected, rel=1e-3)
     assert (costs[:, 0] > costs[:, -1]).mean() > 0.9  # two bits cost more than eight
-    choice = sensitive_choice(network, mixed, [data, batch(1, 3)], ALONE)
+    choice = sensitive_choice(network, mixed, [data, batch(1, 3)], ALONE, lambda: False)
     rows = range(len(choice))
     others = [uniform_choice(mixed), np.roll(choice, 1)]
     assert 3.45 <= mixed.mean_bits(choice) <= 3.5
@@ -306,6 +306,29 @@ def test_told_to_stop_it_ends_in_the_same_bits(flags, stops, run_mixed):
         assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
     refused = run_mixed(*flags, "--out", "parts", "--target-bits", "4")
     assert refused.exit_code == 2 and "--force" in refused.stderr
+
+
+def test_a_search_for_widths_heeds_a_signal():
+    """And it begins no further weight; a growing training would be another search, and is refused."""
+    ours, asked = learner(mode="two-stage"), []
+
+    def told() -> bool:
+        asked.append(len(asked))
+        return len(asked) > 2
+
+    before = {n: p.clone() for n, p in ours.student.named_parameters()}
+    with pytest.raises(Interrupted, match="begins anew"):
+        sensitive_choice(ours.student, ours.mixed, [batch()], ALONE, told)
+    assert len(asked) == 4  # before three weights, and by all processes at the end
+    assert all(torch.equal(p, before[n]) for n, p in ours.student.named_parameters())
+
+
+@pytest.mark.parametrize("flags, code", [((), 2), (("--mode", "uniform"), 0)])
+def test_more_steps_go_on_only_where_they_move_no_search(flags, code, run_mixed):
+    assert run_mixed(*flags).exit_code == 0
+    grown = run_mixed(*flags, "--max-steps", "9")
+    assert grown.exit_code == code, grown.output
+    assert code == 0 or ("search_steps" in grown.stderr and "--force" in grown.stderr)
 
 
 def test_the_figure_draws_every_weight_at_its_bits():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import END, PROMPT, TEXTS, features, gated_model, processor, utterances
 from torch.distributions import Categorical, kl_divergence
+from transformers import get_scheduler
 
 from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED, Codec
@@ -80,6 +81,21 @@ def test_learning_rate_schedule(step, expected):
 def test_no_warm_up():
     config = DistillConfig(learning_rate=1.0, warmup_steps=0, max_steps=4)
     assert [learning_rate(s, config) for s in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_schedules_are_transformers_own(schedule):
+    config = DistillConfig(learning_rate=0.5, warmup_steps=3, max_steps=20, schedule=schedule)
+    name = {"constant": "constant_with_warmup"}.get(schedule, schedule)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    theirs, expected = get_scheduler(name, optimizer, num_warmup_steps=3, num_training_steps=20), []
+    for _ in range(20):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    # Theirs begins the warm-up with a step at rate zero, ours ends it a step earlier.
+    ours = [learning_rate(s, config) for s in range(20)]
+    assert ours[:2] == pytest.approx(expected[1:3]) and ours[3:] == pytest.approx(expected[3:])
 
 
 def make_distiller(seed: int = 0, dropout: float = 0.0, teacher_layers: int = 2, **changes) -> Distiller:

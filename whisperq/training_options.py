@@ -29,7 +29,10 @@ class TrainingConfig:
     max_steps: int = option(200_000, "Optimiser steps.", low=1)
     batch_size: int = option(64, "Utterances of one optimiser step (effective batch).", low=1)
     micro_batch: int | None = option(None, "Utterances of one forward pass; default: the whole batch.", low=1)
-    learning_rate: float = option(1e-4, "Peak learning rate of AdamW; falls linearly to zero.", low=1e-12)
+    learning_rate: float = option(1e-4, "Peak learning rate of AdamW.", low=1e-12)
+    schedule: Literal["linear", "cosine", "constant"] = option(
+        "linear", "How the learning rate goes from its peak, to zero at --max-steps or not at all."
+    )
     warmup_steps: int = option(1_000, "Steps of linear warm-up.", low=0)
     beta1: float = option(0.99, "AdamW's first beta (0.99 as the paper prints it).", low=0, high=0.999999)
     beta2: float = option(0.999, "AdamW's second beta.", low=0, high=0.999999)
@@ -103,7 +106,7 @@ class MixedPrecision:
 @dataclass(frozen=True)
 class MixedPrecisionConfig(TrainingConfig, MixedPrecision):
     max_steps: int = option(10_000, "Optimiser steps in all.", low=1)
-    learning_rate: float = option(1e-5, "Peak learning rate of AdamW; falls linearly to zero.", low=1e-12)
+    learning_rate: float = option(1e-5, "Peak learning rate of AdamW.", low=1e-12)
     warmup_steps: int = option(100, "Steps of linear warm-up.", low=0)
     batch_size: int = option(32, "Utterances of one optimiser step (effective batch).", low=1)
     beta1: float = option(0.9, "AdamW's first beta.", low=0, high=0.999999)

@@ -7,6 +7,7 @@ The system of Xu et al. 2025 (arXiv 2501.03643) on any family, weights alone: `t
 import json
 import shutil
 import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from whisperq.training.distributed import Processes, joined
 from whisperq.training.job import Beginning, Job, TrainingData, check_batches, check_validation
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import autocast_dtype
-from whisperq.training.mixed import MixedLearner, MixedWeights
+from whisperq.training.mixed import MixedLearner, MixedWeights, search_steps
 from whisperq.training.outcome import entries, sizes
 from whisperq.training.pair import make_pair
 from whisperq.training.run import Surroundings, Training
@@ -62,14 +63,15 @@ def mixed_precision(
         check_batches(config, processes.world)
         train, validation = data.read(config.skip_bad)
         inputs = {"model": artifact.reference(model), "train": train.reference, "validation": validation.reference}
-        settings = context.settings(config, normalizer=data.normalizer)
+        # Where the search ends hangs on max_steps: more steps are another search, and so not the same training.
+        settings = context.settings(config, normalizer=data.normalizer, search_steps=search_steps(config))
         beginning = Job("mixed-precision", "quantized", out, settings, inputs).begin(
             config, context.force, processes, say
         )
         fresh = beginning.start is None
         work = Work(model, (train, validation, data.normalizer), config, context, processes, fresh)
         if fresh:
-            work.settle(processes)
+            work.settle(processes, stopping.told)
         with stepping("mixed-precision", config.max_steps, beginning.step) as advance:
             around = Surroundings(processes, stopping, say, advance)
             training = Training(work.learner, work.feed, work.validation, beginning.checkpoints, config, around)
@@ -119,8 +121,8 @@ class Work:
         self.bad_lines = train.bad + validation.bad
         self.search_seconds = 0.0  # of a search before the first step, which is part of the training's time
 
-    def settle(self, processes: Processes) -> None:
-        """The widths of a baseline, before the first step."""
+    def settle(self, processes: Processes, told: Callable[[], bool]) -> None:
+        """The widths of a baseline, before the first step. Raises Interrupted."""
         began = time.perf_counter()
         if self.config.mode == "uniform":
             self.weights.choice = uniform_choice(self.weights)
@@ -129,7 +131,7 @@ class Work:
             batches = self.first_batches()
             total = len(processes.share(batches)) * len(self.weights.layers)
             with stepping("sensitivity", total, 0) as advance:
-                self.weights.choice = sensitive_choice(self.student, self.weights, batches, processes, advance)
+                self.weights.choice = sensitive_choice(self.student, self.weights, batches, processes, told, advance)
         self.search_seconds = time.perf_counter() - began
 
     def first_batches(self) -> list[Batch]:

@@ -71,11 +71,12 @@ class Step:
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up from zero, then linear to zero at max_steps; `step` counts from zero."""
+    """Linear warm-up from zero, then as `schedule` says, zero at max_steps; `step` counts from zero."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    rest = max(1, config.max_steps - config.warmup_steps)
-    return config.learning_rate * max(0.0, (config.max_steps - step) / rest)
+    left = max(0.0, (config.max_steps - step) / max(1, config.max_steps - config.warmup_steps))
+    share = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[config.schedule]
+    return config.learning_rate * share
 
 
 def recompute_layers(student: nn.Module) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from whisperq.data.batches import Batch, teacher_forced
-from whisperq.errors import UsageError
+from whisperq.errors import Interrupted, UsageError
 from whisperq.quant.allocation import TOLERANCE, allocate, spread
 from whisperq.quant.grid import fake_quantize
 from whisperq.quant.learned import symmetric_qparams
@@ -70,11 +70,17 @@ def sensitive_choice(
     weights: MixedWeights,
     batches: Sequence[Batch],
     processes: Processes,
+    told: Callable[[], bool],
     advance: Callable[[str], None] = lambda word: None,
 ) -> list[int]:
-    """The two-stage baseline's; each process measures its share of the batches, and all agree."""
-    costs = sum(processes.gather(sensitivities(network, weights, processes.share(batches), advance)))
-    return processes.gather(feasible(costs, weights))[0]
+    """The two-stage baseline's; each process measures its share of the batches, and all agree.
+
+    told: whether by a signal to stop; then Interrupted is raised, and nothing of the search is kept.
+    """
+    mine = sensitivities(network, weights, processes.share(batches), told, advance)
+    if processes.any(told()):
+        raise Interrupted("told to stop while looking for widths, before the first step: the same command begins anew")
+    return processes.gather(feasible(sum(processes.gather(mine)), weights))[0]
 
 
 @torch.inference_mode()
@@ -82,10 +88,12 @@ def sensitivities(
     network: nn.Module,
     weights: MixedWeights,
     batches: Iterable[Batch],
+    told: Callable[[], bool] = lambda: False,
     advance: Callable[[str], None] = lambda word: None,
 ) -> np.ndarray:
     """costs (layers, widths): KL in nats that each weight causes alone; the network is left as it was.
 
+    told: asked before each weight of each batch; where it says so, the rest is left out.
     advance: called after each weight of each batch, with its address.
     """
     costs = np.zeros((len(weights.layers), len(weights.widths)))
@@ -93,6 +101,8 @@ def sensitivities(
     for batch in batches:
         exact = batch.counted(teacher_forced(network, batch, network.device)).float()
         for row, layer in zip(costs, weights.layers, strict=True):
+            if told():
+                return costs
             for k, bits in enumerate(weights.widths):
                 grid = symmetric_qparams(layer.log_scales[k].exp(), bits)
                 layer.network.copy_(fake_quantize(layer.latent, grid))

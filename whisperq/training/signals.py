@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from whisperq.errors import UsageError
@@ -17,21 +17,33 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 STARTED = time.monotonic()  # the process's start, near enough: max_time counts from there
 
 
+class Stopping:
+    """Whether to stop, asked as a function."""
+
+    def __init__(self, max_seconds: float | None) -> None:
+        self.heard: list[int] = []  # signals
+        self.max_seconds = max_seconds
+
+    def __call__(self) -> bool:
+        return self.told() or (self.max_seconds is not None and time.monotonic() - STARTED >= self.max_seconds)
+
+    def told(self) -> bool:
+        """By a signal: for work that keeps nothing, where the end of the time would come again, and again too early."""
+        return bool(self.heard)
+
+
 @contextmanager
-def stop_requested(max_seconds: float | None = None) -> Iterator[Callable[[], bool]]:
+def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
     """Inside, the first TERM, USR1, USR2 or Ctrl-C only sets a flag, and so does the end of `max_seconds`.
 
     Further ones change nothing, but a second Ctrl-C raises KeyboardInterrupt: whoever sits there means it.
     """
-    heard: list[int] = []
+    stopping = Stopping(max_seconds)
 
     def hear(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and heard:
+        if number == signal.SIGINT and stopping.heard:
             raise KeyboardInterrupt
-        heard.append(number)
-
-    def stopping() -> bool:
-        return bool(heard) or (max_seconds is not None and time.monotonic() - STARTED >= max_seconds)
+        stopping.heard.append(number)
 
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
         yield stopping
