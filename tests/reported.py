@@ -128,3 +128,10 @@ def write_grid(folder: Path, seeds: Sequence[int] = (0,)) -> Path:
                 write_evaluation(run, run / model, f"{Path(model).name}-{runtime}", heard, runtime)
             write_outliers(run, 10.0 + seed if gate == "none" else 4.0 + seed / 2, data, seed)
     return folder / "runs"
+
+
+def write_sensitivity(run: Path, model: Path, data: Path, kl: float, snr: float | None, seed: int = 0) -> None:
+    """Of a whole quantized model; snr: dB, None of one that differs in nothing."""
+    inputs = {"model": model, "float": run / "distilled", "data": data}
+    with create(run / "sensitivity" / model.name, "sensitivity", "sensitivity", inputs, seed, by="model") as draft:
+        draft.results |= {"by": "model", "tokens": 100, "everything": {"kl": kl, "snr_db": snr}, "figures": []}

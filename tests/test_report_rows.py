@@ -6,14 +6,25 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from reported import Heard, write_evaluation, write_grid, write_quantized, write_teacher, write_training
+from reported import (
+    Heard,
+    write_evaluation,
+    write_grid,
+    write_quantized,
+    write_sensitivity,
+    write_teacher,
+    write_training,
+)
 from rich.console import Console
+from scipy.stats import ttest_1samp
 
 from whisperq.report.comparisons import comparison
+from whisperq.report.distortion_tables import distorted, distortion_tables
 from whisperq.report.error_tables import cost_table, error_tables
 from whisperq.report.gathering import gather
 from whisperq.report.grids import manifest_link
 from whisperq.report.measured import Rate, mean_rate, measure
+from whisperq.report.narrowing import narrowing_figure, narrowings
 from whisperq.report.pareto import points
 from whisperq.report.scores import scores
 from whisperq.report.speed_tables import speed_table, speeds
@@ -159,3 +170,46 @@ def test_a_model_of_the_hub_has_its_own_name(tmp_path):
     (table,) = error_tables(measure(gather([tmp_path / "run"], True), 0))
     assert table.records[0]["name"] == "openai/whisper-tiny"
     assert model_name(Path("/models/tiny")) == "tiny"
+
+
+def quantized_seeds(tmp_path: Path, gate: str, kls: list[float], bits: int = 8) -> None:
+    teacher, data = write_teacher(tmp_path / "teacher"), tmp_path / "data.jsonl"
+    data.write_text("")
+    for seed, kl in enumerate(kls):
+        run = tmp_path / "runs" / gate / str(seed)
+        if not (run / "distilled").exists():
+            write_training(run, teacher, 3, gate, seed)
+        model = write_quantized(run, f"a{bits}", {"activation_bits": bits, "bytes": 1000 + bits}, activation_bits=bits)
+        write_sensitivity(run, model, data, kl, 30.0, seed)
+
+
+def test_distortion_is_a_geometric_mean_of_seeds_and_its_least_is_bold(tmp_path):
+    quantized_seeds(tmp_path, "none", [1e-3, 2e-3, 4e-3])
+    quantized_seeds(tmp_path, "headwise", [0.5e-3, 0.9e-3, 2.1e-3])
+    (table,) = distortion_tables(distorted(gather([tmp_path / "runs"], True)))
+    (plain, gated) = table.rows
+    assert [cell.text for cell in plain] == ["student", "3 + 2", "none", "gemm W8A8", "2", "30.0"]
+    low, high = ttest_1samp(np.log([1.0, 2.0, 4.0]), 0).confidence_interval(0.95)
+    assert plain[4].note == f"{np.exp(low):.3g}\u2013{np.exp(high):.3g}" and not plain[4].bold
+    assert gated[4].bold and len(gated[4].sources) == 3 and len(table.records) == 6
+    quantized_seeds(tmp_path / "two", "none", [1e-3, 2e-3])
+    quantized_seeds(tmp_path / "two", "headwise", [0.5e-3, 2.1e-3])
+    (table,) = distortion_tables(distorted(gather([tmp_path / "two" / "runs"], True)))
+    assert not any(row[4].bold for row in table.rows)
+
+
+def test_a_line_of_distortion_has_several_widths(tmp_path):
+    for bits, kl in ((8, 1e-4), (5, 1e-2)):
+        quantized_seeds(tmp_path, "headwise", [kl, 2 * kl], bits)
+        quantized_seeds(tmp_path, "none", [kl], bits)
+    quantized_seeds(tmp_path / "narrow", "none", [1e-4])
+    found = distorted(gather([tmp_path / "runs"], True))
+    assert narrowings(distorted(gather([tmp_path / "narrow" / "runs"], True))) == {}
+    ((title, panels),) = narrowings(found).items()
+    assert (
+        title == "student, 3 + 2 layers" and [*panels] == ["gemm W8"] and [*panels["gemm W8"]] == ["none", "headwise"]
+    )
+    (axes,) = narrowing_figure(title, panels).axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert lines["gate headwise, 2 seeds"].get_ydata() == pytest.approx([2**0.5 * 1e-2, 2**0.5 * 1e-4])
+    assert axes.get_yscale() == "log" and [t.get_text() for t in axes.get_xticklabels()] == ["A5", "A8"]

@@ -11,11 +11,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from whisperq.report.activations import range_figures, spans
+from whisperq.report.distortion_tables import Distorted
 from whisperq.report.error_tables import Measured
 from whisperq.report.figures import save
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.growth import gate_growth, gate_series, kurtosis_growth, kurtosis_series
 from whisperq.report.measured import System
+from whisperq.report.narrowing import narrowing_figure, narrowings
 from whisperq.report.pareto import pareto_figure, points
 from whisperq.report.speed_tables import Speed
 from whisperq.report.systems import Subject, Subjects, plain_last
@@ -24,6 +26,7 @@ FOLDER = "figures"
 PAIRS = 4  # of calibrations side by side
 SECTIONS = {
     "pareto": "Accuracy, size and speed",
+    "distortion": "Fewer bits",
     "outliers": "Outliers",
     "growth": "Through training",
     "ranges": "Activation ranges",
@@ -49,11 +52,18 @@ class Drawn:
     sources: tuple[Entry, ...]
 
 
-def draw(gathered: Gathered, measured: Measured, speeds: Mapping[System, Speed], out: Path) -> list[Drawn]:
+def draw(
+    gathered: Gathered,
+    measured: Measured,
+    speeds: Mapping[System, Speed],
+    outputs: Sequence[Distorted],
+    out: Path,
+) -> list[Drawn]:
     """Writes PNG and SVG of each figure below `out`."""
     folder = out / FOLDER
     folder.mkdir()
-    made = [*_pareto(measured, speeds), *_kurtosis(gathered), *_gates(gathered), *_ranges(gathered)]
+    made = [*_pareto(measured, speeds), *_narrowing(outputs)]
+    made += [*_kurtosis(gathered), *_gates(gathered), *_ranges(gathered)]
     drawn = []
     for section, stem, caption, figure, sources in made:
         names = save(figure, folder, stem)
@@ -77,6 +87,16 @@ def _pareto(measured: Measured, speeds: Mapping[System, Speed]) -> Iterator[Made
         )
         sources = list(dict.fromkeys(e for p in some for e in speeds[p.system].sources))
         yield "pareto", f"pareto-{number + 1}", caption, pareto_figure(title, some), sources
+
+
+def _narrowing(outputs: Sequence[Distorted]) -> Iterator[Made]:
+    for number, (title, panels) in enumerate(narrowings(outputs).items()):
+        caption = (
+            f"Divergence of the quantized outputs from the float ones as activations get fewer bits, {title}: "
+            "geometric means of the seeds (lines) and each seed (dashes). Filled: gated."
+        )
+        sources = [d.entry for lines in panels.values() for line in lines.values() for d in line]
+        yield "distortion", f"distortion-{number + 1}", caption, narrowing_figure(title, panels), sources
 
 
 def logs(gathered: Gathered) -> Iterator[tuple[Entry, Subject, list[dict[str, Any]]]]:

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.grids import Cell, Grid
+from whisperq.report.over_seeds import seeds_cell
 from whisperq.report.systems import Model, Subjects, as_columns, plain_last
-from whisperq.scoring.crossed import t_interval
 
 FIGURES = {"kurtosis": "average kurtosis", "max_inf_norm": "infinity norm"}
 
@@ -63,7 +62,8 @@ def _grid(condition: Condition, found: Sequence[Observed], stem: str) -> Grid:
     rows, records = [], []
     for model, some in of.items():
         rivals = [other for m, other in of.items() if m != model and _but_gate(m) == _but_gate(model)]
-        cells = [_cell(key, some, rivals) for key in FIGURES]
+        sources = [o.entry for o in some]
+        cells = [seeds_cell(_values(key, some), [_values(key, r) for r in rivals], sources) for key in FIGURES]
         count = Cell(f"{len(some[0].figures['sites'])}")
         rows.append((Cell(model.origin), Cell(model.layers), Cell(model.gate), Cell(model.numbers), *cells, count))
         records += [_record(condition, o) for o in some]
@@ -84,22 +84,8 @@ def _but_gate(model: Model) -> tuple:
     return model.origin, model.depth, model.numbers
 
 
-def _cell(key: str, some: Sequence[Observed], rivals: Sequence[Sequence[Observed]]) -> Cell:
-    values = [o.figures[key] for o in some if o.figures[key] is not None]
-    if not values:
-        return Cell("undefined", sources=tuple(o.entry for o in some))
-    ends = t_interval(values)
-    note = f"{ends[0]:.2f}\u2013{ends[1]:.2f}" if ends else "one seed"
-    bold = bool(rivals) and all(_surely_below(key, some, rival) for rival in rivals)
-    return Cell(f"{fmean(values):.2f}", note, tuple(o.entry for o in some), bold)
-
-
-def _surely_below(key: str, some: Sequence[Observed], rival: Sequence[Observed]) -> bool:
-    """By the seeds that both have."""
-    mine, theirs = ({o.seed: o.figures[key] for o in each} for each in (some, rival))
-    shared = [s for s in mine if theirs.get(s) is not None and mine[s] is not None]
-    ends = t_interval([mine[s] - theirs[s] for s in shared])
-    return ends is not None and ends[1] < 0
+def _values(key: str, some: Sequence[Observed]) -> dict[int | None, float]:
+    return {o.seed: o.figures[key] for o in some if o.figures[key] is not None}
 
 
 def _record(condition: Condition, one: Observed) -> dict[str, Any]:

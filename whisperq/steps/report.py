@@ -7,6 +7,7 @@ from pathlib import Path
 from whisperq import artifact
 from whisperq.flags import Context
 from whisperq.options import ReportConfig
+from whisperq.report.distortion_tables import distorted, distortion_tables
 from whisperq.report.drawing import draw
 from whisperq.report.error_tables import error_tables
 from whisperq.report.gathering import gather
@@ -30,8 +31,9 @@ def report(runs: Sequence[Path], out: Path, config: ReportConfig, context: Conte
     with artifact.create(out, "report", "report", context.settings(config), inputs, context.force) as draft:
         lineage = Lineage(gathered)
         measured, fast = measure(gathered, context.seed), speeds(gathered, context.seed)
-        grids = (*outlier_tables(gathered), *error_tables(measured), *speed_table(fast))
-        figures = draw(gathered, measured, fast, draft.folder)
+        outputs = distorted(gathered)
+        grids = (*outlier_tables(gathered), *error_tables(measured), *distortion_tables(outputs), *speed_table(fast))
+        figures = draw(gathered, measured, fast, outputs, draft.folder)
         shown = Report(config.title, tuple(map(str, runs)), gathered, lineage, grids, tuple(figures))
         write(shown, draft.folder, out)
         breaks = shown.all_breaks()
