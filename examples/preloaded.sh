@@ -8,7 +8,7 @@ read -r _ready <&"${_server[0]}"
 trap 'kill "$_server_PID" 2>/dev/null; rm -f "$_socket"' EXIT
 
 wq() {
-    echo "${WHISPERQ_RUN##*/}: whisperq $*" >&2
+    echo "$(basename "$(dirname "$WHISPERQ_RUN")")/$(basename "$WHISPERQ_RUN"): whisperq $*" >&2
     python -S "$_preloaded" call "$_socket" "$@" >>log.txt 2>&1 || {
         local code=$?
         tail -n 5 log.txt >&2
