@@ -14,11 +14,16 @@ from whisperq.training_options import DistillConfig
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples" / "digits"
+DOCUMENTS = (ROOT / "README.md", ROOT / "examples" / "benchmarks" / "README.md", DIGITS / "RESULTS.md")
 WORDS = set("zero one two three four five six seven eight nine".split())
 
 
 def lines(name: str) -> list[dict]:
     return [json.loads(line) for line in (DIGITS / "sample" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def documents() -> str:
+    return "\n".join(path.read_text() for path in DOCUMENTS)
 
 
 def test_lists_share_no_voice() -> None:
@@ -76,8 +81,8 @@ def test_scripts_parse(script: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["real", "quickstart"])
-def test_the_readmes_numbers_are_those_of_the_results(name: str) -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_documents_numbers_are_those_of_the_results(name: str) -> None:
+    readme = documents()
     folder = DIGITS / "results" / name
     evaluations = [json.loads(file.read_text()) for file in folder.glob("*-*.json")]
     assert len(evaluations) == 7
@@ -92,8 +97,8 @@ def test_the_readmes_numbers_are_those_of_the_results(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["quickstart", "real"])
-def test_the_readmes_table_of_runtimes_is_that_of_the_results(name: str) -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_documents_table_of_runtimes_is_that_of_the_results(name: str) -> None:
+    readme = documents()
     entries = json.loads((DIGITS / "results" / f"runtimes-{name}.json").read_text())
     assert {e["runtime"].split()[1].rstrip(",") for e in entries} >= {"emulated", "int8", "onnx", "openvino"}
     for e in entries:
@@ -102,15 +107,15 @@ def test_the_readmes_table_of_runtimes_is_that_of_the_results(name: str) -> None
         assert f"| {' | '.join(cells)} | {e['rtfx']:.0f} | {products} |" in readme
 
 
-def test_the_readmes_packed_student_is_that_of_the_results() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_documents_packed_student_is_that_of_the_results() -> None:
+    readme = documents()
     for result in json.loads((DIGITS / "results" / "packed.json").read_text())["sets"].values():
         low, high = (100 * end for end in result["wer_interval_95"])
         assert f"{100 * result['wer']:.2f} % ({low:.1f}-{high:.1f})" in readme
 
 
-def test_the_readmes_benchmark_is_that_of_the_results() -> None:
-    readme, folder = (ROOT / "README.md").read_text(), ROOT / "examples" / "benchmarks" / "results"
+def test_the_documents_benchmark_is_that_of_the_results() -> None:
+    readme, folder = documents(), ROOT / "examples" / "benchmarks" / "results"
     sections = [part for name in ("batch1", "batch8") for part in (folder / f"{name}.md").read_text().split("\n## ")]
     shown = [s for s in sections if "batch 1," in s[:30] or s.startswith("large-16-2, memory")][:3]
     shown.append(next(s for s in sections if s.startswith("large-16-2, batch 8")).split("Times faster")[0])
@@ -119,8 +124,8 @@ def test_the_readmes_benchmark_is_that_of_the_results() -> None:
 
 
 @pytest.mark.parametrize("name", ["ranges", "mixed"])
-def test_the_readmes_tables_of_fewer_bits_are_those_of_the_results(name: str) -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_documents_tables_of_fewer_bits_are_those_of_the_results(name: str) -> None:
+    readme = documents()
     script = runpy.run_path(str(DIGITS / f"{name}.py"))
     entries = json.loads((DIGITS / "results" / f"{name}.json").read_text())
     assert {e["model"] for e in entries} == {"Whisper student", "wav2vec 2.0"} and len(entries) >= 6
@@ -129,8 +134,8 @@ def test_the_readmes_tables_of_fewer_bits_are_those_of_the_results(name: str) ->
         assert f"| {' | '.join(line)} |" in readme
 
 
-def test_the_readmes_wav2vec_2_benchmark_is_that_of_the_results() -> None:
-    readme, report = ((ROOT / n).read_text() for n in ("README.md", "examples/benchmarks/results/wav2vec2.md"))
+def test_the_documents_wav2vec_2_benchmark_is_that_of_the_results() -> None:
+    readme, report = documents(), (ROOT / "examples/benchmarks/results/wav2vec2.md").read_text()
     rows = [line for line in report.splitlines() if line.startswith("| ") and "---" not in line]
     assert len(rows) == 16 and all(row in readme for row in rows)
 
@@ -149,7 +154,7 @@ def test_versions_are_pinned() -> None:
     assert all("==" in line for line in pinned if not line.startswith("#"))
 
 
-def test_the_readmes_training_benchmark_is_that_of_the_results() -> None:
+def test_the_documents_training_benchmark_is_that_of_the_results() -> None:
     readme, report = ((ROOT / name).read_text() for name in ("README.md", "examples/benchmarks/results/distill.md"))
     for size in ("small", "digits"):
         section = next(part for part in report.split("\n## ") if part.startswith(f"{size}\n"))
