@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
 
 LARGEST = 1 << 17  # bytes of a call: arguments and environment
 
@@ -35,8 +36,8 @@ def serve(path: str) -> None:
         for output in outputs:
             os.close(output)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        connection.send(json.dumps(code).encode())
-        connection.close()
+        with suppress(OSError), connection:  # the caller may have been stopped
+            connection.send(json.dumps(code).encode())
 
 
 def perform(call: dict, outputs: list[int]) -> None:
@@ -68,4 +69,6 @@ def call(path: str, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     what, path, *rest = sys.argv[1:]
-    sys.exit(serve(path) if what == "serve" else call(path, rest))
+    with suppress(KeyboardInterrupt):
+        sys.exit(serve(path) if what == "serve" else call(path, rest))
+    sys.exit(130)

@@ -6,13 +6,8 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 mkdir -p "$2"
 config="$(realpath "$1")" runs="$(realpath "$2")"
-log="$runs/log.txt"
 cd "$runs" # where no other whisperq.yaml lies
-
-wq() {
-    echo "whisperq $*" >&2
-    whisperq "$@" 2>>"$log" >>"$log" || { tail -n 5 "$log" >&2; return 1; }
-}
+source "$here/../preloaded.sh"
 
 WHISPERQ_RUN="$runs/teacher" wq eval --config "$config" --model "$here/teacher"
 for gate in none headwise; do

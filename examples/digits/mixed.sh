@@ -10,11 +10,7 @@ environment "${WHISPERQ_VENV:-$here/../../.venv}"
 runs="$(realpath "${1:-$here/run/real}")"
 log="$runs/mixed-log.txt"
 cd "$runs"
-
-wq() {
-    echo "whisperq $*" >&2
-    whisperq "$@" 2>>"$log" >>"$log" || { tail -n 5 "$log" >&2; return 1; }
-}
+source "$here/../preloaded.sh"
 
 for name in whisper wav2vec2; do
     export WHISPERQ_RUN="$runs/mixed/$name"
