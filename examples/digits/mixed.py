@@ -3,12 +3,10 @@
 python mixed.py RUNS [--markdown] [--copy FILE]
 """
 
-import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from printing import print_table
 
 MODELS = {"whisper": "Whisper student", "wav2vec2": "wav2vec 2.0"}
 MODES = ("one-stage", "two-stage", "uniform")
@@ -51,25 +49,5 @@ def columns(entries: list[dict]) -> list[str]:
     return ["model", "mode", "average bits", "smaller: quantized part / file", "seconds", *words]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--markdown", action="store_true", help="the table alone, for a document")
-    parser.add_argument("--copy", type=Path, help="also leave the numbers in this JSON file")
-    args = parser.parse_args()
-    entries = summary(args.runs)
-    if args.copy:
-        args.copy.write_text(json.dumps(entries, indent=1) + "\n")
-    if args.markdown:
-        names = columns(entries)
-        lines = [names, ["---"] * len(names), *map(row, entries)]
-        print("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        return
-    table = Table(*columns(entries), title="Mixed precision (WER with paired 95 % intervals)", title_justify="left")
-    for entry in entries:
-        table.add_row(*row(entry))
-    Console(width=175).print(table)
-
-
 if __name__ == "__main__":
-    main()
+    print_table("Mixed precision (WER with paired 95 % intervals)", summary, columns, row)

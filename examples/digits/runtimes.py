@@ -3,12 +3,10 @@
 python runtimes.py RUNS [--markdown] [--copy FOLDER]
 """
 
-import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from printing import print_table
 
 REFERENCE = "gemm-w8a8-emulated"
 ROWS = {
@@ -52,24 +50,6 @@ def row(entry: dict) -> list[str]:
     ]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--markdown", action="store_true", help="the table alone, for a document")
-    parser.add_argument("--copy", type=Path, help="also leave the numbers in this JSON file")
-    args = parser.parse_args()
-    entries = summary(args.runs / "headwise" / "eval")
-    if args.copy:
-        args.copy.write_text(json.dumps(entries, indent=1) + "\n")
-    if args.markdown:
-        lines = [COLUMNS, ["---"] * len(COLUMNS), *map(row, entries)]
-        print("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        return
-    table = Table(*COLUMNS, title="The gated student under every runtime", title_justify="left")
-    for entry in entries:
-        table.add_row(*row(entry))
-    Console(width=140).print(table)
-
-
 if __name__ == "__main__":
-    main()
+    title = "The gated student under every runtime"
+    print_table(title, lambda runs: summary(runs / "headwise" / "eval"), lambda _: COLUMNS, row)

@@ -8,26 +8,22 @@ from safetensors.torch import load_file
 from transformers import WhisperProcessor
 
 from whisperq import artifact
-from whisperq.data.batches import epoch_order
-from whisperq.data.feed import Feed
 from whisperq.data.groups import UtteranceGroup
 from whisperq.errors import InputError
 from whisperq.flags import Context
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_processor, load_whisper, local_folder, save_model
 from whisperq.report.progress import say, stepping
-from whisperq.runtime.opening import make_loader
-from whisperq.scoring.normalizers import normalizer_of
 from whisperq.training.checkpoints import Checkpoints, Progress
 from whisperq.training.determinism import prepare_determinism
 from whisperq.training.distributed import Processes, joined
-from whisperq.training.job import Job, TrainingData, check_batches, check_validation
+from whisperq.training.job import Job, TrainingData, check_batches
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import Distiller, autocast_dtype
+from whisperq.training.material import prepare
 from whisperq.training.pair import attention_kernel
 from whisperq.training.run import Surroundings, Training
 from whisperq.training.signals import seconds_of, stop_requested
-from whisperq.training.validation import Validation
 from whisperq.training_options import DistillConfig
 
 
@@ -59,7 +55,8 @@ def distill(
         with stepping("distill", config.max_steps, beginning.step) as advance:
             around = Surroundings(processes, stopping, say, advance)
             checkpoints = beginning.checkpoints
-            training = Training(pupil.distiller, pupil.feed, pupil.validation, checkpoints, config, around)
+            material = pupil.material
+            training = Training(pupil.distiller, material.feed, material.validation, checkpoints, config, around)
             reached = beginning.train(training)
         if processes.main:
             with beginning.draft() as draft:
@@ -85,22 +82,14 @@ class Pupil:
         context: Context,
         processes: Processes,
     ) -> None:
-        train, validation, normalizer = data
         device = compute_device(context.device)
         self.autocast = autocast_dtype(context.dtype, device)
         self.student, taught_by = load_pair(student, teacher, device)
         self.processor: WhisperProcessor = load_processor(student)
-        self.loader, rules = make_loader(self.processor, self.student, context, device, config.skip_bad)
-        self.normalizer = normalizer_of(normalizer, self.processor.tokenizer)
-        drawn = epoch_order(len(validation.utterances), context.seed, epoch=0)[: config.eval_limit]
-        utterances = [validation.utterances[i] for i in sorted(drawn)]
-        check_validation(self.loader, self.normalizer, utterances)
-        self.validation = Validation(self.loader, rules, self.normalizer, utterances, processes)
-        self.feed = Feed(train, self.loader, config, context.seed)
-        for reason, count in self.feed.dropped.items():
-            say(f"left out of the training data, {reason}: {count:,} utterances")
+        self.material = prepare(self.student, self.processor, data, config, context, processes)
+        for notice in self.material.notices():
+            say(notice)
         self.distiller = Distiller(self.student, taught_by, config, self.autocast, context.seed, processes)
-        self.bad_lines = train.bad + validation.bad
 
     def finish(self, draft: artifact.Draft, reached: Progress, checkpoints: Checkpoints) -> None:
         """The best weights as a model folder, with the metrics and what was reached."""
@@ -109,19 +98,8 @@ class Pupil:
             self.student.generation_config.trained_with_times = True  # `transcribe` asks for them then
         save_model(self.student, self.processor, draft.folder)
         shutil.copy(checkpoints.folder / METRICS, draft.folder / METRICS)
-        draft.results |= {
-            "best_step": reached.best_step,
-            "validation_wer": reached.best_wer,
-            "normalizer": self.normalizer.id,
-            "steps": reached.step,
-            "final": reached.last,
-            "samples_per_second": reached.step * self.distiller.config.batch_size / reached.seconds,
-            "training_seconds": reached.seconds,
-            "device": self.loader.device,
-            "autocast": str(self.autocast).removeprefix("torch."),
-            "skipped": len(self.loader.skipped) + self.bad_lines,
-            "dropped": self.feed.dropped,
-        }
+        draft.results |= self.material.results(reached, self.autocast)
+        draft.results["samples_per_second"] = reached.step * self.distiller.config.batch_size / reached.seconds
 
 
 def load_pair(

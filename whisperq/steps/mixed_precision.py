@@ -10,14 +10,12 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
 from whisperq import artifact
-from whisperq.data.batches import Batch, epoch_order
-from whisperq.data.feed import Feed
+from whisperq.data.batches import Batch
 from whisperq.data.groups import UtteranceGroup
 from whisperq.errors import UsageError
 from whisperq.flags import Context
@@ -27,22 +25,20 @@ from whisperq.models.loading import compute_device, load_model, load_processor
 from whisperq.models.plan import make_plan
 from whisperq.report.bits import plot_bits
 from whisperq.report.progress import say, stepping
-from whisperq.runtime.opening import make_loader
 from whisperq.runtime.quantized import Quantization, save_quantization
-from whisperq.scoring.normalizers import normalizer_of
 from whisperq.training.checkpoints import Progress
 from whisperq.training.determinism import prepare_determinism
 from whisperq.training.distributed import Processes, joined
-from whisperq.training.job import Beginning, Job, TrainingData, check_batches, check_validation
+from whisperq.training.job import Beginning, Job, TrainingData, check_batches
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import autocast_dtype
+from whisperq.training.material import prepare
 from whisperq.training.mixed import MixedLearner, MixedWeights, search_steps
 from whisperq.training.outcome import entries, sizes
 from whisperq.training.pair import make_pair
 from whisperq.training.run import Surroundings, Training
 from whisperq.training.search import check_search, check_target, parse_widths, sensitive_choice, uniform_choice
 from whisperq.training.signals import seconds_of, stop_requested
-from whisperq.training.validation import Validation
 from whisperq.training_options import MixedPrecisionConfig
 
 BITS = "bits.json"
@@ -73,8 +69,8 @@ def mixed_precision(
         if fresh:
             work.settle(processes, stopping.told)
         with stepping("mixed-precision", config.max_steps, beginning.step) as advance:
-            around = Surroundings(processes, stopping, say, advance)
-            training = Training(work.learner, work.feed, work.validation, beginning.checkpoints, config, around)
+            around, material = Surroundings(processes, stopping, say, advance), work.material
+            training = Training(work.learner, material.feed, material.validation, beginning.checkpoints, config, around)
             training.seconds_before = work.search_seconds
             reached = beginning.train(training)
         if processes.main:
@@ -96,21 +92,13 @@ class Work:
         fresh: bool,
     ) -> None:
         """fresh: whether it begins, or goes on from a checkpoint."""
-        train, validation, normalizer = data
         device = compute_device(context.device)
         self.model, self.config = model, config
         self.student, floats = (load_model(model, torch.float32, device) for _ in range(2))
         check_family(self.student, config)
-        self.processor = load_processor(model)
-        self.loader, rules = make_loader(self.processor, self.student, context, device, config.skip_bad)
-        self.normalizer = normalizer_of(normalizer, self.processor.tokenizer)
-        drawn = epoch_order(len(validation.utterances), context.seed, epoch=0)[: config.eval_limit]
-        utterances = [validation.utterances[i] for i in sorted(drawn)]
-        check_validation(self.loader, self.normalizer, utterances)
-        self.validation = Validation(self.loader, rules, self.normalizer, utterances, processes)
-        self.feed = Feed(train, self.loader, config, context.seed)
-        for reason, count in self.feed.dropped.items():
-            say(f"left out of the training data, {reason}: {count:,} utterances")
+        self.material = prepare(self.student, load_processor(model), data, config, context, processes)
+        for notice in self.material.notices():
+            say(notice)
         self.plan = make_plan(self.student, "gemm", activation_ranges="none")
         widths = parse_widths(config.bits)
         self.weights = MixedWeights(self.student, self.plan.weights, widths, config.target_bits, fitted=fresh)
@@ -118,7 +106,6 @@ class Work:
         self.autocast = autocast_dtype(context.dtype, device)
         pair = make_pair(self.student, floats, config, self.autocast)
         self.learner = MixedLearner(pair, self.weights, config, self.autocast, context.seed, processes)
-        self.bad_lines = train.bad + validation.bad
         self.search_seconds = 0.0  # of a search before the first step, which is part of the training's time
 
     def settle(self, processes: Processes, told: Callable[[], bool]) -> None:
@@ -138,7 +125,7 @@ class Work:
         """Of the training data, alike in every process."""
         wanted = self.config.search_batches
         steps = -(-wanted * (self.config.micro_batch or self.config.batch_size) // self.config.batch_size)
-        batches = (batch for step in self.feed.steps(None, steps, 0, 1) for batch in step.batches)
+        batches = (batch for step in self.material.feed.steps(None, steps, 0, 1) for batch in step.batches)
         return list(islice((b for b in batches if b.utterances), wanted))
 
     def finish(self, draft: artifact.Draft, reached: Progress, beginning: Beginning) -> None:
@@ -170,23 +157,9 @@ class Work:
             "bits": {entry["address"]: entry["bits"] for entry in layers},
             "moved_from_most_probable": sum(e["bits"] != e["most_probable"] for e in layers) if learned else None,
             **sizes(draft.folder, self.student, self.weights),
-            **self.trained(reached),
-            "figures": plot_bits(layers, mean, draft.folder),
-        }
-
-    def trained(self, reached: Progress) -> dict[str, Any]:
-        return {
-            "best_step": reached.best_step,
-            "validation_wer": reached.best_wer,
-            "normalizer": self.normalizer.id,
-            "steps": reached.step,
+            **self.material.results(reached, self.autocast),
             "search_steps": self.learner.search_steps,
-            "final": reached.last,
-            "training_seconds": reached.seconds,
-            "device": self.loader.device,
-            "autocast": str(self.autocast).removeprefix("torch."),
-            "skipped": len(self.loader.skipped) + self.bad_lines,
-            "dropped": self.feed.dropped,
+            "figures": plot_bits(layers, mean, draft.folder),
         }
 
 

@@ -1,0 +1,71 @@
+"""What a training learns from and is judged by, whatever it trains."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from whisperq.data.batches import Loader, epoch_order
+from whisperq.data.feed import Feed
+from whisperq.data.groups import UtteranceGroup
+from whisperq.flags import Context
+from whisperq.runtime.opening import make_loader
+from whisperq.scoring.normalizers import Normalizer, normalizer_of
+from whisperq.training.checkpoints import Progress
+from whisperq.training.distributed import Processes
+from whisperq.training.job import check_validation
+from whisperq.training.validation import Validation
+from whisperq.training_options import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Material:
+    loader: Loader
+    normalizer: Normalizer
+    validation: Validation
+    feed: Feed
+    bad_lines: int
+
+    def notices(self) -> list[str]:
+        dropped = self.feed.dropped.items()
+        return [f"left out of the training data, {reason}: {count:,} utterances" for reason, count in dropped]
+
+    def results(self, reached: Progress, autocast: torch.dtype) -> dict[str, Any]:
+        """What every training's manifest says of how it went."""
+        return {
+            "best_step": reached.best_step,
+            "validation_wer": reached.best_wer,
+            "normalizer": self.normalizer.id,
+            "steps": reached.step,
+            "final": reached.last,
+            "training_seconds": reached.seconds,
+            "device": self.loader.device,
+            "autocast": str(autocast).removeprefix("torch."),
+            "skipped": len(self.loader.skipped) + self.bad_lines,
+            "dropped": self.feed.dropped,
+        }
+
+
+def prepare(
+    network: nn.Module,
+    processor: Any,
+    data: tuple[UtteranceGroup, UtteranceGroup, str],
+    config: TrainingConfig,
+    context: Context,
+    processes: Processes,
+) -> Material:
+    """data: to train on, to validate on, and the normaliser of the validation's WER; raises InputError.
+
+    Every recording that validates is decoded once, and of more than `eval_limit` the seed draws.
+    """
+    train, validation, normalizer_name = data
+    device = next(network.parameters()).device.type
+    loader, rules = make_loader(processor, network, context, device, config.skip_bad)
+    normalizer = normalizer_of(normalizer_name, processor.tokenizer)
+    drawn = epoch_order(len(validation.utterances), context.seed, epoch=0)[: config.eval_limit]
+    utterances = [validation.utterances[i] for i in sorted(drawn)]
+    check_validation(loader, normalizer, utterances)
+    judged = Validation(loader, rules, normalizer, utterances, processes)
+    feed = Feed(train, loader, config, context.seed)
+    return Material(loader, normalizer, judged, feed, train.bad + validation.bad)
