@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from damage import change_weights
 from tiny_ctc import LETTERS, RATE, VARIANTS, make_processor, save_checkpoint
 from torch import nn
 from transformers import Wav2Vec2FeatureExtractor
 
 from whisperq.data.waveforms import CtcCodec, WaveformExtractor, WaveformLoader, Waveforms
 from whisperq.errors import InputError
-from whisperq.models.ctc import frame_counts, shortest
+from whisperq.models.ctc import OwnTimeNorm, frame_counts, shortest
 from whisperq.models.loading import load_model, load_processor
 from whisperq.models.norms import norm_readers
 from whisperq.models.plan import layer_weights, make_plan
@@ -44,6 +45,25 @@ def test_an_utterance_in_a_padded_batch_is_as_it_is_alone_in_transformers(pair):
     rows = waveforms(1500, 4000, 2777)
     for logits, row in zip(PyTorchCtc(ours).logits(rows), rows, strict=True):
         torch.testing.assert_close(logits, stock(row[None]).logits[0], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype, digits", [(torch.float16, 11), (torch.bfloat16, 8)])
+@torch.inference_mode()
+def test_half_precision_norms_long_audio_with_no_more_than_the_rounding_of_its_result(dtype, digits):
+    """Against float64; half precision itself counts no further than 65,504, bfloat16 by ones no further than 256."""
+    generator = torch.Generator().manual_seed(0)
+    x = (5 + 3 * torch.randn(2, 2, 70_000, generator=generator)).to(dtype)
+    frames, norm = torch.tensor([70_000, 66_001]), OwnTimeNorm(2, 2).to(dtype)
+    norm.weight.copy_(torch.tensor([0.5, 2.0]))
+    norm.bias.copy_(torch.tensor([0.25, -1.0]))
+    norm.frames = frames
+    found = norm(x)
+    assert found.dtype == dtype
+    for row, own, count in zip(found, x.double(), frames, strict=True):
+        own = own[:, :count]
+        normed = (own - own.mean(-1, keepdim=True)) / (own.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
+        wanted = normed * norm.weight[:, None] + norm.bias[:, None]
+        torch.testing.assert_close(row[:, :count].double(), wanted, rtol=2.0**-digits, atol=1e-4)
 
 
 @torch.inference_mode()
@@ -131,6 +151,23 @@ def test_what_is_not_computed_is_refused(tmp_path, change, words):
     content = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(content | change))
     with pytest.raises(InputError, match=words):
+        load_model(tmp_path, torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("variant", ["wav2vec2-base", "hubert-other"])
+def test_what_pretraining_alone_needs_may_be_there_or_not_and_nothing_else(variant, tmp_path):
+    mask = f"{variant.split('-')[0]}.masked_spec_embed"
+    x = torch.stack(waveforms(4000))
+    # Which network has an embedding of masks its mask_time_prob says.
+    for share, change in ((0.5, lambda t: t.pop(mask)), (0.0, lambda t: t.update({mask: torch.ones(32)}))):
+        stock = save_checkpoint(tmp_path, variant, mask_time_prob=share)
+        assert (mask in stock.state_dict()) == (share > 0)
+        change_weights(tmp_path, change)
+        with torch.inference_mode():
+            found = load_model(tmp_path, torch.float32, "cpu")(x).logits
+            torch.testing.assert_close(found, stock(x).logits, atol=1e-5, rtol=1e-5)
+    change_weights(tmp_path, lambda t: t.update({mask: torch.ones(32), "quantizer.codevectors": torch.ones(3)}))
+    with pytest.raises(InputError, match="1 unexpected keys, such as quantizer.codevectors"):
         load_model(tmp_path, torch.float32, "cpu")
 
 

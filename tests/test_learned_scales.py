@@ -170,6 +170,14 @@ def test_no_allocation_where_none_meets_the_target():
     assert allocate(np.zeros((2, 2)), [10, 10], (4, 8), 6.0) is not None
 
 
+@pytest.mark.parametrize("widths", [(2, 3, 4, 6, 8), (4, 8)])
+def test_at_the_lowest_width_every_layer_has_it_whatever_it_costs(widths):
+    """Many small layers share one of the 8,192 parts with their dearer widths, which cost less here."""
+    sizes = [10_000_000] + [64] * 40
+    costs = np.tile(np.linspace(1, 0, len(widths)), (len(sizes), 1))
+    assert allocate(costs, sizes, widths, widths[0]) == [0] * len(sizes)
+
+
 def test_hundreds_of_layers_of_a_large_model():
     random = np.random.default_rng(0)
     sizes = [1024 * 1024] * 192 + [4 * 1024 * 1024] * 96 + [51865 * 1024]

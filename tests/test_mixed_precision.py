@@ -34,8 +34,9 @@ from whisperq.quant.grid import dequantize, fake_quantize
 from whisperq.quant.learned import symmetric_qparams
 from whisperq.quant.packing import packed_size
 from whisperq.report.bits import bits_figure
+from whisperq.runtime.mixture import trained_floats
 from whisperq.runtime.opening import open_model
-from whisperq.runtime.quantized import load_quantized
+from whisperq.runtime.quantized import Quantization, load_quantized
 from whisperq.training.distributed import ALONE
 from whisperq.training.mixed import LOGITS, SCALES, MixedLearner, MixedWeights
 from whisperq.training.pair import make_pair
@@ -290,6 +291,20 @@ def test_sensitivity_of_all_is_the_trained_models_own(run_mixed, invoke):
             logits.append(heard.counted(teacher_forced(opened.model, heard, "cpu")).double())
     noise = (logits[0] - logits[1]).square().sum()
     assert found["snr_db"] == pytest.approx(10 * float(torch.log10(logits[0].square().sum() / noise)), abs=0.01)
+
+
+def test_a_tied_table_that_is_quantized_is_no_float_that_was_trained():
+    """The plan names it proj_out, the network the decoder's embedding; loaded like that it would stay on the grid."""
+    floats, quantized = whisper(), whisper()
+    assert quantized.proj_out.weight is quantized.model.decoder.embed_tokens.weight
+    weights = dict.fromkeys(w.parameter for w in make_plan(quantized, "gemm").weights)
+    biased = "model.decoder.layers.0.fc1.bias"
+    with torch.no_grad():
+        for name in (*weights, biased):
+            quantized.get_parameter(name).add_(0.5)
+    assert "proj_out.weight" in weights
+    found = trained_floats(floats, quantized, Quantization(weights, {}))
+    assert set(found) == {biased} and torch.equal(found[biased], floats.get_parameter(biased) + 0.5)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from damage import Case, check_refused, reseal
 from rich.console import Console
 
 from whisperq import artifact
@@ -98,6 +99,24 @@ def test_key_results_files_and_lineage_are_printed(copied_run, invoke):
 def test_as_json_it_is_the_manifest(copied_run, invoke):
     result = invoke("show", MODEL, "--json")
     assert json.loads(result.stdout) == {"path": MODEL, **json.loads(Path(MODEL, "manifest.json").read_text())}
+
+
+def test_a_calibration_of_an_earlier_version_is_shown_and_not_quantized(copied_run, workspace, invoke):
+    """It knew one observer, each of whose ranges stood under its site alone."""
+    folder = copied_run / "calibration"
+    sites = json.loads((folder / "ranges.json").read_text())["sites"]
+    old = {a: {"min": min(s["minima"]), "max": max(s["maxima"])} for a, s in sites.items()}
+    (folder / "ranges.json").write_text(json.dumps({"observer": "minmax", "sites": old}))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    results = manifest["results"] | {"observer": "minmax"}
+    manifest["results"] = {k: v for k, v in results.items() if k not in ("observers", "stablequant")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    reseal(folder)
+    shown = invoke("show", "run/calibration")
+    assert shown.exit_code == 0, shown.output
+    assert "minmax" in shown.stdout and "Widest ranges" in shown.stdout
+    words = ("run/calibration is of an earlier version", "run whisperq calibrate --force first")
+    check_refused(Case("quantize --out new", 3, words), invoke, workspace)
 
 
 def test_a_file_that_changed_is_refused(copied_run, invoke):

@@ -104,6 +104,15 @@ def test_those_that_are_left_out_by_noise_could_win_no_more(decibels):
     assert all(alone[layer] >= alone[quietest] for layer in left)
 
 
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+def test_a_layer_that_breaks_the_logits_is_searched_and_no_other_for_it(broken):
+    sound = {"a": 20.0, "b": 40.0, "c": 41.0, "d": math.inf}
+    assert costly_by_snr(sound, 0.5) == ["a"]  # noise 1e-2, 1e-4, 8e-5, 0: all but a leave 0.08 dB, a everything
+    for alone in ({"x": broken} | sound, sound | {"x": broken}):
+        assert costly_by_snr(alone, 0.5) == [layer for layer in alone if layer in ("a", "x")]
+    assert costly_by_snr({"x": broken, "y": broken}, 3.0) == ["x", "y"]
+
+
 def test_the_best_cut_off_cuts_off_no_more_than_it_must():
     assert best_cut_off({None: 0.2, 100.0: 0.1, 99.9: 0.1, 99.0: 0.3}, "wer") == 100.0
     assert best_cut_off({None: 0.1, 100.0: 0.1}, "wer") is None

@@ -69,11 +69,12 @@ def _calibration(results: dict[str, Any]) -> list[Table]:
     result.add_row("utterances", figure(results["utterances"]))
     result.add_row("audio", f"{results['audio_seconds']:.0f} s")
     result.add_row("sites", figure(results["sites"]))
-    result.add_row("observers", ", ".join(results["observers"]))
+    observers = results["observers"] if "observers" in results else [results["observer"]]  # of earlier versions
+    result.add_row("observers", ", ".join(observers))
     widest = table("Widest ranges", "site", "#minimum", "#maximum")
     for address, low, high in results["widest"]:
         widest.add_row(address, figure(low), figure(high))
-    if not results["stablequant"]:
+    if not results.get("stablequant"):  # earlier versions knew nothing of it
         return [result, widest]
     title = "Searched by stablequant; all other layers keep their full range"
     searched = table(title, "layer", "#bits", "#alone", "#% kept", "#after those before")
