@@ -63,10 +63,23 @@ def test_a_foreign_models_hash_follows_its_weights_and_not_its_place(tmp_path):
 
 def test_an_error_inside_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        with artifact.create(tmp_path / "student", "student", "init-student", {}, {}) as draft:
+        with artifact.create(tmp_path / "runs" / "one" / "student", "student", "init-student", {}, {}) as draft:
             (draft.folder / "half").write_text("half")
             _ = 1 / 0
     assert names(tmp_path) == []
+
+
+def test_an_error_leaves_folders_that_were_there(tmp_path):
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        with artifact.create(tmp_path / "runs" / "one" / "student", "student", "init-student", {}, {}):
+            (tmp_path / "runs" / "one" / "other").write_text("of somebody else")
+            _ = 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        with artifact.create(tmp_path / "runs" / "two" / "student", "student", "init-student", {}, {}):
+            _ = 1 / 0
+    assert names(tmp_path) == ["runs"] and names(tmp_path / "runs") == ["one"]
+    assert names(tmp_path / "runs" / "one") == ["other"]
 
 
 KILLED = """

@@ -217,6 +217,9 @@ def test_a_model_is_a_path_a_name_or_a_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunFolder(tmp_path / "run")
     gemm, student = artifact_at(run / "quantized" / "gemm-w8a8"), artifact_at(run / "student")
+    artifact_at(run / "calibration")  # no model
+    for model in (gemm, student):
+        (model / "config.json").write_text("{}")
     Path("mine").mkdir()
     assert run.named_model("gemm-w8a8") == gemm and run.named_model("student") == student
     assert run.named_model("mine") == Path("mine")

@@ -100,6 +100,16 @@ def test_an_unfinished_training_is_named(copied_run, invoke):
     assert str(copied_run.relative_to(Path.cwd()) / "checkpoints") in result["writes"][0]["state"]
 
 
+@pytest.mark.parametrize("command, out, folder", [
+    ("distill", "new", "new-checkpoints"),
+    ("mixed-precision", "new", "new-checkpoints"),
+    ("distill", "new/distilled", "new/checkpoints"),
+])  # fmt: skip
+def test_a_trainings_checkpoints_are_written_too(command, out, folder, copied_run, invoke):
+    written = {w["what"]: w["state"] for w in planned(invoke, command, "--out", out)["writes"]}
+    assert written[folder].startswith("new")
+
+
 def test_a_strange_folder_in_the_way_is_refused(copied_run, invoke):
     Path("strange").mkdir()
     Path("strange/file").write_text("")

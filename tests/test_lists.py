@@ -162,3 +162,14 @@ def test_real_lists():
     assert len(speech) == 93
     opus = next(u for u in speech if u.audio.endswith(".opus"))
     assert len(load_audio(opus, 16000)) / 16000 == pytest.approx(opus.duration, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["dev.jsonl", "metadata.csv"])
+def test_what_is_not_utf8_is_told_with_its_line(name, tmp_path):
+    tone(tmp_path / "a.wav")
+    good = json.dumps(GOOD) if name == "dev.jsonl" else "file_name,text\na.wav,hello"
+    path = tmp_path / name
+    path.write_bytes(f"{good}\n".encode() + "café".encode("latin-1") + b"\n")
+    number = 2 if name == "dev.jsonl" else 3
+    with pytest.raises(InputError, match=f"{name}, line {number}, is not UTF-8"):
+        read(Source(path=str(path)))

@@ -17,7 +17,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,18 +153,22 @@ def create(
         with tempfile.TemporaryDirectory() as folder:
             yield Draft(Path(folder))
         return
+    new_parents = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     _clear_killed(out)
     folder = _sibling(out, "partial")
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier process with our number, as in containers
     folder.mkdir()
-    draft = Draft(folder)
     try:
+        draft = Draft(folder)
         yield draft
         _seal(draft, kind, command, json.loads(json.dumps(config)), inputs)
         _publish(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # a refusal leaves no empty folder
+            for parent in new_parents:
+                parent.rmdir()
 
 
 def _sibling(out: Path, purpose: str) -> Path:
@@ -190,21 +194,19 @@ def refuse_overwrite(
     config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not out.is_dir() or not is_artifact(out):
+    if not is_artifact(out):
         raise UsageError(f"{out} exists and was not finished by whisperq; remove it or choose another --out")
     if force:
         return
     old = load(out, verify=False)
-    hashes = {role: entry["sha256"] for role, entry in inputs.items()}
-    old_hashes = {role: entry["sha256"] for role, entry in old.inputs.items()}
+    hashes, old_hashes = ({role: entry["sha256"] for role, entry in n.items()} for n in (inputs, old.inputs))
     if (old.manifest["command"], old.config, old_hashes) == (command, config, hashes):
         raise Finished(load(out))
     keys = sorted(k for k in {*config, *old.config} if config.get(k) != old.config.get(k))
     keys += sorted(f"input {r}" for r in {*hashes, *old_hashes} if hashes.get(r) != old_hashes.get(r))
-    raise UsageError(
-        f"{out} already holds another result (it differs in {', '.join(keys) or 'its command'}); "
-        "give --force to replace it or --out to write elsewhere"
-    )
+    differing = ", ".join(keys) or "its command"
+    remedy = "give --force to replace it or --out to write elsewhere"
+    raise UsageError(f"{out} already holds another result (it differs in {differing}); {remedy}")
 
 
 def _seal(draft: Draft, kind: str, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:

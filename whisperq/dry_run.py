@@ -18,6 +18,7 @@ from whisperq.disk import hub_cache, hub_is_offline
 from whisperq.flags import Common
 from whisperq.hashing import file_sha256
 from whisperq.planning import Call, Origin, Plan, Read, Setting, Write, written_down
+from whisperq.run_folder import work_folder
 from whisperq.session import Session
 
 STDIN = "-"
@@ -27,7 +28,7 @@ def plan(session: Session, settings: Any, call: Callable[[Session, Any], Any]) -
     """Raises what the command itself raises before its step."""
     with written_down() as calls:
         call(session, settings)
-    writes = [write for one in calls if (write := written(one))]
+    writes = [write for one in calls for write in (written(one), checkpoints(one)) if write]
     return Plan(
         session.command,
         dict(resolved(session, settings, calls[-1].config)),
@@ -124,11 +125,19 @@ def written(call: Call) -> Write | None:
     return _over_finished(call, out)
 
 
+def checkpoints(call: Call) -> Write | None:
+    """What a training leaves beside its result."""
+    if call.out is None or call.step not in ("distill", "mixed_precision"):
+        return None
+    folder = work_folder(call.out)
+    return Write(str(folder), "there" if folder.is_dir() else "new; it stays, so that the training can go on")
+
+
 def _left_over(call: Call, out: Path) -> Path | None:
     """The work folder of a job that was interrupted, or that can go on."""
-    names = [f"{out.name}-partial", "checkpoints" if out.name == "distilled" else f"{out.name}-checkpoints"]
+    folders = [out.with_name(f"{out.name}-partial"), work_folder(out)]
     resumable = call.step in ("distill", "mixed_precision", "calibrate", "eval", "pseudo_label")
-    return next((p for p in (out.with_name(n) for n in names) if resumable and p.is_dir()), None)
+    return next((p for p in folders if resumable and p.is_dir()), None)
 
 
 def _over_finished(call: Call, out: Path) -> Write:

@@ -52,9 +52,14 @@ class RunFolder:
                 return path
         if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
             return name
-        here = [p.name for p in self.artifacts()]
+        here = [p.name for p in self.artifacts() if (p / "config.json").is_file()]
         known = ", ".join(here) or "none"
         raise InputError(f"there is no model {name}{meant(name, here)}; this run folder holds {known}")
+
+
+def work_folder(out: Path) -> Path:
+    """Where the training that makes `out` keeps its checkpoints."""
+    return out.parent / ("checkpoints" if out.name == "distilled" else f"{out.name}-checkpoints")
 
 
 def _finished(folder: Path) -> list[Path]:

@@ -44,7 +44,9 @@ class TableFile:
                 tracked = _Tracked(file, digest)
                 yield from self._csv(tracked) if self.is_csv else self._json(tracked)
                 self.size = tracked.end
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.path}, line {tracked.number}, is not UTF-8 ({reason(error)})") from error
+        except (OSError, csv.Error) as error:
             raise InputError(f"The utterance list {self.path} cannot be read ({reason(error)})") from error
 
     def again(self, place: int, length: int, check: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Beam search as transformers' `generate(num_beams=N)` does it, over any runtime whose state can branch.
+"""Beam search as transformers' `generate(num_beams=N)` does it, over any runtime.
 
     score of a hypothesis of n tokens, the end among them = sum of log p / n
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from whisperq.errors import UsageError
 from whisperq.runtime.decoding import Rules, suppress
 from whisperq.runtime.interface import Runtime
-from whisperq.runtime.transcription import AnyRules, AnyRuntime
+from whisperq.runtime.transcription import AnyRules
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,12 @@ class BeamRules(Rules):
         return beam_search(runtime, features, self)
 
 
-def with_beams(rules: AnyRules, runtime: AnyRuntime, beams: int) -> AnyRules:
-    """The same rules with so many beams; one is greedy. Raises UsageError for what decodes greedily alone."""
+def with_beams(rules: AnyRules, beams: int) -> AnyRules:
+    """The same rules with so many beams; one is greedy. Raises UsageError for CTC, which has no beams."""
     if beams == 1:
         return rules
     if not isinstance(rules, Rules):
         raise UsageError("--beams is for Whisper; of a CTC model each frame's best label is taken")
-    if not hasattr(runtime, "branch"):
-        raise UsageError(f"--beams is for --runtime float and emulated; {runtime.name} decodes greedily")
     return BeamRules(**{f.name: getattr(rules, f.name) for f in fields(Rules)}, beams=beams)
 
 
@@ -70,36 +68,37 @@ class Search:
 @torch.inference_mode()
 def beam_search(runtime: Runtime, features: Tensor, rules: BeamRules) -> list[list[int]]:
     """features (batch, mel bins, frames) -> each utterance's best new tokens, without prompt and end."""
-    beams, count = rules.beams, len(features)
     state = runtime.encode(features)
-    runtime.branch(state, torch.arange(count, device=features.device).repeat_interleave(beams))
-    searches = [Search(beams, [(0.0, [])] + [(-1e9, [])] * (beams - 1)) for _ in range(count)]
-    tokens = torch.tensor([rules.prompt] * (count * beams), device=features.device)
+    searches = [Search(rules.beams, [(0.0, [])]) for _ in features]  # from the prompt on they branch
+    tokens = torch.tensor([rules.prompt] * len(features), device=features.device)
     room = rules.max_tokens - len(rules.prompt)
     for step in range(room):
         log_probs = runtime.decode_step(tokens, state).log_softmax(dim=-1)
         suppress(log_probs, torch.tensor(rules.suppressed, dtype=torch.long, device=log_probs.device))
         if step == 0:
             suppress(log_probs, torch.tensor(rules.suppressed_first, dtype=torch.long, device=log_probs.device))
+        before = torch.tensor([[score for score, _ in s.living] for s in searches], device=log_probs.device)
         chosen = [
             search.step(candidates, rules.end, step == room - 1)
-            for search, candidates in zip(searches, _candidates(log_probs, searches, beams), strict=True)
+            for search, candidates in zip(searches, _candidates(log_probs, before, rules.beams), strict=True)
         ]
         if not any(search.open for search in searches):
             break
-        rows = [beams * i + beam for i, pairs in enumerate(chosen) for beam, _ in pairs]
+        rows = [before.shape[1] * i + beam for i, pairs in enumerate(chosen) for beam, _ in pairs]
         runtime.branch(state, torch.tensor(rows, device=features.device))
         tokens = torch.tensor([[token] for pairs in chosen for _, token in pairs], device=features.device)
     best = [search.finished[0][1] for search in searches]
     return [ids[:-1] if ids[-1] == rules.end else ids for ids in best]
 
 
-def _candidates(log_probs: Tensor, searches: list[Search], beams: int) -> list[list[tuple[float, int, int]]]:
-    """log_probs (batch * beams, vocabulary) -> each utterance's likeliest continuations, two for each beam."""
+def _candidates(log_probs: Tensor, before: Tensor, beams: int) -> list[list[tuple[float, int, int]]]:
+    """Each utterance's likeliest continuations, two for each beam: their scores, and which hypothesis and token.
+
+    log_probs (batch * living, vocabulary); before (batch, living): the scores so far.
+    """
     vocabulary = log_probs.shape[-1]
-    before = torch.tensor([[score for score, _ in s.living] for s in searches], device=log_probs.device)
-    sums = (log_probs.view(len(searches), beams, vocabulary) + before[:, :, None]).flatten(1)
-    scores, places = sums.topk(2 * beams, dim=-1)
+    sums = (log_probs.view(*before.shape, vocabulary) + before[:, :, None]).flatten(1)
+    scores, places = sums.topk(min(2 * beams, sums.shape[1]), dim=-1)  # after the prompt there is but one hypothesis
     return [
         [(score, place // vocabulary, place % vocabulary) for score, place in zip(*pair, strict=True)]
         for pair in zip(scores.tolist(), places.tolist(), strict=True)

@@ -56,6 +56,7 @@ class DecoderState:
     """What a step hands to the next, as the engine's own values."""
 
     encoded: Any  # (batch, frames, d_model)
+    batch: int
     past: dict[str, Any] = field(default_factory=dict)  # past_key_values.<i>.{decoder,encoder}.{key,value}
 
 
@@ -92,7 +93,7 @@ class GraphRuntime:
         if tuple(features.shape[1:]) != self.window:
             raise InputError(f"the exported encoder takes features {self.window}, not {tuple(features.shape[1:])}")
         inputs = {"input_features": self.engine.value(features.to(torch.float32).numpy())}
-        return DecoderState(self.encoder.run(inputs)["last_hidden_state"])
+        return DecoderState(self.encoder.run(inputs)["last_hidden_state"], len(features))
 
     def decode_step(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """tokens (batch, new tokens) -> logits (batch, vocabulary), float32, after the last."""
@@ -105,6 +106,12 @@ class GraphRuntime:
         # cross-attention's keys and values come with the first step and stay
         state.past |= {name.replace("present", "past_key_values"): value for name, value in outputs.items()}
         return torch.from_numpy(np.array(logits[:, -1], np.float32))
+
+    def branch(self, state: DecoderState, rows: Tensor) -> None:
+        moved = [name for name in state.past if ".decoder." in name or len(rows) != state.batch]
+        chosen = {name: self.engine.array(state.past[name])[rows.numpy()] for name in moved}
+        state.past |= {name: self.engine.value(array) for name, array in chosen.items()}
+        state.batch = len(rows)
 
     def products(self) -> Products:
         return self._products

@@ -141,6 +141,11 @@ class Int8Runtime:
         last = x.unflatten(0, (batch, length))[:, -1].contiguous()
         return self.projection(k.layer_norm(last, self.decoder_norm, self.projection.grid))
 
+    @torch.inference_mode()
+    def branch(self, state: State, rows: Tensor) -> None:
+        # To cross-attention, which has no mask, an utterance's rows are what its tokens are: queries of one cache.
+        state.own = [cache.branch(rows.to(self.device)) for cache in state.own]
+
     def _feed_forward(self, x: Tensor, layer: FeedForward) -> Tensor:
         normed = self.kernels.layer_norm(x, layer.norm, layer.fc1.grid)
         return layer.fc2.add(layer.fc1.gelu(normed, layer.fc2.grid), x)

@@ -1,4 +1,4 @@
-"""What greedy decoding, scoring and the tables need of any runtime."""
+"""What decoding, scoring and the tables need of any runtime."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +32,13 @@ class Runtime(Protocol):
 
     def decode_step(self, tokens: Tensor, state: Any) -> Tensor:
         """tokens (batch, new tokens) -> logits (batch, vocabulary), float32, after the last; moves the state on."""
+
+    def branch(self, state: Any, rows: Tensor) -> None:
+        """Go on, between two steps, with these rows of the batch: an utterance's stay together, as many of each.
+
+        Self-attention's keys and values move with them. Those of cross-attention are an utterance's, the same for all
+        its rows: where these become more they are shared or repeated, and nothing computes them again.
+        """
 
     def products(self) -> Products:
         """Read from what is executed where the runtime can tell; else from what it was built from."""

@@ -82,6 +82,13 @@ class Cache:
         keys = like.new_empty(batch, heads.count, heads.dim, capacity)
         return cls(keys, like.new_empty(batch, heads.count, capacity, heads.dim))
 
+    def branch(self, rows: Tensor) -> "Cache":
+        """These rows of the batch, (rows,), some of them several times; only what is filled is copied."""
+        keys, values = (x.new_empty(len(rows), *x.shape[1:]) for x in (self.keys, self.values))
+        keys[..., : self.past] = self.keys[..., : self.past][rows]
+        values[:, :, : self.past] = self.values[:, :, : self.past][rows]
+        return Cache(keys, values, self.past)
+
 
 class Kernels(Protocol):
     """Where a grid is given, the result is its codes, uint8; else float32."""

@@ -34,10 +34,10 @@ class PyTorchRuntime:
         return self.model.proj_out(output.last_hidden_state[:, -1]).float()
 
     def branch(self, state: DecoderState, rows: Tensor) -> None:
-        """Go on with these rows of the batch, some of them several times: what beam search needs."""
-        state.encoded = state.encoded[rows]
-        if state.cache is not None:
-            state.cache.reorder_cache(rows)
+        state.cache.self_attention_cache.reorder_cache(rows)
+        if len(rows) != len(state.encoded):
+            state.encoded = state.encoded[rows]
+            state.cache.cross_attention_cache.reorder_cache(rows)
 
     def products(self) -> Products:
         return float_products(self.model, self.name)

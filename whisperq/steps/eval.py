@@ -94,7 +94,7 @@ def eval(
     with joined(compute_device(context.device)) as processes, book.worth_keeping():
         with stop_requested() as stopping, open_runtime(model, config, context, config.skip_bad) as opened:
             say_how(opened.runtime)
-            opened = replace(opened, rules=with_beams(opened.rules, opened.runtime, config.beams))
+            opened = replace(opened, rules=with_beams(opened.rules, config.beams))
             warm_up = listen(opened, sets, book, config.batch_size, processes, stopping)
             how = summary(opened, processes.gather((warm_up, memory_gib())))
         if processes.main:

@@ -11,6 +11,7 @@ from whisperq.config import Source
 from whisperq.data.batches import Loader, require_texts
 from whisperq.data.groups import UtteranceGroup, read_all
 from whisperq.errors import InputError, TrainingError, UsageError
+from whisperq.run_folder import work_folder
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, Identity, Progress
 from whisperq.training.distributed import Processes
@@ -49,7 +50,7 @@ class Job:
         """Raises Finished where all is done, and what `starting_point` raises."""
         grown = force or self.grows()
         artifact.refuse_overwrite(self.out, self.command, self.settings, self.inputs, grown)
-        checkpoints = Checkpoints(self.work_folder(), identity_of(self.settings, self.inputs), config.keep)
+        checkpoints = Checkpoints(work_folder(self.out), identity_of(self.settings, self.inputs), config.keep)
         start = starting_point(checkpoints, config.resume, force, processes, say)
         if start is None and grown and not force:
             raise UsageError(
@@ -64,9 +65,6 @@ class Job:
         old = artifact.load(self.out, verify=False)
         differences = identity_of(old.config, old.inputs).differences(identity_of(self.settings, self.inputs))
         return differences == ([], []) and self.settings["max_steps"] > old.config["max_steps"]
-
-    def work_folder(self) -> Path:
-        return self.out.parent / ("checkpoints" if self.out.name == "distilled" else f"{self.out.name}-checkpoints")
 
 
 @dataclass(frozen=True)
