@@ -32,7 +32,7 @@ models() {
     done
     for seed in 0 1 2; do
         for gate in shared per-head mlp elementwise; do
-            echo "$runs/students/3-$gate/seed-$seed" 3 "$gate" "$seed" "'8 5'" "$training"
+            echo "$runs/students/3-$gate/seed-$seed" 3 "$gate" "$seed" 8 "$training"
         done
     done
 }
@@ -50,7 +50,7 @@ at_a_time() { xargs -P "$jobs" -L 1 bash "$1"; }
 
 models | at_a_time "$here/model.sh"
 for gate in none headwise; do
-    for factor in 16 64 256; do
+    for factor in 64 256; do
         echo "$runs/planted/$gate-$factor" "$runs/students/3-$gate/seed-0/distilled" "$factor"
     done
 done | at_a_time "$here/planted.sh"
