@@ -11,6 +11,7 @@ import pytest
 
 from whisperq.commands import COMMANDS
 
+RECOGNISED = "by this very command; nothing would be done"
 CHAIN = ("init-student", "distill", "calibrate", "quantize", "quantize --recipe paper")
 POSITIONAL = {"score": ("there.jsonl",), "compare": ("there.jsonl", "there.jsonl"), "transcribe": ("there.wav",)}
 POSITIONAL |= {"report": ("run",)}
@@ -65,7 +66,7 @@ def test_what_is_read_is_what_the_command_announces(copied_run, digits, teacher,
 @pytest.mark.parametrize("command", CHAIN)
 def test_finished_work_is_recognised(command, copied_run, invoke):
     result = invoke(*command.split(), "--dry-run")
-    assert result.exit_code == 0 and "finished already" in " ".join(result.stdout.split())
+    assert result.exit_code == 0 and RECOGNISED in " ".join(result.stdout.split())
     assert invoke(*command.split()).exit_code == 0  # and so the real run finds it
 
 
@@ -178,5 +179,39 @@ def test_finished_work_of_every_other_step_is_recognised(copied_run, invoke):
         done = invoke(*words.split())
         assert done.exit_code == 0, done.output
         said = invoke(*words.split(), "--dry-run")
-        assert said.exit_code == 0 and "finished already" in " ".join(said.stdout.split()), (words, said.output)
+        assert said.exit_code == 0 and RECOGNISED in " ".join(said.stdout.split()), (words, said.output)
     assert invoke("eval", "--model", "distilled", "--limit", "1", "--dry-run").exit_code == 2
+
+
+def test_what_a_dry_run_compares_and_what_it_leaves_to_the_run(copied_run, invoke):
+    def state(*words: str) -> str:
+        return planned(invoke, *words)["writes"][0]["state"]
+
+    assert state("quantize") == "finished already, by this very command; nothing would be done"
+    unread = "there, by this very command; nothing would be done unless one of these differs, which is not compared: "
+    assert state("distill") == unread + "teacher, train, validation"
+    assert invoke("plot-attention", "--layer", "dec.0").exit_code == 0
+    assert state("plot-attention", "--layer", "dec.0", "--utterance", "another") == unread + "data"
+
+
+def test_a_report_is_finished_only_while_the_same_artifacts_are_there(copied_run, invoke):
+    assert invoke("report", "run").exit_code == 0
+    assert planned(invoke, "report", "run")["writes"][0]["state"].startswith("finished already")
+    shutil.copytree(copied_run / "calibration", copied_run / "another")
+    manifest = copied_run / "another" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    for flags in (("--dry-run",), ()):
+        result = invoke("report", "run", *flags)
+        assert result.exit_code == 2 and "differs in input run/another" in " ".join(result.stderr.split())
+
+
+def test_an_utterance_that_is_not_looked_for_is_named(copied_run, invoke):
+    Path("there.wav").write_bytes(b"")
+    for name, state in {"nobody": "not looked for in the test data", "there.wav": "file"}.items():
+        reads = planned(invoke, "plot-attention", "--utterance", name, "--out", "new")["reads"]
+        assert {"role": "utterance", "what": name, "state": state, "missing": False} in reads
+
+
+def test_the_last_line_says_what_is_not_tried(copied_run, invoke):
+    result = invoke("calibrate", "--out", "new", "--dry-run")
+    assert "Not tried" in result.stdout.strip().splitlines()[-1]

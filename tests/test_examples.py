@@ -134,6 +134,20 @@ def test_the_documents_tables_of_fewer_bits_are_those_of_the_results(name: str) 
         assert f"| {' | '.join(line)} |" in readme
 
 
+def test_the_documents_grid_is_that_of_the_results() -> None:
+    script = runpy.run_path(str(DIGITS / "grid.py"))
+    tables, results = script["read"](DIGITS / "results" / "grid"), (DIGITS / "RESULTS.md").read_text()
+    made = [table(tables) for table in script["TABLES"]]
+    assert all(table in results for table in made)
+    trimmed = [line for line in made[0].splitlines() if line.startswith("|")]
+    assert len(trimmed) == 8 and all(line in (ROOT / "README.md").read_text() for line in trimmed)
+    students = script["some"](tables["table1"], training="students")
+    for layers in "234":
+        for gate in ("none", "headwise"):
+            seeds = {r["seed"] for r in script["some"](students, encoder_layers=layers, gate=gate)}
+            assert seeds == set("01234")
+
+
 def test_the_documents_wav2vec_2_benchmark_is_that_of_the_results() -> None:
     readme, report = documents(), (ROOT / "examples/benchmarks/results/wav2vec2.md").read_text()
     rows = [line for line in report.splitlines() if line.startswith("| ") and "---" not in line]

@@ -53,7 +53,13 @@ def test_a_file_that_is_there_is_kept_unless_forced(written, invoke):
     assert result.exit_code == 2 and "--force" in result.stderr and written.read_text() == "teacher: mine\n"
     assert invoke("init-config", "--force").exit_code == 0 and written.read_text() == starter()
     assert invoke("init-config", "--out", "other.yaml").exit_code == 0 and Path("other.yaml").read_text() == starter()
-    assert invoke("init-config", "--out", "nowhere/other.yaml").exit_code == 3
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch, invoke):
+    monkeypatch.chdir(tmp_path)
+    result = invoke("init-config", "--out", "nowhere/other.yaml")
+    assert result.exit_code == 3 and "there is no folder nowhere to write other.yaml into" in result.stderr
+    assert "partial" not in result.stderr
 
 
 WRONG = {

@@ -281,6 +281,7 @@ def test_sensitivity_of_all_is_the_trained_models_own(run_mixed, invoke):
     """Its norms and biases were trained too: with the float model's it would be another one."""
     assert run_mixed("--learning-rate", 0.05, "--warmup-steps", 0).exit_code == 0
     done = invoke("sensitivity", "--limit", 2)
+    assert "stay float with" not in done.stderr and "--exclude" not in done.stdout, "quantize does not make it"
     assert done.exit_code == 0, done.output
     found = artifact.load(Path("run/sensitivity/mixed-one-stage-3.5bit")).results["everything"]
     logits = []

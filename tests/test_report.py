@@ -19,7 +19,8 @@ from whisperq.data.groups import read_all
 from whisperq.report.error_tables import cost_table, error_tables, rate_table
 from whisperq.report.gathering import gather
 from whisperq.report.growth import kurtosis_growth, kurtosis_series
-from whisperq.report.lineage import Lineage, command_line, state_of
+from whisperq.report.lineage import Lineage, state_of
+from whisperq.report.lineage_commands import command_line
 from whisperq.report.measured import measure
 from whisperq.report.outlier_tables import outlier_tables
 from whisperq.report.pareto import front
@@ -211,9 +212,12 @@ def test_a_list_is_whole_as_long_as_it_is_read_as_it_was(tmp_path):
 
 
 def test_the_command_line_says_what_was_unusual(grid):
-    entries = {e.name: e for e in gather([grid], False).entries}
-    assert command_line(entries["runs/none-1/student"]) == "whisperq init-student --gate none --seed 1"
-    assert command_line(entries["runs/none-0/calibration"]) == "whisperq calibrate"
+    gathered = gather([grid], False)
+    entries = {e.name: e for e in gathered.entries}
+    teacher = f"--teacher {grid.parent / 'teacher'}"
+    student = command_line(entries["runs/none-1/student"], gathered)
+    assert student == f"whisperq init-student {teacher} --gate none --seed 1"
+    assert command_line(entries["runs/none-0/calibration"], gathered) == "whisperq calibrate --model distilled"
 
 
 def test_the_command_writes_everything_and_is_done_the_second_time(grid, tmp_path, monkeypatch):
@@ -242,6 +246,15 @@ def test_what_is_no_run_folder_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "there is no run folder" in (result := run_command("report", "nowhere")).stderr and result.exit_code == 3
     assert run_command("report", tmp_path).exit_code == 3
+
+
+def test_results_that_lack_a_key_are_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest = write_grid(tmp_path) / "none-0" / "eval" / "distilled-float" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "results": {}}))
+    result = run_command("report", "runs")
+    assert result.exit_code == 3 and "unexpected" not in result.stderr
+    assert f"{manifest} lacks 'sets' in its results" in result.stderr and not (tmp_path / "report").exists()
 
 
 def test_training_logs_every_block_and_every_head(finished_run):

@@ -274,6 +274,19 @@ def test_a_spelling_map_goes_along(here: Path, invoke: Invoke) -> None:
     assert sets(invoke, "s/hypotheses/x.jsonl", "--normalizer", "english", "--out", "t")["x"] == spelt
 
 
+def test_a_spelling_map_is_there_and_of_use(here: Path, invoke: Invoke) -> None:
+    write_lines(here / "x.jsonl", [{"id": "1", "text": "a", "pred_text": "a"}])
+    for normalizer in ("basic", "english"):
+        done = invoke("score", "x.jsonl", "--spelling", "nofile", "--normalizer", normalizer)
+        assert done.exit_code == 3 and "the spelling map nofile cannot be read" in done.stderr
+    (here / "normalizer.json").write_text("{}")
+    done = invoke("score", "x.jsonl", "--spelling", "normalizer.json", "--normalizer", "basic")
+    assert done.exit_code == 2 and "--spelling is for the normalizer english" in done.stderr
+    assert not (here / "run").exists()
+    write_configuration(here, {"test": {"y": {"path": "y", "normalizer": "basic"}}})
+    assert invoke("score", "x.jsonl", "y=x.jsonl", "--spelling", "normalizer.json").exit_code == 0
+
+
 BAD = {
     "no JSON": ("{", "line 1 is not JSON"),
     "no hypothesis": ({"text": "a"}, "line 1 lacks pred_text"),

@@ -234,6 +234,19 @@ def test_keep_worst_keeps_what_the_line_names(copied_run, invoke):
     assert kept.inputs["sensitivity"]["path"].endswith("sensitivity/gemm-w8a8")
 
 
+def test_the_printed_line_makes_the_same_model_with_its_worst_parts_in_float(copied_run, invoke):
+    settings = ("--weight-bits", 5, "--group", 16, "--weights", "mse", "--exclude", "enc.0.fc1")
+    assert invoke("quantize", *settings, "--out", "run/quantized/odd").exit_code == 0
+    done = invoke("sensitivity", "--model", "odd", "--limit", 2, "--worst", 2)
+    words = shlex.split(done.stderr.splitlines()[-1].partition("with: whisperq ")[2])
+    assert words[:1] == ["quantize"], done.stderr
+    made = invoke(*words)
+    assert made.exit_code == 0, made.output
+    odd, kept = (artifact.load(Path(f"run/quantized/odd{end}")) for end in ("", "-keep2"))
+    assert kept.config == odd.config | {"keep_worst": 2}
+    assert set(kept.results["float_weights"]) > set(odd.results["float_weights"]) != set()
+
+
 def test_the_whole_alone_is_the_same_without_parts(measured, finished_run, digits, tmp_path, invoke):
     flags = ("--model", "gemm-w8a8", "--by", "model", "--data", digits / "validation.jsonl", "--limit", 4)
     done = invoke("sensitivity", "--run", finished_run, *flags, "--wer", "--out", tmp_path / "whole")
@@ -277,7 +290,7 @@ def test_the_summary_names_the_flag_and_a_requeued_job_finds_it_done(copied_run,
     flags = ("sensitivity", "--model", "gemm-w8a8", "--limit", "2", "--by", "site")
     first, second = invoke(*flags), invoke(*flags)
     assert first.exit_code == second.exit_code == 0, first.output
-    line = first.stderr.splitlines()[-1].partition("quantize ")[2]
+    line = artifact.load(Path("run/sensitivity/gemm-w8a8")).results["exclude"]
     assert line.startswith("--exclude ") and line in first.stdout and "Worst parts, of" in first.stdout
     assert "is finished already" in second.stderr
     assert first.stdout.endswith("sensitivity: run/sensitivity/gemm-w8a8\n")

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from damage import Case, check_refused, reseal
+from damage import Case, change_json, check_refused, refusal, reseal
 from rich.console import Console
 
 from whisperq import artifact
@@ -46,6 +46,25 @@ def test_a_run_folder_that_moved_is_followed_where_it_lies(finished_run, tmp_pat
     moved = Path(shutil.copytree(finished_run, tmp_path / "moved"))
     assert str(moved / "student") in tree(moved / "quantized/gemm-w8a8")
     assert str(finished_run / "student") not in tree(moved / "quantized/gemm-w8a8")
+
+
+def test_outside_of_its_run_folder_the_recorded_path_counts_not_a_copy(finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for configured in (True, False):  # the run folders have a configuration of their own, or that above alone
+        for name in ("a_copy", "run", "run_backup"):
+            shutil.rmtree(name, ignore_errors=True)
+            shutil.copytree(finished_run, name)
+            if not configured:
+                Path(name, "whisperq.yaml").unlink()
+        Path("whisperq.yaml").write_text("teacher: x\n")
+        shutil.rmtree("full", ignore_errors=True)
+        shutil.copytree("run/quantized/gemm-w8a8", "full")
+        manifest = Path("full/manifest.json")
+        manifest.write_text(manifest.read_text().replace(str(finished_run), str(tmp_path / "run")))
+        found = [text for _, text in branches("full")]
+        assert any(text.startswith(f"model: distilled {tmp_path / 'run/distilled'}") for text in found), found
+        shutil.rmtree("run")  # and where it is gone a copy serves
+        assert "model: distilled" in tree("full") and "broken" not in tree("full")
 
 
 def damaged_student(run: Path) -> None:
@@ -119,6 +138,20 @@ def test_a_calibration_of_an_earlier_version_is_shown_and_not_quantized(copied_r
     check_refused(Case("quantize --out new", 3, words), invoke, workspace)
 
 
+@pytest.mark.parametrize("place", ("calibration", "distilled", "student", "quantized/gemm-w8a8"))
+def test_results_that_lack_a_key_are_one_sentence(place, copied_run, invoke):
+    change_json(copied_run / place / "manifest.json", results={})
+    result = invoke("show", f"run/{place}")
+    assert result.exit_code == 3 and f"run/{place}/manifest.json lacks " in refusal(result)
+
+
+def test_also_deep_inside(copied_run, invoke):
+    manifest = copied_run / "student/manifest.json"
+    results = json.loads(manifest.read_text())["results"] | {"parameters": {}}
+    change_json(manifest, results=results)
+    assert "lacks 'total' in its results" in refusal(invoke("show", "run/student"))
+
+
 def test_a_file_that_changed_is_refused(copied_run, invoke):
     (copied_run / "quantized/gemm-w8a8/qparams.json").write_text("{}")
     result = invoke("show", MODEL)
@@ -152,3 +185,14 @@ def test_a_path_that_is_no_artifact_names_what_is_in_it_or_near(copied_run, invo
     for path, said in (("run", "run/student"), ("run/studnet", "did you mean run/student?")):
         result = invoke("show", path)
         assert result.exit_code == 3 and said in result.stderr
+
+
+def test_what_lies_deeper_in_a_run_folder_is_named_too_and_many_are_counted(copied_run, invoke):
+    (site := Path("run/outliers/distilled/all")).mkdir(parents=True)
+    shutil.copy("run/student/manifest.json", site)
+    for i in range(7):
+        shutil.copytree("run/student", f"run/eval/model-{i}")
+    said = " ".join(invoke("show", "run").stderr.split())
+    for name in ("run/quantized/gemm-w8a8, run/quantized/paper-w8a8", str(site), "run/eval/ (7 artifacts)"):
+        assert name in said, said
+    assert "checkpoints" not in said

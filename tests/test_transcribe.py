@@ -181,6 +181,7 @@ ERRORS = {
     "subtitles of two": (["a.ogg", "b.wav", "--format", "srt"], 2, "name a folder for them with --out"),
     "into one file": (["a.ogg", "b.wav", "--format", "srt", "--out", "a.ogg"], 2, "a.ogg is no folder"),
     "same names": (["a.ogg", "./a.ogg", "--format", "srt", "--out", "s"], 2, "both be written to s/a.srt"),
+    "nothing on standard input": (["-"], 3, "whisperq: standard input cannot be decoded"),
     "standard input twice": (["-", "-"], 2, "standard input can be read once"),
 }
 

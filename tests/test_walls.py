@@ -19,6 +19,7 @@ GROUND = {
     "hashing",
     "options",
     "planning",
+    "refusals",
     "run_folder",
     "training_options",
 }  # "": its version
@@ -36,7 +37,7 @@ MAY_IMPORT = {
     "report": NOUNS,
     "steps": NOUNS | ABOVE,
     "session": {"report", "models"},  # what was chosen is announced; a Hub id is fetched
-    "dry_run": {"session"},
+    "dry_run": {"session", "report"},
     "doctor": {"report", "runtime"},  # a table; the kernels are compiled to see whether they can be
     "starter": set(),
     "calls": {"session", "steps", "report"},
@@ -56,6 +57,7 @@ GROUND_ORDER = {
     "artifact": {"", "disk", "errors", "hashing"},
     "config": {"errors", "flags", "options"},
     "planning": {"artifact", "errors", "flags"},
+    "refusals": {"artifact", "errors", "flags", "options", "training_options"},
     "run_folder": {"artifact", "errors", "options"},
 }
 LIGHT = (
@@ -66,10 +68,12 @@ LIGHT = (
     "dry_run",
     "session",
     "starter",
+    "report.gathering",
     "report.plans",
     "report.printing",
     "report.progress",
     "report.tables",
+    "report.transcripts",
     *sorted(GROUND - {""}),
 )
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "numpy", "safetensors", "huggingface_hub", "soundfile"}

@@ -17,9 +17,19 @@ from whisperq.artifact import Artifact
 from whisperq.config import Source
 from whisperq.errors import InputError, UsageError, meant
 from whisperq.hashing import bytes_sha256
+from whisperq.refusals import (
+    EXPORTED,
+    check_batches,
+    check_export,
+    check_runtime,
+    check_set_names,
+    kind_of,
+    seconds_of,
+)
 from whisperq.report.progress import say
 from whisperq.run_folder import scheme
 from whisperq.session import Session
+from whisperq.training_options import TrainingConfig
 
 
 def step(name: str) -> Callable[..., Artifact]:
@@ -54,15 +64,17 @@ def pseudo_label(s: Session, config: o.PseudoLabelConfig) -> Artifact:
     return step("pseudo_label")(model, data, s.experiment.normalizer, place, config, s.context())
 
 
-def training_data(s: Session, name: str) -> Any:
-    """As the step of this name takes it."""
+def training_data(s: Session, name: str, config: TrainingConfig) -> Any:
+    """As the step of this name takes it. Raises UsageError for settings that no training can have."""
+    check_batches(config, world=1)  # what does not divide the whole divides no share of it
+    seconds_of(config.max_time)
     return part(name, "TrainingData")(
         s.sources("train", "train"), s.sources("validation", "validation"), s.experiment.normalizer
     )
 
 
 def distill(s: Session, config: o.DistillConfig) -> Artifact:
-    student, data = s.student(), training_data(s, "distill")
+    student, data = s.student(), training_data(s, "distill", config)
     return step("distill")(student, s.teacher(student), data, s.out("distilled"), config, s.context())
 
 
@@ -88,7 +100,7 @@ def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
 
 
 def mixed_precision(s: Session, config: o.MixedPrecisionConfig) -> Artifact:
-    model, data = s.unquantized_model(), training_data(s, "mixed_precision")
+    model, data = s.unquantized_model(), training_data(s, "mixed_precision", config)
     place = s.out(f"quantized/mixed-{config.mode}-{config.target_bits:g}bit")
     return step("mixed_precision")(model, data, place, config, s.context())
 
@@ -96,26 +108,35 @@ def mixed_precision(s: Session, config: o.MixedPrecisionConfig) -> Artifact:
 def sensitivity(s: Session, config: o.SensitivityConfig) -> Artifact:
     s = replace(s, flags={**s.flags, "model": s.flags.get("model") or str(s.run.only_quantized())})
     floats, model = s.unquantized_model(), Path(s.run.named_model(s.flags["model"]))
+    artifact.load(model, "quantized", verify=False)
     data, place = s.sources("validation", "data"), s.out(f"sensitivity/{model_label(s, model)}")
     return step("sensitivity")(model, floats, data, s.experiment.normalizer, place, config, s.context())
 
 
 def export(s: Session, config: o.ExportConfig) -> Artifact:
     model = s.unquantized_model() if config.float else s.model(s.run.only_quantized)
+    check_export(model, config.float)
     name = label(model.name) if config.float else model_label(s, model)
     return step("export")(model, s.out(f"onnx/{name}"), config, s.context())
 
 
 def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
-    """The model's folder and the runtime's name; what ONNX Runtime and OpenVINO run is exported first."""
+    """The model's folder and the runtime's name; what ONNX Runtime and OpenVINO run is exported first.
+
+    Raises UsageError for a runtime that the model has none for.
+    """
     model = s.model(s.run.only_quantized)
     sealed = artifact.load(model, verify=False) if artifact.is_artifact(model) else None
-    kind = sealed.kind if sealed else "float"
+    kind = kind_of(model)
     if sealed and (sealed.results.get("recipe") == "paper" or sealed.config.get("activations") == "dynamic"):
         default = "emulated"  # no integer kernel here computes either
     runtime = config.runtime or {"quantized": default, "onnx": "onnx"}.get(kind, "float")
-    if runtime not in ("onnx", "openvino") or kind == "onnx":
+    exports = runtime in EXPORTED and kind != "onnx"
+    if model.is_dir():  # under --dry-run a model of the Hub is not fetched, and nobody knows what it is
+        check_runtime(model, "onnx" if exports else kind, replace(config, runtime=runtime), s.context())
+    if not exports:
         return model, runtime
+    check_export(model, as_float=False)
     place = s.run / f"onnx/{model_label(s, model)}"
     if os.environ.get("WORLD_SIZE", "1") != "1" and not artifact.is_artifact(place):
         raise UsageError(f"several processes cannot export {model} on the way; run whisperq export first")
@@ -130,8 +151,9 @@ def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
 def eval(s: Session, config: o.EvalConfig) -> Artifact:
     model, runtime = runnable(s, config, "emulated")
     config = replace(config, runtime=runtime)
-    place = f"eval/{model_label(s, model)}-{runtime}"
-    return step("eval")(model, s.sources("test", "test"), s.experiment.normalizer, s.out(place), config, s.context())
+    place, test = f"eval/{model_label(s, model)}-{runtime}", s.sources("test", "test")
+    check_set_names([source.name for source in test], "--test NAME=LIST")
+    return step("eval")(model, test, s.experiment.normalizer, s.out(place), config, s.context())
 
 
 def evaluation(s: Session, name: str) -> Path:
@@ -159,6 +181,7 @@ def hypotheses(s: Session) -> tuple[list[Source], str]:
         files += [(name if named else file.stem, file) for file in found]
         inside = place.resolve().parent
         names.append(place.name if sealed else inside.parent.name if inside.name == "hypotheses" else place.stem)
+    check_set_names([name for name, _ in files], "NAME=FILE")
     sources = [replace(configured.get(name, Source()), name=name, path=str(file)) for name, file in files]
     return sources, label("+".join(dict.fromkeys(names)))
 

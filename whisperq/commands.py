@@ -128,7 +128,7 @@ COMMANDS = (
     Command(
         "score",
         "Count word and character errors of hypotheses again, without a model: ours or anybody's.",
-        "whisperq score clean.jsonl noisy=hypotheses.jsonl --normalizer basic",
+        "whisperq score hyp.jsonl noisy=noisy-hyp.jsonl --normalizer basic",
         (HYPOTHESES,),
         calls.score,
     ),

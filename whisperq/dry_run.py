@@ -1,7 +1,7 @@
 """What a command would do: its settings and where each comes from, what it would read and write.
 
 The command's own call tells it, up to its step. What only the step finds out is not tried: a layer that the model
-lacks, a damaged recording, a list that has changed since the result that is there was made.
+lacks, a damaged recording, a list that has changed since the result that is there was made. planning.NOT_TRIED says so.
 """
 
 import json
@@ -18,17 +18,17 @@ from whisperq.disk import hub_cache, hub_is_offline
 from whisperq.flags import Common
 from whisperq.hashing import file_sha256
 from whisperq.planning import Call, Origin, Plan, Read, Setting, Write, written_down
+from whisperq.report.gathering import gather
+from whisperq.report.transcripts import STDIN, named_once, output_files
 from whisperq.run_folder import work_folder
 from whisperq.session import Session
-
-STDIN = "-"
 
 
 def plan(session: Session, settings: Any, call: Callable[[Session, Any], Any]) -> Plan:
     """Raises what the command itself raises before its step."""
     with written_down() as calls:
         call(session, settings)
-    writes = [write for one in calls for write in (written(one), checkpoints(one)) if write]
+    writes = [write for one in calls for write in (*transcripts(one), written(one), checkpoints(one)) if write]
     return Plan(
         session.command,
         dict(resolved(session, settings, calls[-1].config)),
@@ -69,7 +69,15 @@ def read(session: Session, calls: list[Call]) -> Iterator[Read]:
         for one in leaves(named):
             title = one.title if isinstance(one, Source) else str(one)
             if title not in known and name in ("files", "runs", "a", "b"):
-                yield Read(name.rstrip("s"), title, *state(one))
+                yield Read(name.rstrip("s"), title, *(state(one) if name != "files" else recording(title)))
+    if utterance := calls[-1].inputs.get("utterance"):
+        here = "file" if Path(utterance).is_file() else "not looked for in the test data"
+        yield Read("utterance", utterance, here)
+
+
+def recording(name: str) -> tuple[str, bool]:
+    """As `state` says it of an audio file."""
+    return ("a folder; name the recordings in it", True) if Path(name).is_dir() else state(name)
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -107,22 +115,31 @@ def _on_the_hub(name: str) -> tuple[str, bool]:
 
 
 def written(call: Call) -> Write | None:
-    """The step's place, and what the real run would do about what is there; None where it is stdout."""
+    """The step's place, and what the real run would do about what is there; None where that is no artifact."""
     out = call.out
-    if out is None:
+    if out is None or call.step == "transcribe":
         return None
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         left = _left_over(call, out)
         return Write(str(out), f"new; goes on with {left} where that was the same command" if left else "new")
-    if call.step == "transcribe" and out.is_dir():
-        return Write(str(out), "there; files are written into it")
-    if call.step != "transcribe" and not artifact.is_artifact(out):
+    if not artifact.is_artifact(out):
         return Write(str(out), "there, but not finished by whisperq; remove it or choose another --out", refused=True)
     if call.context.force:
         return Write(str(out), "there; replaced (--force)")
-    if call.step == "transcribe":
-        return Write(str(out), "there; give --force to replace it, or another --out", refused=True)
     return _over_finished(call, out)
+
+
+def transcripts(call: Call) -> Iterator[Write]:
+    """The files of `transcribe`. Raises UsageError for recordings that they cannot hold."""
+    if call.step != "transcribe":
+        return
+    for place in output_files(named_once(call.inputs["files"]), call.out, call.config.format):
+        if not place.exists():
+            yield Write(str(place), "new")
+        elif call.context.force and not place.is_dir():
+            yield Write(str(place), "there; replaced (--force)")
+        else:
+            yield Write(str(place), "there; give --force to replace it, or another --out", refused=True)
 
 
 def checkpoints(call: Call) -> Write | None:
@@ -151,7 +168,11 @@ def _over_finished(call: Call, out: Path) -> Write:
         return Write(str(out), "finished, and its checkpoints are gone: give --force, or another --out", refused=True)
     if differing:
         return _refused(out, differing)
-    return Write(str(out), "finished already, by this very command; nothing would be done unless lists have changed")
+    known = compared(call).values()
+    if open_questions := [role for role, entry in old.inputs.items() if entry["sha256"] not in known]:
+        unless = f"unless one of these differs, which is not compared: {', '.join(open_questions)}"
+        return Write(str(out), f"there, by this very command; nothing would be done {unless}")
+    return Write(str(out), "finished already, by this very command; nothing would be done")
 
 
 def _refused(out: Path, differing: list[str]) -> Write:
@@ -167,9 +188,19 @@ def differences(call: Call, old: artifact.Artifact) -> list[str]:
     if call.step == "compare" and settings["scorer"] is None:
         del settings["scorer"]  # the step takes the evaluations' own
     keys = sorted(key for key, value in settings.items() if key not in old.config or old.config[key] != value)
-    hashes = {entry["sha256"] for entry in old.inputs.values()}
-    models = {role: p for role, p in call.inputs.items() if isinstance(p, Path) and artifact.is_artifact(p)}
-    return keys + [f"input {r}" for r, p in models.items() if file_sha256(p / artifact.MANIFEST) not in hashes]
+    now, then = compared(call), {role: entry["sha256"] for role, entry in old.inputs.items()}
+    other = [role for role, sha256 in now.items() if sha256 not in then.values()]
+    if call.step == "report":  # all its inputs are compared, so that their names and those that are gone count too
+        other = sorted(role for role in {*now, *then} if now.get(role) != then.get(role))
+    return keys + [f"input {role}" for role in other]
+
+
+def compared(call: Call) -> dict[str, str]:
+    """The inputs that cost little to compare: artifacts, each by the sha256 of its manifest."""
+    if call.step == "report":
+        return {entry.name: entry.sha256 for entry in gather(call.inputs["runs"], verify=False).entries}
+    artifacts = {role: p for role, p in call.inputs.items() if isinstance(p, Path) and artifact.is_artifact(p)}
+    return {role: file_sha256(p / artifact.MANIFEST) for role, p in artifacts.items()}
 
 
 def kept_configuration(session: Session) -> Iterator[Write]:

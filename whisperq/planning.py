@@ -14,6 +14,10 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 
 STEPS = Path(__file__).parent / "steps"
+NOT_TRIED = (
+    "Not tried: what only the run itself finds out, such as damaged data, a model that does not fit, "
+    "a library or memory that is missing."
+)
 Origin = Literal["flag", "environment", "configuration", "default", "chosen"]  # chosen: for these inputs
 
 

@@ -8,6 +8,8 @@ from whisperq.artifact import is_artifact
 from whisperq.errors import InputError, UsageError, meant
 from whisperq.options import QuantizeConfig
 
+NAMED = 6  # artifacts of one folder that a sentence names; more are counted
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -72,9 +74,20 @@ def artifact_at(path: Path) -> Path:
     """The path itself. Raises InputError, with what is in it or near, where it is no artifact."""
     if is_artifact(path):
         return path
-    inside, beside = _finished(path), [str(p) for p in _finished(path.parent)]
-    hint = f"; in it are {', '.join(map(str, inside))}" if inside else meant(str(path), beside)
+    inside, beside = _inside(path), [str(p) for p in _finished(path.parent)]
+    hint = f"; in it are {', '.join(inside)}" if inside else meant(str(path), beside)
     raise InputError(f"{path} is not a finished whisperq artifact: it has no manifest.json{hint}")
+
+
+def _inside(path: Path) -> list[str]:
+    """A folder's artifacts, and those of its folders, quantized/ or outliers/<model>/; many are counted."""
+    names = [str(p) for p in _finished(path)]
+    for folder in sorted(path.iterdir()) if path.is_dir() else ():
+        if not folder.is_dir() or is_artifact(folder) or folder.name.startswith("."):
+            continue
+        found = _finished(folder) + [p for child in sorted(folder.iterdir()) for p in _finished(child)]
+        names += [f"{folder}/ ({len(found)} artifacts)"] if len(found) > NAMED else map(str, found)
+    return names
 
 
 def scheme(config: QuantizeConfig) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from whisperq.config import Experiment
 from whisperq.disk import replace
-from whisperq.errors import UsageError
+from whisperq.errors import InputError, UsageError
 from whisperq.options import SETTINGS
 
 HEAD = """\
@@ -59,7 +59,9 @@ defaults:
 
 
 def write_starter(out: Path, force: bool) -> Path:
-    """Raises UsageError for a file that is there."""
+    """Raises UsageError for a file that is there, InputError for a folder that is not."""
+    if not out.parent.is_dir():
+        raise InputError(f"there is no folder {out.parent} to write {out.name} into")
     if out.exists() and (not force or out.is_dir()):
         raise UsageError(f"{out} exists; give --force to replace it, or --out to write elsewhere")
     replace(out, starter())

@@ -11,8 +11,7 @@ source "$here/../preloaded.sh"
 
 [ -d "planted-$factor" ] || python "$here/planted.py" "$model" "$factor" "planted-$factor"
 wq eval --config "$here/whisperq.yaml" --model "planted-$factor"
-wq outliers --model "planted-$factor"
-wq calibrate --model "planted-$factor" --observer ema,minmax,percentile --percentile 99.9
+wq calibrate --model "planted-$factor" --observer ema,minmax,percentile --percentile 99.9 --channel-maxima
 for observer in ema minmax percentile smooth; do
     how=(--observer "$observer")
     [ "$observer" = smooth ] && how=(--observer minmax --smooth 0.5)

@@ -19,6 +19,7 @@ TRUNCATION_TOLERANCE = 0.1  # seconds: an MP3 without an index only estimates it
 DURATION_WARNING = 0.5  # seconds missing at which a list and its file cannot both be right
 ENERGY_HOP = 0.01  # seconds
 SILENCE = 1e-10  # mean square, 100 dB below full scale
+STANDARD_INPUT = "standard input"  # the origin of what was read there
 PAUSE = 0.2  # seconds of averaging: longer than the closure of a plosive, as long as a pause
 
 
@@ -48,7 +49,8 @@ def audio_seconds(utterance: Utterance) -> float:
 
 def _where(utterance: Utterance) -> str:
     if isinstance(utterance.audio, bytes):  # the origin names what file name there is
-        return f"{utterance.origin}: the embedded audio"
+        alone = utterance.origin in (STANDARD_INPUT, utterance.id)  # or a pipe: embedded in nothing
+        return utterance.origin if alone else f"{utterance.origin}: the embedded audio"
     if utterance.origin in ("", utterance.audio):  # named alone, in no list
         return f"the audio file {utterance.audio}"
     return f"{utterance.origin}: the audio file {utterance.audio}"

@@ -13,6 +13,7 @@ from whisperq.artifact import Artifact
 from whisperq.errors import InputError
 from whisperq.hashing import file_sha256
 from whisperq.report.progress import track
+from whisperq.report.results import Results
 
 SKIPPED = ("report",)  # kinds that are no result of their own
 
@@ -34,9 +35,10 @@ class Entry:
     def path(self) -> Path:
         return self.artifact.path
 
-    @property
+    @cached_property
     def results(self) -> dict[str, Any]:
-        return self.artifact.results
+        """Raises InputError, which names the artifact, where a key is not there."""
+        return Results(self.artifact.results, self.path)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -85,7 +87,7 @@ def gather(runs: Sequence[Path], verify: bool) -> Gathered:
     if not folders:
         raise InputError(f"{', '.join(map(str, runs))} holds no finished artifact; run whisperq init-student first")
     base = Path(os.path.commonpath([run.resolve().parent for run in runs]))
-    entries: dict[str, Entry] = {}
+    entries: list[Entry] = []
     unreadable = []
     for folder in track(folders, len(folders), "report", "artifacts"):
         try:
@@ -94,8 +96,19 @@ def gather(runs: Sequence[Path], verify: bool) -> Gathered:
             unreadable.append((os.path.relpath(folder, base), str(error)))
             continue
         if entry.kind not in SKIPPED:
-            entries.setdefault(entry.sha256, entry)
-    return Gathered(tuple(entries.values()), tuple(unreadable))
+            entries.append(entry)
+    return Gathered(once_each(entries), tuple(unreadable))
+
+
+def once_each(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Of copies the one that others were made from, by the path that they wrote down, else the first."""
+    recorded = {named["path"] for entry in entries for named in entry.artifact.inputs.values()}
+    chosen: dict[str, Entry] = {}
+    for entry in entries:
+        first = chosen.setdefault(entry.sha256, entry)
+        if str(entry.path) in recorded and str(first.path) not in recorded:
+            chosen[entry.sha256] = entry
+    return tuple(chosen.values())
 
 
 def artifacts_below(run: Path) -> Iterable[Path]:

@@ -6,12 +6,11 @@ its hash cannot be had anew: recordings and data sets. An utterance list's hash 
 which no path tells: where the usual reading gives another hash it is unlike, which proves nothing.
 """
 
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from whisperq import artifact
 from whisperq.config import Source
@@ -20,7 +19,6 @@ from whisperq.data.lists import UtteranceList
 from whisperq.data.tables import METADATA_FILES
 from whisperq.errors import InputError
 from whisperq.hashing import file_sha256
-from whisperq.options import SETTINGS
 from whisperq.report.gathering import Entry, Gathered
 
 State = Literal["whole", "changed", "gone", "unlike", "unchecked"]
@@ -109,30 +107,3 @@ def list_hash(places: Sequence[Path]) -> str | None:
             return None
         lists.append(UtteranceList(Source(path=str(place)), (), 0, file_sha256(file)))
     return UtteranceGroup(tuple(lists)).reference["sha256"]
-
-
-def command_line(entry: Entry) -> str:
-    """The command with the settings that are not its defaults, as far as its inputs leave it to them."""
-    command = entry.artifact.manifest["command"]
-    words = ["whisperq", command]
-    for name, value in {**unusual(command, entry.config), **_seed(entry.config)}.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, list):
-            words += [word for each in value for word in (f"--{flag}", str(each))]
-        elif value is not None:
-            words += [f"--{flag}", str(value)]
-    return shlex.join(words)
-
-
-def unusual(command: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that are not the command's defaults."""
-    kind = SETTINGS.get(command)
-    defaults = {f.name: f.default for f in fields(kind) if f.default is not MISSING} if kind else {}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
-    return {name: config[name] for name in plain if name in config and config[name] not in (plain[name], [plain[name]])}
-
-
-def _seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"seed": config["seed"]} if config.get("seed") else {}

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.grids import BROKEN, link, manifest_link
-from whisperq.report.lineage import SAID, Lineage, Link, command_line
+from whisperq.report.lineage import SAID, Lineage, Link
+from whisperq.report.lineage_commands import command_line
 
 SHORT = 12  # characters of a hash
+IN_ITS_RUN = "Names in a command are those of the artifact's run folder: add --run FOLDER where that is not run/."
 
 
 def cards(gathered: Gathered, lineage: Lineage, out: Path) -> Iterator[str]:
@@ -27,7 +29,7 @@ def _card(entry: Entry, lineage: Lineage, out: Path) -> str:
     return (
         f'<article class="card{" torn" if breaks else ""}" id="{entry.anchor}">'
         f"<h4>{escape(entry.name)} <span>{escape(entry.kind)}</span></h4>{torn}"
-        f"<pre>{escape(command_line(entry))}</pre><ul>{inputs}</ul>"
+        f"<pre>{escape(command_line(entry, lineage.gathered))}</pre><ul>{inputs}</ul>"
         f'<p><a href="{escape(manifest_link(entry, out))}">manifest.json</a> '
         f"<span class=hash>sha256 {entry.sha256[:SHORT]}, whisperq {escape(version)}</span></p>"
         f"<details><summary>all settings</summary><pre>{settings}</pre></details></article>"
@@ -49,7 +51,7 @@ def lineage_record(gathered: Gathered, lineage: Lineage) -> list[dict]:
             "kind": entry.kind,
             "path": str(entry.path),
             "sha256": entry.sha256,
-            "command": command_line(entry),
+            "command": command_line(entry, gathered),
             "inputs": [
                 {"role": one.role, "path": one.path, "sha256": one.sha256, "state": one.state}
                 for one in lineage.links(entry)
@@ -62,10 +64,11 @@ def lineage_record(gathered: Gathered, lineage: Lineage) -> list[dict]:
 
 def lineage_markdown(gathered: Gathered, lineage: Lineage, out: Path) -> str:
     """One line for each artifact: its command, its manifest, and whether its chain holds."""
-    lines = ["## Lineage", "", "| artifact | kind | command | chain |", "| --- | --- | --- | --- |"]
+    lines = ["## Lineage", "", IN_ITS_RUN, "", "| artifact | kind | command | chain |", "| --- | --- | --- | --- |"]
     for entry in gathered.entries:
         state = "; ".join(lineage.breaks(entry)).replace("|", "\\|")
         manifest = f"[{entry.name}](<{manifest_link(entry, out)}>)"
         chain = f"{BROKEN} {state}" if state else "whole"
-        lines.append(f"| {manifest} | {entry.kind} | `{command_line(entry)}` | {chain} |")
+        command = command_line(entry, gathered).replace("|", "\\|")
+        lines.append(f"| {manifest} | {entry.kind} | `{command}` | {chain} |")
     return "\n".join([*lines, ""])

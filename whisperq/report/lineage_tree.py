@@ -1,6 +1,7 @@
 """An artifact's inputs as a tree, down to what no command of ours made; what does not hold is said where it stands."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.markup import escape
@@ -14,7 +15,24 @@ from whisperq.hashing import file_sha256
 from whisperq.report.gathering import artifacts_below
 
 DEPTH = 4  # folders between an artifact and its run folder at most: outliers/<model>/<site>
-Neighbours = Mapping[str, Path]  # sha256 of a manifest -> its artifact
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The artifacts of the same run folder, which may have moved since the manifests named each other's paths."""
+
+    root: Path | None
+    own: Mapping[str, Path]  # sha256 of a manifest -> its artifact
+    nested: Mapping[str, Path]  # of run folders in this one
+
+    def place(self, entry: Mapping[str, str]) -> Path:
+        """In a run folder that moved, or is a copy, the one beside; else the path that was written down."""
+        recorded, digest = Path(entry["path"]), entry["sha256"]
+        if digest in self.own and self.root not in recorded.parents:
+            return self.own[digest]
+        if artifact.is_artifact(recorded) and file_sha256(recorded / artifact.MANIFEST) == digest:
+            return recorded
+        return {**self.nested, **self.own}.get(digest, recorded)
 
 
 def lineage_tree(sealed: Artifact) -> Tree:
@@ -24,10 +42,17 @@ def lineage_tree(sealed: Artifact) -> Tree:
 
 
 def neighbours(path: Path) -> Neighbours:
-    """The artifacts of the same run folder, which may have moved since the manifests named each other's paths."""
-    above = [path.parent, *path.parents[1:DEPTH]]
-    root = next((folder for folder in above if (folder / FILE).is_file()), None)
-    return {file_sha256(p / artifact.MANIFEST): p for p in artifacts_below(root)} if root else {}
+    root = _run_folder(path)
+    own: dict[str, Path] = {}
+    nested: dict[str, Path] = {}
+    for place in artifacts_below(root) if root else ():
+        (own if _run_folder(place) == root else nested).setdefault(file_sha256(place / artifact.MANIFEST), place)
+    return Neighbours(root, own, nested)
+
+
+def _run_folder(path: Path) -> Path | None:
+    """The nearest folder above with a configuration."""
+    return next((folder for folder in path.parents[:DEPTH] if (folder / FILE).is_file()), None)
 
 
 def _grow(tree: Tree, sealed: Artifact, near: Neighbours) -> None:
@@ -40,7 +65,7 @@ def _grow(tree: Tree, sealed: Artifact, near: Neighbours) -> None:
 
 def find(role: str, entry: Mapping[str, str], near: Neighbours) -> tuple[Artifact | None, str]:
     """An input as an artifact that can be followed, where it is one; and what is to be said of the link."""
-    place = near.get(entry["sha256"], Path(entry["path"]))
+    place = near.place(entry)
     try:
         if artifact.is_artifact(place):
             same = file_sha256(place / artifact.MANIFEST) == entry["sha256"]

@@ -3,11 +3,11 @@
 from rich.markup import escape
 from rich.table import Table
 
-from whisperq.planning import Plan, Setting
+from whisperq.planning import NOT_TRIED, Plan, Setting
 from whisperq.report.cells import table
 
 
-def plan_tables(plan: Plan) -> list[Table]:
+def plan_tables(plan: Plan) -> list[Table | str]:
     settings = table(f"whisperq {plan.command} would run with", "setting", "value", "from")
     for name, setting in plan.settings.items():
         settings.add_row(name.replace("_", "-"), _value(setting), setting.origin)
@@ -19,7 +19,7 @@ def plan_tables(plan: Plan) -> list[Table]:
         writes.add_row(escape(write.what), escape(write.state))
     if not plan.writes:
         writes.add_row("standard output", "-")
-    return [settings, reads, writes]
+    return [settings, reads, writes, NOT_TRIED]
 
 
 def _value(setting: Setting) -> str:

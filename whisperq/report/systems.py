@@ -10,7 +10,7 @@ from typing import Any
 from whisperq import artifact
 from whisperq.hashing import bytes_sha256
 from whisperq.report.gathering import Entry, Gathered
-from whisperq.report.lineage import unusual
+from whisperq.report.lineage_commands import unusual
 from whisperq.report.namesakes import Named, namesakes
 from whisperq.report.tables import scheme
 

@@ -9,12 +9,13 @@ from rich.text import Text
 from whisperq.artifact import Artifact
 from whisperq.report import comparisons, scores
 from whisperq.report.cells import figure, megabytes, percent, table
+from whisperq.report.results import Results
 
 
 def tables(artifact: Artifact) -> list[Table]:
-    """One or more tables for any kind of artifact."""
+    """One or more tables for any kind of artifact. Raises InputError for a manifest that lacks some of its results."""
     builder: Callable[[dict[str, Any]], list[Table]] = BUILDERS.get(artifact.kind, _plain)
-    return builder(artifact.results)
+    return builder(Results(artifact.results, artifact.path))
 
 
 def _plain(results: dict[str, Any]) -> list[Table]:
@@ -151,7 +152,9 @@ def _sensitivity(results: dict[str, Any]) -> list[Table]:
     parts = table(title, "part", *columns)
     for name, part in results["worst"].items():
         parts.add_row(name, *cells(part["alone"]), *cells(part["all_but"]))
-    line = table("To keep the worst in float", "flag of whisperq quantize")
+    if "exclude" not in results:  # quantize makes no mixed-precision model
+        return [all_parts, parts]
+    line = table("To keep the worst in float", "flag of whisperq quantize, beside those that made the model")
     line.add_row(results["exclude"])
     return [all_parts, parts, line]
 

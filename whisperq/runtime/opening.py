@@ -8,26 +8,23 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2Processor, WhisperProcessor
 
-from whisperq import artifact
 from whisperq.data.batches import Loader
 from whisperq.data.tokens import make_codec
 from whisperq.data.utterance import Utterance
 from whisperq.data.waveforms import CtcCodec, WaveformExtractor, WaveformLoader
-from whisperq.errors import InputError, UsageError
+from whisperq.errors import InputError
 from whisperq.flags import Context
 from whisperq.models.ctc import frame_counts, shortest
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, compute_dtype, load_config, load_model, load_processor
 from whisperq.models.sites import model_sites, watch
 from whisperq.options import Execution
+from whisperq.refusals import check_runtime, kind_of
 from whisperq.runtime.ctc import CtcRules, PyTorchCtc
 from whisperq.runtime.decoding import make_rules
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.quantized import load_quantized, quantizers
 from whisperq.runtime.transcription import AnyRules, AnyRuntime, Hypothesis, transcribe
-
-# Kind of model -> what runs it, the default first.
-RUNTIMES = {"float": ("float",), "quantized": ("emulated", "int8"), "onnx": ("onnx", "openvino")}
 
 Listen = Callable[[Sequence[Utterance]], Iterable[Hypothesis]]
 
@@ -63,25 +60,10 @@ class Description:
         return cls(config, GenerationConfig.from_pretrained(folder) if writes == "tokens" else None)
 
 
-def kind_of(folder: Path) -> str:
-    """float, quantized, or onnx: an exported one."""
-    # Its files were checked when the step named it as an input.
-    kind = artifact.load(folder, verify=False).kind if artifact.is_artifact(folder) else "float"
-    return kind if kind in ("quantized", "onnx") else "float"
-
-
 @contextmanager
 def open_runtime(folder: Path, execution: Execution, context: Context, skip_bad: bool = False) -> Iterator[Opened]:
     """Raises UsageError for a runtime that this folder has none for, InputError for a folder that cannot be used."""
-    kind = kind_of(folder)
-    name = execution.runtime or RUNTIMES[kind][0]
-    if name not in RUNTIMES[kind]:
-        fitting = " or ".join(RUNTIMES[kind])
-        raise UsageError(f"{folder} holds a {kind} model; it runs with --runtime {fitting}, not {name}")
-    if execution.reduce_range is not None and name != "int8":
-        raise UsageError(f"--reduce-range is for --runtime int8, not for {name}")
-    if execution.attention_dtype != "auto" and name in ("float", "emulated"):
-        raise UsageError(f"--attention-dtype is for runtimes in integers; of {name} --dtype is the number format")
+    name = check_runtime(folder, kind_of(folder), execution, context)
     if name in ("float", "emulated"):
         with open_model(folder, context, skip_bad) as opened:
             yield opened
@@ -94,8 +76,6 @@ def open_runtime(folder: Path, execution: Execution, context: Context, skip_bad:
     else:
         from whisperq.runtime.graphs import open_graphs
 
-        if context.device == "cuda":
-            raise UsageError(f"--runtime {name} runs on the CPU, not with --device cuda")
         device, runtime = "cpu", open_graphs(folder, name, described.config, execution.attention_dtype)
     yield Opened(*_around(folder, described, context, device, skip_bad), runtime)
 

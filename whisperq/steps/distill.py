@@ -13,17 +13,18 @@ from whisperq.errors import InputError
 from whisperq.flags import Context
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_processor, load_whisper, local_folder, save_model
+from whisperq.refusals import check_batches, seconds_of
 from whisperq.report.progress import say, stepping
 from whisperq.training.checkpoints import Checkpoints, Progress
 from whisperq.training.determinism import prepare_determinism
 from whisperq.training.distributed import Processes, joined
-from whisperq.training.job import Job, TrainingData, check_batches
+from whisperq.training.job import Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import Distiller, autocast_dtype
 from whisperq.training.material import prepare
 from whisperq.training.pair import attention_kernel
 from whisperq.training.run import Surroundings, Training
-from whisperq.training.signals import seconds_of, stop_requested
+from whisperq.training.signals import stop_requested
 from whisperq.training_options import DistillConfig
 
 

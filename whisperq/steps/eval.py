@@ -21,7 +21,7 @@ from whisperq.data.groups import read_all
 from whisperq.data.hypotheses import HypothesisLine, line_of
 from whisperq.data.lists import UtteranceList
 from whisperq.data.utterance import Utterance
-from whisperq.errors import InputError, Interrupted, UsageError
+from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device
 from whisperq.options import EvalConfig
@@ -73,7 +73,6 @@ def eval(
     Writes results.json, results.md and of each set hypotheses/<set>.jsonl, errors/<set>.txt, <set>.ref.trn and
     <set>.hyp.trn. Raises InputError and UsageError for unusable sets, Interrupted where it was told to stop.
     """
-    check_names(test)
     lists = {source.name: read_all([source], config.skip_bad) for source in test}
     normalizers = {s.name: config.normalizer or s.normalizer or normalizer for s in test}
     sets = [TestSet(s, lists[s.name].lists[0], normalizers[s.name], config.limit) for s in test]
@@ -119,15 +118,6 @@ def summary(opened: Opened, costs: Sequence[tuple[float, float]]) -> dict[str, A
         "warm_up_seconds": max(seconds for seconds, _ in costs),
         "peak_memory_gib": max(memory for _, memory in costs),
     }
-
-
-def check_names(test: Sequence[Source]) -> None:
-    names = [s.name for s in test]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"two test sets are named {name}; name them apart with --test NAME=LIST")
-        if Path(name).name != name:
-            raise UsageError(f"a test set's name becomes a file's, so that it cannot be {name!r}")
 
 
 def check_words(one: TestSet) -> None:

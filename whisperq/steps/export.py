@@ -14,6 +14,7 @@ from whisperq.flags import Context
 from whisperq.models.families import family_of
 from whisperq.models.loading import load_processor
 from whisperq.options import ExportConfig
+from whisperq.refusals import check_export
 from whisperq.report.progress import track
 from whisperq.runtime.graphs import FILES, FOLDER, require
 from whisperq.runtime.stored import Stored, open_stored
@@ -35,15 +36,12 @@ def export(model: Path, out: Path, config: ExportConfig, context: Context) -> ar
     """
     require("onnx", "onnx", "whisperq export")
     results = quantized_results(model)
-    if results is None and artifact.is_artifact(model) and artifact.load(model, verify=False).kind == "onnx":
-        raise UsageError(f"{model} is exported already; name the model that it was made from")
-    if results and config.float:
-        raise UsageError(f"--float exports a float model, but {model} is quantized; name the one it was made from")
+    check_export(model, config.float)
     settings = {"float": results is None}  # nothing else decides the graphs
     inputs = {"model": artifact.reference(model)}
     with artifact.create(out, "onnx", "export", settings, inputs, context.force) as draft:
         stored = open_stored(model)
-        check_expressible(model, stored, results)
+        check_expressible(model, stored)
         describe(model, stored, draft.folder)
         products = write_graphs(stored, draft.folder / FOLDER)
         integer = [address for address, floats in products.items() if not floats]
@@ -65,12 +63,7 @@ def quantized_results(model: Path) -> dict[str, Any] | None:
     return sealed.results if sealed.kind == "quantized" else None
 
 
-def check_expressible(model: Path, stored: Stored, results: Mapping[str, Any] | None) -> None:
-    if results and results["recipe"] != "gemm":
-        raise UsageError(
-            f"the recipe {results['recipe']} of {model} has no form in integers; "
-            "export a model of whisperq quantize --recipe gemm, or the float one with --float"
-        )
+def check_expressible(model: Path, stored: Stored) -> None:
     for function in activation_functions(stored):
         if function not in ACTIVATIONS:
             known = " and ".join(ACTIVATIONS)

@@ -23,13 +23,14 @@ from whisperq.models.descriptions import copy_descriptions, describe
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_model, load_processor
 from whisperq.models.plan import make_plan
+from whisperq.refusals import check_batches, seconds_of
 from whisperq.report.bits import plot_bits
 from whisperq.report.progress import say, stepping
 from whisperq.runtime.quantized import Quantization, save_quantization
 from whisperq.training.checkpoints import Progress
 from whisperq.training.determinism import prepare_determinism
 from whisperq.training.distributed import Processes, joined
-from whisperq.training.job import Beginning, Job, TrainingData, check_batches
+from whisperq.training.job import Beginning, Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import autocast_dtype
 from whisperq.training.material import prepare
@@ -38,7 +39,7 @@ from whisperq.training.outcome import entries, sizes
 from whisperq.training.pair import make_pair
 from whisperq.training.run import Surroundings, Training
 from whisperq.training.search import check_search, check_target, parse_widths, sensitive_choice, uniform_choice
-from whisperq.training.signals import seconds_of, stop_requested
+from whisperq.training.signals import stop_requested
 from whisperq.training_options import MixedPrecisionConfig
 
 BITS = "bits.json"

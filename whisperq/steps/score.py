@@ -1,6 +1,6 @@
 """Scoring again, without a model or a GPU: hypotheses files of ours or anybody's."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from shutil import copyfile
 
@@ -26,8 +26,9 @@ def score(
     Writes what `eval` writes. Raises InputError for files that are no hypotheses or have no reference words.
     """
     check_names(files)
-    lines = {source.name: read_hypotheses(Path(source.path or "")) for source in files}
     names = {s.name: config.normalizer or s.normalizer or normalizer for s in files}
+    check_spelling(config.spelling, names.values())
+    lines = {source.name: read_hypotheses(Path(source.path or "")) for source in files}
     spelling = spelling_file(files, config) if "english" in names.values() else None
     inputs = {f"hypotheses {s.name}": artifact.reference(Path(s.path or "")) for s in files}
     inputs |= {"spelling map": artifact.reference(spelling)} if spelling else {}
@@ -54,6 +55,16 @@ def check_names(files: Sequence[Source]) -> None:
             raise UsageError(f"two sets are named {name}; name them apart with NAME=FILE")
         if Path(name).name != name:
             raise UsageError(f"a set's name becomes a file's, so that it cannot be {name!r}")
+
+
+def check_spelling(spelling: str | None, normalizers: Collection[str]) -> None:
+    """Raises InputError for a --spelling that cannot be read, UsageError for one that no set's normaliser reads."""
+    if spelling is None:
+        return
+    read_spelling(Path(spelling))
+    if "english" not in normalizers:
+        others = " and ".join(sorted(set(normalizers)))
+        raise UsageError(f"--spelling is for the normalizer english; all sets are scored by {others}")
 
 
 def scored(name: str, lines: Sequence[HypothesisLine], normalizer: Normalizer, scorer: str) -> ScoredSet:

@@ -22,8 +22,10 @@ from whisperq.data.groups import read_all
 from whisperq.data.lazy import Joined
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.hashing import file_sha256
 from whisperq.models.loading import compute_device
 from whisperq.options import SensitivityConfig
+from whisperq.report.lineage_commands import flags, run_root
 from whisperq.report.progress import say, track
 from whisperq.report.sensitivity import plot_sensitivity
 from whisperq.runtime.mixture import Mixture, Part, divide, smooth_alike, trained_floats
@@ -82,11 +84,11 @@ def sensitivity(
             "by": config.by,
             "tokens": measures[NOTHING].distortion.tokens,
             "skipped": group.bad + len(opened.loader.skipped),
-            **summary(report, parts, config.worst),
+            **summary(report, parts, 0 if "mode" in sealed.results else config.worst),
             "figures": plot_sensitivity(report["parts"], draft.folder) if parts else [],
         }
-    if parts:
-        say(f"the worst parts stay float with: whisperq quantize {draft.results['exclude']}")
+    if parts and "mode" not in sealed.results:
+        say(f"the worst parts stay float with: {keeping_line(sealed, floats, out, min(config.worst, len(parts)))}")
     return artifact.load(out)
 
 
@@ -176,12 +178,39 @@ def describe(parts: Mapping[str, Part], entries: Mapping[str, dict[str, Any]]) -
 
 
 def summary(report: Mapping[str, Any], parts: Mapping[str, Part], worst: int) -> dict[str, Any]:
-    """What is worth a table; `worst` parts are named as quantize's --exclude takes them."""
+    """What is worth a table; `worst` parts are named as quantize's --exclude takes them.
+
+    None of a mixed-precision model, which quantize cannot make.
+    """
     excluded = ",".join(parts[name].exclude for name in list(report["parts"])[:worst])
     return {
         "float_wer": report["float_wer"],
         "everything": report["everything"],
         "parts": len(parts),
         "worst": {name: report["parts"][name] for name in list(report["parts"])[:TOP]},
-        "exclude": f"--exclude {shlex.quote(excluded)}",
+        **({"exclude": f"--exclude {shlex.quote(excluded)}"} if worst else {}),
     }
+
+
+def keeping_line(quantized: artifact.Artifact, floats: Path, out: Path, worst: int) -> str:
+    """The command that makes the same model with the `worst` parts in float, whatever it was made with.
+
+    out: this sensitivity's folder. What --keep-worst had kept of it already stays float by name: here it would count
+    this sensitivity's parts.
+    """
+    config, path = dict(quantized.config), quantized.path
+    config["exclude"] = [*config.get("exclude", ()), *quantized.results.get("kept_worst", ())]
+    words = ["whisperq", "quantize", *flags("quantize", {**config, "keep_worst": worst})]
+    words += ["--sensitivity", str(out), "--model", str(floats)]
+    if calibration := quantized.inputs.get("calibration"):
+        words += calibration_words(calibration, run_root(path))
+    return shlex.join([*words, "--out", f"{path}-keep{worst}"])
+
+
+def calibration_words(named: Mapping[str, str], run: Path | None) -> list[str]:
+    """None for the one that quantize takes anyway; that of a run folder that moved is beside the model."""
+    beside = run / "calibration" if run else Path(named["path"])
+    there = artifact.is_artifact(beside) and file_sha256(beside / artifact.MANIFEST) == named["sha256"]
+    place = beside if there else Path(named["path"])
+    usual = Path(os.environ.get("WHISPERQ_RUN", "run"), "calibration")
+    return [] if place == usual else ["--calibration", str(place)]

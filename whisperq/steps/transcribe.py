@@ -13,12 +13,11 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.options import TranscribeConfig
 from whisperq.report.progress import bar, say, say_how
-from whisperq.report.subtitles import EXTENSIONS, ONE_RECORDING, write
+from whisperq.report.subtitles import write
+from whisperq.report.transcripts import STDIN, named_once, output_files
 from whisperq.runtime.decoding import with_times
 from whisperq.runtime.opening import Opened, open_runtime
 from whisperq.runtime.transcription import AnyRules, Piece, cut, hear
-
-STDIN = "-"
 
 
 def transcribe(
@@ -52,31 +51,6 @@ def transcribe(
         write_whole(place, write(config.format, group, heading))
         say(f"transcript: {place}")
     return ""
-
-
-def output_files(files: Sequence[str], out: Path | None, format: str) -> list[Path]:
-    """One file for all recordings, one for each, or none: standard output. Raises UsageError."""
-    apart = format in ONE_RECORDING and len(files) > 1
-    if out is None:
-        if apart:
-            raise UsageError(
-                f"{len(files)} recordings make {len(files)} {format} files; name a folder for them with --out"
-            )
-        return []
-    if not out.is_dir() and not apart:
-        return [out]
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{len(files)} recordings make {len(files)} {format} files, but {out} is no folder")
-    stems = ["stdin" if name == STDIN else Path(name).stem for name in files]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise UsageError(f"two recordings would both be written to {out / twice}.{EXTENSIONS[format]}; do them apart")
-    return [out / f"{stem}.{EXTENSIONS[format]}" for stem in stems]
-
-
-def named_once(files: Sequence[str]) -> Sequence[str]:
-    if files.count(STDIN) > 1:
-        raise UsageError("standard input can be read once; name - once")
-    return files
 
 
 def open_recording(name: str) -> Utterance:

@@ -100,16 +100,6 @@ def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, s
     return Identity(settings, {role: entry["sha256"] for role, entry in inputs.items()})
 
 
-def check_batches(config: TrainingConfig, world: int) -> None:
-    """Raises UsageError for an effective batch that these processes cannot make."""
-    share, rest = divmod(config.batch_size, world)
-    if rest:
-        raise UsageError(f"--batch-size {config.batch_size} cannot be shared by {world} processes")
-    if share % (config.micro_batch or share):
-        whose = f", {share} for each of {world} processes" if world > 1 else ""
-        raise UsageError(f"--micro-batch {config.micro_batch} does not divide --batch-size {config.batch_size}{whose}")
-
-
 def check_validation(loader: Loader, normalizer: Normalizer, utterances: Sequence) -> None:
     """Before the first step rather than at the first validation: every recording decodes, there are words."""
     for utterance in utterances:

@@ -4,14 +4,11 @@ SLURM sends what `--signal` names, clusters send TERM before they preempt; which
 hears it is theirs to decide, so that processes must agree (`Processes.any`).
 """
 
-import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from whisperq.errors import UsageError
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 STARTED = time.monotonic()  # the process's start, near enough: max_time counts from there
@@ -54,14 +51,3 @@ def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def seconds_of(text: str | None) -> float | None:
-    """23:30:00, 45:00 or 1-12:00:00 (days, as SLURM writes them) in seconds. Raises UsageError."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
-    if not match:
-        raise UsageError(f"--max-time is {text!r}, but must be a time such as 23:30:00")
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds
