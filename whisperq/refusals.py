@@ -1,0 +1,93 @@
+"""What flags and manifests alone refuse: asked before a step begins, and so by --dry-run too.
+
+Steps and runtimes ask again what hangs on more than these: how many processes share a batch, or a model folder that
+they were given without a command line.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from whisperq import artifact
+from whisperq.errors import UsageError
+from whisperq.flags import Context
+from whisperq.options import Execution
+from whisperq.training_options import TrainingConfig
+
+# Kind of model -> what runs it, the default first.
+RUNTIMES = {"float": ("float",), "quantized": ("emulated", "int8"), "onnx": ("onnx", "openvino")}
+EXPORTED = RUNTIMES["onnx"]
+
+
+def check_batches(config: TrainingConfig, world: int) -> None:
+    """Raises UsageError for an effective batch that these processes cannot make."""
+    share, rest = divmod(config.batch_size, world)
+    if rest:
+        raise UsageError(f"--batch-size {config.batch_size} cannot be shared by {world} processes")
+    if share % (config.micro_batch or share):
+        whose = f", {share} for each of {world} processes" if world > 1 else ""
+        raise UsageError(f"--micro-batch {config.micro_batch} does not divide --batch-size {config.batch_size}{whose}")
+
+
+def seconds_of(text: str | None) -> float | None:
+    """23:30:00, 45:00 or 1-12:00:00 (days, as SLURM writes them) in seconds. Raises UsageError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if not match:
+        raise UsageError(f"--max-time is {text!r}, but must be a time such as 23:30:00")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds
+
+
+def check_set_names(names: Sequence[str], remedy: str) -> None:
+    """Raises UsageError for sets that would write the same files; `remedy`: how a set is named on the command line."""
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two sets are named {name}; name them apart with {remedy}")
+        if Path(name).name != name:
+            raise UsageError(f"a set's name becomes a file's, so that it cannot be {name!r}")
+
+
+def kind_of(folder: Path) -> str:
+    """float, quantized, or onnx: an exported one."""
+    # Its files are checked where a step names it as an input.
+    kind = artifact.load(folder, verify=False).kind if artifact.is_artifact(folder) else "float"
+    return kind if kind in ("quantized", "onnx") else "float"
+
+
+def check_runtime(folder: Path, kind: str, execution: Execution, context: Context) -> str:
+    """The runtime's name. Raises UsageError for one that a model of this kind has not, or flags that it lacks."""
+    name = execution.runtime or RUNTIMES[kind][0]
+    if name not in RUNTIMES[kind]:
+        fitting = " or ".join(RUNTIMES[kind])
+        raise UsageError(f"{folder} holds a {kind} model; it runs with --runtime {fitting}, not {name}")
+    if execution.reduce_range is not None and name != "int8":
+        raise UsageError(f"--reduce-range is for --runtime int8, not for {name}")
+    if execution.attention_dtype != "auto" and name in ("float", "emulated"):
+        raise UsageError(f"--attention-dtype is for runtimes in integers; of {name} --dtype is the number format")
+    if context.device == "cuda" and name in EXPORTED:
+        raise UsageError(f"--runtime {name} runs on the CPU, not with --device cuda")
+    if name == "int8":
+        check_integer_form(folder, "run it with --runtime emulated")
+    return name
+
+
+def check_export(folder: Path, as_float: bool) -> None:
+    """Raises UsageError for what graphs of integers cannot express, as far as the manifest tells."""
+    kind = kind_of(folder)
+    if kind == "onnx":
+        raise UsageError(f"{folder} is exported already; name the model that it was made from")
+    if kind == "quantized" and as_float:
+        raise UsageError(f"--float exports a float model, but {folder} is quantized; name the one it was made from")
+    if kind == "quantized":
+        check_integer_form(folder, "export the float one with --float")
+
+
+def check_integer_form(folder: Path, otherwise: str) -> None:
+    """Of a quantized model: the recipe paper has products that no integer kernel takes."""
+    recipe = artifact.load(folder, verify=False).results.get("recipe", "gemm")
+    if recipe != "gemm":
+        raise UsageError(
+            f"the recipe {recipe} of {folder} has no form in integers; {otherwise}, or whisperq quantize --recipe gemm"
+        )
