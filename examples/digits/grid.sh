@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper's tables in miniature, on real human digits: students of one teacher at three depths, plain and gated, with
 # five seeds each, in float and in INT8 under both recipes, at one depth with activations of 6 and 5 bits as well; the
-# other gates at that depth, three seeds each; planted outliers; three settings in which outliers might grow by
+# other gates at that depth, three seeds each; planted outliers; two settings in which outliers might grow by
 # themselves; then one report of all.
 # grid.sh [RUNS]: where the run folders go; default examples/digits/run/grid. Done work is not done again: after an
 # interruption, run it again. WHISPERQ_SPEECH names the folder that holds digits.jsonl.
@@ -42,7 +42,6 @@ growth() {
         at="$gate 3 $gate 0 8 --warmup-steps 50"
         echo "$runs/growth/fast/$at --max-steps $((2 * steps)) --learning-rate 0.002 --schedule constant"
         echo "$runs/growth/silent/$at --max-steps $steps --train $short"
-        echo "$runs/growth/long/$at --max-steps $((10 * steps)) --eval-every 1000"
     done
 }
 

@@ -11,6 +11,7 @@ from whisperq.data.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.options import ScoreConfig
+from whisperq.refusals import check_set_names
 from whisperq.report.progress import say
 from whisperq.report.scores import scores
 from whisperq.report.sets import warn_of_changed_words, write_results, write_set
@@ -25,7 +26,7 @@ def score(
 
     Writes what `eval` writes. Raises InputError for files that are no hypotheses or have no reference words.
     """
-    check_names(files)
+    check_set_names([s.name for s in files], "NAME=FILE")
     names = {s.name: config.normalizer or s.normalizer or normalizer for s in files}
     check_spelling(config.spelling, names.values())
     lines = {source.name: read_hypotheses(Path(source.path or "")) for source in files}
@@ -46,15 +47,6 @@ def score(
         draft.results |= {"sets": sets, **over_sets(sets)}
         write_results(draft.folder, "Word errors", draft.results, scores(draft.results))
     return artifact.load(out)
-
-
-def check_names(files: Sequence[Source]) -> None:
-    names = [s.name for s in files]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"two sets are named {name}; name them apart with NAME=FILE")
-        if Path(name).name != name:
-            raise UsageError(f"a set's name becomes a file's, so that it cannot be {name!r}")
 
 
 def check_spelling(spelling: str | None, normalizers: Collection[str]) -> None:
