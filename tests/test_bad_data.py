@@ -100,7 +100,7 @@ LISTS = {
     "absent": (lambda p: None, "bad does not exist"),
     "empty": (lambda p: p.write_text("\n"), "bad has no usable line"),
     "a folder of nothing": (lambda p: p.mkdir(), "bad holds neither metadata.jsonl"),
-    "not text": (lambda p: p.write_bytes(b"\xff\xfe\xfa"), "bad cannot be read"),
+    "not text": (lambda p: p.write_bytes(b"\xff\xfe\xfa"), "bad, line 1, is not UTF-8"),
 }
 
 

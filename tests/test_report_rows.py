@@ -173,8 +173,8 @@ def test_a_model_of_the_hub_has_its_own_name(tmp_path):
 
 
 def quantized_seeds(tmp_path: Path, gate: str, kls: list[float], bits: int = 8) -> None:
-    teacher, data = write_teacher(tmp_path / "teacher"), tmp_path / "data.jsonl"
-    data.write_text("")
+    teacher, data = write_teacher(tmp_path / "teacher"), tmp_path / f"{gate}.jsonl"
+    data.write_text("")  # the same list, wherever it lies
     for seed, kl in enumerate(kls):
         run = tmp_path / "runs" / gate / str(seed)
         if not (run / "distilled").exists():

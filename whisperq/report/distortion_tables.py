@@ -21,10 +21,9 @@ class Distorted:
     snr: float  # dB; infinite where nothing differs
 
     @property
-    def condition(self) -> tuple[str, str, int]:
-        """Data, their hash, tokens: only equal ones are compared."""
-        data = self.entry.artifact.inputs["data"]
-        return data["path"], data["sha256"], self.entry.results["tokens"]
+    def condition(self) -> tuple[str, int]:
+        """The data's hash, and tokens: only equal ones are compared."""
+        return self.entry.artifact.inputs["data"]["sha256"], self.entry.results["tokens"]
 
 
 def distorted(gathered: Gathered) -> list[Distorted]:
@@ -49,7 +48,7 @@ def _grid(found: Sequence[Distorted], stem: str) -> Grid:
     models = sorted({d.model for d in found}, key=lambda m: (*m.order(), plain_last(m.gate)))
     rows = [_row(model, found) for model in models]
     caption = (
-        f"Teacher-forced outputs of {found[0].condition[2]:,} tokens, quantized against float: KL divergence in "
+        f"Teacher-forced outputs of {found[0].condition[1]:,} tokens, quantized against float: KL divergence in "
         "thousandths of a nat per token, the geometric mean of the seeds, and signal-to-noise ratio of the logits in "
         "dB. The interval (95 %, Student's t, of KL in logarithms) is over seeds. Bold: the least KL of rows that "
         "differ in their gate alone, where the paired interval of the difference over seeds leaves out zero."
@@ -88,8 +87,8 @@ def _but_gate(model: Model) -> tuple:
 
 def _record(one: Distorted) -> dict:
     return {
-        "data": one.condition[0],
-        "tokens": one.condition[2],
+        "data": one.entry.artifact.inputs["data"]["path"],
+        "tokens": one.condition[1],
         **as_columns(one.model),
         "seed": one.seed,
         "kl_nats": one.kl,

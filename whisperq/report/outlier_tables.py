@@ -17,8 +17,7 @@ class Condition:
     """What the figures depend on beside the model: only equal ones are compared."""
 
     sites: str  # the pattern; the sites themselves differ with the depth
-    data: str
-    data_hash: str
+    data: str  # its hash: one list may lie in several places
     padding: str
     utterances: int
 
@@ -51,9 +50,9 @@ def observed(entry: Entry, subjects: Subjects) -> Iterable[Observed]:
 
 
 def _condition(entry: Entry) -> Condition:
-    data, results = entry.artifact.inputs["data"], entry.results
+    data, results = entry.artifact.inputs["data"]["sha256"], entry.results
     sites = entry.config.get("layer") or "attention outputs"
-    return Condition(sites, data["path"], data["sha256"], results["padding"], results["utterances"])
+    return Condition(sites, data, results["padding"], results["utterances"])
 
 
 def _grid(condition: Condition, found: Sequence[Observed], stem: str) -> Grid:
@@ -92,7 +91,7 @@ def _record(condition: Condition, one: Observed) -> dict[str, Any]:
     names = ("kurtosis", "max_inf_norm", "peak", "outliers", "values")
     return {
         "sites": condition.sites,
-        "data": condition.data,
+        "data": one.entry.artifact.inputs["data"]["path"],
         "utterances": condition.utterances,
         **as_columns(one.model),
         "seed": one.seed,

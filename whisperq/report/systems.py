@@ -157,7 +157,8 @@ def numbers(quantized: Entry | None, seed: int | None = None) -> str:
         another = f", its seed {own}" if own != (seed or 0) else ""
         return f"mixed precision {results['mode']}, {results['average_bits']:.2f} bits{another}"
     parts = [scheme(results)]
-    parts += [f"{observer} ranges"] if (observer := results.get("observer")) not in (None, USUAL_OBSERVER) else []
+    said = (None, USUAL_OBSERVER, results.get("smoothed_observer"))  # smoothing names its own
+    parts += [f"{observer} ranges"] if (observer := results.get("observer")) not in said else []
     per_channel, usual = config.get("per_channel"), results["recipe"] == "gemm"
     if per_channel not in (None, usual):
         parts.append("weights per channel" if per_channel else "weights per tensor")
