@@ -23,12 +23,12 @@ from whisperq.report.distortion_tables import distorted, distortion_tables
 from whisperq.report.error_tables import cost_table, error_tables
 from whisperq.report.gathering import gather
 from whisperq.report.grids import manifest_link
-from whisperq.report.measured import Rate, mean_rate, measure
+from whisperq.report.measured import Rate, System, mean_rate, measure
 from whisperq.report.narrowing import narrowing_figure, narrowings
-from whisperq.report.pareto import points
+from whisperq.report.pareto import Point, apart, points
 from whisperq.report.scores import scores
 from whisperq.report.speed_tables import speed_table, speeds
-from whisperq.report.systems import model_name
+from whisperq.report.systems import Model, model_name
 
 RULE = ("basic", "jiwer")
 
@@ -196,6 +196,13 @@ def test_distortion_is_a_geometric_mean_of_seeds_and_its_least_is_bold(tmp_path)
     quantized_seeds(tmp_path / "two", "headwise", [0.5e-3, 2.1e-3])
     (table,) = distortion_tables(distorted(gather([tmp_path / "two" / "runs"], True)))
     assert not any(row[4].bold for row in table.rows)
+
+
+def test_more_points_than_a_figure_shows_are_divided_by_origin():
+    models = [Model(name, "", layers, 2, "none") for name in ("one", "two") for layers in range(20)]
+    some = [Point(System(model, "float", "cpu"), 1.0, 2.0, 3.0, (2.0, 4.0)) for model in models]
+    assert apart("all", some[:24]) == [("all", some[:24])] and apart("all", []) == []
+    assert apart("all", some) == [("one; all", some[:20]), ("two; all", some[20:])]
 
 
 def test_a_line_of_distortion_has_several_widths(tmp_path):

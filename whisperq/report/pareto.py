@@ -14,6 +14,7 @@ from whisperq.report.speed_tables import Speed
 from whisperq.report.systems import FLOAT
 
 MARKERS = "osD^vPX*<>hp"
+MOST = 24  # points of one figure
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,16 @@ def points(measured: Measured, speeds: Mapping[System, Speed]) -> list[tuple[str
         names = ", ".join(s.name for s in sets) if len(sets) <= NAMED else f"{len(sets)} sets"
         title = f"{'mean of ' if len(sets) > 1 else ''}{names}; {sum(s.words for s in sets):,} words"
         some = [(s, v, rates[s]) for s, v in sorted(known.items(), key=lambda x: x[0].order())]
-        if some:
-            found.append((title, [Point(s, v.megabytes, v.rtfx, r.points, r.interval) for s, v, r in some]))
+        found += apart(title, [Point(s, v.megabytes, v.rtfx, r.points, r.interval) for s, v, r in some])
     return found
+
+
+def apart(title: str, some: Sequence[Point]) -> list[tuple[str, list[Point]]]:
+    """More points than a figure can show are divided by their models' origins."""
+    if len(some) <= MOST:
+        return [(title, list(some))] if some else []
+    origins = dict.fromkeys(p.system.model.origin for p in some)
+    return [(f"{origin}; {title}", [p for p in some if p.system.model.origin == origin]) for origin in origins]
 
 
 def front(some: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
