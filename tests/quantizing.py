@@ -6,7 +6,7 @@ from tiny import logits_of, processor
 from whisperq.models.loading import save_model
 from whisperq.models.plan import make_plan
 from whisperq.models.sites import model_sites, watch
-from whisperq.quant.grid import range_qparams
+from whisperq.quant.wide import ActivationRange
 from whisperq.runtime.quantized import Quantization, quantize_weight, quantizers, save_quantization
 
 
@@ -25,7 +25,8 @@ def quantization_of(model, recipe: str, bits: int = 8, **options) -> tuple[Quant
     plan, gemm = make_plan(model, recipe, **options), recipe == "gemm"
     ranges = observed_ranges(model, plan.activations)
     weights = {w.parameter: quantize_weight(model, w, bits, symmetric=gemm, per_channel=gemm) for w in plan.weights}
-    return Quantization(weights, {a: range_qparams(*r, bits=bits) for a, r in ranges.items()}), ranges
+    covered = {a: ActivationRange(r, bits) for a, r in ranges.items()}
+    return Quantization(weights, {a: r.grid() for a, r in covered.items()}), covered
 
 
 def saved(model, folder, recipe: str, bits: int = 8, **options) -> Quantization:

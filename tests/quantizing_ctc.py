@@ -11,7 +11,7 @@ from whisperq import artifact
 from whisperq.models.loading import load_model
 from whisperq.models.plan import make_plan
 from whisperq.models.sites import model_sites, watch
-from whisperq.quant.grid import range_qparams
+from whisperq.quant.wide import ActivationRange
 from whisperq.runtime.quantized import Fit, Quantization, load_quantized, quantize_weight, quantizers, save_quantization
 from whisperq.steps.quantize import describe
 
@@ -47,7 +47,8 @@ def quantization_of(model, bits: int = 8, fit: Fit = CHANNELS, **options) -> tup
     weights = {
         w.parameter: quantize_weight(model, w, bits, symmetric=True, per_channel=True, fit=fit) for w in plan.weights
     }
-    return Quantization(weights, {a: range_qparams(*r, bits=bits) for a, r in ranges.items()}), ranges
+    covered = {a: ActivationRange(r, bits) for a, r in ranges.items()}
+    return Quantization(weights, {a: r.grid() for a, r in covered.items()}), covered
 
 
 def quantized_folder(source: Path, bits: int = 8, fit: Fit = CHANNELS, **options) -> Path:

@@ -134,7 +134,7 @@ def test_seven_bits_are_those_of_emulation_with_seven_bits(tmp_path):
     folder = quantized_folder(model, tmp_path / "model")
     quantization, ranges = quantization_of(model, "gemm")
     apply_weights(model, quantization.weights)
-    seven = {a: range_qparams(*r, bits=7) for a, r in ranges.items()}
+    seven = {a: range_qparams(*r.ends, bits=7) for a, r in ranges.items()}
     with watch(model, model_sites(model), quantizers(seven)):
         expected = step_logits(PyTorchRuntime(model))
     reduced = opened(folder, reduce_range=True)

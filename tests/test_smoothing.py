@@ -19,8 +19,9 @@ from whisperq.data.lists import read
 from whisperq.errors import UsageError
 from whisperq.models.gated_whisper import GATES, HeadLinear
 from whisperq.models.loading import load_model, load_processor, save_model
-from whisperq.models.norms import CHANNELS, norm_readers, smooth
+from whisperq.models.norms import norm_readers, smooth
 from whisperq.models.sites import model_sites, watch
+from whisperq.models.statistics import CHANNELS
 from whisperq.options import Execution, QuantizeConfig
 from whisperq.quant.smoothing import ChannelExtrema, magnitudes, smoothed_ends, smoothing_scales
 from whisperq.runtime.opening import open_runtime
@@ -142,8 +143,9 @@ def quantized(invoke, folder: Path, model: Path, name: str, *flags, observer: st
     """A model calibrated with its channels and quantized."""
     calibration, out = folder / f"calibration-{observer}", folder / "quantized" / name
     if not calibration.exists():
-        observing = ("--channel-maxima", "--observer", observer, "--out", calibration)
+        observing = ("--observer", observer, "--out", calibration)
         run(invoke, folder, "calibrate", "--model", model, *observing)
+    flags = ("--massive", "none", *flags) if "static" in flags or "--activations" not in flags else flags
     run(invoke, folder, "quantize", "--model", model, "--calibration", calibration, *flags, "--out", out)
     return out
 
@@ -165,7 +167,7 @@ def test_planted_outliers_cost_nothing_after_smoothing(observer, activations, co
     model = planted_folder(copied_run / "distilled", 256.0, copied_run / "planted")
     expected = spoken_logits(model, digits)
     errors = {}
-    for name, flags in (("plain", ()), ("smooth", ("--smooth", 0.5))):
+    for name, flags in (("plain", ("--smooth", "none")), ("smooth", ("--smooth", 0.5))):
         flags = (*flags, "--activations", activations)
         folder = quantized(invoke, copied_run, model, name, *flags, observer=observer)
         errors[name] = difference(spoken_logits(folder, digits), expected)
@@ -203,18 +205,21 @@ def test_a_smoothed_model_runs_in_integers(copied_run, digits, invoke):
 
 
 def test_several_processes_keep_the_same_channels(copied_run, workspace, invoke):
-    command = ("calibrate", "--channel-maxima", "--batches", "3", "--batch-size", "2")
+    command = ("calibrate", "--batches", "3", "--batch-size", "2")
     run(invoke, copied_run, *command, "--out", workspace / "one")
     all_at_once(workspace, 2, *command, "--out", "several")
     one, several = (artifact.load(workspace / name).manifest for name in ("one", "several"))
     assert one["files"] == several["files"] and CHANNELS in one["files"]
-    assert one["results"]["channel_maxima"] == several["results"]["channel_maxima"] == 11
+    assert one["results"]["channel_maxima"] == several["results"]["channel_maxima"] == 24
 
 
 def test_a_calibration_without_channels_is_refused_with_the_remedy(copied_run, invoke):
-    refused = invoke("quantize", "--run", copied_run, "--smooth", "0.5", "--out", copied_run / "new")
+    without = ("--no-channel-maxima", "--out", copied_run / "without")
+    run(invoke, copied_run, "calibrate", *without)
+    arguments = ("--smooth", "0.5", "--calibration", copied_run / "without", "--out", copied_run / "new")
+    refused = invoke("quantize", "--run", copied_run, *arguments)
     assert refused.exit_code == 3 and "whisperq calibrate --channel-maxima --force" in refused.stderr
-    few = ("--channel-maxima", "--sites", "enc.0", "--out", copied_run / "few")
+    few = ("--sites", "enc.0", "--out", copied_run / "few")
     run(invoke, copied_run, "calibrate", *few)
     arguments = ("--smooth", "0.5", "--activations", "dynamic", "--calibration", copied_run / "few")
     refused = invoke("quantize", "--run", copied_run, *arguments, "--out", copied_run / "new")
@@ -224,6 +229,6 @@ def test_a_calibration_without_channels_is_refused_with_the_remedy(copied_run, i
 
 @pytest.mark.parametrize("settings", [{"recipe": "paper"}, {"activations": "none"}], ids=str)
 def test_smoothing_that_eases_nothing_is_refused(settings):
-    check_combination(QuantizeConfig(smooth=0.5))
+    check_combination(QuantizeConfig(smooth="0.5"))
     with pytest.raises(UsageError, match="--smooth"):
-        check_combination(QuantizeConfig(smooth=0.5, **settings))
+        check_combination(QuantizeConfig(smooth="0.5", **settings))

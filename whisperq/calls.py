@@ -89,7 +89,7 @@ def calibrate(s: Session, config: o.CalibrateConfig) -> Artifact:
 
 
 def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
-    reads_ranges = config.activations == "static" or config.smooth is not None
+    reads_ranges = config.activations == "static" or config.smooth not in ("auto", "none")
     calibration = s.calibration() if reads_ranges or s.has_calibration() else None
     model = s.calibrated_model(calibration) if calibration else s.model()
     if not reads_ranges:

@@ -34,7 +34,10 @@ class CalibrateConfig:
     )
     dev_limit: int | None = option(None, "stablequant: first N utterances of each development list only.", low=1)
     sites: str | None = option(None, "Sites to observe, such as enc.*.fc1,dec.1.out_proj; default: all.")
-    channel_maxima: bool = option(False, "Keep each channel of the norms' outputs too, for quantize --smooth.", off="")
+    channel_maxima: bool = option(
+        True, "Keep each channel's ends and sample rows of all that products take in: quantize searches with them.",
+        off="no-channel-maxima",
+    )  # fmt: skip
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
 
@@ -48,7 +51,9 @@ class QuantizeConfig:
         "static", "Ranges of the activations: calibrated, each token's own, or none: weights alone are quantized."
     )
     activation_bits: int = option(8, "Bits of the activations, 4 to 8.", low=4, high=8)
-    observer: Observer | None = option(None, "Whose ranges, of the calibration's observers; default: the first.")
+    observer: Observer | None = option(
+        None, "Whose ranges, of the calibration's observers; default: the first, but minmax for ema in gemm."
+    )
     per_channel: bool | None = option(
         None,
         "One weight scale for each output channel, or for the tensor; default: gemm per channel, paper per tensor.",
@@ -56,7 +61,13 @@ class QuantizeConfig:
     )
     exclude: tuple[str, ...] = option((), "Keep these sites in float, such as enc.0.* or dec.1.fc1:weight; repeatable.")
     keep_worst: int | None = option(None, "Keep the N parts in float that whisperq sensitivity found worst.", low=1)
-    smooth: float | None = option(None, "SmoothQuant's alpha, such as 0.5; default: not smoothed.", low=0, high=1)
+    smooth: str = option(
+        "auto", "auto: scale channels where that lowers the layers' output error; SmoothQuant's alpha, such as 0.5; none."
+    )
+    massive: str | None = option(
+        None, "Sites on 16 bits: auto: the massive channels found; none; or sites; default: auto, of paper none."
+    )
+    budget: float = option(5.0, "Percent of integer products that --massive auto may add.", low=0, high=100)
     encoder_only: bool = option(False, "Quantize the encoder alone.")
 
 

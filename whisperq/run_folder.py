@@ -90,6 +90,11 @@ def _inside(path: Path) -> list[str]:
     return names
 
 
+def _short(text: str) -> str:
+    """What a folder can be called."""
+    return re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-")
+
+
 def scheme(config: QuantizeConfig) -> str:
     """A quantized model's folder: gemm-w8a8, gemm-w4-g64-mse (weights alone), gemm-w8a8-dynamic-smooth0.5."""
     bits = f"w{config.weight_bits}" + ("" if config.activations == "none" else f"a{config.activation_bits}")
@@ -97,6 +102,8 @@ def scheme(config: QuantizeConfig) -> str:
     parts += [f"g{config.group}"] if config.group is not None else []
     parts += ["mse"] if config.weights == "mse" else []
     parts += [f"by-{config.observer}"] if config.observer is not None else []
-    parts += [f"smooth{config.smooth:g}"] if config.smooth is not None else []
+    parts += {"auto": [], "none": ["unscaled"]}.get(config.smooth, [f"smooth{config.smooth}"])
+    parts += [f"massive-{_short(config.massive)}"] if config.massive is not None else []
+    parts += [f"budget{config.budget:g}"] if config.budget != QuantizeConfig.budget else []
     parts += [f"keep{config.keep_worst}"] if config.keep_worst is not None else []
     return "-".join(parts)

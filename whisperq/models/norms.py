@@ -9,21 +9,13 @@ and dec.norm, whose reader proj_out is tied to the embedding, so that scaled col
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from whisperq.errors import InputError
 from whisperq.models.plan import layer_weights
 from whisperq.models.sites import canonical, model_sites
-from whisperq.quant.smoothing import ChannelExtrema, smoothing_scales
-
-CHANNELS = "channel_maxima.safetensors"
-REMEDY = "run whisperq calibrate --channel-maxima --force first"
-
+from whisperq.quant.smoothing import smoothing_scales
 
 @dataclass(frozen=True)
 class NormReaders:
@@ -62,48 +54,27 @@ def smooth(model: nn.Module, maxima: Mapping[str, Tensor], alpha: float) -> dict
         norm = model.get_submodule(readers[site].norm)
         weights = [model.get_parameter(name) for name in readers[site].weights]
         period = min([len(maximum), *(w.shape[1] for w in weights if w.dim() == 2)])
-        largest = torch.stack([_column_maxima(w, len(maximum)) for w in weights]).amax(dim=0)
-        moved = smoothing_scales(_common(maximum, period), _common(largest, period), alpha).to(norm.weight)
+        largest = torch.stack([column_maxima(w, len(maximum)) for w in weights]).amax(dim=0)
+        moved = smoothing_scales(common(maximum, period), common(largest, period), alpha).to(norm.weight)
         norm.weight.div_(moved)
         norm.bias.div_(moved)
         for weight in weights:
-            weight.mul_(_columns(weight, moved))
+            weight.mul_(columns(weight, moved))
         scales[site] = moved
     return scales
 
 
-def _column_maxima(weight: Tensor, width: int) -> Tensor:
+def column_maxima(weight: Tensor, width: int) -> Tensor:
     """max|w_j| (width) of (N, width), of a map by head (heads, N, d_head), or of one shared by heads (N, d_head)."""
     maxima = weight.abs().amax(dim=-2).flatten()
     return maxima.repeat(width // len(maxima))
 
 
-def _columns(weight: Tensor, scales: Tensor) -> Tensor:
+def columns(weight: Tensor, scales: Tensor) -> Tensor:
     """scales (d_model) as the columns of this weight see them, broadcastable to it."""
     return scales[: weight.shape[1]] if weight.dim() == 2 else scales.view(len(weight), 1, -1)
 
 
-def _common(values: Tensor, period: int) -> Tensor:
+def common(values: Tensor, period: int) -> Tensor:
     """values (K) -> (K), the greatest of all heads' for each position in a head of `period`."""
     return values.view(-1, period).amax(dim=0).repeat(len(values) // period)
-
-
-def write_channels(channels: Mapping[str, ChannelExtrema], folder: Path) -> None:
-    """<site>.minima and <site>.maxima, (batches, d_model)."""
-    tensors = {}
-    for site, extrema in channels.items():
-        tensors |= {f"{site}.minima": torch.stack(extrema.minima), f"{site}.maxima": torch.stack(extrema.maxima)}
-    save_file(tensors, folder / CHANNELS)
-
-
-def read_channels(folder: Path, sites: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Minima and maxima (batches, d_model) of each of these sites. Raises InputError where there are none."""
-    if not (folder / CHANNELS).exists():
-        raise InputError(f"{folder} has no maxima of channels, which smoothing needs; {REMEDY}")
-    try:
-        tensors = load_file(folder / CHANNELS)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder / CHANNELS} cannot be read: {error}") from error
-    if absent := [s for s in sites if f"{s}.minima" not in tensors]:
-        raise InputError(f"{folder} has no maxima of the channels of {absent[0]}; {REMEDY}, without --sites")
-    return {s: (tensors[f"{s}.minima"], tensors[f"{s}.maxima"]) for s in sites}

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+WIDE_BITS = (14, 16)  # of activations whose codes are two INT8 codes each: quant/wide.py
 # The smallest normal float32. A finer scale has lost digits, or is zero and would be divided by.
 _SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
@@ -137,7 +138,7 @@ def reduced(values: Tensor, channel_dims: int, reduction: Callable[..., Tensor])
 
 
 def _rounded_codes(x: Tensor, scale: Tensor, zero_point: Tensor, qparams: QParams) -> Tensor:
-    """The codes as float32, in one new tensor: codes of 8 bits are exact there."""
+    """The codes as float32, in one new tensor: codes of up to 16 bits are exact there."""
     codes = x.to(torch.float32) / scale
     return codes.round_().add_(zero_point).clamp_(qparams.quant_min, qparams.quant_max)
 
@@ -156,6 +157,6 @@ def _usable_scale(scale: Tensor) -> Tensor:
 
 
 def _checked_bits(bits: int) -> int:
-    if not 2 <= bits <= 8:
-        raise ValueError(f"bits must be between 2 and 8, not {bits}")
+    if not 2 <= bits <= 8 and bits not in WIDE_BITS:
+        raise ValueError(f"bits must be between 2 and 8, or {' or '.join(map(str, WIDE_BITS))}, not {bits}")
     return bits

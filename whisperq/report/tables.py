@@ -100,9 +100,12 @@ def scheme(results: dict[str, Any]) -> str:
     parts += [f"groups of {group}"] if (group := results.get("group")) else []
     parts += [f"{scales} weights"] if (scales := results.get("weight_scales", "rtn")) != "rtn" else []
     ranges = results.get("activation_ranges", "static")
-    if (alpha := results.get("smooth")) is not None:
+    if (alpha := results.get("smooth")) == "auto":
+        parts += [f"{count} sites scaled"] if (count := len(results["smoothed"])) else []
+    elif alpha is not None:
         observer = results["smoothed_observer"]  # None where no range is static
         parts.append(f"smoothed by {alpha:g}" + (f" with {observer} ranges" if observer else ""))
+    parts += [f"massive channels of {count} sites on 16 bits"] if (count := len(results.get("massive", {}))) else []
     parts += {"static": [], "dynamic": ["dynamic activations"], "none": ["weights alone"]}[ranges]
     return ", ".join(parts)
 

@@ -39,14 +39,19 @@ class DecoderLayer:
 
 @dataclass(frozen=True)
 class Table:
-    """The vocabulary's rows: codes (V, d_model) with a scale for each, or floats (scale None)."""
+    """The vocabulary's rows: codes (V, d_model) with a scale for each, or floats (scale None).
+
+    divisor (d_model): of a row, where the product for logits has its columns scaled.
+    """
 
     rows: Tensor
     scale: Tensor | None
+    divisor: Tensor | None
 
     def __call__(self, tokens: Tensor) -> Tensor:
         rows = self.rows[tokens].float()
-        return rows if self.scale is None else rows * self.scale[tokens]
+        rows = rows if self.scale is None else rows * self.scale[tokens]
+        return rows if self.divisor is None else rows / self.divisor
 
 
 @dataclass
@@ -73,7 +78,7 @@ class Int8Runtime:
         self.frame_positions = layers.tensor("model.encoder.embed_positions.weight")
         self.encoder = [read.encoder_layer(i) for i in range(self.config.encoder_layers)]
         self.encoder_norm = layers.norm("model.encoder.layer_norm")
-        self.encoded_grid = layers.grid("enc.norm")
+        self.encoded_grid = layers.code_grid("enc.norm")
         self.decoder = [read.decoder_layer(i) for i in range(self.config.decoder_layers)]
         self.decoder_norm = layers.norm("model.decoder.layer_norm")
         self.token_positions = layers.tensor("model.decoder.embed_positions.weight")
@@ -110,7 +115,8 @@ class Int8Runtime:
         k = self.kernels
         x = features.to(self.device, torch.float32).transpose(1, 2).contiguous()
         for i, product in enumerate(self.convolutions):
-            x = self._convolve(x, product, stride=i + 1, grid=self.convolutions[1].grid if i == 0 else None)
+            following = self.convolutions[1].grid if i == 0 else None
+            x = self._convolve(x, product, stride=i + 1, grid=None if following is None else following.fused)
         x = x.add_(self.frame_positions).flatten(0, 1)
         for layer in self.encoder:
             a = layer.attention
@@ -207,11 +213,13 @@ class Reader:
         name = PROJECTION if PROJECTION in self.layers.stored else TABLE
         stored = self.layers.stored.codes(name)
         projection = self.layers.product("dec.norm", [("proj_out", name.removesuffix(".weight"))])
+        divisor = self.layers.stored.divisors.get("dec.norm")
+        divisor = None if divisor is None else divisor.to(self.layers.device)
         if stored is None:
-            return Table(self.layers.tensor(name), None), projection
+            return Table(self.layers.tensor(name), None, divisor), projection
         # Rows are looked up in the file's own pages: only those of tokens that occur are ever in memory.
         codes, scale = torch.from_numpy(stored.codes), torch.from_numpy(stored.scale).expand(len(stored.codes), 1)
-        return Table(codes.to(self.layers.device), scale.clone().to(self.layers.device)), projection
+        return Table(codes.to(self.layers.device), scale.clone().to(self.layers.device), divisor), projection
 
 
 def _heads(d_model: int, count: int) -> Heads:

@@ -65,6 +65,9 @@ class Convolution:
 
     def __call__(self, x: Tensor, grid: Grid | None, kernels: Kernels) -> Tensor:
         """x (length, channels): codes of the product's grid, or float32 -> codes of `grid`, or float32."""
+        grid = None if grid is None else grid.fused
+        if x.dtype != torch.uint8:
+            x = kernels.quantize(x, self.product.grid)
         seen = windows(x, self.width, self.stride)
         if isinstance(self.norm, Norm):
             return kernels.layer_norm(self.product(seen).contiguous(), self.norm, grid, gelu=True)

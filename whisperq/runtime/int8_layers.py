@@ -6,10 +6,12 @@ width share one quantized input and one pass over it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from whisperq.quant.wide import WideQParams, is_wide
 from whisperq.runtime.interface import Products
 from whisperq.runtime.kernels import GateLogits, Grid, Heads, Kernels, Norm
 from whisperq.runtime.native.kernels import NativeKernels
@@ -21,6 +23,7 @@ from whisperq.runtime.products import (
     Product,
     integer_product,
 )
+from whisperq.runtime.wide_products import SideBySide, WideGrid, WideProduct
 from whisperq.runtime.stored import Stored
 
 FUSED_GATES = ("headwise", "elementwise")
@@ -39,9 +42,16 @@ class Layers:
     def products(self) -> Products:
         return Products(tuple(self.integer), dict(self.floating))
 
-    def grid(self, site: str) -> Grid | None:
+    def grid(self, site: str) -> Grid | WideGrid | None:
         qparams = self.stored.activations.get(site)
-        return None if qparams is None else Grid(qparams)
+        if isinstance(qparams, WideQParams) or (qparams is not None and is_wide(qparams)):
+            return WideGrid(qparams)
+        return None if qparams is None else Grid(qparams, self.stored.divisors.get(site))
+
+    def code_grid(self, site: str) -> Grid | None:
+        """The grid on which what makes this tensor leaves codes; None where it leaves floats."""
+        grid = self.grid(site)
+        return grid if isinstance(grid, Grid) else None
 
     def tensor(self, name: str) -> Tensor:
         # A copy: the file's pages are given back when the folder is closed.
@@ -56,14 +66,19 @@ class Layers:
         codes = [self.integer_weight(module) for _, module in layers]
         for (address, module), weight in zip(layers, codes, strict=True):
             self._note(address, grid, weight, f"{module}.weight" in self.stored.grouped)
+        # A decoder's block has as many rows as there are utterances. The vocabulary is too large to keep twice.
+        few_rows = site.startswith("dec.") and site != "dec.norm"
         if grid is not None and all(codes):
-            joined = (torch.cat([getattr(c, name) for c in codes]) for name in ("codes", "scale", "bias"))
-            # A decoder's block has as many rows as there are utterances. The vocabulary is too large to keep twice.
-            few_rows = site.startswith("dec.") and site != "dec.norm"
-            return self._integer(IntegerWeight(*joined), grid, few_rows, align=len(layers) > 1)
+            joined = IntegerWeight(*(torch.cat([getattr(c, n) for c in codes]) for n in ("codes", "scale", "bias")))
+            if isinstance(grid, WideGrid):
+                return WideProduct(grid, joined, self.kernels, partial(self._integer, few_rows=few_rows))
+            return self._integer(joined, grid, few_rows, align=len(layers) > 1)
         if grid is None or not any(codes):
             weights, biases = zip(*(self.float_weight(module) for _, module in layers), strict=True)
             return FloatProduct(torch.cat(weights), torch.cat(biases), grid)
+        if isinstance(grid, WideGrid):
+            parts = [self._wide(grid, module, weight) for (_, module), weight in zip(layers, codes, strict=True)]
+            return SideBySide(parts)
         parts = [
             FloatProduct(*self.float_weight(module)) if weight is None else self._integer(weight, grid)
             for (_, module), weight in zip(layers, codes, strict=True)
@@ -78,6 +93,12 @@ class Layers:
             return [self._integer(part, grid) for part in weight.chunk(groups)]
         values, bias = (t.chunk(groups) for t in self.float_weight(module))
         return [FloatProduct(*part, grid) for part in zip(values, bias, strict=True)]
+
+    def _wide(self, grid: WideGrid, module: str, weight: IntegerWeight | None) -> Product:
+        """A layer of several, not all in integers, whose input has codes of 16 bits."""
+        if weight is None:
+            return FloatProduct(*self.float_weight(module), grid)
+        return WideProduct(grid, weight, self.kernels, self._integer)
 
     def _integer(self, weight: IntegerWeight, grid: Grid, few_rows: bool = False, align: bool = False) -> Product:
         product = integer_product(weight, grid, self.device, align)
@@ -151,7 +172,7 @@ class Layers:
         ]
 
         def logits(x: Tensor) -> Tensor:
-            x = (x if grid is None else grid.values(_codes(x, grid))).unflatten(1, (heads.count, heads.dim))
+            x = (x if grid is None else grid.rounded(x)).unflatten(1, (heads.count, heads.dim))
             for i, (weight, bias) in enumerate(networks):
                 x = torch.einsum("rhd,hod->rho", torch.relu(x) if i else x, weight) + bias
             return x.flatten(1).contiguous()

@@ -17,9 +17,10 @@ from whisperq.quant.grid import QParams, dequantize, quantize
 
 @dataclass(frozen=True)
 class Grid:
-    """The grid of one activation."""
+    """The grid of one activation; its channels (K) are divided by `divisor` first, where a convolution takes it in."""
 
     qparams: QParams
+    divisor: Tensor | None = None
 
     @cached_property
     def scale(self) -> float:
@@ -33,11 +34,20 @@ class Grid:
     def quant_max(self) -> int:
         return self.qparams.quant_max
 
+    @property
+    def fused(self) -> "Grid | None":
+        """The grid for a kernel that quantizes what it has computed; None: it leaves floats, and `quantize` divides."""
+        return self if self.divisor is None else None
+
     def codes(self, x: Tensor) -> Tensor:
-        return quantize(x, self.qparams).to(torch.uint8)
+        return quantize(x if self.divisor is None else x / self.divisor, self.qparams).to(torch.uint8)
 
     def values(self, codes: Tensor) -> Tensor:
         return dequantize(codes, self.qparams)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """x, floats or codes already, as this grid represents it."""
+        return self.values(x if x.dtype == torch.uint8 else self.codes(x))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,13 @@ class IntegerWeight:
         return [IntegerWeight(*part) for part in parts]
 
 
+class Rounding(Protocol):
+    """A grid of any kind."""
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """x as the grid represents it, float32."""
+
+
 class Product(Protocol):
     """One matrix product. Its input is codes of `grid`, or float32 where that is None."""
 
@@ -139,13 +146,12 @@ class FloatProduct:
 
     grid = None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, rounding: Grid | None = None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, rounding: Rounding | None = None) -> None:
         self.weight, self.bias, self.rounding = weight, bias, rounding
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         if self.rounding is not None:
-            # The encoder's output comes as codes already.
-            x = self.rounding.values(x if x.dtype == torch.uint8 else self.rounding.codes(x))
+            x = self.rounding.rounded(x)  # the encoder's output comes as codes already
         return F.linear(x, self.weight, self.bias).to(dtype)
 
     add = MatmulProduct.add

@@ -3,12 +3,14 @@
 quantized.safetensors holds every parameter once: a quantized weight as its codes under the parameter's own name,
 one byte each, or packed where they have fewer bits (`quant.packing`, counted from quant_min), with `<name>.scale`
 and, where asymmetric, `<name>.zero_point`; the rest as it was. qparams.json holds the grid of every weight, of
-packed ones also bits and shape, and the scale, zero_point and range of every activation.
+packed ones also bits and shape, and the scale, zero_point and range of every activation; of one with massive channels
+also which these are and their grid of 16 bits (`a16`). smoothing.safetensors holds the scales of channels that were
+folded into the weights (models/folding.py), where there are any.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from transformers import PreTrainedModel
 
 from whisperq.errors import InputError
 from whisperq.models.families import family_of
+from whisperq.models.folding import divide, read_scales, write_scales
 from whisperq.models.loading import load_config
-from whisperq.models.plan import Weight
+from whisperq.models.plan import CONVOLVED, Weight
 from whisperq.models.sites import Watcher
 from whisperq.quant.clipping import mse_weight_qparams
 from whisperq.quant.grid import (
@@ -29,16 +32,17 @@ from whisperq.quant.grid import (
     dequantize,
     fake_quantize,
     quantize,
-    range_qparams,
     storage_dtype,
     token_qparams,
     weight_qparams,
 )
 from whisperq.quant.packing import pack, unpack
+from whisperq.quant.wide import ActivationRange, WideQParams, fake_quantize_wide
 
 WEIGHTS = "quantized.safetensors"
 QPARAMS = "qparams.json"
 GRIDS = {"rtn": weight_qparams, "mse": mse_weight_qparams}
+Ranges = Mapping[str, ActivationRange]
 
 
 @dataclass(frozen=True)
@@ -54,12 +58,19 @@ class PerToken:
     bits: int
 
 
+ActivationGrid = QParams | WideQParams | PerToken
+
+
 @dataclass(frozen=True)
 class Quantization:
-    """All grids of a quantized model: weights by parameter name, activations by site."""
+    """All grids of a quantized model: weights by parameter name, activations by site.
+
+    scales: s (K) by site, as they are folded into the weights.
+    """
 
     weights: dict[str, QuantizedWeight]
-    activations: dict[str, QParams | PerToken]
+    activations: dict[str, ActivationGrid]
+    scales: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,19 +98,21 @@ def apply_weights(model: nn.Module, weights: Mapping[str, QuantizedWeight]) -> N
         model.get_parameter(name).copy_(dequantize(weight.codes, weight.qparams))
 
 
-def quantizers(activations: Mapping[str, QParams | PerToken]) -> dict[str, Watcher]:
+def quantizers(activations: Mapping[str, ActivationGrid]) -> dict[str, Watcher]:
     """What to watch sites with, so that each activation passes through its grid."""
 
-    def watcher(grid: QParams | PerToken) -> Watcher:
+    def watcher(address: str, grid: ActivationGrid) -> Watcher:
         if isinstance(grid, PerToken):
             return lambda x: fake_quantize(x, token_qparams(x, grid.bits))
+        if isinstance(grid, WideQParams):
+            return lambda x: fake_quantize_wide(x, grid, dim=1 if CONVOLVED.fullmatch(address) else -1)
         return lambda x: fake_quantize(x, grid)
 
-    return {address: watcher(grid) for address, grid in activations.items()}
+    return {address: watcher(address, grid) for address, grid in activations.items()}
 
 
-def save_quantization(model: nn.Module, quantization: Quantization, ranges: Mapping[str, Any], folder: Path) -> None:
-    """Weights and grids; `ranges` maps each activation of a static grid to its (minimum, maximum)."""
+def save_quantization(model: nn.Module, quantization: Quantization, ranges: Ranges, folder: Path) -> None:
+    """Weights, grids and scales; `ranges` holds what each static grid covers."""
     tied = set(family_of(model.config).tied)
     tensors = {}
     for name, value in model.state_dict().items():
@@ -118,12 +131,13 @@ def save_quantization(model: nn.Module, quantization: Quantization, ranges: Mapp
         "activations": {a: _activation(q, ranges.get(a)) for a, q in quantization.activations.items()},
     }
     (folder / QPARAMS).write_text(json.dumps(content, indent=1) + "\n")
+    write_scales(quantization.scales, folder)
 
 
-def _activation(grid: QParams | PerToken, ends: Sequence[float] | None) -> dict[str, Any]:
+def _activation(grid: ActivationGrid, covered: ActivationRange | None) -> dict[str, Any]:
     if isinstance(grid, PerToken):
         return {"quant_min": 0, "quant_max": 2**grid.bits - 1, "granularity": "per-token"}
-    return {"scale": float(grid.scale), "zero_point": int(grid.zero_point), **_grid(grid), "range": list(ends)}
+    return covered.as_dict()
 
 
 def _grid(qparams: QParams) -> dict[str, Any]:
@@ -165,7 +179,9 @@ def load_quantized(folder: Path, dtype: torch.dtype, device: str) -> tuple[PreTr
     if absent or report.unexpected_keys:
         raise InputError(f"the weights of {folder} do not fit its config.json, such as {sorted(absent)[:1]}")
     apply_weights(model, weights)
-    return model.to(device, dtype).eval(), Quantization(weights, activations)
+    scales = read_scales(folder)
+    divide(model, scales)
+    return model.to(device, dtype).eval(), Quantization(weights, activations, scales)
 
 
 def read_weight(tensor: Callable[[str], Tensor], name: str, grid: Mapping[str, Any]) -> QuantizedWeight:
@@ -181,10 +197,15 @@ def read_weight(tensor: Callable[[str], Tensor], name: str, grid: Mapping[str, A
     return QuantizedWeight(codes, qparams)
 
 
-def _read_activation(entry: Mapping[str, Any], device: str) -> QParams | PerToken:
-    bits = int(entry["quant_max"]).bit_length()
+def _read_activation(entry: Mapping[str, Any], device: str) -> ActivationGrid:
     if entry["granularity"] == "per-token":
-        return PerToken(bits)
+        return PerToken(int(entry["quant_max"]).bit_length())
     # The range again, not the printed scale: the same arithmetic gives the same bits.
-    q = range_qparams(*entry["range"], bits)
-    return QParams(q.scale.to(device), q.zero_point.to(device), q.quant_min, q.quant_max)
+    grid = ActivationRange.of(entry).grid()
+    if isinstance(grid, WideQParams):
+        return WideQParams(_moved(grid.main, device), _moved(grid.wide, device), grid.channels.to(device))
+    return _moved(grid, device)
+
+
+def _moved(grid: QParams, device: str) -> QParams:
+    return replace(grid, scale=grid.scale.to(device), zero_point=grid.zero_point.to(device))

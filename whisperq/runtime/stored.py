@@ -12,8 +12,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError, UsageError
+from whisperq.models.folding import divisors, read_scales
 from whisperq.models.loading import load_config
-from whisperq.quant.grid import QParams, dequantize, range_qparams
+from whisperq.quant.grid import QParams, dequantize
+from whisperq.quant.wide import ActivationRange, WideQParams
 from whisperq.runtime.quantized import QPARAMS, WEIGHTS, QuantizedWeight, read_weight
 
 
@@ -38,7 +40,8 @@ class Stored:
     files: Mapping[str, Path]  # tensor name -> the file that holds it
     weights: Mapping[str, Any]
     grouped: Mapping[str, Any]
-    activations: Mapping[str, QParams]
+    activations: Mapping[str, QParams | WideQParams]
+    divisors: Mapping[str, torch.Tensor]  # by site (K), what its channels are divided by (models/folding.py)
 
     def __contains__(self, name: str) -> bool:
         return name in self.files
@@ -97,7 +100,8 @@ def open_stored(folder: Path, most_bits: int = 8) -> Stored:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"the weights of {folder} cannot be read: {error}") from error
     whole = {name: grid for name, grid in weights.items() if name not in grouped}
-    return Stored(folder, config, files, whole, grouped, activations)
+    scales = read_scales(folder) if quantized else {}
+    return Stored(folder, config, files, whole, grouped, activations, divisors(config, scales))
 
 
 def _names(path: Path) -> list[str]:
@@ -113,9 +117,6 @@ def _refuse_dynamic(folder: Path, entries: Mapping[str, Any]) -> None:
         )
 
 
-def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParams]:
+def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParams | WideQParams]:
     """From the ranges, not the printed scales: the same arithmetic gives the same bits as emulation."""
-    return {
-        address: range_qparams(*entry["range"], bits=min(most_bits, int(entry["quant_max"] + 1).bit_length() - 1))
-        for address, entry in entries.items()
-    }
+    return {address: ActivationRange.of(entry).grid(most_bits) for address, entry in entries.items()}

@@ -21,11 +21,12 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device
-from whisperq.models.norms import norm_readers, write_channels
 from whisperq.models.ranges import write_ranges
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
+from whisperq.models.statistics import product_inputs, row_sample, write_statistics
 from whisperq.options import CalibrateConfig
 from whisperq.quant.ranges import Ends, Estimation, SiteRange
+from whisperq.quant.row_sample import ROWS, RowSample
 from whisperq.quant.smoothing import ChannelExtrema
 from whisperq.report.progress import say, track
 from whisperq.runtime.development import Development, layers_of
@@ -36,7 +37,7 @@ from whisperq.scoring.normalizers import normalizer_of
 from whisperq.training.distributed import Processes, joined
 from whisperq.training.signals import stop_requested
 
-Merging = TypeVar("Merging", SiteRange, ChannelExtrema)
+Merging = TypeVar("Merging", SiteRange, ChannelExtrema, RowSample)
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,13 @@ def calibrate(
             if opened.runtime.name != "float":
                 raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
             drawn = draw(data_list.utterances, opened, config, context.seed, processes)
-            ranges, channels, used = observe(opened, drawn, config, how, processes)
+            ranges, channels, rows, used = observe(opened, drawn, config, how, processes)
             found, log = stable_ranges(opened, ranges, development, book, config, processes)
             final = write_ranges(ranges, how, draft.folder, found)
             if log:
                 write_log(log, draft.folder)
             if channels:
-                write_channels(channels, draft.folder)
+                write_statistics(channels, rows, draft.folder)
             widest = sorted(final, key=lambda a: final[a][0] - final[a][1])
             skipped = set().union(*processes.gather(opened.loader.skipped))
             draft.results |= {
@@ -179,27 +180,29 @@ def observe(
     config: CalibrateConfig,
     how: Estimation,
     processes: Processes,
-) -> tuple[dict[str, SiteRange], dict[str, ChannelExtrema], dict[str, Any]]:
+) -> tuple[dict[str, SiteRange], dict[str, ChannelExtrema], dict[str, RowSample], dict[str, Any]]:
     """Run the model over the batches and let each chosen site's range grow; counts what was used.
 
-    Of the norms that smoothing folds into the ends of every channel too, where they are asked for.
+    Of what products take in the ends of every channel and a sample of rows too, unless they are not asked for.
     """
     sites = model_sites(opened.model)
     chosen = resolve(config.sites, sites) if config.sites else list(sites)
     ranges = {a: how.site() for a in chosen}
-    smoothable = norm_readers(opened.model) if config.channel_maxima else {}
-    channels = {a: ChannelExtrema() for a in chosen if a in smoothable}
+    kept = set(product_inputs(opened.model)) & set(chosen) if config.channel_maxima else set()
+    each = -(-ROWS // len(utterances)) if utterances else 0
+    channels = {a: ChannelExtrema() for a in chosen if a in kept}
+    rows = {a: row_sample(opened.model, a, each) for a in channels}
     seen: list[tuple[int, tuple[int, float]]] = []
     total = len(processes.share(range(-(-len(utterances) // config.batch_size))))
     for number, part in track(processes.batches(utterances, config.batch_size), total, "calibrate", "batches"):
         batch = opened.loader.labelled(part)
         if batch is None:
             continue
-        watchers = {a: watcher([o[a] for o in (ranges, channels) if a in o], sites[a], batch, number) for a in ranges}
+        watchers = {a: watcher([o[a] for o in (ranges, channels, rows) if a in o], sites[a], batch, number) for a in ranges}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
         seen.append((number, (len(batch.utterances), batch.seconds)))
-    shards = processes.gather(ranges), processes.gather(channels)
+    shards = processes.gather(ranges), processes.gather(channels), processes.gather(rows)
     return *map(merged, shards), counts(processes.collect(seen), config)
 
 
@@ -226,11 +229,16 @@ def counts(seen: Sequence[tuple[int, float]], config: CalibrateConfig) -> dict[s
     }
 
 
-def watcher(observers: Sequence[SiteRange | ChannelExtrema], site: Site, batch: Batch, number: int) -> Watcher:
+def watcher(
+    observers: Sequence[SiteRange | ChannelExtrema | RowSample], site: Site, batch: Batch, number: int
+) -> Watcher:
     def see(x: torch.Tensor) -> None:
         try:
             for observer in observers:
-                observer.observe(site.utterances(x, batch.lengths), number)
+                tensors = site.utterances(x, batch.lengths)
+                if site.time and not isinstance(observer, SiteRange):  # (channels, time)
+                    tensors = (tensor.T for tensor in tensors)
+                observer.observe(tensors, number)
         except ValueError as error:
             ids = ", ".join(u.id for u in batch.utterances)
             raise InputError(f"{site.address} holds {error} in the batch of {ids}") from error

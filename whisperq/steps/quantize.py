@@ -12,25 +12,17 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.descriptions import copy_descriptions, describe
 from whisperq.models.loading import load_model
-from whisperq.models.norms import norm_readers, read_channels, smooth
 from whisperq.models.plan import Plan, make_plan
-from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
 from whisperq.options import QuantizeConfig
-from whisperq.quant.grid import range_qparams
-from whisperq.quant.observers import ema_range, minmax_range
-from whisperq.quant.smoothing import magnitudes, smoothed_ends
-from whisperq.report.progress import track
+from whisperq.report.progress import say, track
+from whisperq.runtime.activation_ranges import alpha_of, prepare_activations
 from whisperq.runtime.quantized import (
     Fit,
-    PerToken,
     Quantization,
     QuantizedWeight,
     quantize_weight,
     save_quantization,
 )
-
-Ranges = dict[str, tuple[float, float]]
-
 
 def quantize(
     model: Path,
@@ -58,25 +50,17 @@ def quantize(
     with artifact.create(out, "quantized", "quantize", context.settings(config), inputs, context.force) as draft:
         network = load_model(model, torch.float32, "cpu")
         plan = make_plan(network, config.recipe, exclude, config.encoder_only, config.activations)
-        bits = config.activation_bits
-        observer = chosen_observer(calibration, config.observer) if calibration else None
-        ranges = site_ranges(calibration, plan.activations, observer, bits) if config.activations == "static" else {}
-        smoothed = smooth_norms(network, calibration, plan, config.smooth, observer)
-        if ranges:
-            ranges |= smoothed
-        quantization = Quantization(
-            quantized_weights(network, plan, config),
-            {a: range_qparams(*ranges[a], bits) if ranges else PerToken(bits) for a in plan.activations},
-        )
-        save_quantization(network, quantization, ranges, draft.folder)
+        activations = prepare_activations(network, plan, calibration, config)
+        for notice in activations.notices:
+            say(notice)
+        quantization = Quantization(quantized_weights(network, plan, config), activations.grids(), activations.scales)
+        save_quantization(network, quantization, activations.ranges, draft.folder)
         copy_descriptions(model, draft.folder)
         if network.can_generate():  # a model may live without its settings; eval needs them
             network.generation_config.save_pretrained(draft.folder)
         draft.results |= {
             **scheme(config),
-            "smoothed": list(smoothed),
-            "smoothed_observer": smoothed_observer(observer) if smoothed and ranges else None,
-            "observer": observer if ranges else None,
+            **activations.results,
             "kept_worst": list(exclude[len(config.exclude) :]),
             **describe(plan),
             "bytes": sum(p.stat().st_size for p in draft.folder.glob("*.safetensors")),
@@ -101,7 +85,8 @@ def worst_parts(sensitivity: Path, count: int, model: dict[str, str]) -> tuple[s
 
 def check_combination(config: QuantizeConfig) -> None:
     """Raises UsageError for settings that contradict each other, with the reason."""
-    paper, smooth, ranges = config.recipe == "paper", config.smooth is not None, config.activations
+    paper, ranges = config.recipe == "paper", config.activations
+    smooth, massive = isinstance(alpha_of(config.smooth), float), config.massive not in (None, "none")
     contradictions = [
         (paper and config.group, "--group divides output channels, which the paper recipe does not know"),
         (config.per_channel is False and config.group, "--group divides output channels, and --per-tensor joins them"),
@@ -123,6 +108,7 @@ def check_combination(config: QuantizeConfig) -> None:
             f"--observer chooses among calibrated ranges, none of which --activations {ranges} reads",
         ),
         (smooth and ranges == "none", "--smooth eases activations, which --activations none leaves alone"),
+        (massive and ranges != "static", f"--massive chooses static grids, which --activations {ranges} has none of"),
     ]
     for contradiction, reason in contradictions:
         if contradiction:
@@ -138,7 +124,6 @@ def scheme(config: QuantizeConfig) -> dict[str, Any]:
         "weight_scales": config.weights,
         "activation_bits": None if config.activations == "none" else config.activation_bits,
         "activation_ranges": config.activations,
-        "smooth": config.smooth,
     }
 
 
@@ -148,32 +133,6 @@ def quantized_weights(network: nn.Module, plan: Plan, config: QuantizeConfig) ->
     fit = Fit(config.weights, config.group)
     weights = track(plan.weights, len(plan.weights), "quantize", "weights")
     return {w.parameter: quantize_weight(network, w, config.weight_bits, symmetric, per_channel, fit) for w in weights}
-
-
-def smooth_norms(
-    network: nn.Module, calibration: Path | None, plan: Plan, alpha: float | None, observer: str | None
-) -> Ranges:
-    """Smooth the norms whose outputs are quantized, in place -> their new ranges, exact for what was observed.
-
-    Raises InputError where the calibration kept no channels.
-    """
-    if alpha is None:
-        return {}
-    if not (readers := norm_readers(network)):
-        raise UsageError("--smooth has nothing to ease in this model: its residual sums read the norms' outputs too")
-    sites = [a for a in readers if a in plan.activations]
-    channels = read_channels(calibration, sites)
-    scales = smooth(network, {a: magnitudes(*channels[a]) for a in sites}, alpha)
-    ends = {a: smoothed_ends(*channels[a], scales[a]) for a in sites}
-    if smoothed_observer(observer) == "ema":
-        momentum = read_ranges(calibration)["momentum"]
-        return {a: ema_range(*batches, momentum) for a, batches in ends.items()}
-    return {a: minmax_range(*batches) for a, batches in ends.items()}
-
-
-def smoothed_observer(observer: str) -> str:
-    """Histograms cannot be smoothed after the fact: for their observers it is the least and greatest value."""
-    return "ema" if observer == "ema" else "minmax"
 
 
 def check_calibration(calibration: Path, model: dict[str, str]) -> None:

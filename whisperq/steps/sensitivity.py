@@ -23,6 +23,7 @@ from whisperq.data.lazy import Joined
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.hashing import file_sha256
+from whisperq.models.folding import fold
 from whisperq.models.loading import compute_device
 from whisperq.options import SensitivityConfig
 from whisperq.report.lineage_commands import flags, run_root
@@ -68,7 +69,9 @@ def sensitivity(
             if config.wer or opened.loader.needs_text:
                 require_texts(utterances, "sensitivity (the decoder sees the references)")
             quantized, quantization = load_quantized(model, opened.model.dtype, compute_device(context.device))
-            if sealed.results.get("smooth") is not None:
+            if quantization.scales:
+                fold(opened.model, quantization.scales)
+            elif sealed.results.get("smooth") is not None:  # of an earlier version, which kept no scales
                 smooth_alike(opened.model, quantized)
             trained = trained_floats(opened.model, quantized, quantization) if "mode" in sealed.results else {}
             del quantized  # a large model's second copy

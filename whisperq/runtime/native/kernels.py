@@ -41,6 +41,7 @@ _ARGUMENTS = {
     "few_rows_product": [_POINTER, _COUNT, Weight, c_int32, _POINTER, CGrid],
     "layer_norm": [_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, c_int32, _Out],
     "quantize": [_POINTER, _COUNT, _Out],
+    "quantize_divided": [_POINTER, _POINTER, _COUNT, _COUNT, _Out],
     "gate_context": [_POINTER, _COUNT, _COUNT, _COUNT, _Gate, _Out],
     "attention_bf16": [_POINTER, _POINTER, _POINTER, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out],
     "attend_bf16": _ATTEND,
@@ -74,7 +75,11 @@ class NativeKernels:
         x = x.contiguous()
         codes = torch.empty_like(x, dtype=torch.uint8)
         out = _Out(codes.data_ptr(), None, CGrid(grid.scale, grid.zero_point, grid.quant_max))
-        self.library.quantize(x.data_ptr(), x.numel(), out)
+        if grid.divisor is None:
+            self.library.quantize(x.data_ptr(), x.numel(), out)
+        else:
+            width = len(grid.divisor)
+            self.library.quantize_divided(x.data_ptr(), grid.divisor.data_ptr(), x.numel() // width, width, out)
         return codes
 
     def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:

@@ -36,6 +36,19 @@ void quantize(const float *x, int64_t count, Out out) {
         write(out, start, x + start, std::min(block, count - start));
 }
 
+// The same of x (rows, width) whose channels are divided by divisor (width) first.
+void quantize_divided(const float *x, const float *divisor, int64_t rows, int64_t width, Out out) {
+#pragma omp parallel if (rows > 32)
+    {
+        std::vector<float> row(width);
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < rows; r++) {
+            for (int64_t i = 0; i < width; i++) row[i] = x[r * width + i] / divisor[i];
+            write(out, r * width, row.data(), width);
+        }
+    }
+}
+
 // Gates on a finished context, float32 (rows, heads * head_dim).
 void gate_context(const float *context, int64_t rows, int64_t heads, int64_t head_dim, Gate gate, Out out) {
 #pragma omp parallel if (rows > 32)

@@ -1,0 +1,158 @@
+"""Scales and wide channels for a model with outliers, found from what its calibration kept of each site.
+
+First every site that can be scaled gets the scales of least output error (quant/scale_search.py), folded into the model
+(models/folding.py). Then those that hold massive values get 16 bits for a few channels, as many as gain most for the
+extra integer products that a budget allows: one product of K channels that sets n apart costs 2 n / K more.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from whisperq.models.families import family_of
+from whisperq.models.folding import Fold, alike, fold, foldable, weight_maxima, whole_readers
+from whisperq.models.plan import CONVOLVED, Plan
+from whisperq.models.sites import canonical
+from whisperq.quant.scale_search import (
+    ALPHAS,
+    COUNTS,
+    MASSIVE,
+    WINDOW_ALPHA,
+    WINDOW_LIMITS,
+    Choice,
+    Estimate,
+    Observed,
+    Offer,
+    Reading,
+    balanced,
+    massive_channels,
+    output_error,
+    search,
+    spend,
+    wide_range,
+)
+from whisperq.quant.wide import ActivationRange
+
+FRAMES_PER_TOKEN = 20  # encoder frames: 75 tokens in 30 s, about what read English has
+
+FakeWeight = Callable[[Tensor], Tensor]  # a weight (N, K) through its own grid
+
+
+@dataclass
+class Findings:
+    """What was chosen, by site."""
+
+    scales: dict[str, Tensor] = field(default_factory=dict)
+    observed: dict[str, Observed] = field(default_factory=dict)  # of the scaled model
+    choices: dict[str, Choice] = field(default_factory=dict)
+    wide: dict[str, ActivationRange] = field(default_factory=dict)
+    offers: dict[str, Offer] = field(default_factory=dict)
+    cost: float = 0.0  # of all wide channels, in parts of the model's integer products
+
+
+def scale(
+    model: nn.Module, plan: Plan, observed: Mapping[str, Observed], ranges: Mapping[str, ActivationRange],
+    estimate: Estimate, quantized: FakeWeight,
+) -> Findings:  # fmt: skip
+    """Search every site's scales and fold them into the model.
+
+    ranges: those of the sites as they are; estimate: the range of a scaled site. All errors are of the model as it came:
+    what one site's scales do to another's layers changes no output.
+    """
+    found = Findings(observed=dict(observed))
+    for site, one in foldable(model).items():
+        if site not in plan.activations or site not in observed:
+            continue
+        seen = observed[site]
+        candidates = _candidates(model, one, seen, windows=bool(CONVOLVED.fullmatch(site)))
+        reading = Reading(whole_readers(model, one, seen.minima.shape[1]), quantized)
+        choice = search(seen, reading, ranges[site], estimate, candidates)
+        found.choices[site] = choice
+        if choice.scales is not None:
+            found.scales[site] = choice.scales
+            found.observed[site] = seen.scaled(choice.scales)
+    fold(model, found.scales)
+    return found
+
+
+def _candidates(model: nn.Module, one: Fold, seen: Observed, windows: bool) -> dict[float, Tensor]:
+    magnitudes = alike(one, seen.magnitudes)
+    maxima = weight_maxima(model, one, len(magnitudes))
+    if windows:
+        return {WINDOW_ALPHA: balanced(magnitudes, maxima, WINDOW_ALPHA).clamp(*WINDOW_LIMITS)}
+    return {alpha: balanced(magnitudes, maxima, alpha) for alpha in ALPHAS}
+
+
+def widen(
+    model: nn.Module, plan: Plan, found: Findings, ranges: Mapping[str, ActivationRange], estimate: Estimate,
+    quantized: FakeWeight, budget: float,
+) -> None:  # fmt: skip
+    """Choose massive channels within the budget, in parts of the integer products; adds to `found`.
+
+    ranges: those of all sites of the scaled model. Convolutions take no wide channels.
+    """
+    readers, costs = site_readers(model, plan), product_shares(model, plan)
+    offers, options = [], {}
+    for site, one in found.observed.items():
+        if site not in plan.activations or CONVOLVED.fullmatch(site):
+            continue
+        magnitudes = one.magnitudes
+        if float(magnitudes.max()) < MASSIVE * float(magnitudes.median()):
+            continue
+        reading = Reading(_whole(model, readers[site], len(magnitudes)), quantized).some()
+        before = output_error(one, reading, ranges[site])
+        for count in (c for c in COUNTS if c <= len(magnitudes) // 8):
+            covered = wide_range(one, massive_channels(one, count), estimate, ranges[site].bits)
+            options[site, count] = covered
+            gain = before - output_error(one, reading, covered)
+            offers.append(Offer(site, count, gain, 2 * count / len(magnitudes) * costs[site]))
+    found.offers = spend(offers, budget)
+    found.wide = {site: options[site, offer.count] for site, offer in found.offers.items()}
+    found.cost = sum(offer.cost for offer in found.offers.values())
+
+
+def site_readers(model: nn.Module, plan: Plan) -> dict[str, list[str]]:
+    """By quantized site, the quantized weights that read it."""
+    found: dict[str, list[str]] = {}
+    for weight in plan.weights:
+        found.setdefault(canonical(f"{weight.address}:input"), []).append(weight.parameter)
+    return {site: names for site, names in found.items() if site in plan.activations}
+
+
+def _whole(model: nn.Module, names: list[str], width: int) -> Tensor:
+    weights = [model.get_parameter(name).detach() for name in names]
+    return torch.cat([w for w in weights if w.dim() == 2 and w.shape[1] == width])
+
+
+def product_shares(model: nn.Module, plan: Plan) -> dict[str, float]:
+    """By quantized site, its products' part of all multiplications with quantized inputs, over one window."""
+    rows = _rows(model)
+    work = {
+        site: sum(model.get_parameter(n).numel() for n in names) * rows(site)
+        for site, names in site_readers(model, plan).items()
+    }
+    total = sum(work.values())
+    return {site: each / total for site, each in work.items()}
+
+
+def _rows(model: nn.Module) -> Callable[[str], float]:
+    """How often a site's products run for each frame of the encoder."""
+    config = model.config
+    if family_of(config).writes == "ctc":
+        strides = config.conv_stride
+
+        def rows(site: str) -> float:
+            before = int(site.split(".")[1].removesuffix(":input")) if site.startswith("cnn.") else len(strides)
+            return math.prod(strides[before + 1 :])
+
+        return rows
+
+    def rows(site: str) -> float:
+        if site.startswith("dec."):
+            return 1 / FRAMES_PER_TOKEN
+        return 2.0 if site == "enc.conv1:input" else 1.0
+
+    return rows

@@ -1,0 +1,71 @@
+"""A sample of the rows that a product takes in, to measure what quantizing does to its output.
+
+A row is one token's or frame's input (K); a convolution's is the window that one output frame reads, (width * K),
+each time step's channels side by side. Rows are drawn evenly over recordings, padding of the encoder's window included,
+for the model computes on it too.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ROWS = 256  # of each site
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution reads its input over time."""
+
+    width: int
+    stride: int
+    padding: int
+
+    @classmethod
+    def of(cls, module: nn.Conv1d) -> "Window":
+        return cls(module.kernel_size[0], module.stride[0], module.padding[0])
+
+    def count(self, length: int) -> int:
+        return (length + 2 * self.padding - self.width) // self.stride + 1
+
+    def rows(self, x: Tensor, frames: Tensor) -> Tensor:
+        """x (time, channels), frames (n,) -> what those output frames read, (n, width * channels)."""
+        padded = F.pad(x, (0, 0, self.padding, self.padding))
+        steps = frames[:, None] * self.stride + torch.arange(self.width)
+        return padded[steps].flatten(1)
+
+
+@dataclass
+class RowSample:
+    """`each` rows of every recording, drawn by the recording's place in the data."""
+
+    each: int
+    window: Window | None = None
+    batches: list[Tensor] = field(default_factory=list)  # of each batch (rows, K), float16
+    numbers: list[int] = field(default_factory=list)  # of the batches, in the order of the data
+
+    def observe(self, tensors: Iterable[Tensor], number: int | None = None) -> None:
+        """One batch as its utterances' tensors (time, K); number: the batch's, where this is a shard's."""
+        number = len(self.numbers) if number is None else number
+        generator = torch.Generator().manual_seed(number)
+        self.batches.append(torch.cat([self._drawn(x, generator) for x in tensors]))
+        self.numbers.append(number)
+
+    def _drawn(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        count = len(x) if self.window is None else self.window.count(len(x))
+        chosen = torch.randperm(count, generator=generator)[: self.each]
+        rows = x[chosen] if self.window is None else self.window.rows(x, chosen)
+        return rows.to("cpu", torch.float16)
+
+    def merge(self, other: "RowSample") -> None:
+        """Add what was drawn from other batches, in the order of their numbers."""
+        numbers, batches = self.numbers + other.numbers, self.batches + other.batches
+        order = sorted(range(len(numbers)), key=numbers.__getitem__)
+        self.numbers, self.batches = ([x[i] for i in order] for x in (numbers, batches))
+
+    @property
+    def rows(self) -> Tensor:
+        """(rows, K), float16."""
+        return torch.cat(self.batches)

@@ -1,0 +1,187 @@
+"""What each activation's grid covers, and the scales that make it narrower: from a calibration's observations.
+
+Two ways to scale the norms' channels: SmoothQuant's with one alpha for all, or a search site by site, which reaches
+contexts, the vocabulary's norm and convolutions, too, and leaves alone what gains nothing (models/scaling.py). Of scaled
+sites the range is that of EMA or of the least and greatest value: histograms cannot be scaled after the fact.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whisperq.errors import UsageError
+from whisperq.models.norms import norm_readers, smooth
+from whisperq.models.plan import CONVOLVED, Plan
+from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
+from whisperq.models.scaling import Findings, scale, widen
+from whisperq.models.sites import model_sites, resolve
+from whisperq.models.statistics import has_rows, read_channels, read_observed
+from whisperq.options import QuantizeConfig
+from whisperq.quant.grid import fake_quantize
+from whisperq.quant.observers import ema_range, minmax_range
+from whisperq.quant.scale_search import Estimate, Observed
+from whisperq.quant.smoothing import magnitudes
+from whisperq.quant.wide import WIDE, ActivationRange, Ends
+from whisperq.runtime.quantized import GRIDS, ActivationGrid, PerToken
+
+
+@dataclass
+class Activations:
+    """Every quantized activation's range, by site; none where each token has its own (`dynamic`)."""
+
+    ranges: dict[str, ActivationRange] = field(default_factory=dict)
+    dynamic: dict[str, PerToken] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)  # folded into the model already
+    results: dict[str, Any] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)  # what a user should know
+
+    def grids(self) -> dict[str, ActivationGrid]:
+        return {a: covered.grid() for a, covered in self.ranges.items()} | self.dynamic
+
+
+def alpha_of(text: str) -> float | None:
+    """--smooth: SmoothQuant's alpha; None for auto and none. Raises UsageError."""
+    if text in ("auto", "none"):
+        return None
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = math.nan
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"--smooth is auto, none, or an alpha from 0 to 1, not {text!r}")
+    return alpha
+
+
+def prepare_activations(
+    network: nn.Module, plan: Plan, calibration: Path | None, config: QuantizeConfig
+) -> Activations:
+    """The ranges that this recipe's activations get; scales are folded into `network`, in place.
+
+    Raises UsageError for settings that this model has no use for, InputError where the calibration lacks something.
+    """
+    alpha, bits = alpha_of(config.smooth), config.activation_bits
+    found = Activations(results={"smooth": alpha, "smoothed": [], "smoothed_observer": None, "observer": None})
+    observer = chosen_observer(calibration, config.observer, config.recipe) if calibration else None
+    if config.activations == "static":
+        ends = site_ranges(calibration, plan.activations, observer, bits)
+        found.ranges = {a: ActivationRange(e, bits) for a, e in ends.items()}
+        found.results["observer"] = observer
+    elif config.activations == "dynamic":
+        found.dynamic = {a: PerToken(bits) for a in plan.activations}
+    if alpha is not None:
+        _smooth_norms(network, calibration, plan, alpha, _estimate(calibration, observer), found)
+    if found.ranges:
+        _search(network, plan, calibration, config, _estimate(calibration, observer), found)
+    if found.results["smoothed"] and found.ranges:
+        found.results["smoothed_observer"] = _scaled_observer(observer)
+    return found
+
+
+def _scaled_observer(observer: str) -> str:
+    return "ema" if observer == "ema" else "minmax"
+
+
+def _estimate(calibration: Path, observer: str) -> Estimate:
+    """The range of a site from its channels' ends in every batch."""
+    momentum = read_ranges(calibration)["momentum"]
+
+    def estimate(observed: Observed) -> Ends:
+        batches = observed.minima.amin(dim=1).tolist(), observed.maxima.amax(dim=1).tolist()
+        return ema_range(*batches, momentum) if _scaled_observer(observer) == "ema" else minmax_range(*batches)
+
+    return estimate
+
+
+def _smooth_norms(
+    network: nn.Module, calibration: Path, plan: Plan, alpha: float, estimate: Estimate, found: Activations
+) -> None:
+    """SmoothQuant: the norms whose outputs are quantized, in place; their new ranges are exact for what was observed.
+
+    Raises UsageError for a model that has no such norms, InputError where the calibration kept no channels.
+    """
+    if not (readers := norm_readers(network)):
+        raise UsageError("--smooth has nothing to ease in this model: its residual sums read the norms' outputs too")
+    sites = [a for a in readers if a in plan.activations]
+    channels = read_channels(calibration, sites)
+    found.scales = smooth(network, {a: magnitudes(*channels[a]) for a in sites}, alpha)
+    found.results["smoothed"] = list(found.scales)
+    for a in sites if found.ranges else ():
+        low, high = (ends / found.scales[a] for ends in channels[a])
+        found.ranges[a] = ActivationRange(estimate(Observed(low, high, low)), found.ranges[a].bits)
+
+
+def _search(
+    network: nn.Module, plan: Plan, calibration: Path, config: QuantizeConfig, estimate: Estimate, found: Activations
+) -> None:
+    """--smooth auto and --massive: what they choose goes into `found`, and why into its results."""
+    scales = config.recipe == "gemm" and config.smooth == "auto"
+    massive = config.massive or ("auto" if config.recipe == "gemm" else "none")
+    if massive not in ("auto", "none"):
+        _name_wide(network, massive, found)
+    searched = (scales, massive == "auto" and config.recipe == "gemm")
+    if not any(searched):
+        return
+    if not has_rows(calibration):
+        found.notices.append(
+            f"{calibration} kept no rows to search with, so that nothing is scaled; whisperq calibrate --force keeps them"
+        )
+        return
+    observed = {
+        a: o.scaled(found.scales[a]) if a in found.scales else o
+        for a, o in read_observed(calibration, plan.activations).items()
+    }
+    quantized = fake_weight(config)
+    chosen = Findings(observed=observed)
+    if searched[0]:
+        chosen = scale(network, plan, observed, found.ranges, estimate, quantized)
+        found.scales |= chosen.scales
+        for site in chosen.scales:
+            covered = found.ranges[site]
+            found.ranges[site] = ActivationRange(estimate(chosen.observed[site]), covered.bits)
+    if searched[1]:
+        widen(network, plan, chosen, found.ranges, estimate, quantized, config.budget / 100)
+        found.ranges |= chosen.wide
+    found.results |= describe(chosen, searched[0])
+
+
+def describe(chosen: Findings, searched: bool) -> dict[str, Any]:
+    """What was chosen and why, as results."""
+    scaled = {s: c for s, c in chosen.choices.items() if c.scales is not None}
+    return {
+        "smooth": "auto" if searched else None,
+        "smoothed": list(scaled),
+        "scaled": {s: {"alpha": c.alpha, "error_before": c.before, "error": c.after} for s, c in scaled.items()},
+        "massive": {
+            s: {"channels": o.count, "products": o.cost, "error_saved": o.gain} for s, o in chosen.offers.items()
+        },
+        "extra_products": chosen.cost,
+    }
+
+
+def _name_wide(network: nn.Module, patterns: str, found: Activations) -> None:
+    """Whole sites on 16 bits, by name. Raises UsageError for one that is not quantized."""
+    for site in resolve(patterns, model_sites(network)):
+        if site not in found.ranges:
+            raise UsageError(f"--massive names {site}, which this recipe leaves in float")
+        if CONVOLVED.fullmatch(site):
+            raise UsageError(f"--massive names {site}, the input of a convolution, which has 8 bits at most")
+        found.ranges[site] = ActivationRange(found.ranges[site].ends, WIDE)
+
+
+def fake_weight(config: QuantizeConfig) -> Any:
+    """A weight (N, K) through the grid that `quantize` will give it."""
+    per_channel = config.recipe == "gemm" if config.per_channel is None else config.per_channel
+
+    def through(weight: Tensor) -> Tensor:
+        dims = 1 if per_channel else 0
+        grid = GRIDS[config.weights](
+            weight, config.weight_bits, symmetric=config.recipe == "gemm", channel_dims=dims, group=config.group
+        )
+        return fake_quantize(weight, grid)
+
+    return through
