@@ -62,7 +62,8 @@ class QuantizeConfig:
     exclude: tuple[str, ...] = option((), "Keep these sites in float, such as enc.0.* or dec.1.fc1:weight; repeatable.")
     keep_worst: int | None = option(None, "Keep the N parts in float that whisperq sensitivity found worst.", low=1)
     smooth: str = option(
-        "auto", "auto: scale channels where that lowers the layers' output error; SmoothQuant's alpha, such as 0.5; none."
+        "auto",
+        "auto: scale channels where that lowers the layers' output error; SmoothQuant's alpha, such as 0.5; none.",
     )
     massive: str | None = option(
         None, "Sites on 16 bits: auto: the massive channels found; none; or sites; default: auto, of paper none."

@@ -17,6 +17,7 @@ from whisperq.models.plan import layer_weights
 from whisperq.models.sites import canonical, model_sites
 from whisperq.quant.smoothing import smoothing_scales
 
+
 @dataclass(frozen=True)
 class NormReaders:
     """A norm's module, and the parameters of all layers that read its output."""

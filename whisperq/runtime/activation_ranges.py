@@ -6,12 +6,10 @@ sites the range is that of EMA or of the least and greatest value: histograms ca
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from whisperq.errors import UsageError

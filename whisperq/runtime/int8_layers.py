@@ -23,8 +23,8 @@ from whisperq.runtime.products import (
     Product,
     integer_product,
 )
-from whisperq.runtime.wide_products import SideBySide, WideGrid, WideProduct
 from whisperq.runtime.stored import Stored
+from whisperq.runtime.wide_products import SideBySide, WideGrid, WideProduct
 
 FUSED_GATES = ("headwise", "elementwise")
 

@@ -198,7 +198,9 @@ def observe(
         batch = opened.loader.labelled(part)
         if batch is None:
             continue
-        watchers = {a: watcher([o[a] for o in (ranges, channels, rows) if a in o], sites[a], batch, number) for a in ranges}
+        watchers = {
+            a: watcher([o[a] for o in (ranges, channels, rows) if a in o], sites[a], batch, number) for a in ranges
+        }
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
         seen.append((number, (len(batch.utterances), batch.seconds)))

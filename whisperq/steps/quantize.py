@@ -24,6 +24,7 @@ from whisperq.runtime.quantized import (
     save_quantization,
 )
 
+
 def quantize(
     model: Path,
     calibration: Path | None,
