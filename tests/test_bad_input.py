@@ -122,7 +122,7 @@ FINISHED = {
         "calibrate --out new", 3, ("<|xx|>", "language"), lambda w: change_configuration(w, language="xx")
     ),
     "no data": Case(
-        "calibrate --out new", 3, ("whisperq.yaml under validation", "--data"),
+        "distill --out new", 3, ("whisperq.yaml under validation", "--validation"),
         lambda w: change_configuration(w, validation=[]),
     ),
     "changed model": Case(

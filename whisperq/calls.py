@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from whisperq import artifact, planning
 from whisperq import options as o
@@ -30,6 +30,8 @@ from whisperq.report.progress import say
 from whisperq.run_folder import scheme
 from whisperq.session import Session
 from whisperq.training_options import TrainingConfig
+
+Listening = TypeVar("Listening", o.CalibrateConfig, o.SensitivityConfig)
 
 
 def step(name: str) -> Callable[..., Artifact]:
@@ -78,11 +80,22 @@ def distill(s: Session, config: o.DistillConfig) -> Artifact:
     return step("distill")(student, s.teacher(student), data, s.out("distilled"), config, s.context())
 
 
+def listened_to(s: Session, config: Listening) -> tuple[tuple[Source, ...], Listening]:
+    """--data, else the configuration's validation data, else the embedded speech, and how it is read.
+
+    Of the embedded speech what does not fit into a short window or decoder is left out.
+    """
+    if s.flags.get("data") or s.experiment.validation:
+        return s.sources("validation", "data"), config
+    return s.embedded_speech(), replace(config, skip_bad=True)
+
+
 def calibrate(s: Session, config: o.CalibrateConfig) -> Artifact:
     stable, dev = "stablequant" in config.observer, bool(s.flags.get("dev"))
     if dev and not stable:
         raise UsageError("--dev is for --observer stablequant, which tries its ranges there")
-    model, data = s.model(), s.sources("validation", "data")
+    model = s.model()
+    data, config = listened_to(s, config)
     development = s.sources("validation", "dev") if dev else data if stable else ()
     lists = part("calibrate", "CalibrationData")(data, development, s.experiment.test, s.experiment.normalizer)
     return step("calibrate")(model, lists, s.out("calibration"), config, s.context())
@@ -109,7 +122,7 @@ def sensitivity(s: Session, config: o.SensitivityConfig) -> Artifact:
     s = replace(s, flags={**s.flags, "model": s.flags.get("model") or str(s.run.only_quantized())})
     floats, model = s.unquantized_model(), Path(s.run.named_model(s.flags["model"]))
     artifact.load(model, "quantized", verify=False)
-    data, place = s.sources("validation", "data"), s.out(f"sensitivity/{model_label(s, model)}")
+    (data, config), place = listened_to(s, config), s.out(f"sensitivity/{model_label(s, model)}")
     return step("sensitivity")(model, floats, data, s.experiment.normalizer, place, config, s.context())
 
 

@@ -28,7 +28,11 @@ SENSITIVITY = InputFlag("sensitivity", "What --keep-worst goes by; default: sens
 COMPARE = InputFlag("compare", "A second model to stand beside the first.")
 TRAIN = InputFlag("train", "Training list, folder or parquet; repeatable; default: the configuration's.", many=True)
 VALIDATION = InputFlag("validation", "Validation list; repeatable; default: the configuration's.", many=True)
-DATA = InputFlag("data", "List to look at; repeatable; default: the configuration's validation data.", many=True)
+DATA = InputFlag(
+    "data",
+    "List to look at; repeatable; default: the configuration's validation data, else speech that ships with whisperq.",
+    many=True,
+)
 DEVELOPMENT = InputFlag("dev", "List that stablequant measures on; repeatable; default: --data.", many=True)
 LABELLING = InputFlag("model", "Teacher: a path, a Hub id, or a name in the run folder; default: the configuration's.")
 UNLABELLED = InputFlag("data", "List to label; repeatable; default: the configuration's training data.", many=True)

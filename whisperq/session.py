@@ -16,6 +16,8 @@ from whisperq.hashing import file_sha256
 from whisperq.report.progress import say
 from whisperq.run_folder import RunFolder
 
+EMBEDDED = Path(__file__).parent / "data" / "calibration" / "calibration.jsonl"  # synthesised speech
+
 
 @dataclass
 class Session:
@@ -159,6 +161,14 @@ class Session:
                 f"({'a configuration was read' if self.experiment.path else 'no configuration was found'})"
             )
         return tuple(self._chose(role, s.title) and s for s in sources)
+
+    def embedded_speech(self) -> tuple[Source, ...]:
+        """The sentences that ship with whisperq, for those who have named no recordings."""
+        language = self.experiment.language or "en"
+        foreign = "" if language == "en" else f", in English though the language is {language}"
+        say(f"data: {EMBEDDED}, which ships with whisperq: synthesised speech{foreign}; --data names your own")
+        self.chosen.append(("data", EMBEDDED))
+        return (source(str(EMBEDDED), Path.cwd(), "the embedded speech"),)
 
     def _flag_source(self, text: str, flag: str) -> Source:
         """NAME or NAME=LIST of a test set, LIST or LIST:WEIGHT of training data, else LIST."""

@@ -44,7 +44,7 @@ def sentences(name: str) -> list[tuple[str, str]]:
 
 
 def speak(voice: str, text: str, pace: float, size: float) -> np.ndarray:
-    """Samples at RATE. pace: of the voice's own; size: below 1 a smaller speaker, whose voice is higher and brighter."""
+    """Samples at RATE. pace: of the voice's own; size: below 1 a smaller speaker with a higher, brighter voice."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as wav:
         flite = ["flite", "-voice", voice.removeprefix("flite:"), "--setf", f"duration_stretch={1 / pace / size:.3f}"]
         espeak = ["espeak-ng", "-v", voice, "-s", f"{160 * pace * size:.0f}"]

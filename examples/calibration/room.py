@@ -1,6 +1,6 @@
 """What stands between a mouth and a microphone: silence around the words, a room, noise, a level.
 
-    y = gain * (speech * room + noise)
+y = gain * (speech * room + noise)
 """
 
 import numpy as np

@@ -1,0 +1,133 @@
+"""The synthesised sentences inside the package, and commands that listen to them because nobody named recordings."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from damage import change_configuration
+
+import whisperq
+from whisperq.data.groups import read_all
+from whisperq.data.lists import Source
+
+ROOT = Path(__file__).parents[1]
+PLACE = Path(whisperq.__file__).parent / "data" / "calibration"
+COUNTS = {"calibration": 48, "check": 16}
+
+
+def lines(name: str) -> list[dict]:
+    return [json.loads(line) for line in (PLACE / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_recording_is_there_and_as_long_as_its_list_says(name):
+    assert len(lines(name)) == COUNTS[name]
+    for line in lines(name):
+        samples, rate = soundfile.read(PLACE / line["audio_filepath"])
+        assert rate == 16000 and samples.ndim == 1
+        assert len(samples) / rate == pytest.approx(line["duration"], abs=0.001)
+        assert 0.005 < samples.std() < 0.3 and np.abs(samples).max() <= 1
+
+
+def test_the_set_is_small_and_nothing_lies_beside_its_lists():
+    files = [path for path in PLACE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 2e6
+    listed = {PLACE / line["audio_filepath"] for name in COUNTS for line in lines(name)}
+    assert {path for path in files if path.suffix == ".opus"} == listed and len(listed) == sum(COUNTS.values())
+
+
+def test_voices_levels_and_lengths_are_varied():
+    found = lines("calibration")
+    assert len({line["speaker"] for line in found}) >= 12
+    assert not {line["speaker"] for line in found} & {line["speaker"] for line in lines("check")}
+    seconds = [line["duration"] for line in found]
+    assert min(seconds) < 2.5 and sum(s > 20 for s in seconds) >= 5 and max(seconds) < 30
+    levels = [20 * np.log10(soundfile.read(PLACE / line["audio_filepath"])[0].std()) for line in found]
+    assert max(levels) - min(levels) > 12  # dB
+
+
+def test_texts_are_sentences_of_their_own_and_fit_the_speech():
+    every = [line["text"] for name in COUNTS for line in lines(name)]
+    assert len(set(every)) == len(every)
+    assert all(text[0].isupper() and text[-1] in ".?" and "//" not in text and "|" not in text for text in every)
+    assert any(re.search(r"\d", text) for text in every) and any(text.endswith("?") for text in every)
+    for line in (line for name in COUNTS for line in lines(name)):
+        assert 4 < len(line["text"]) / line["duration"] < 20  # letters a second
+
+
+def test_the_texts_are_those_of_the_script_that_made_the_set():
+    for name in COUNTS:
+        written = (ROOT / "examples" / "calibration" / f"{name}.txt").read_text().splitlines()
+        texts = [line.split(" | ")[0].replace(" //", "") for line in written if not line.startswith("#")]
+        assert texts == [line["text"] for line in lines(name)]
+
+
+@pytest.fixture
+def without_data(workspace) -> Path:
+    change_configuration(workspace, validation=[])
+    return workspace
+
+
+def test_calibrate_without_data_takes_what_fits_and_says_so(without_data, teacher, invoke):
+    result = invoke("calibrate", "--model", teacher, "--batches", "6", "--batch-size", "8", "--json")
+    assert result.exit_code == 0, result.stderr
+    announced = [line for line in result.stderr.splitlines() if line.startswith("data: ")]
+    assert len(announced) == 1 and "synthesised speech" in announced[0] and "--data" in announced[0]
+    manifest = json.loads(result.stdout)
+    whole = PLACE / "calibration.jsonl"
+    assert manifest["inputs"]["data"] == read_all([Source(path=str(whole))]).reference
+    results, fitting = manifest["results"], [line for line in lines("calibration") if line["duration"] <= 4]
+    # The tiny model has a window of four seconds, and a decoder of 64 tokens, a byte each, five of which are no text.
+    fitting = [line for line in fitting if len(line["text"].encode()) + 1 + 5 <= 64]
+    assert results["utterances"] == len(fitting) >= 8
+    assert results["utterances"] + results["skipped"] == COUNTS["calibration"]
+    assert results["audio_seconds"] == pytest.approx(sum(line["duration"] for line in fitting), abs=0.01)
+    again = invoke("calibrate", "--model", teacher, "--batches", "6", "--batch-size", "8")
+    assert again.exit_code == 0 and "finished already" in again.stderr
+
+
+def test_named_data_is_taken_instead(without_data, teacher, digits, invoke):
+    result = invoke("calibrate", "--model", teacher, "--data", digits / "validation.jsonl", "--batches", "1", "--json")
+    assert result.exit_code == 0 and "synthesised" not in result.stderr
+    manifest = json.loads(result.stdout)
+    assert manifest["inputs"]["data"]["path"] == str(digits / "validation.jsonl")
+    assert not manifest["config"]["skip_bad"]
+
+
+def test_a_dry_run_names_it_and_reads_nothing(without_data, teacher, invoke):
+    result = invoke("calibrate", "--model", teacher, "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    reads = {read["role"]: read for read in plan["reads"]}
+    assert reads["data"]["what"] == str(PLACE / "calibration.jsonl") and reads["data"]["state"] == "file"
+    assert plan["settings"]["skip_bad"] == {"value": True, "origin": "chosen"}
+
+
+def test_another_language_is_warned_of(without_data, teacher, invoke):
+    change_configuration(without_data, language="de")
+    result = invoke("calibrate", "--model", teacher, "--dry-run")
+    assert "in English though the language is de" in result.stderr
+
+
+def test_sensitivity_listens_to_it_too(copied_run, invoke):
+    for folder in (copied_run.parent, copied_run):
+        change_configuration(folder, validation=[])
+    result = invoke("sensitivity", "--model", "gemm-w8a8", "--by", "model", "--limit", "8", "--json")
+    assert result.exit_code == 0, result.stderr
+    manifest = json.loads(result.stdout)
+    assert manifest["inputs"]["data"]["path"] == str(PLACE / "calibration.jsonl") and manifest["results"]["tokens"]
+
+
+def test_the_streams_numbers_keep_what_they_hold():
+    sys.path.insert(0, str(ROOT / "examples" / "calibration"))
+    from ogg import with_serial
+
+    stream = (PLACE / lines("check")[0]["audio_filepath"]).read_bytes()
+    other = with_serial(stream, 77)
+    assert other != stream and with_serial(other, 0) == stream  # the first of its list is number 0
+    with pytest.raises(ValueError):
+        with_serial(b"RIFF", 0)
