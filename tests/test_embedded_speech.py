@@ -1,8 +1,13 @@
 """The synthesised sentences inside the package, and commands that listen to them because nobody named recordings."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
+import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,7 @@ from whisperq.data.lists import Source
 
 ROOT = Path(__file__).parents[1]
 PLACE = Path(whisperq.__file__).parent / "data" / "calibration"
+SCRIPT = ROOT / "examples" / "int8.sh"
 COUNTS = {"calibration": 48, "check": 16}
 
 
@@ -131,3 +137,54 @@ def test_the_streams_numbers_keep_what_they_hold():
     assert other != stream and with_serial(other, 0) == stream  # the first of its list is number 0
     with pytest.raises(ValueError):
         with_serial(b"RIFF", 0)
+
+
+def test_shellcheck_finds_nothing():
+    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    program = shutil.which("shellcheck", path=path)
+    assert program, 'shellcheck is missing; pip install ".[test]"'
+    found = subprocess.run([program, "--external-sources", SCRIPT], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.fixture
+def environment(tmp_path) -> Iterator[dict[str, str]]:
+    """Variables under which int8.sh finds a virtual environment made; in it one process has imported everything."""
+    folder, preloaded = tmp_path / "venv", ROOT / "examples" / "preloaded.py"
+    socket = folder / "socket"
+    (folder / "bin").mkdir(parents=True)
+    for name, call in {"whisperq": f"-S '{preloaded}' call '{socket}'", "python": ""}.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\nexec '{sys.executable}' {call} \"$@\"\n")
+        (folder / "bin" / name).chmod(0o755)
+    given = (ROOT / "pyproject.toml").read_bytes() + (ROOT / "examples" / "constraints.txt").read_bytes() + b"\n"
+    checksum = subprocess.run(["cksum"], input=given, stdout=subprocess.PIPE, check=True).stdout.split()[0]
+    (folder / f"installed-{checksum.decode()}").touch()
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WHISPERQ_VENV": str(folder)}
+    command = [sys.executable, preloaded, "serve", socket]
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE) as server:
+        assert server.stdout.readline() == b"ready\n"
+        yield {**variables, "RUN": str(tmp_path / "made")}
+        server.kill()
+
+
+def test_one_command_leads_to_an_int8_model(without_data, teacher, environment):
+    def made() -> subprocess.CompletedProcess:
+        result = subprocess.run(["bash", SCRIPT, teacher], env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result
+
+    first, run = made(), Path(environment["RUN"])
+    transcripts, table = first.stdout.split("check-15.opus")
+    assert "check-06.opus" in transcripts and "RTFx" in table and "smoke check" in table
+    quantized = json.loads(next((run / "quantized").glob("*/manifest.json")).read_text())["results"]
+    row = next(line for line in table.splitlines() if teacher.name in line)
+    assert f"{quantized['float_bytes'] / 1e6:.1f} -> {quantized['bytes'] / 1e6:.1f}" in row
+    words = sum(len(re.findall(r"\w+", line["text"])) for line in lines("check"))
+    assert "of 16 " in row and f" {words} " in row
+    assert made().stderr.count("is finished already, by this very command") == 4  # all but the transcripts
+
+
+def test_a_recording_that_is_not_there_stops_it_at_once(environment, teacher):
+    arguments = ["bash", SCRIPT, teacher, "nowhere.wav"]
+    result = subprocess.run(arguments, env=environment, capture_output=True, text=True)
+    assert result.returncode and "nowhere.wav" in result.stderr and not Path(environment["RUN"]).exists()
