@@ -168,12 +168,13 @@ def environment(tmp_path) -> Iterator[dict[str, str]]:
 
 
 def test_one_command_leads_to_an_int8_model(without_data, teacher, environment):
-    def made() -> subprocess.CompletedProcess:
-        result = subprocess.run(["bash", SCRIPT, teacher], env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        return result
+    def called(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["bash", SCRIPT, teacher, *arguments], env=environment, capture_output=True, text=True)
 
-    first, run = made(), Path(environment["RUN"])
+    run, refused = Path(environment["RUN"]), called("nowhere.wav")
+    assert refused.returncode and "nowhere.wav" in refused.stderr and not run.exists()  # at once
+    first = called()
+    assert first.returncode == 0, first.stderr
     transcripts, table = first.stdout.split("check-15.opus")
     assert "check-06.opus" in transcripts and "RTFx" in table and "smoke check" in table
     quantized = json.loads(next((run / "quantized").glob("*/manifest.json")).read_text())["results"]
@@ -181,10 +182,4 @@ def test_one_command_leads_to_an_int8_model(without_data, teacher, environment):
     assert f"{quantized['float_bytes'] / 1e6:.1f} -> {quantized['bytes'] / 1e6:.1f}" in row
     words = sum(len(re.findall(r"\w+", line["text"])) for line in lines("check"))
     assert "of 16 " in row and f" {words} " in row
-    assert made().stderr.count("is finished already, by this very command") == 4  # all but the transcripts
-
-
-def test_a_recording_that_is_not_there_stops_it_at_once(environment, teacher):
-    arguments = ["bash", SCRIPT, teacher, "nowhere.wav"]
-    result = subprocess.run(arguments, env=environment, capture_output=True, text=True)
-    assert result.returncode and "nowhere.wav" in result.stderr and not Path(environment["RUN"]).exists()
+    assert called().stderr.count("is finished already, by this very command") == 4  # all but the transcripts
