@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# The table of real Whispers: what INT8 costs them in words, in KL, in megabytes and in time, from their weights and real
+# speech to results/table.md. Every number is in the manifest of a whisperq command, or is timed by speed.py.
+#
+# table.sh [MODEL...]: default whisper-base whisper-tiny.en, folders in WHISPERQ_WHISPER. WHISPERQ_SPEECH holds the
+# utterance lists. Done work is not done again: after an interruption, run it again. Further settings:
+#   RUNS      where the run folders go, one for each model; default examples/whisper/run
+#   RESULTS   where the table goes; default examples/whisper/results
+#   SYSTEMS   some of the systems only, such as "float dynamic"; default all
+#   PARTS     some of "systems speed figures robustness"; the table is made of what is there
+#   LIMIT     first N utterances of each test list; PAPER_LIMIT, KL_LIMIT: of the emulated recipe and of the KL
+#   BATCHES   of calibration, eight utterances each; ROUNDS, SPEED_LJ, SPEED_LIBRI: of the timing
+#   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$here/../environment.sh"
+venv="${WHISPERQ_VENV-$here/../../.venv}"
+[ -z "$venv" ] || environment "$venv" "[bench]"
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+: "${WHISPERQ_WHISPER:?names the folder of whisper-base and whisper-tiny.en}"
+: "${WHISPERQ_SPEECH:?names the folder of librispeech_dev.jsonl and others}"
+[ $# -gt 0 ] || set -- whisper-base whisper-tiny.en
+runs="${RUNS:-$here/run}" results="${RESULTS:-$here/results}"
+mkdir -p "$runs" "$results"
+runs="$(realpath "$runs")" results="$(realpath "$results")"
+speech="$(realpath "$WHISPERQ_SPEECH")" whispers="$(realpath "$WHISPERQ_WHISPER")"
+paper_limit="${PAPER_LIMIT:-12}" kl_limit="${KL_LIMIT:-24}"
+cd "$runs" # where no whisperq.yaml lies
+source "$here/../preloaded.sh"
+
+# Test and calibration share no recording. All commands read English under one normaliser.
+sets=(--test "librispeech=$speech/librispeech_dev.jsonl" --test "ljspeech=$speech/ljspeech_train.jsonl")
+data=(--data "$speech/librispeech_dev.jsonl" --data "$speech/ljspeech_train.jsonl")
+
+# NAME RUNTIME UTTERANCES FLAGS: what `quantize` is told, and how `eval` runs it. No kernel computes the paper's recipe:
+# it is emulated, which is slow, and heard on fewer utterances.
+systems() {
+    echo "dynamic int8 ${LIMIT:--} --activations dynamic"
+    echo "before int8 ${LIMIT:--} --smooth none --massive none"
+    echo "after int8 ${LIMIT:--}"
+    for sites in linear blocks all; do
+        for exception in attention mlp; do
+            echo "paper-$sites-$exception emulated $paper_limit" \
+                "--recipe paper --sites $sites --exception $exception --massive none"
+        done
+        echo "paper-$sites-massive emulated $paper_limit --recipe paper --sites $sites --massive auto"
+    done
+}
+
+listed() { [[ " $1 " == *" $2 "* ]]; }
+wanted() { [ -z "${SYSTEMS:-}" ] || listed "$SYSTEMS" "$1"; }
+part() { listed "${PARTS:-systems speed figures robustness}" "$1"; }
+there() { [ -f "$WHISPERQ_RUN/eval/$1/manifest.json" ]; }
+
+# hear NAME RUNTIME UTTERANCES MODEL
+hear() {
+    local limit=()
+    [ "$3" = - ] || limit=(--limit "$3")
+    wq eval --model "$4" "${sets[@]}" --normalizer english --runtime "$2" "${limit[@]}" --out "$WHISPERQ_RUN/eval/$1"
+    python "$here/pooled.py" "$WHISPERQ_RUN/eval/$1" "$WHISPERQ_RUN/pooled/$1.jsonl"
+}
+
+# against A B: what B makes worse than A over both sets together, by two margins, and in each set.
+against() {
+    local pair="$WHISPERQ_RUN/comparisons/$2-vs-$1"
+    for margin in 0.3 0.2; do
+        wq compare "$WHISPERQ_RUN/pooled/$1.jsonl" "$WHISPERQ_RUN/pooled/$2.jsonl" --common --margin "$margin" \
+            --normalizer english --spelling "$model/normalizer.json" --out "$pair-$margin"
+    done
+    wq compare "$WHISPERQ_RUN/eval/$1" "$WHISPERQ_RUN/eval/$2" --common --out "$pair-sets"
+}
+
+# system NAME RUNTIME UTTERANCES FLAGS...
+system() {
+    wq quantize --out "$WHISPERQ_RUN/quantized/$1" "${@:4}"
+    wq sensitivity --by model --model "$1" "${data[@]}" --limit "$kl_limit" --out "$WHISPERQ_RUN/sensitivity/$1"
+    hear "$1" "$2" "$3" "$WHISPERQ_RUN/quantized/$1"
+    against float "$1"
+    { [[ "$1" != before && "$1" != after ]] || ! there dynamic; } || against dynamic "$1"
+}
+
+all_systems() {
+    ! wanted float || hear float float "${LIMIT:--}" "$model"
+    wq calibrate --model "$model" --data "$speech/librispeech_train.jsonl" --batches "${BATCHES:-16}" --batch-size 8
+    systems >"$WHISPERQ_RUN/systems.txt"
+    while read -r -a line; do
+        ! wanted "${line[0]}" || system "${line[@]}"
+    done <"$WHISPERQ_RUN/systems.txt"
+}
+
+# The paper's Figures 1 and 2, where it found them: the last decoder layer.
+figures() {
+    local limit=(--limit "$kl_limit") test=("${sets[@]}") place="$results/$(basename "$model")"
+    wq plot-attention --model "$model" "${test[@]:0:2}" --layer dec.-1 --head "${HEAD:-3}" \
+        --out "$WHISPERQ_RUN/attention"
+    wq outliers --model "$model" "${test[@]}" "${limit[@]}" --layer dec.-1.out_proj --out "$WHISPERQ_RUN/outliers"
+    python "$here/figures.py" "$WHISPERQ_RUN/attention" "$place-attention.png"
+    python "$here/figures.py" "$WHISPERQ_RUN/outliers" "$place-outliers.png"
+}
+
+speed() {
+    [ -f "$WHISPERQ_RUN/speed.json" ] || python "$here/speed.py" "$model" "$WHISPERQ_RUN" --speech "$speech" \
+        --rounds "${ROUNDS:-5}" --ljspeech "${SPEED_LJ:-24}" --librispeech "${SPEED_LIBRI:-8}"
+}
+
+for name in "$@"; do
+    model="$whispers/$name"
+    export WHISPERQ_RUN="$runs/$name"
+    mkdir -p "$WHISPERQ_RUN"
+    for each in systems:all_systems speed:speed figures:figures; do
+        ! part "${each%%:*}" || "${each##*:}"
+    done
+done
+python "$here/table.py" "$runs" --out "$results"
