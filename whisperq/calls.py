@@ -212,6 +212,16 @@ def compare(s: Session, config: o.CompareConfig) -> Artifact:
     return step("compare")(a, b, s.experiment.normalizer, s.out(place), config, s.context())
 
 
+def robustness(s: Session, config: o.RobustnessConfig) -> Artifact:
+    s = replace(s, flags={**s.flags, "model": s.flags.get("model") or str(s.run.only_quantized())})
+    floats, (model, runtime) = s.unquantized_model(), runnable(s, config, "int8")
+    artifact.load(model, "quantized", verify=False)
+    config, test = replace(config, runtime=runtime), s.sources("test", "test")
+    check_set_names([source.name for source in test], "--test NAME=LIST")
+    place = s.out(f"robustness/{model_label(s, model)}-{runtime}")
+    return step("robustness")(model, floats, test, s.experiment.normalizer, place, config, s.context())
+
+
 def transcribe(s: Session, config: o.TranscribeConfig) -> str:
     if s.common.json:
         if s.flags["format"] not in (None, "json"):

@@ -144,6 +144,13 @@ COMMANDS = (
         calls.compare,
     ),
     Command(
+        "robustness",
+        "Look where word errors do not: words in silence, noise and music, loops, empty transcripts, falling times.",
+        "whisperq robustness --model gemm-w8a8",
+        (MODEL, TEST),
+        calls.robustness,
+    ),
+    Command(
         "export",
         "Write a model as ONNX graphs in the Hub's layout.",
         "whisperq export --model gemm-w8a8",

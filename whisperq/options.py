@@ -111,6 +111,14 @@ class EvalConfig(Execution):
 
 
 @dataclass(frozen=True)
+class RobustnessConfig(Execution):
+    sounds: int = option(20, "Recordings of each kind without speech: silence, noise and music.", low=1)
+    limit: int = option(30, "First N utterances of each test set only.", low=1)
+    batch_size: int = option(8, "Pieces of audio decoded together.", low=1)
+    skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
+
+
+@dataclass(frozen=True)
 class ScoreConfig:
     normalizer: NormalizerName | None = option(
         None, "Text normaliser of every set; default: that of the configured set of its name, else english."
@@ -187,6 +195,7 @@ SETTINGS = {
     "eval": EvalConfig,
     "score": ScoreConfig,
     "compare": CompareConfig,
+    "robustness": RobustnessConfig,
     "transcribe": TranscribeConfig,
     "outliers": OutliersConfig,
     "plot-attention": PlotAttentionConfig,

@@ -19,7 +19,7 @@ NAMED = {"model": "model", "compare": "compare", "student": "model"}  # role -> 
 PATHS = {"teacher": "teacher", "calibration": "calibration", "sensitivity": "sensitivity"}
 LISTS = ("train", "validation", "data", "dev")
 NO_FLAG = ("float", "spelling map")  # found by the command itself; --spelling is a setting
-FOLDERS = ("quantized", "eval", "scores", "comparisons", "sensitivity", "onnx", "pseudo-labels")
+FOLDERS = ("quantized", "eval", "scores", "comparisons", "sensitivity", "robustness", "onnx", "pseudo-labels")
 TOP = ("student", "distilled", "calibration")
 
 

@@ -10,6 +10,7 @@ from whisperq.artifact import Artifact
 from whisperq.report import comparisons, scores
 from whisperq.report.cells import figure, megabytes, percent, table
 from whisperq.report.results import Results
+from whisperq.report.robustness import robustness_tables
 
 
 def tables(artifact: Artifact) -> list[Table]:
@@ -223,6 +224,7 @@ BUILDERS = {
     "evaluation": scores.evaluation,
     "scores": scores.scores,
     "comparison": comparisons.comparison,
+    "robustness": robustness_tables,
     "outliers": _outliers,
     "attention": _attention,
     "report": _report,

@@ -18,6 +18,7 @@ from whisperq.report.measured import measure
 from whisperq.report.outlier_tables import outlier_tables
 from whisperq.report.page import Report, html_page
 from whisperq.report.progress import say
+from whisperq.report.robustness import robustness_grids
 from whisperq.report.speed_tables import speed_table, speeds
 
 
@@ -33,6 +34,7 @@ def report(runs: Sequence[Path], out: Path, config: ReportConfig, context: Conte
         measured, fast = measure(gathered, context.seed), speeds(gathered, context.seed)
         outputs = distorted(gathered)
         grids = (*outlier_tables(gathered), *error_tables(measured), *distortion_tables(outputs), *speed_table(fast))
+        grids += tuple(robustness_grids(gathered))
         figures = draw(gathered, measured, fast, outputs, draft.folder)
         shown = Report(config.title, tuple(map(str, runs)), gathered, lineage, grids, tuple(figures))
         write(shown, draft.folder, out)

@@ -1,0 +1,80 @@
+"""What quantizing breaks beside words, as a printed table and as a report's section."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from whisperq.report.cells import table
+from whisperq.report.comparisons import p_value
+from whisperq.report.gathering import Entry, Gathered
+from whisperq.report.grids import Cell, Grid, grid
+
+TITLES = {
+    "words": "words where nobody speaks",
+    "empty": "nothing heard in speech",
+    "loops": "loops",
+    "backwards": "times that go backwards",
+}
+
+
+def robustness_tables(results: Mapping[str, Any]) -> list[Table]:
+    """One table; A is the float model."""
+    a, b = (results[system]["runtime"] for system in "ab")
+    title = f"Beside word errors, A {a}, B {b}, normalizer {results['normalizer']}"
+    columns = ("recordings", "#A", "#B", "#only A", "#only B", "#B - A (points)", "#95 % interval", "#p")
+    found = table(title, "symptom", *columns)
+    for row in results["symptoms"]:
+        low, high = (100 * end for end in row["difference_interval_95"])
+        counts = [f"{row[f'count_{x}']} of {row['total']}" for x in "ab"]
+        only = [str(row["pairs"][key]) for key in ("first", "second")]
+        cells = (*counts, *only, f"{100 * row['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", p_value(row["p"]))
+        found.add_row(TITLES[row["symptom"]], Text(row["recordings"]), *cells)
+    return [found]
+
+
+CAPTION = (
+    "Recordings to which it happened, in percent of all with Wilson's 95 % interval; the difference in points with "
+    "Newcombe's for pairs, and McNemar's exact p. Silence, noise (also voices played backwards) and music are made by "
+    "whisperq. Float and quantized model heard the same recordings, decoded greedily; that times do not fall is a rule "
+    "of the decoding, counted here to see that it holds."
+)
+
+
+def robustness_grids(gathered: Gathered) -> list[Grid]:
+    """One for all models; none where nobody ran `robustness`."""
+    rows, records = [], []
+    for entry in gathered.of_kind("robustness"):
+        for found in entry.results["symptoms"]:
+            rows.append(_row(entry, found))
+            records.append(_record(entry, found))
+    if not rows:
+        return []
+    columns = ("model", "symptom", "recordings", "#number", "#float", "#quantized", "#difference", "#p")
+    return [grid("robustness", ("Beside word errors", CAPTION), columns, rows, 1, records=tuple(records))]
+
+
+def _row(entry: Entry, found: Mapping[str, Any]) -> tuple[Cell, ...]:
+    low, high = (100 * end for end in found["difference_interval_95"])
+    words = (_name(entry), TITLES[found["symptom"]], found["recordings"], f"{found['total']:,}")
+    change = Cell(f"{100 * found['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", bold=low > 0 or high < 0)
+    return (*map(Cell, words), _rate(entry, found, "a"), _rate(entry, found, "b"), change, Cell(p_value(found["p"])))
+
+
+def _rate(entry: Entry, found: Mapping[str, Any], system: str) -> Cell:
+    low, high = (100 * end for end in found[f"interval_95_{system}"])
+    return Cell(f"{100 * found[f'count_{system}'] / found['total']:.1f}", f"{low:.1f}\u2013{high:.1f}", (entry,))
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.name}, {entry.results['b']['runtime']}"
+
+
+def _record(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {key: value for key, value in found.items() if not isinstance(value, list | dict)}
+    ends = {key: found[key] for key in ("interval_95_a", "interval_95_b", "difference_interval_95")}
+    flat = {
+        f"{key}_{end}": value for key, pair in ends.items() for end, value in zip(("low", "high"), pair, strict=True)
+    }
+    return {"model": _name(entry), **plain, **flat, "manifest": entry.name}

@@ -1,0 +1,81 @@
+"""What word error rates do not see: words where nobody speaks, nothing where somebody does, loops, times that fall.
+
+words       in silence, noise and music: a recording in which something was heard
+empty       in speech: a recording in which nothing was heard
+loops       as scoring/loops.py finds them, where people speak and where they do not
+backwards   a segment ends before it starts, or starts before the last one's end
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from whisperq.scoring.loops import find_loop
+from whisperq.scoring.normalizers import Normalizer
+from whisperq.scoring.proportions import Pairs, wilson
+
+SPEECH = "speech"
+ROUNDING = 1e-6  # seconds
+
+
+@dataclass(frozen=True)
+class Symptoms:
+    """Of one recording, as one system heard it."""
+
+    words: int
+    loop: bool
+    backwards: bool | None  # None: without times
+
+
+def symptoms(
+    text: str, reference: str, normalizer: Normalizer, times: Sequence[tuple[float, float]] | None
+) -> Symptoms:
+    """Texts raw, reference "" where nobody speaks; times: start and end in seconds of each segment, None without."""
+    heard = normalizer(text).split()
+    loop = find_loop(heard, normalizer(reference).split()) is not None
+    return Symptoms(len(heard), loop, None if times is None else goes_backwards(times))
+
+
+def goes_backwards(times: Sequence[tuple[float, float]]) -> bool:
+    moments = [moment for segment in times for moment in segment]
+    return any(b < a - ROUNDING for a, b in zip(moments, moments[1:], strict=False))
+
+
+Sign = Callable[[Symptoms], bool | None]
+SIGNS: dict[str, tuple[Sign, bool, bool]] = {  # symptom -> sign, asked where people speak, and where they do not
+    "words": (lambda s: s.words > 0, False, True),
+    "empty": (lambda s: s.words == 0, True, False),
+    "loops": (lambda s: s.loop, True, True),
+    "backwards": (lambda s: s.backwards, True, True),
+}
+
+
+def judge(kinds: Sequence[str], a: Sequence[Symptoms], b: Sequence[Symptoms]) -> list[dict[str, Any]]:
+    """Rates of both systems and their difference, b - a, for each symptom and kind of recording where it is asked."""
+    silent = [kind for kind in dict.fromkeys(kinds) if kind != SPEECH]
+    return [entry for sign in SIGNS for entry in _rows(sign, kinds, silent, a, b)]
+
+
+def _rows(
+    name: str, kinds: Sequence[str], silent: list[str], a: Sequence[Symptoms], b: Sequence[Symptoms]
+) -> Iterator[dict[str, Any]]:
+    sign, in_speech, in_others = SIGNS[name]
+    groups = {SPEECH: [SPEECH]} if in_speech and SPEECH in kinds else {}
+    if in_others and silent:
+        groups |= {kind: [kind] for kind in silent} if name == "words" else {}
+        groups["no speech"] = silent
+    for title, members in groups.items():
+        chosen = [i for i, kind in enumerate(kinds) if kind in members]
+        seen = [[sign(system[i]) for i in chosen] for system in (a, b)]
+        if not any(answer is None for answers in seen for answer in answers):
+            words = [sum(system[i].words for i in chosen) for system in (a, b)]
+            yield {"symptom": name, "recordings": title, **paired(*seen), "words_a": words[0], "words_b": words[1]}
+
+
+def paired(a: Sequence[bool], b: Sequence[bool]) -> dict[str, Any]:
+    """Counts, rates as fractions, their Wilson intervals; the difference with Newcombe's, and McNemar's p."""
+    pairs, total = Pairs.of(a, b), len(a)
+    counts = {"count_a": sum(map(bool, a)), "count_b": sum(map(bool, b))}
+    ends = {f"interval_95_{x}": list(wilson(counts[f"count_{x}"], total)) for x in "ab"}
+    found = {"difference": pairs.difference, "difference_interval_95": list(pairs.interval), "p": pairs.p}
+    return {"total": total, **counts, **ends, "pairs": asdict(pairs), **found}

@@ -1,0 +1,176 @@
+"""What INT8 may break beside words: hallucinations where nobody speaks, loops, empty transcripts, times that fall.
+
+A quantized model and the float one that it was made from hear the same recordings: silence, noise and music, made here
+and kept in the artifact, and the beginnings of the test sets. Both decode greedily, once as `eval` does and, where the
+model knows times, once with them.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from whisperq import artifact
+from whisperq.config import Source
+from whisperq.data.batches import require_texts
+from whisperq.data.groups import read_all
+from whisperq.data.segments import Segment
+from whisperq.data.sounds import make_sounds
+from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context
+from whisperq.options import RobustnessConfig
+from whisperq.report.cells import markdown
+from whisperq.report.progress import say_how, track
+from whisperq.report.robustness import robustness_tables
+from whisperq.runtime.decoding import with_times
+from whisperq.runtime.opening import Opened, open_runtime
+from whisperq.runtime.transcription import AnyRules, cut, hear
+from whisperq.scoring.normalizers import Normalizer, normalizer_of
+from whisperq.scoring.robustness import SPEECH, Symptoms, judge, symptoms
+
+HEARD, SOUNDS = "heard.jsonl", "sounds"
+
+
+@dataclass(frozen=True)
+class Recording:
+    name: str
+    kind: str
+    text: str  # the reference; "" where nobody speaks
+    samples: np.ndarray  # float32 (samples,)
+
+
+@dataclass(frozen=True)
+class System:
+    """What one of the two models heard, recording by recording."""
+
+    recordings: list[Recording]
+    texts: list[str]
+    timed: list[list[Segment]] | None  # None: the model knows no times
+    symptoms: list[Symptoms]
+    how: dict[str, Any]
+
+
+def robustness(
+    model: Path,
+    floats: Path,
+    test: Sequence[Source],
+    normalizer: str,
+    out: Path,
+    config: RobustnessConfig,
+    context: Context,
+) -> artifact.Artifact:
+    """model: the quantized one; floats: what it was made from; `normalizer` counts words of sets that name none.
+
+    Writes robustness.json, robustness.md, heard.jsonl with all texts, and sounds/. Raises UsageError in a task of
+    several processes, InputError for models that do not belong together and sets without a usable recording.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("whisperq robustness works in one process; start it without torchrun, or as one task")
+    sealed, lists = artifact.load(model, "quantized"), {s.name: read_all([s], config.skip_bad) for s in test}
+    inputs = {"model": artifact.reference(model), "float": artifact.reference(floats)}
+    if sealed.inputs["model"]["sha256"] != inputs["float"]["sha256"]:
+        raise InputError(f"{model} was made from another model than {floats}")
+    for group in lists.values():
+        require_texts(group.lists[0].utterances[: config.limit], "robustness (an empty transcript of speech is one)")
+    inputs |= {f"test {name}": group.reference for name, group in lists.items()}
+    utterances = [u for group in lists.values() for u in group.lists[0].utterances[: config.limit]]
+    rule = test[0].normalizer or normalizer
+    settings = context.settings(config, normalizer=rule)
+    with artifact.create(out, "robustness", "robustness", settings, inputs, context.force) as draft:
+        a = listen(floats, replace(config, runtime="float"), context, rule, utterances)
+        b = listen(model, config, context, rule, utterances, a.recordings)
+        write_sounds(a.recordings, a.how["sampling_rate"], draft.folder)
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in heard(a, b))
+        (draft.folder / HEARD).write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+        found = judge([r.kind for r in a.recordings], a.symptoms, b.symptoms)
+        draft.results |= {"a": a.how, "b": b.how, "normalizer": rule, "symptoms": found}
+        (draft.folder / "robustness.json").write_text(json.dumps(artifact.plain(draft.results), indent=1) + "\n")
+        text = f"# What {model.resolve().name} does where word errors do not look\n\n"
+        (draft.folder / "robustness.md").write_text(text + markdown(robustness_tables(draft.results)), "utf-8")
+    return artifact.load(out)
+
+
+def listen(
+    folder: Path,
+    config: RobustnessConfig,
+    context: Context,
+    rule: str,
+    utterances: Sequence[Any],
+    recordings: list[Recording] | None = None,
+) -> System:
+    """`recordings`: the ones that the other model heard; the first model has them read and made."""
+    with open_runtime(folder, config, context, config.skip_bad) as opened:
+        say_how(opened.runtime)
+        recordings = recordings or list(gathered(opened, utterances, config, context.seed))
+        normalize = normalizer_of(rule, opened.processor.tokenizer)
+        plain = transcripts(opened, opened.rules, recordings, config.batch_size)
+        timed = None
+        if opened.rules.knows_times:
+            rules = with_times(opened.rules, opened.loader.codec)
+            timed = transcripts(opened, rules, recordings, config.batch_size)
+        how = {
+            "model": str(folder), "runtime": opened.runtime.name, "device": opened.loader.device,
+            "sampling_rate": opened.loader.extractor.sampling_rate,
+        }  # fmt: skip
+    texts = [" ".join(segment.text for segment in segments) for segments in plain]
+    return System(recordings, texts, timed, examine(recordings, texts, timed, normalize), how)
+
+
+def gathered(opened: Opened, utterances: Sequence[Any], config: RobustnessConfig, seed: int) -> Iterator[Recording]:
+    """Speech first, as its own recordings lend their voices to the noise. Raises InputError where there is none."""
+    loaded = [(u, samples) for u in utterances if (samples := opened.loader.audio(u)) is not None]
+    if not loaded:
+        raise InputError("the test sets have no usable recording")
+    for utterance, samples in loaded:
+        yield Recording(utterance.id, SPEECH, utterance.text or "", samples)
+    voices, rate = [samples for _, samples in loaded], opened.loader.extractor.sampling_rate
+    for sound in make_sounds(config.sounds, rate, voices, seed):
+        yield Recording(sound.name, sound.kind, "", sound.samples)
+
+
+def transcripts(
+    opened: Opened, rules: AnyRules, recordings: Sequence[Recording], batch_size: int
+) -> list[list[Segment]]:
+    """The segments of each recording."""
+    pieces = [p for i, r in enumerate(recordings) for p in cut(i, r.samples, opened.loader.extractor)]
+    found: list[list[Segment]] = [[] for _ in recordings]
+    heard = hear(opened.runtime, opened.loader, rules, pieces, batch_size)
+    for piece, segments in track(heard, len(pieces), "robustness", "pieces"):
+        found[piece.recording] += segments
+    return found
+
+
+def examine(
+    recordings: Sequence[Recording], texts: Sequence[str], timed: list[list[Segment]] | None, normalize: Normalizer
+) -> list[Symptoms]:
+    spans = [[(s.start, s.end) for s in segments] for segments in timed] if timed else [None] * len(texts)
+    triples = zip(recordings, texts, spans, strict=True)
+    return [symptoms(text, recording.text, normalize, times) for recording, text, times in triples]
+
+
+def heard(a: System, b: System) -> Iterator[dict[str, Any]]:
+    """One line for each recording, what both made of it; a is the float model."""
+    for i, recording in enumerate(a.recordings):
+        line = {"id": recording.name, "kind": recording.kind, "text": recording.text}
+        for name, system in (("float", a), ("quantized", b)):
+            times = {"segments": [asdict(s) for s in system.timed[i]]} if system.timed else {}
+            line[name] = {"pred_text": system.texts[i], **times, **asdict(system.symptoms[i])}
+        yield line
+
+
+def write_sounds(recordings: Sequence[Recording], rate: int, folder: Path) -> None:
+    """sounds/NAME.flac and the utterance list sounds.jsonl, whose texts are empty."""
+    made = [r for r in recordings if r.kind != SPEECH]
+    (folder / SOUNDS).mkdir()
+    for one in made:
+        soundfile.write(folder / SOUNDS / f"{one.name}.flac", one.samples, rate, subtype="PCM_16")
+    entries = (
+        {"id": r.name, "audio_filepath": f"{SOUNDS}/{r.name}.flac", "duration": len(r.samples) / rate, "text": ""}
+        for r in made
+    )
+    (folder / f"{SOUNDS}.jsonl").write_text("".join(f"{json.dumps(e)}\n" for e in entries))
