@@ -16,7 +16,7 @@ CHAIN = ("init-student", "distill", "calibrate", "quantize", "quantize --recipe 
 POSITIONAL = {"score": ("there.jsonl",), "compare": ("there.jsonl", "there.jsonl"), "transcribe": ("there.wav",)}
 POSITIONAL |= {"report": ("run",)}
 MODEL = {"sensitivity": ("--model", "gemm-w8a8"), "eval": ("--model", "gemm-w8a8"), "export": ("--model", "gemm-w8a8")}
-MODEL |= {"transcribe": ("--model", "gemm-w8a8")}
+MODEL |= {"transcribe": ("--model", "gemm-w8a8"), "robustness": ("--model", "gemm-w8a8")}
 
 
 def listing(folder: Path) -> dict[Path, int]:

@@ -32,7 +32,15 @@ def read_model(run: Path) -> dict[str, Any]:
     systems["float"] |= {"bytes": size}
     speed = run / "speed.json"
     timed = {"speed": json.loads(speed.read_text())} if speed.is_file() else {}
-    return {"model": run.name, "float32_bytes": size, "systems": systems, **timed}
+    beside = {f.name: symptoms(f) for f in sorted((run / "robustness").glob("*")) if artifact.is_artifact(f)}
+    return {"model": run.name, "float32_bytes": size, "systems": systems, **timed, "robustness": beside}
+
+
+def symptoms(folder: Path) -> dict[str, Any]:
+    """All that `robustness` found, without the names of folders."""
+    made = artifact.load(folder, "robustness")
+    systems = {key: {"runtime": made.results[key]["runtime"]} for key in "ab"}
+    return {**made.results, **systems, "manifest": hash_of(made)}
 
 
 def parameters(folder: Path) -> int:

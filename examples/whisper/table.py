@@ -15,7 +15,9 @@ from measured import BASES, MARGINS, read_model
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from tables import machine_line, spread, table  # noqa: E402
 
+from whisperq.report.cells import markdown as symptoms  # noqa: E402
 from whisperq.report.comparisons import sentence  # noqa: E402
+from whisperq.report.robustness import robustness_tables  # noqa: E402
 
 TITLES = {
     "float": "float32",
@@ -164,6 +166,8 @@ def sections(model: Model) -> Iterable[str]:
         yield dynamic_line(model)
     yield paper_table(model)
     yield speed_table(model)
+    for name, found in model.get("robustness", {}).items():
+        yield f"### {model['model']}, {TITLES.get(name, name)}: beside words\n\n{symptoms(robustness_tables(found))}"
 
 
 def main() -> None:

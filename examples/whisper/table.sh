@@ -10,6 +10,7 @@
 #   PARTS     some of "systems speed figures robustness"; the table is made of what is there
 #   LIMIT     first N utterances of each test list; PAPER_LIMIT, KL_LIMIT: of the emulated recipe and of the KL
 #   BATCHES   of calibration, eight utterances each; ROUNDS, SPEED_LJ, SPEED_LIBRI: of the timing
+#   ROBUSTNESS systems to look at beside words, default "before after"; SOUNDS of each kind, SPOKEN of each test list
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -90,7 +91,8 @@ all_systems() {
 
 # The paper's Figures 1 and 2, where it found them: the last decoder layer.
 figures() {
-    local limit=(--limit "$kl_limit") test=("${sets[@]}") place="$results/$(basename "$model")"
+    local limit=(--limit "$kl_limit") test=("${sets[@]}") place
+    place="$results/$(basename "$model")"
     wq plot-attention --model "$model" "${test[@]:0:2}" --layer dec.-1 --head "${HEAD:-3}" \
         --out "$WHISPERQ_RUN/attention"
     wq outliers --model "$model" "${test[@]}" "${limit[@]}" --layer dec.-1.out_proj --out "$WHISPERQ_RUN/outliers"
@@ -103,11 +105,19 @@ speed() {
         --rounds "${ROUNDS:-5}" --ljspeech "${SPEED_LJ:-24}" --librispeech "${SPEED_LIBRI:-8}"
 }
 
+# What may break beside words: silence, noise and music, loops, empty transcripts, falling times.
+robustness() {
+    for system in ${ROBUSTNESS:-before after}; do
+        ! there "$system" || wq robustness --model "$system" "${sets[@]}" --runtime int8 --sounds "${SOUNDS:-20}" \
+            --limit "${SPOKEN:-30}" --out "$WHISPERQ_RUN/robustness/$system"
+    done
+}
+
 for name in "$@"; do
     model="$whispers/$name"
     export WHISPERQ_RUN="$runs/$name"
     mkdir -p "$WHISPERQ_RUN"
-    for each in systems:all_systems speed:speed figures:figures; do
+    for each in systems:all_systems speed:speed figures:figures robustness:robustness; do
         ! part "${each%%:*}" || "${each##*:}"
     done
 done

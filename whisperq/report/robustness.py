@@ -23,22 +23,30 @@ def robustness_tables(results: Mapping[str, Any]) -> list[Table]:
     """One table; A is the float model."""
     a, b = (results[system]["runtime"] for system in "ab")
     title = f"Beside word errors, A {a}, B {b}, normalizer {results['normalizer']}"
-    columns = ("recordings", "#A", "#B", "#only A", "#only B", "#B - A (points)", "#95 % interval", "#p")
+    columns = ("recordings", "#A", "#B", "#only A", "#only B", "#B - A (points)", "#95 % interval", "#p", "#words")
     found = table(title, "symptom", *columns)
     for row in results["symptoms"]:
         low, high = (100 * end for end in row["difference_interval_95"])
         counts = [f"{row[f'count_{x}']} of {row['total']}" for x in "ab"]
         only = [str(row["pairs"][key]) for key in ("first", "second")]
         cells = (*counts, *only, f"{100 * row['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", p_value(row["p"]))
-        found.add_row(TITLES[row["symptom"]], Text(row["recordings"]), *cells)
+        found.add_row(TITLES[row["symptom"]], Text(row["recordings"]), *cells, words(row))
     return [found]
+
+
+def words(row: Mapping[str, Any]) -> str:
+    """How many were heard, and how many more or fewer a recording, with the interval."""
+    if "words_a" not in row:
+        return ""
+    low, high = row["words_interval_95"]
+    return f"{row['words_a']:,} and {row['words_b']:,}; {row['words_change']:+.2f} ({low:+.2f} to {high:+.2f}) each"
 
 
 CAPTION = (
     "Recordings to which it happened, in percent of all with Wilson's 95 % interval; the difference in points with "
     "Newcombe's for pairs, and McNemar's exact p. Silence, noise (also voices played backwards) and music are made by "
     "whisperq. Float and quantized model heard the same recordings, decoded greedily; that times do not fall is a rule "
-    "of the decoding, counted here to see that it holds."
+    "of the decoding, counted here to see that it holds. Words: all that were heard, and the difference in a recording."
 )
 
 
@@ -51,15 +59,21 @@ def robustness_grids(gathered: Gathered) -> list[Grid]:
             records.append(_record(entry, found))
     if not rows:
         return []
-    columns = ("model", "symptom", "recordings", "#number", "#float", "#quantized", "#difference", "#p")
+    columns = ("model", "symptom", "recordings", "#number", "#float", "#quantized", "#difference", "#p", "#words")
     return [grid("robustness", ("Beside word errors", CAPTION), columns, rows, 1, records=tuple(records))]
 
 
 def _row(entry: Entry, found: Mapping[str, Any]) -> tuple[Cell, ...]:
     low, high = (100 * end for end in found["difference_interval_95"])
-    words = (_name(entry), TITLES[found["symptom"]], found["recordings"], f"{found['total']:,}")
+    title = (_name(entry), TITLES[found["symptom"]], found["recordings"], f"{found['total']:,}")
     change = Cell(f"{100 * found['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", bold=low > 0 or high < 0)
-    return (*map(Cell, words), _rate(entry, found, "a"), _rate(entry, found, "b"), change, Cell(p_value(found["p"])))
+    return (
+        *map(Cell, title),
+        *(_rate(entry, found, system) for system in "ab"),
+        change,
+        Cell(p_value(found["p"])),
+        Cell(words(found)),
+    )
 
 
 def _rate(entry: Entry, found: Mapping[str, Any], system: str) -> Cell:

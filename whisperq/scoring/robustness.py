@@ -1,6 +1,7 @@
 """What word error rates do not see: words where nobody speaks, nothing where somebody does, loops, times that fall.
 
 words       in silence, noise and music: a recording in which something was heard
+            (what stands in brackets, such as [Music], the normaliser takes for no word)
 empty       in speech: a recording in which nothing was heard
 loops       as scoring/loops.py finds them, where people speak and where they do not
 backwards   a segment ends before it starts, or starts before the last one's end
@@ -10,12 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
+from whisperq.scoring.crossed import interval_95
 from whisperq.scoring.loops import find_loop
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.scoring.proportions import Pairs, wilson
 
 SPEECH = "speech"
 ROUNDING = 1e-6  # seconds
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,22 @@ def _rows(
         chosen = [i for i, kind in enumerate(kinds) if kind in members]
         seen = [[sign(system[i]) for i in chosen] for system in (a, b)]
         if not any(answer is None for answers in seen for answer in answers):
-            words = [sum(system[i].words for i in chosen) for system in (a, b)]
-            yield {"symptom": name, "recordings": title, **paired(*seen), "words_a": words[0], "words_b": words[1]}
+            words = [[system[i].words for i in chosen] for system in (a, b)]
+            more = fewer_or_more(*words) if name == "words" else {}
+            yield {"symptom": name, "recordings": title, **paired(*seen), **more}
+
+
+def fewer_or_more(a: Sequence[int], b: Sequence[int]) -> dict[str, Any]:
+    """All words, and how many more b has in a recording, with the paired bootstrap's interval over recordings."""
+    changes = np.subtract(b, a)
+    drawn = np.random.default_rng(0).integers(0, len(changes), size=(RESAMPLES, len(changes)))
+    ends = interval_95(changes[drawn].mean(axis=1))
+    return {
+        "words_a": sum(a),
+        "words_b": sum(b),
+        "words_change": float(changes.mean()),
+        "words_interval_95": list(ends),
+    }
 
 
 def paired(a: Sequence[bool], b: Sequence[bool]) -> dict[str, Any]:
