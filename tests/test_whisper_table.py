@@ -75,9 +75,7 @@ def against(run: Path, a: str, b: str) -> None:
 
 def test_pooling_keeps_every_word_of_every_set(made):
     lines = [json.loads(x) for x in (made / "runs/toy/pooled/before.jsonl").read_text().splitlines()]
-    assert (
-        len(lines) == 800 and lines[0]["id"] == "librispeech/librispeech-0" and lines[-1]["id"].startswith("ljspeech/")
-    )
+    assert [lines[i]["id"] for i in (0, 799)] == ["librispeech/librispeech-0", "ljspeech/ljspeech-399"]
     assert sum(x["text"] != x["pred_text"] for x in lines) == 2 * 24
     assert all(x["duration"] == 2.0 and "audio_filepath" not in x for x in lines)
 
@@ -116,5 +114,6 @@ def test_a_changed_manifest_is_no_source(made, tmp_path):
 
 
 def test_the_script_is_sound():
-    done = subprocess.run(["shellcheck", "-e", "SC1091", WHISPER / "table.sh"], capture_output=True, text=True)
+    tool = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([tool, "-e", "SC1091", WHISPER / "table.sh"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
