@@ -9,8 +9,10 @@
 #   SYSTEMS   some of the systems only, such as "float dynamic"; default all
 #   PARTS     some of "systems speed figures robustness"; the table is made of what is there
 #   LIMIT     first N utterances of each test list; PAPER_LIMIT, KL_LIMIT: of the emulated recipe and of the KL
-#   BATCHES   of calibration, eight utterances each; ROUNDS, SPEED_LJ, SPEED_LIBRI: of the timing
-#   ROBUSTNESS systems to look at beside words, default "before after"; SOUNDS of each kind, SPOKEN of each test list
+#   SOUNDS    recordings of silence, of noise and of music; SPOKEN of each test list: for what may break beside words
+#   ROBUSTNESS  the systems that hear them, default "before after"
+#   BATCHES   of calibration, eight utterances each; ROUNDS, SPEED_LJ, SPEED_LIBRI: of the timing,
+#             which is done anew where RUNS/MODEL/speed.json is gone
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -89,11 +91,11 @@ all_systems() {
     done <"$WHISPERQ_RUN/systems.txt"
 }
 
-# The paper's Figures 1 and 2, where it found them: the last decoder layer.
+# The paper's Figures 1 and 2, where it found them: the last decoder layer. LJ Speech is written as Whisper writes.
 figures() {
     local limit=(--limit "$kl_limit") test=("${sets[@]}") place
     place="$results/$(basename "$model")"
-    wq plot-attention --model "$model" "${test[@]:0:2}" --layer dec.-1 --head "${HEAD:-3}" \
+    wq plot-attention --model "$model" "${test[@]:2:2}" --layer dec.-1 --head "${HEAD:-3}" \
         --out "$WHISPERQ_RUN/attention"
     wq outliers --model "$model" "${test[@]}" "${limit[@]}" --layer dec.-1.out_proj --out "$WHISPERQ_RUN/outliers"
     python "$here/figures.py" "$WHISPERQ_RUN/attention" "$place-attention.png"
