@@ -12,7 +12,15 @@ from whisperq.models.loading import load_model
 from whisperq.models.plan import make_plan
 from whisperq.models.sites import model_sites, watch
 from whisperq.quant.grid import range_qparams
-from whisperq.runtime.quantized import Fit, Quantization, load_quantized, quantize_weight, quantizers, save_quantization
+from whisperq.runtime.quantized import (
+    Fit,
+    PerToken,
+    Quantization,
+    load_quantized,
+    quantize_weight,
+    quantizers,
+    save_quantization,
+)
 from whisperq.steps.quantize import describe
 
 LENGTHS = (4000, 3217, 5001)
@@ -47,7 +55,9 @@ def quantization_of(model, bits: int = 8, fit: Fit = CHANNELS, **options) -> tup
     weights = {
         w.parameter: quantize_weight(model, w, bits, symmetric=True, per_channel=True, fit=fit) for w in plan.weights
     }
-    return Quantization(weights, {a: range_qparams(*r, bits=bits) for a, r in ranges.items()}), ranges
+    dynamic = options.get("activation_ranges") == "dynamic"
+    grids = {a: PerToken(bits) if dynamic else range_qparams(*r, bits=bits) for a, r in ranges.items()}
+    return Quantization(weights, grids), {} if dynamic else ranges
 
 
 def quantized_folder(source: Path, bits: int = 8, fit: Fit = CHANNELS, **options) -> Path:

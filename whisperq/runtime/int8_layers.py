@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from whisperq.runtime.dynamic import DynamicProduct, TokenGrid, integer_sums
 from whisperq.runtime.interface import Products
 from whisperq.runtime.kernels import GateLogits, Grid, Heads, Kernels, Norm
 from whisperq.runtime.native.kernels import NativeKernels
 from whisperq.runtime.native.products import FewRowsProduct
+from whisperq.runtime.native.tokens import NativeDynamicProduct, TokenKernels
 from whisperq.runtime.products import (
     FloatProduct,
     IntegerWeight,
@@ -21,6 +23,7 @@ from whisperq.runtime.products import (
     Product,
     integer_product,
 )
+from whisperq.runtime.quantized import PerToken
 from whisperq.runtime.stored import Stored
 
 FUSED_GATES = ("headwise", "elementwise")
@@ -39,8 +42,10 @@ class Layers:
     def products(self) -> Products:
         return Products(tuple(self.integer), dict(self.floating))
 
-    def grid(self, site: str) -> Grid | None:
+    def grid(self, site: str) -> Grid | TokenGrid | None:
         qparams = self.stored.activations.get(site)
+        if isinstance(qparams, PerToken):
+            return TokenGrid(qparams.bits)
         return None if qparams is None else Grid(qparams)
 
     def tensor(self, name: str) -> Tensor:
@@ -79,11 +84,21 @@ class Layers:
         values, bias = (t.chunk(groups) for t in self.float_weight(module))
         return [FloatProduct(*part, grid) for part in zip(values, bias, strict=True)]
 
-    def _integer(self, weight: IntegerWeight, grid: Grid, few_rows: bool = False, align: bool = False) -> Product:
+    def _integer(
+        self, weight: IntegerWeight, grid: Grid | TokenGrid, few_rows: bool = False, align: bool = False
+    ) -> Product:
+        if isinstance(grid, TokenGrid):
+            return self._dynamic(weight, grid, few_rows, align)
         product = integer_product(weight, grid, self.device, align)
         if few_rows and isinstance(self.kernels, NativeKernels) and self.kernels.multiplies_few_rows:
             return FewRowsProduct(weight, grid, self.kernels, product)
         return product
+
+    def _dynamic(self, weight: IntegerWeight, grid: TokenGrid, few_rows: bool, align: bool) -> DynamicProduct:
+        sums = integer_sums(weight.codes, grid.bits, self.device, align)
+        if isinstance(self.kernels, TokenKernels):
+            return NativeDynamicProduct(weight, grid, sums, self.kernels, few_rows)
+        return DynamicProduct(weight, grid, sums)
 
     def _note(self, address: str, grid: Grid | None, weight: IntegerWeight | None, grouped: bool) -> None:
         if grid is not None and weight is not None:

@@ -146,7 +146,7 @@ class FloatProduct:
         if self.rounding is not None:
             # The encoder's output comes as codes already.
             x = self.rounding.values(x if x.dtype == torch.uint8 else self.rounding.codes(x))
-        return F.linear(x, self.weight, self.bias).to(dtype)
+        return _linear(x, self.weight, self.bias).to(dtype)
 
     add = MatmulProduct.add
     gelu = MatmulProduct.gelu
@@ -170,6 +170,16 @@ def integer_product(
     weight: IntegerWeight, grid: Grid, device: str, align: bool = False
 ) -> OneDnnProduct | MatmulProduct:
     """The quickest integer kernel of this machine; `align` as oneDNN's understands it."""
-    if device == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_prepack"):
-        return OneDnnProduct(weight, grid, align)
-    return MatmulProduct(weight, grid, device)
+    return OneDnnProduct(weight, grid, align) if has_onednn(device) else MatmulProduct(weight, grid, device)
+
+
+def has_onednn(device: str) -> bool:
+    """Whether this build of PyTorch has oneDNN's quantized linear layer for the device."""
+    return device == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_prepack")
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """oneDNN's for many rows: MKL's leaves half of the vector width of other makers' CPUs idle."""
+    if len(x) > 64 and x.is_contiguous() and has_onednn(x.device.type):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)

@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
-from whisperq.errors import InputError, UsageError
+from whisperq.errors import InputError
 from whisperq.models.loading import load_config
 from whisperq.quant.grid import QParams, dequantize, range_qparams
-from whisperq.runtime.quantized import QPARAMS, WEIGHTS, QuantizedWeight, read_weight
+from whisperq.runtime.quantized import QPARAMS, WEIGHTS, PerToken, QuantizedWeight, read_weight
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Stored:
     files: Mapping[str, Path]  # tensor name -> the file that holds it
     weights: Mapping[str, Any]
     grouped: Mapping[str, Any]
-    activations: Mapping[str, QParams]
+    activations: Mapping[str, QParams | PerToken]
 
     def __contains__(self, name: str) -> bool:
         return name in self.files
@@ -92,7 +92,6 @@ def open_stored(folder: Path, most_bits: int = 8) -> Stored:
         files = {name: path for path in paths for name in _names(path)}
         weights = content["weights"]
         grouped = {name: grid for name, grid in weights.items() if grid.get("group")}
-        _refuse_dynamic(folder, content["activations"])
         activations = _activations(content["activations"], most_bits)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"the weights of {folder} cannot be read: {error}") from error
@@ -105,17 +104,11 @@ def _names(path: Path) -> list[str]:
         return list(file.keys())
 
 
-def _refuse_dynamic(folder: Path, entries: Mapping[str, Any]) -> None:
-    if any(entry["granularity"] == "per-token" for entry in entries.values()):
-        raise UsageError(
-            f"{folder} has dynamic activations, a range for each token as it comes, which only --runtime emulated "
-            "computes; run it so, or whisperq quantize --activations static"
-        )
-
-
-def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParams]:
+def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParams | PerToken]:
     """From the ranges, not the printed scales: the same arithmetic gives the same bits as emulation."""
-    return {
-        address: range_qparams(*entry["range"], bits=min(most_bits, int(entry["quant_max"] + 1).bit_length() - 1))
-        for address, entry in entries.items()
-    }
+    grids = {}
+    for address, entry in entries.items():
+        bits = min(most_bits, int(entry["quant_max"] + 1).bit_length() - 1)
+        dynamic = entry["granularity"] == "per-token"
+        grids[address] = PerToken(bits) if dynamic else range_qparams(*entry["range"], bits=bits)
+    return grids

@@ -14,9 +14,10 @@ from whisperq.flags import Context
 from whisperq.models.families import family_of
 from whisperq.models.loading import load_processor
 from whisperq.options import ExportConfig
-from whisperq.refusals import check_export
+from whisperq.refusals import check_export, dynamic_refusal
 from whisperq.report.progress import track
 from whisperq.runtime.graphs import FILES, FOLDER, require
+from whisperq.runtime.quantized import PerToken
 from whisperq.runtime.stored import Stored, open_stored
 
 # Entries of config.json that name our network; the graphs carry the gates, so that to a consumer it is a stock Whisper.
@@ -64,6 +65,8 @@ def quantized_results(model: Path) -> dict[str, Any] | None:
 
 
 def check_expressible(model: Path, stored: Stored) -> None:
+    if any(isinstance(grid, PerToken) for grid in stored.activations.values()):
+        raise UsageError(dynamic_refusal(model))
     for function in activation_functions(stored):
         if function not in ACTIVATIONS:
             known = " and ".join(ACTIVATIONS)
