@@ -180,6 +180,6 @@ def has_onednn(device: str) -> bool:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """oneDNN's for many rows: MKL's leaves half of the vector width of other makers' CPUs idle."""
-    if len(x) > 64 and x.is_contiguous() and has_onednn(x.device.type):
+    if len(x) > 64 and has_onednn(x.device.type):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
