@@ -58,6 +58,9 @@ class QuantizeConfig:
     keep_worst: int | None = option(None, "Keep the N parts in float that whisperq sensitivity found worst.", low=1)
     smooth: float | None = option(None, "SmoothQuant's alpha, such as 0.5; default: not smoothed.", low=0, high=1)
     encoder_only: bool = option(False, "Quantize the encoder alone.")
+    cross_cache: Literal["int8", "float"] | None = option(
+        None, "Keys and values of cross-attention while decoding; default: int8 of static gemm models, else float."
+    )
 
 
 @dataclass(frozen=True)

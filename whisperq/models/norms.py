@@ -98,12 +98,20 @@ def write_channels(channels: Mapping[str, ChannelExtrema], folder: Path) -> None
 
 def read_channels(folder: Path, sites: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
     """Minima and maxima (batches, d_model) of each of these sites. Raises InputError where there are none."""
-    if not (folder / CHANNELS).exists():
+    held = held_channels(folder)
+    absent = [s for s in sites if s not in held]
+    if sites and len(absent) == len(sites):
         raise InputError(f"{folder} has no maxima of channels, which smoothing needs; {REMEDY}")
+    if absent:
+        raise InputError(f"{folder} has no maxima of the channels of {absent[0]}; {REMEDY}, without --sites")
+    return {s: held[s] for s in sites}
+
+
+def held_channels(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Minima and maxima (batches, d_model) of every site that has them. Raises InputError for a broken file."""
     try:
-        tensors = load_file(folder / CHANNELS)
+        tensors = load_file(folder / CHANNELS) if (folder / CHANNELS).exists() else {}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / CHANNELS} cannot be read: {error}") from error
-    if absent := [s for s in sites if f"{s}.minima" not in tensors]:
-        raise InputError(f"{folder} has no maxima of the channels of {absent[0]}; {REMEDY}, without --sites")
+    sites = [name.removesuffix(".minima") for name in tensors if name.endswith(".minima")]
     return {s: (tensors[f"{s}.minima"], tensors[f"{s}.maxima"]) for s in sites}

@@ -23,7 +23,7 @@ from whisperq.runtime.products import (
     Product,
     integer_product,
 )
-from whisperq.runtime.quantized import PerToken
+from whisperq.runtime.quantized import CHANNEL_SCALE, PerToken
 from whisperq.runtime.stored import Stored
 
 FUSED_GATES = ("headwise", "elementwise")
@@ -54,6 +54,11 @@ class Layers:
 
     def norm(self, module: str, epsilon: float = 1e-5) -> Norm:
         return Norm(self.tensor(f"{module}.weight"), self.tensor(f"{module}.bias"), epsilon)
+
+    def cache_scales(self, block: str) -> tuple[Tensor, Tensor] | None:
+        """The scales of the channels of a block's keys and values; None where the model keeps them in float."""
+        names = [f"{block}.{name}{CHANNEL_SCALE}" for name in ("k_proj", "v_proj")]
+        return tuple(map(self.tensor, names)) if names[0] in self.stored else None
 
     def product(self, site: str, layers: Sequence[tuple[str, str]]) -> Product:
         """One product of all layers (address, module) that take in the tensor at `site`."""

@@ -20,6 +20,7 @@ from whisperq.data.lazy import Joined
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.models.caches import cache_sites
 from whisperq.models.loading import compute_device
 from whisperq.models.norms import norm_readers, write_channels
 from whisperq.models.ranges import write_ranges
@@ -85,7 +86,7 @@ def calibrate(
             draft.results |= {
                 **used,
                 "sites": len(ranges),
-                "channel_maxima": len(channels),
+                "channel_maxima": len([a for a in channels if a in norm_readers(opened.model)]),
                 "observers": list(config.observer),
                 "decoder_padding": "masked",
                 "skipped": len(skipped) + data_list.bad,
@@ -182,13 +183,15 @@ def observe(
 ) -> tuple[dict[str, SiteRange], dict[str, ChannelExtrema], dict[str, Any]]:
     """Run the model over the batches and let each chosen site's range grow; counts what was used.
 
-    Of the norms that smoothing folds into the ends of every channel too, where they are asked for.
+    The ends of every channel too: of the keys and values that decoding keeps, and, where they are asked for, of the
+    norms that smoothing folds into.
     """
     sites = model_sites(opened.model)
     chosen = resolve(config.sites, sites) if config.sites else list(sites)
     ranges = {a: how.site() for a in chosen}
     smoothable = norm_readers(opened.model) if config.channel_maxima else {}
-    channels = {a: ChannelExtrema() for a in chosen if a in smoothable}
+    kept = {*smoothable, *cache_sites(opened.model)}
+    channels = {a: ChannelExtrema() for a in chosen if a in kept}
     seen: list[tuple[int, tuple[int, float]]] = []
     total = len(processes.share(range(-(-len(utterances) // config.batch_size))))
     for number, part in track(processes.batches(utterances, config.batch_size), total, "calibrate", "batches"):

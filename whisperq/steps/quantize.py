@@ -1,6 +1,7 @@
 """Integers for weights, and for activations with a calibration's ranges or each token's own."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from torch import nn
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.models.caches import cache_grids, cache_sites
 from whisperq.models.descriptions import copy_descriptions, describe
 from whisperq.models.loading import load_model
-from whisperq.models.norms import norm_readers, read_channels, smooth
+from whisperq.models.norms import held_channels, norm_readers, read_channels, smooth
 from whisperq.models.plan import Plan, make_plan
 from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
 from whisperq.options import QuantizeConfig
-from whisperq.quant.grid import range_qparams
+from whisperq.quant.grid import QParams, range_qparams
 from whisperq.quant.observers import ema_range, minmax_range
 from whisperq.quant.smoothing import magnitudes, smoothed_ends
 from whisperq.report.progress import track
@@ -61,13 +63,16 @@ def quantize(
         bits = config.activation_bits
         observer = chosen_observer(calibration, config.observer) if calibration else None
         ranges = site_ranges(calibration, plan.activations, observer, bits) if config.activations == "static" else {}
+        cached = cached_grids(network, calibration, config, exclude)
         smoothed = smooth_norms(network, calibration, plan, config.smooth, observer)
         if ranges:
             ranges |= smoothed
         quantization = Quantization(
             quantized_weights(network, plan, config),
-            {a: range_qparams(*ranges[a], bits) if ranges else PerToken(bits) for a in plan.activations},
+            {a: range_qparams(*ranges[a], bits) if ranges else PerToken(bits) for a in plan.activations} | cached,
         )
+        plan.activations += cached
+        plan.float_activations = {a: why for a, why in plan.float_activations.items() if a not in cached}
         save_quantization(network, quantization, ranges, draft.folder)
         copy_descriptions(model, draft.folder)
         if network.can_generate():  # a model may live without its settings; eval needs them
@@ -77,6 +82,7 @@ def quantize(
             "smoothed": list(smoothed),
             "smoothed_observer": smoothed_observer(observer) if smoothed and ranges else None,
             "observer": observer if ranges else None,
+            "cross_cache": "int8" if cached else "float",
             "kept_worst": list(exclude[len(config.exclude) :]),
             **describe(plan),
             "bytes": sum(p.stat().st_size for p in draft.folder.glob("*.safetensors")),
@@ -123,6 +129,10 @@ def check_combination(config: QuantizeConfig) -> None:
             f"--observer chooses among calibrated ranges, none of which --activations {ranges} reads",
         ),
         (smooth and ranges == "none", "--smooth eases activations, which --activations none leaves alone"),
+        (
+            config.cross_cache == "int8" and (paper or ranges != "static" or config.encoder_only),
+            "--cross-cache int8 is for --recipe gemm with --activations static, and not for the encoder alone",
+        ),
     ]
     for contradiction, reason in contradictions:
         if contradiction:
@@ -148,6 +158,28 @@ def quantized_weights(network: nn.Module, plan: Plan, config: QuantizeConfig) ->
     fit = Fit(config.weights, config.group)
     weights = track(plan.weights, len(plan.weights), "quantize", "weights")
     return {w.parameter: quantize_weight(network, w, config.weight_bits, symmetric, per_channel, fit) for w in weights}
+
+
+def cached_grids(
+    network: nn.Module, calibration: Path | None, config: QuantizeConfig, exclude: Sequence[str]
+) -> dict[str, QParams]:
+    """By site the grids of the keys and values that decoding keeps; none where they stay float.
+
+    Raises UsageError for a model without any, InputError where int8 is asked for and the calibration kept no channels.
+    """
+    static = config.recipe == "gemm" and config.activations == "static" and not config.encoder_only
+    if config.cross_cache == "float" or not static:
+        return {}
+    sites, channels = cache_sites(network, exclude), held_channels(calibration)
+    if config.cross_cache == "int8" and not sites:
+        raise UsageError("--cross-cache int8 finds no cross-attention to cache in this model")
+    absent = [site for site in sites if site not in channels]
+    if absent and config.cross_cache == "int8":
+        raise InputError(
+            f"{calibration} has no maxima of the channels of {absent[0]}; run whisperq calibrate --force first, "
+            "without --sites"
+        )
+    return {} if absent else cache_grids(channels, sites)
 
 
 def smooth_norms(

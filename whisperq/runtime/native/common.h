@@ -41,6 +41,7 @@ inline float to_float(bf16 x) {
     return value;
 }
 inline float to_float(float x) { return x; }
+inline float to_float(int8_t x) { return x; }
 
 inline bf16 to_bf16(float x) {  // half to even
     uint32_t bits;

@@ -1,11 +1,18 @@
 // A few queries against a cache of keys (batch, heads, head_dim, capacity) and values (batch, heads, capacity,
-// head_dim): keys lie across, so that one load serves sixteen of them without sums across a register.
+// head_dim): keys lie across, so that one load serves sixteen of them without sums across a register. Of int8 codes
+// the scales of their channels are left out of both sums: the query is multiplied by the keys', the context by the
+// values'.
 
 #include "common.h"
 
 namespace {
 
 constexpr int64_t BLOCK = 64;
+
+// The scales of a cache's channels, (heads * head_dim) each; none of a cache that holds no codes.
+struct Scales {
+    const float *keys, *values;
+};
 
 template <typename T>
 void block_scores(const float *query, const T *keys, int64_t capacity, int64_t width, int64_t head_dim, float *sums) {
@@ -31,7 +38,7 @@ void attend(const float *query, const T *keys, const T *values, int64_t capacity
         for (int64_t i = 0; i < width; i++) scores[start + i] = sums[i] * scaling;
     }
 #pragma omp simd reduction(max : greatest)
-    for (int64_t i = 0; i < count; i++) greatest = std::max(greatest, scores[i]);
+    for (int64_t i = 0; i < count; i++) greatest = scores[i] > greatest ? scores[i] : greatest;  // as std::max no vector
 #pragma omp simd reduction(+ : total)
     for (int64_t i = 0; i < count; i++) {
         scores[i] = exponential(scores[i] - greatest);
@@ -43,9 +50,9 @@ void attend(const float *query, const T *keys, const T *values, int64_t capacity
     for (int64_t d = 0; d < head_dim; d++) context[d] /= total;
 }
 
-template <typename T>
-void attend_all(const T *query, int64_t row_stride, const T *keys, const T *values, int64_t capacity, int64_t past,
-                bool causal, Shape s, float scaling, const Gate &gate, const Out &out) {
+template <typename Q, typename T>
+void attend_all(const Q *query, int64_t row_stride, const T *keys, const T *values, int64_t capacity, int64_t past,
+                bool causal, Shape s, float scaling, const Gate &gate, const Out &out, Scales scales = {}) {
 #pragma omp parallel
     {
         std::vector<float> scores(capacity), q(s.head_dim), context(s.head_dim);
@@ -57,8 +64,12 @@ void attend_all(const T *query, int64_t row_stride, const T *keys, const T *valu
                     const int64_t row = b * s.length + i;
                     for (int64_t d = 0; d < s.head_dim; d++)
                         q[d] = to_float(query[row * row_stride + h * s.head_dim + d]);
+                    if (scales.keys)
+                        for (int64_t d = 0; d < s.head_dim; d++) q[d] *= scales.keys[h * s.head_dim + d];
                     attend(q.data(), keys + cache, values + cache, capacity, causal ? past + i + 1 : past, s.head_dim,
                            scaling, scores.data(), context.data());
+                    if (scales.values)
+                        for (int64_t d = 0; d < s.head_dim; d++) context[d] *= scales.values[h * s.head_dim + d];
                     apply_gate(context.data(), gate, row, h, s.head_dim);
                     write(out, (row * s.heads + h) * s.head_dim, context.data(), s.head_dim);
                 }
@@ -66,17 +77,31 @@ void attend_all(const T *query, int64_t row_stride, const T *keys, const T *valu
     }
 }
 
+// One row of one head, its channels from `first` on, as the cache holds it; in `room` where it is not so already.
 template <typename T>
-void append_all(const T *key, const T *value, int64_t row_stride, T *keys, T *values, int64_t capacity, int64_t past,
-                Shape s) {
+const T *stored(const T *x, const float *, int64_t, int64_t, T *) {
+    return x;
+}
+const int8_t *stored(const float *x, const float *scale, int64_t first, int64_t count, int8_t *room) {
+    for (int64_t d = 0; d < count; d++)
+        room[d] = int8_t(int32_t(std::min(std::max(std::nearbyint(x[d] / scale[first + d]), -127.0f), 127.0f)));
+    return room;
+}
+
+template <typename X, typename T>
+void append_all(const X *key, const X *value, int64_t row_stride, T *keys, T *values, int64_t capacity, int64_t past,
+                Shape s, Scales scales = {}) {
 #pragma omp parallel for collapse(2) schedule(static) if (s.length > 16)
     for (int64_t b = 0; b < s.batch; b++)
         for (int64_t h = 0; h < s.heads; h++) {
-            const int64_t cache = (b * s.heads + h) * capacity * s.head_dim;
+            const int64_t cache = (b * s.heads + h) * capacity * s.head_dim, first = h * s.head_dim;
+            std::vector<T> room(s.head_dim);
             for (int64_t i = 0; i < s.length; i++) {
-                const int64_t from = (b * s.length + i) * row_stride + h * s.head_dim, at = past + i;
-                for (int64_t d = 0; d < s.head_dim; d++) keys[cache + d * capacity + at] = key[from + d];
-                std::memcpy(values + cache + at * s.head_dim, value + from, s.head_dim * sizeof(T));
+                const int64_t from = (b * s.length + i) * row_stride + first, at = past + i;
+                const T *k = stored(key + from, scales.keys, first, s.head_dim, room.data());
+                for (int64_t d = 0; d < s.head_dim; d++) keys[cache + d * capacity + at] = k[d];
+                const T *v = stored(value + from, scales.values, first, s.head_dim, room.data());
+                std::memcpy(values + cache + at * s.head_dim, v, s.head_dim * sizeof(T));
             }
         }
 }
@@ -104,5 +129,21 @@ void attend_bf16(const bf16 *query, int64_t row_stride, const bf16 *keys, const 
 void attend_float(const float *query, int64_t row_stride, const float *keys, const float *values, int64_t capacity,
                   int64_t past, int32_t causal, Shape s, float scaling, Gate gate, Out out) {
     attend_all(query, row_stride, keys, values, capacity, past, causal, s, scaling, gate, out);
+}
+
+// The same of caches of codes.
+void append_codes(const float *key, const float *value, int64_t row_stride, int8_t *keys, int8_t *values,
+                  int64_t capacity, int64_t past, Shape s, const float *key_scale, const float *value_scale) {
+    append_all(key, value, row_stride, keys, values, capacity, past, s, {key_scale, value_scale});
+}
+void attend_codes_bf16(const bf16 *query, int64_t row_stride, const int8_t *keys, const int8_t *values,
+                       int64_t capacity, int64_t past, int32_t causal, Shape s, float scaling, Gate gate, Out out,
+                       const float *key_scale, const float *value_scale) {
+    attend_all(query, row_stride, keys, values, capacity, past, causal, s, scaling, gate, out, {key_scale, value_scale});
+}
+void attend_codes_float(const float *query, int64_t row_stride, const int8_t *keys, const int8_t *values,
+                        int64_t capacity, int64_t past, int32_t causal, Shape s, float scaling, Gate gate, Out out,
+                        const float *key_scale, const float *value_scale) {
+    attend_all(query, row_stride, keys, values, capacity, past, causal, s, scaling, gate, out, {key_scale, value_scale});
 }
 }
