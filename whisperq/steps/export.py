@@ -15,7 +15,7 @@ from whisperq.models.families import family_of
 from whisperq.models.loading import load_processor
 from whisperq.options import ExportConfig
 from whisperq.refusals import check_export, dynamic_refusal
-from whisperq.report.progress import track
+from whisperq.report.progress import say, track
 from whisperq.runtime.graphs import FILES, FOLDER, require
 from whisperq.runtime.quantized import PerToken
 from whisperq.runtime.stored import Stored, open_stored
@@ -53,6 +53,8 @@ def export(model: Path, out: Path, config: ExportConfig, context: Context) -> ar
             "float_products": {a: reason(floats, results) for a, floats in products.items() if floats},
             "bytes": {p.name: p.stat().st_size for p in sorted((draft.folder / FOLDER).iterdir())},
         }
+    if results and results.get("cross_cache") == "int8":
+        say("the graphs keep cross-attention's keys and values in float; --runtime int8 keeps them in int8")
     return artifact.load(out)
 
 

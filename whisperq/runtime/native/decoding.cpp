@@ -5,38 +5,78 @@
 
 #include "common.h"
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
-constexpr int64_t BLOCK = 64;
+// sums += the sum over r of factors[r] times rows r of x (count, COLUMNS), `stride` apart.
+constexpr int64_t COLUMNS = 64;
+
+#if defined(__AVX512F__)
+
+inline __m512 sixteen(const float *x) { return _mm512_loadu_ps(x); }
+inline __m512 sixteen(const bf16 *x) {
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+inline __m512 sixteen(const int8_t *x) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(x))));
+}
+
+// In eight registers: as many as hide how long each sum takes. The compiler's own loop stores every one.
+template <typename T>
+void add_rows(const float *factors, const T *x, int64_t stride, int64_t count, float *sums) {
+    __m512 even[4], odd[4];
+    for (int c = 0; c < 4; c++) even[c] = _mm512_loadu_ps(sums + 16 * c), odd[c] = _mm512_setzero_ps();
+    int64_t r = 0;
+    for (; r + 2 <= count; r += 2) {
+        const __m512 first = _mm512_set1_ps(factors[r]), second = _mm512_set1_ps(factors[r + 1]);
+        for (int c = 0; c < 4; c++) {
+            even[c] = _mm512_fmadd_ps(first, sixteen(x + r * stride + 16 * c), even[c]);
+            odd[c] = _mm512_fmadd_ps(second, sixteen(x + (r + 1) * stride + 16 * c), odd[c]);
+        }
+    }
+    if (r < count)
+        for (int c = 0; c < 4; c++)
+            even[c] = _mm512_fmadd_ps(_mm512_set1_ps(factors[r]), sixteen(x + r * stride + 16 * c), even[c]);
+    for (int c = 0; c < 4; c++) _mm512_storeu_ps(sums + 16 * c, _mm512_add_ps(even[c], odd[c]));
+}
+
+#else
+
+template <typename T>
+void add_rows(const float *factors, const T *x, int64_t stride, int64_t count, float *sums) {
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t i = 0; i < COLUMNS; i++) sums[i] += factors[r] * to_float(x[r * stride + i]);
+}
+
+#endif
+
+// The same for any number of columns.
+template <typename T>
+void add_all(const float *factors, const T *x, int64_t stride, int64_t count, int64_t columns, float *sums) {
+    int64_t c = 0;
+    for (; c + COLUMNS <= columns; c += COLUMNS) add_rows(factors, x + c, stride, count, sums + c);
+    if (c == columns) return;
+    for (int64_t r = 0; r < count; r++)
+        for (int64_t i = c; i < columns; i++) sums[i] += factors[r] * to_float(x[r * stride + i]);
+}
 
 // The scales of a cache's channels, (heads * head_dim) each; none of a cache that holds no codes.
 struct Scales {
     const float *keys, *values;
 };
 
-template <typename T>
-void block_scores(const float *query, const T *keys, int64_t capacity, int64_t width, int64_t head_dim, float *sums) {
-    std::fill(sums, sums + BLOCK, 0.0f);
-    if (width == BLOCK) {
-        for (int64_t d = 0; d < head_dim; d++)
-            for (int64_t i = 0; i < BLOCK; i++) sums[i] += query[d] * to_float(keys[d * capacity + i]);
-    } else {
-        for (int64_t d = 0; d < head_dim; d++)
-            for (int64_t i = 0; i < width; i++) sums[i] += query[d] * to_float(keys[d * capacity + i]);
-    }
-}
-
 // softmax(scaling * query keys) values, of the first `count` entries; scores has room for them.
 template <typename T>
 void attend(const float *query, const T *keys, const T *values, int64_t capacity, int64_t count, int64_t head_dim,
             float scaling, float *scores, float *context) {
     float greatest = -INFINITY, total = 0;
-    for (int64_t start = 0; start < count; start += BLOCK) {
-        float sums[BLOCK];
-        const int64_t width = std::min(BLOCK, count - start);
-        block_scores(query, keys + start, capacity, width, head_dim, sums);
-        for (int64_t i = 0; i < width; i++) scores[start + i] = sums[i] * scaling;
-    }
+    std::fill(scores, scores + count, 0.0f);
+    add_all(query, keys, capacity, head_dim, count, scores);
+    for (int64_t i = 0; i < count; i++) scores[i] *= scaling;
 #pragma omp simd reduction(max : greatest)
     for (int64_t i = 0; i < count; i++) greatest = scores[i] > greatest ? scores[i] : greatest;  // as std::max no vector
 #pragma omp simd reduction(+ : total)
@@ -45,8 +85,7 @@ void attend(const float *query, const T *keys, const T *values, int64_t capacity
         total += scores[i];
     }
     std::fill(context, context + head_dim, 0.0f);
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t d = 0; d < head_dim; d++) context[d] += scores[i] * to_float(values[i * head_dim + d]);
+    add_all(scores, values, head_dim, count, head_dim, context);
     for (int64_t d = 0; d < head_dim; d++) context[d] /= total;
 }
 
