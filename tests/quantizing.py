@@ -7,7 +7,7 @@ from whisperq.models.loading import save_model
 from whisperq.models.plan import make_plan
 from whisperq.models.sites import model_sites, watch
 from whisperq.quant.wide import ActivationRange
-from whisperq.runtime.quantized import Quantization, quantize_weight, quantizers, save_quantization
+from whisperq.runtime.quantized import PerToken, Quantization, quantize_weight, quantizers, save_quantization
 
 
 def observed_ranges(model, activations) -> dict[str, tuple[float, float]]:
@@ -25,6 +25,8 @@ def quantization_of(model, recipe: str, bits: int = 8, **options) -> tuple[Quant
     plan, gemm = make_plan(model, recipe, **options), recipe == "gemm"
     ranges = observed_ranges(model, plan.activations)
     weights = {w.parameter: quantize_weight(model, w, bits, symmetric=gemm, per_channel=gemm) for w in plan.weights}
+    if options.get("activation_ranges") == "dynamic":
+        return Quantization(weights, {a: PerToken(bits) for a in ranges}), {}
     covered = {a: ActivationRange(r, bits) for a, r in ranges.items()}
     return Quantization(weights, {a: r.grid() for a, r in covered.items()}), covered
 

@@ -12,7 +12,15 @@ from whisperq.models.loading import load_model
 from whisperq.models.plan import make_plan
 from whisperq.models.sites import model_sites, watch
 from whisperq.quant.wide import ActivationRange
-from whisperq.runtime.quantized import Fit, Quantization, load_quantized, quantize_weight, quantizers, save_quantization
+from whisperq.runtime.quantized import (
+    Fit,
+    PerToken,
+    Quantization,
+    load_quantized,
+    quantize_weight,
+    quantizers,
+    save_quantization,
+)
 from whisperq.steps.quantize import describe
 
 LENGTHS = (4000, 3217, 5001)
@@ -47,6 +55,8 @@ def quantization_of(model, bits: int = 8, fit: Fit = CHANNELS, **options) -> tup
     weights = {
         w.parameter: quantize_weight(model, w, bits, symmetric=True, per_channel=True, fit=fit) for w in plan.weights
     }
+    if options.get("activation_ranges") == "dynamic":
+        return Quantization(weights, {a: PerToken(bits) for a in ranges}), {}
     covered = {a: ActivationRange(r, bits) for a, r in ranges.items()}
     return Quantization(weights, {a: r.grid() for a, r in covered.items()}), covered
 

@@ -169,4 +169,4 @@ def test_each_scheme_has_a_folder_of_its_own(workspace, finished_run):
         assert (workspace / "run" / "quantized" / name / "manifest.json").is_file()
     audio = json.loads((DIGITS / "sample" / "test.jsonl").read_text().splitlines()[0])["audio_filepath"]
     result = run_command("transcribe", DIGITS / "sample" / audio, "--model", "gemm-w8a8-dynamic")
-    assert result.exit_code == 0 and "runtime: emulated" in result.stderr, result.stderr
+    assert result.exit_code == 0 and "runtime: int8" in result.stderr, result.stderr

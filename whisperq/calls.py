@@ -141,8 +141,8 @@ def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
     model = s.model(s.run.only_quantized)
     sealed = artifact.load(model, verify=False) if artifact.is_artifact(model) else None
     kind = kind_of(model)
-    if sealed and (sealed.results.get("recipe") == "paper" or sealed.config.get("activations") == "dynamic"):
-        default = "emulated"  # no integer kernel here computes either
+    if sealed and sealed.results.get("recipe") == "paper":
+        default = "emulated"  # no integer kernel here computes it
     runtime = config.runtime or {"quantized": default, "onnx": "onnx"}.get(kind, "float")
     exports = runtime in EXPORTED and kind != "onnx"
     if model.is_dir():  # under --dry-run a model of the Hub is not fetched, and nobody knows what it is

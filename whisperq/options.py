@@ -70,6 +70,9 @@ class QuantizeConfig:
     )
     budget: float = option(5.0, "Percent of integer products that --massive auto may add.", low=0, high=100)
     encoder_only: bool = option(False, "Quantize the encoder alone.")
+    cross_cache: Literal["int8", "float"] | None = option(
+        None, "Keys and values of cross-attention while decoding; default: int8 of static gemm models, else float."
+    )
 
 
 @dataclass(frozen=True)

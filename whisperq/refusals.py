@@ -82,6 +82,8 @@ def check_export(folder: Path, as_float: bool) -> None:
         raise UsageError(f"--float exports a float model, but {folder} is quantized; name the one it was made from")
     if kind == "quantized":
         check_integer_form(folder, "export the float one with --float")
+        if artifact.load(folder, verify=False).results.get("activation_ranges") == "dynamic":
+            raise UsageError(dynamic_refusal(folder))
 
 
 def check_integer_form(folder: Path, otherwise: str) -> None:
@@ -91,3 +93,10 @@ def check_integer_form(folder: Path, otherwise: str) -> None:
         raise UsageError(
             f"the recipe {recipe} of {folder} has no form in integers; {otherwise}, or whisperq quantize --recipe gemm"
         )
+
+
+def dynamic_refusal(folder: Path) -> str:
+    return (
+        f"{folder} has dynamic activations, a range for each token as it comes, which the exported graphs do not "
+        "express; run it with --runtime int8, or whisperq quantize --activations static"
+    )

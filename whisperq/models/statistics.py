@@ -45,15 +45,25 @@ def write_statistics(channels: Mapping[str, ChannelExtrema], rows: Mapping[str, 
 
 def has_rows(folder: Path) -> bool:
     """Whether the calibration can be searched; those of earlier versions cannot."""
-    return (folder / CHANNELS).exists() and any(name.endswith(".rows") for name in _tensors(folder))
+    return any(name.endswith(".rows") for name in _tensors(folder))
+
+
+def held_channels(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Minima and maxima (batches, K) of every site that has them. Raises InputError for a broken file."""
+    tensors = _tensors(folder)
+    sites = [name.removesuffix(".minima") for name in tensors if name.endswith(".minima")]
+    return {s: (tensors[f"{s}.minima"], tensors[f"{s}.maxima"]) for s in sites}
 
 
 def read_channels(folder: Path, sites: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
     """Minima and maxima (batches, K) of each of these sites. Raises InputError where there are none."""
-    tensors = _tensors(folder)
-    if absent := [s for s in sites if f"{s}.minima" not in tensors]:
+    held = held_channels(folder)
+    absent = [s for s in sites if s not in held]
+    if sites and len(absent) == len(sites):
+        raise InputError(f"{folder} has no maxima of channels, which smoothing needs; {REMEDY}")
+    if absent:
         raise InputError(f"{folder} has no maxima of the channels of {absent[0]}; {REMEDY}, without --sites")
-    return {s: (tensors[f"{s}.minima"], tensors[f"{s}.maxima"]) for s in sites}
+    return {s: held[s] for s in sites}
 
 
 def read_observed(folder: Path, sites: Iterable[str]) -> dict[str, Observed]:
@@ -67,9 +77,7 @@ def read_observed(folder: Path, sites: Iterable[str]) -> dict[str, Observed]:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    if not (folder / CHANNELS).exists():
-        raise InputError(f"{folder} has no maxima of channels, which smoothing needs; {REMEDY}")
     try:
-        return load_file(folder / CHANNELS)
+        return load_file(folder / CHANNELS) if (folder / CHANNELS).exists() else {}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / CHANNELS} cannot be read: {error}") from error

@@ -35,6 +35,7 @@ class DecoderLayer:
     cross: Attention
     keys_and_values: Product  # of cross-attention, from the encoder's output
     feed_forward: FeedForward
+    cache_scales: tuple[Tensor, Tensor] | None  # of cross-attention's keys and values by channel, where codes are kept
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,12 @@ class Int8Runtime:
         return product.gelu(windows.flatten(0, 1), grid).unflatten(0, windows.shape[:2])
 
     def _cross_cache(self, layer: DecoderLayer, encoded: Tensor, batch: int) -> Cache:
-        both = layer.keys_and_values(encoded, self.dtype)
+        scales = layer.cache_scales
+        both = layer.keys_and_values(encoded, self.dtype if scales is None else torch.float32)
         width = both.shape[1] // 2
-        cache = Cache.empty(batch, layer.cross.heads, both.shape[0] // batch, both)
+        like = both if scales is None else both.new_empty(0, dtype=torch.int8)
+        cache = Cache.empty(batch, layer.cross.heads, both.shape[0] // batch, like)
+        cache.scales = scales
         self.kernels.append(both[:, :width], both[:, width:], cache)
         return cache
 
@@ -195,7 +199,8 @@ class Reader:
         other, far = f"{module}.encoder_attn", f"{address}.cross"
         cross = self._attention(other, f"{other}_layer_norm", far, heads, cross=True)
         both = [(f"{far}.{name}", f"{other}.{name}") for name in ("k_proj", "v_proj")]
-        return DecoderLayer(own, cross, self.layers.product("enc.norm", both), self._feed_forward(module, address))
+        keys_and_values, scales = self.layers.product("enc.norm", both), self.layers.cache_scales(far)
+        return DecoderLayer(own, cross, keys_and_values, self._feed_forward(module, address), scales)
 
     def _attention(self, module: str, norm: str, address: str, heads: Heads, cross: bool) -> Attention:
         gated = not cross or self.config.cross_gate

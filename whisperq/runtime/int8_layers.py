@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from whisperq.quant.wide import WideQParams, is_wide
+from whisperq.runtime.dynamic import DynamicProduct, TokenGrid, integer_sums
 from whisperq.runtime.interface import Products
 from whisperq.runtime.kernels import GateLogits, Grid, Heads, Kernels, Norm
 from whisperq.runtime.native.kernels import NativeKernels
 from whisperq.runtime.native.products import FewRowsProduct
+from whisperq.runtime.native.tokens import NativeDynamicProduct, TokenKernels
 from whisperq.runtime.products import (
     FloatProduct,
     IntegerWeight,
@@ -23,6 +25,7 @@ from whisperq.runtime.products import (
     Product,
     integer_product,
 )
+from whisperq.runtime.quantized import CHANNEL_SCALE, PerToken
 from whisperq.runtime.stored import Stored
 from whisperq.runtime.wide_products import SideBySide, WideGrid, WideProduct
 
@@ -42,16 +45,18 @@ class Layers:
     def products(self) -> Products:
         return Products(tuple(self.integer), dict(self.floating))
 
-    def grid(self, site: str) -> Grid | WideGrid | None:
+    def grid(self, site: str) -> Grid | WideGrid | TokenGrid | None:
         qparams = self.stored.activations.get(site)
+        if isinstance(qparams, PerToken):
+            return TokenGrid(qparams.bits)
         if isinstance(qparams, WideQParams) or (qparams is not None and is_wide(qparams)):
             return WideGrid(qparams)
         return None if qparams is None else Grid(qparams, self.stored.divisors.get(site))
 
-    def code_grid(self, site: str) -> Grid | None:
+    def code_grid(self, site: str) -> Grid | TokenGrid | None:
         """The grid on which what makes this tensor leaves codes; None where it leaves floats."""
         grid = self.grid(site)
-        return grid if isinstance(grid, Grid) else None
+        return None if isinstance(grid, WideGrid) else grid
 
     def tensor(self, name: str) -> Tensor:
         # A copy: the file's pages are given back when the folder is closed.
@@ -59,6 +64,11 @@ class Layers:
 
     def norm(self, module: str, epsilon: float = 1e-5) -> Norm:
         return Norm(self.tensor(f"{module}.weight"), self.tensor(f"{module}.bias"), epsilon)
+
+    def cache_scales(self, block: str) -> tuple[Tensor, Tensor] | None:
+        """The scales of the channels of a block's keys and values; None where the model keeps them in float."""
+        names = [f"{block}.{name}{CHANNEL_SCALE}" for name in ("k_proj", "v_proj")]
+        return tuple(map(self.tensor, names)) if names[0] in self.stored else None
 
     def product(self, site: str, layers: Sequence[tuple[str, str]]) -> Product:
         """One product of all layers (address, module) that take in the tensor at `site`."""
@@ -100,11 +110,21 @@ class Layers:
             return FloatProduct(*self.float_weight(module), grid)
         return WideProduct(grid, weight, self.kernels, self._integer)
 
-    def _integer(self, weight: IntegerWeight, grid: Grid, few_rows: bool = False, align: bool = False) -> Product:
+    def _integer(
+        self, weight: IntegerWeight, grid: Grid | TokenGrid, few_rows: bool = False, align: bool = False
+    ) -> Product:
+        if isinstance(grid, TokenGrid):
+            return self._dynamic(weight, grid, few_rows, align)
         product = integer_product(weight, grid, self.device, align)
         if few_rows and isinstance(self.kernels, NativeKernels) and self.kernels.multiplies_few_rows:
             return FewRowsProduct(weight, grid, self.kernels, product)
         return product
+
+    def _dynamic(self, weight: IntegerWeight, grid: TokenGrid, few_rows: bool, align: bool) -> DynamicProduct:
+        sums = integer_sums(weight.codes, grid.bits, self.device, align)
+        if isinstance(self.kernels, TokenKernels):
+            return NativeDynamicProduct(weight, grid, sums, self.kernels, few_rows)
+        return DynamicProduct(weight, grid, sums)
 
     def _note(self, address: str, grid: Grid | None, weight: IntegerWeight | None, grouped: bool) -> None:
         if grid is not None and weight is not None:

@@ -11,7 +11,7 @@ import torch
 from whisperq.errors import UsageError
 from whisperq.runtime.kernels import Kernels, TorchKernels
 from whisperq.runtime.native.build import NoKernels, library
-from whisperq.runtime.native.kernels import NativeKernels
+from whisperq.runtime.native.tokens import TokenKernels
 from whisperq.runtime.stored import Stored, open_stored
 
 
@@ -56,7 +56,7 @@ def choose_kernels(device: str, attention_dtype: str) -> Choice:
     fast_bf16 = device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if device == "cpu":
         try:
-            native = NativeKernels(library())
+            native = TokenKernels(library())
             fast_bf16 = native.multiplies_bf16
             # What the compiled kernels do not do is left to PyTorch whole.
             kernels = kernels if attention_dtype == "bfloat16" and not fast_bf16 else native

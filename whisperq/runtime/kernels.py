@@ -81,11 +81,15 @@ class GateLogits:
 
 @dataclass
 class Cache:
-    """Keys (batch, heads, head_dim, capacity) and values (batch, heads, capacity, head_dim); `past` are filled."""
+    """Keys (batch, heads, head_dim, capacity) and values (batch, heads, capacity, head_dim); `past` are filled.
+
+    scales: of keys and values that are codes, int8, those of their channels, (heads * head_dim) each, float32.
+    """
 
     keys: Tensor
     values: Tensor
     past: int = 0
+    scales: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def empty(cls, batch: int, heads: Heads, capacity: int, like: Tensor) -> "Cache":
@@ -142,6 +146,8 @@ class TorchKernels:
     def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
         batch, heads, dim, _ = cache.keys.shape
         end = cache.past + keys.shape[0] // batch
+        if cache.scales is not None:
+            keys, values = (channel_codes(x, s) for x, s in zip((keys, values), cache.scales, strict=True))
         cache.keys[..., cache.past : end] = split_heads(keys, batch, Heads(heads, dim)).transpose(2, 3)
         cache.values[:, :, cache.past : end] = split_heads(values, batch, Heads(heads, dim))
         cache.past = end
@@ -153,7 +159,12 @@ class TorchKernels:
         mask = None
         if causal > 1:
             mask = torch.ones(causal, cache.past, dtype=torch.bool, device=query.device).tril(cache.past - causal)
+        if cache.scales is not None:
+            query = (query * cache.scales[0]).to(query.dtype)
+            keys, values = keys.to(query.dtype), values.to(query.dtype)
         context = scaled_attention(split_heads(query, len(cache.keys), heads), keys, values, mask)
+        if cache.scales is not None:
+            context = context * cache.scales[1].unflatten(0, (heads.count, 1, heads.dim))
         return self._finish(context, heads, gate, grid)
 
     def _finish(self, context: Tensor, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
@@ -167,6 +178,11 @@ class TorchKernels:
 def split_heads(x: Tensor, batch: int, heads: Heads) -> Tensor:
     """(rows, heads * head_dim) -> (batch, heads, length, head_dim)."""
     return x.unflatten(0, (batch, -1)).unflatten(2, (heads.count, heads.dim)).transpose(1, 2)
+
+
+def channel_codes(x: Tensor, scale: Tensor) -> Tensor:
+    """x (rows, width), float -> int8, each channel on its symmetric grid; scale (width)."""
+    return quantize(x, QParams(scale, torch.zeros_like(scale, dtype=torch.int32), -127, 127)).to(torch.int8)
 
 
 def gate_values(gate: GateLogits, heads: Heads) -> Tensor:

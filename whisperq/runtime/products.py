@@ -152,7 +152,7 @@ class FloatProduct:
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         if self.rounding is not None:
             x = self.rounding.rounded(x)  # the encoder's output comes as codes already
-        return F.linear(x, self.weight, self.bias).to(dtype)
+        return _linear(x, self.weight, self.bias).to(dtype)
 
     add = MatmulProduct.add
     gelu = MatmulProduct.gelu
@@ -176,6 +176,16 @@ def integer_product(
     weight: IntegerWeight, grid: Grid, device: str, align: bool = False
 ) -> OneDnnProduct | MatmulProduct:
     """The quickest integer kernel of this machine; `align` as oneDNN's understands it."""
-    if device == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_prepack"):
-        return OneDnnProduct(weight, grid, align)
-    return MatmulProduct(weight, grid, device)
+    return OneDnnProduct(weight, grid, align) if has_onednn(device) else MatmulProduct(weight, grid, device)
+
+
+def has_onednn(device: str) -> bool:
+    """Whether this build of PyTorch has oneDNN's quantized linear layer for the device."""
+    return device == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_prepack")
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """oneDNN's for many rows: MKL's leaves half of the vector width of other makers' CPUs idle."""
+    if len(x) > 64 and has_onednn(x.device.type):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)

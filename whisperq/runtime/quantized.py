@@ -4,7 +4,8 @@ quantized.safetensors holds every parameter once: a quantized weight as its code
 one byte each, or packed where they have fewer bits (`quant.packing`, counted from quant_min), with `<name>.scale`
 and, where asymmetric, `<name>.zero_point`; the rest as it was. qparams.json holds the grid of every weight, of
 packed ones also bits and shape, and the scale, zero_point and range of every activation; of one with massive channels
-also which these are and their grid of 16 bits (`a16`). smoothing.safetensors holds the scales of channels that were
+also which these are and their grid of 16 bits (`a16`). Where each channel of an activation has a scale of its own,
+`<address>.channel_scale` holds them (`models.caches`). smoothing.safetensors holds the scales of channels that were
 folded into the weights (models/folding.py), where there are any.
 """
 
@@ -41,6 +42,7 @@ from whisperq.quant.wide import ActivationRange, WideQParams, fake_quantize_wide
 
 WEIGHTS = "quantized.safetensors"
 QPARAMS = "qparams.json"
+CHANNEL_SCALE = ".channel_scale"
 GRIDS = {"rtn": weight_qparams, "mse": mse_weight_qparams}
 Ranges = Mapping[str, ActivationRange]
 
@@ -125,6 +127,9 @@ def save_quantization(model: nn.Module, quantization: Quantization, ranges: Rang
         tensors[f"{name}.scale"] = weight.qparams.scale.contiguous().cpu()
         if weight.qparams.quant_min == 0:
             tensors[f"{name}.zero_point"] = weight.qparams.zero_point.contiguous().cpu()
+    for address, grid in quantization.activations.items():
+        if _by_channel(grid):
+            tensors[f"{address}{CHANNEL_SCALE}"] = grid.scale.contiguous().cpu()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     content = {
         "weights": {n: _grid(w.qparams) | _packing(w) for n, w in quantization.weights.items()},
@@ -137,7 +142,13 @@ def save_quantization(model: nn.Module, quantization: Quantization, ranges: Rang
 def _activation(grid: ActivationGrid, covered: ActivationRange | None) -> dict[str, Any]:
     if isinstance(grid, PerToken):
         return {"quant_min": 0, "quant_max": 2**grid.bits - 1, "granularity": "per-token"}
+    if _by_channel(grid):
+        return _grid(grid)
     return covered.as_dict()
+
+
+def _by_channel(grid: QParams | PerToken) -> bool:
+    return isinstance(grid, QParams) and grid.scale.dim() > 0
 
 
 def _grid(qparams: QParams) -> dict[str, Any]:
@@ -168,12 +179,13 @@ def load_quantized(folder: Path, dtype: torch.dtype, device: str) -> tuple[PreTr
         tensors = load_file(folder / WEIGHTS)
         content = json.loads((folder / QPARAMS).read_text())
         weights = {name: read_weight(tensors.__getitem__, name, grid) for name, grid in content["weights"].items()}
+        activations = {a: _read_activation(a, entry, tensors, device) for a, entry in content["activations"].items()}
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"the quantized model {folder} cannot be read: {error}") from error
-    activations = {address: _read_activation(entry, device) for address, entry in content["activations"].items()}
     config = load_config(folder)
     model = family_of(config).build(config)
-    floats = {n: t for n, t in tensors.items() if n not in weights and not n.endswith((".scale", ".zero_point"))}
+    grids = (".scale", ".zero_point", CHANNEL_SCALE)
+    floats = {n: t for n, t in tensors.items() if n not in weights and not n.endswith(grids)}
     report = model.load_state_dict(floats, strict=False)
     absent = set(report.missing_keys) - weights.keys() - set(family_of(config).tied)
     if absent or report.unexpected_keys:
@@ -197,9 +209,14 @@ def read_weight(tensor: Callable[[str], Tensor], name: str, grid: Mapping[str, A
     return QuantizedWeight(codes, qparams)
 
 
-def _read_activation(entry: Mapping[str, Any], device: str) -> ActivationGrid:
+def _read_activation(
+    address: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str
+) -> ActivationGrid:
     if entry["granularity"] == "per-token":
         return PerToken(int(entry["quant_max"]).bit_length())
+    if entry["granularity"] == "per-channel":
+        scale = tensors[f"{address}{CHANNEL_SCALE}"].to(device)
+        return QParams(scale, torch.zeros_like(scale, dtype=torch.int32), entry["quant_min"], entry["quant_max"])
     # The range again, not the printed scale: the same arithmetic gives the same bits.
     grid = ActivationRange.of(entry).grid()
     if isinstance(grid, WideQParams):

@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
-from whisperq.errors import InputError, UsageError
+from whisperq.errors import InputError
 from whisperq.models.folding import divisors, read_scales
 from whisperq.models.loading import load_config
 from whisperq.quant.grid import QParams, dequantize
 from whisperq.quant.wide import ActivationRange, WideQParams
-from whisperq.runtime.quantized import QPARAMS, WEIGHTS, QuantizedWeight, read_weight
+from whisperq.runtime.quantized import QPARAMS, WEIGHTS, PerToken, QuantizedWeight, read_weight
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Stored:
     files: Mapping[str, Path]  # tensor name -> the file that holds it
     weights: Mapping[str, Any]
     grouped: Mapping[str, Any]
-    activations: Mapping[str, QParams | WideQParams]
+    activations: Mapping[str, QParams | WideQParams | PerToken]
     divisors: Mapping[str, torch.Tensor]  # by site (K), what its channels are divided by (models/folding.py)
 
     def __contains__(self, name: str) -> bool:
@@ -95,7 +95,6 @@ def open_stored(folder: Path, most_bits: int = 8) -> Stored:
         files = {name: path for path in paths for name in _names(path)}
         weights = content["weights"]
         grouped = {name: grid for name, grid in weights.items() if grid.get("group")}
-        _refuse_dynamic(folder, content["activations"])
         activations = _activations(content["activations"], most_bits)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"the weights of {folder} cannot be read: {error}") from error
@@ -109,14 +108,12 @@ def _names(path: Path) -> list[str]:
         return list(file.keys())
 
 
-def _refuse_dynamic(folder: Path, entries: Mapping[str, Any]) -> None:
-    if any(entry["granularity"] == "per-token" for entry in entries.values()):
-        raise UsageError(
-            f"{folder} has dynamic activations, a range for each token as it comes, which only --runtime emulated "
-            "computes; run it so, or whisperq quantize --activations static"
-        )
-
-
-def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParams | WideQParams]:
+def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParams | WideQParams | PerToken]:
     """From the ranges, not the printed scales: the same arithmetic gives the same bits as emulation."""
-    return {address: ActivationRange.of(entry).grid(most_bits) for address, entry in entries.items()}
+    grids: dict[str, QParams | WideQParams | PerToken] = {}
+    for address, entry in entries.items():
+        if entry["granularity"] == "per-token":
+            grids[address] = PerToken(min(most_bits, int(entry["quant_max"]).bit_length()))
+        elif entry["granularity"] != "per-channel":  # that is of a cache, not of a product's input
+            grids[address] = ActivationRange.of(entry).grid(most_bits)
+    return grids

@@ -20,6 +20,7 @@ from whisperq.data.lazy import Joined
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.models.caches import cache_sites
 from whisperq.models.loading import compute_device
 from whisperq.models.ranges import write_ranges
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
@@ -86,7 +87,7 @@ def calibrate(
             draft.results |= {
                 **used,
                 "sites": len(ranges),
-                "channel_maxima": len(channels),
+                "channel_maxima": len([a for a in channels if a in norm_readers(opened.model)]),
                 "observers": list(config.observer),
                 "decoder_padding": "masked",
                 "skipped": len(skipped) + data_list.bad,
@@ -183,15 +184,17 @@ def observe(
 ) -> tuple[dict[str, SiteRange], dict[str, ChannelExtrema], dict[str, RowSample], dict[str, Any]]:
     """Run the model over the batches and let each chosen site's range grow; counts what was used.
 
-    Of what products take in the ends of every channel and a sample of rows too, unless they are not asked for.
+    The ends of every channel too of what decoding keeps of the encoder's output, and, unless they are not asked for, of
+    what products take in, with a sample of rows.
     """
     sites = model_sites(opened.model)
     chosen = resolve(config.sites, sites) if config.sites else list(sites)
     ranges = {a: how.site() for a in chosen}
-    kept = set(product_inputs(opened.model)) & set(chosen) if config.channel_maxima else set()
+    products = set(product_inputs(opened.model)) & set(chosen) if config.channel_maxima else set()
+    kept = {*products, *cache_sites(opened.model)}
     each = -(-ROWS // len(utterances)) if utterances else 0
     channels = {a: ChannelExtrema() for a in chosen if a in kept}
-    rows = {a: row_sample(opened.model, a, each) for a in channels}
+    rows = {a: row_sample(opened.model, a, each) for a in chosen if a in products}
     seen: list[tuple[int, tuple[int, float]]] = []
     total = len(processes.share(range(-(-len(utterances) // config.batch_size))))
     for number, part in track(processes.batches(utterances, config.batch_size), total, "calibrate", "batches"):

@@ -14,9 +14,10 @@ from whisperq.flags import Context
 from whisperq.models.families import family_of
 from whisperq.models.loading import load_processor
 from whisperq.options import ExportConfig
-from whisperq.refusals import check_export
-from whisperq.report.progress import track
+from whisperq.refusals import check_export, dynamic_refusal
+from whisperq.report.progress import say, track
 from whisperq.runtime.graphs import FILES, FOLDER, require
+from whisperq.runtime.quantized import PerToken
 from whisperq.runtime.stored import Stored, open_stored
 
 # Entries of config.json that name our network; the graphs carry the gates, so that to a consumer it is a stock Whisper.
@@ -52,6 +53,8 @@ def export(model: Path, out: Path, config: ExportConfig, context: Context) -> ar
             "float_products": {a: reason(floats, results) for a, floats in products.items() if floats},
             "bytes": {p.name: p.stat().st_size for p in sorted((draft.folder / FOLDER).iterdir())},
         }
+    if results and results.get("cross_cache") == "int8":
+        say("the graphs keep cross-attention's keys and values in float; --runtime int8 keeps them in int8")
     return artifact.load(out)
 
 
@@ -64,6 +67,8 @@ def quantized_results(model: Path) -> dict[str, Any] | None:
 
 
 def check_expressible(model: Path, stored: Stored) -> None:
+    if any(isinstance(grid, PerToken) for grid in stored.activations.values()):
+        raise UsageError(dynamic_refusal(model))
     for function in activation_functions(stored):
         if function not in ACTIVATIONS:
             known = " and ".join(ACTIVATIONS)

@@ -1,19 +1,23 @@
 """Integers for weights, and for activations with a calibration's ranges or each token's own."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.models.caches import cache_grids, cache_sites
 from whisperq.models.descriptions import copy_descriptions, describe
 from whisperq.models.loading import load_model
 from whisperq.models.plan import Plan, make_plan
+from whisperq.models.statistics import held_channels
 from whisperq.options import QuantizeConfig
+from whisperq.quant.grid import QParams
 from whisperq.report.progress import say, track
 from whisperq.runtime.activation_ranges import alpha_of, prepare_activations
 from whisperq.runtime.quantized import (
@@ -54,7 +58,11 @@ def quantize(
         activations = prepare_activations(network, plan, calibration, config)
         for notice in activations.notices:
             say(notice)
-        quantization = Quantization(quantized_weights(network, plan, config), activations.grids(), activations.scales)
+        cached = cached_grids(network, calibration, config, exclude, activations.scales)
+        grids = activations.grids() | cached
+        quantization = Quantization(quantized_weights(network, plan, config), grids, activations.scales)
+        plan.activations += cached
+        plan.float_activations = {a: why for a, why in plan.float_activations.items() if a not in cached}
         save_quantization(network, quantization, activations.ranges, draft.folder)
         copy_descriptions(model, draft.folder)
         if network.can_generate():  # a model may live without its settings; eval needs them
@@ -62,6 +70,7 @@ def quantize(
         draft.results |= {
             **scheme(config),
             **activations.results,
+            "cross_cache": "int8" if cached else "float",
             "kept_worst": list(exclude[len(config.exclude) :]),
             **describe(plan),
             "bytes": sum(p.stat().st_size for p in draft.folder.glob("*.safetensors")),
@@ -110,6 +119,10 @@ def check_combination(config: QuantizeConfig) -> None:
         ),
         (smooth and ranges == "none", "--smooth eases activations, which --activations none leaves alone"),
         (massive and ranges != "static", f"--massive chooses static grids, which --activations {ranges} has none of"),
+        (
+            config.cross_cache == "int8" and (paper or ranges != "static"),
+            "--cross-cache int8 is for --recipe gemm with --activations static: its scales are calibrated",
+        ),
     ]
     for contradiction, reason in contradictions:
         if contradiction:
@@ -134,6 +147,38 @@ def quantized_weights(network: nn.Module, plan: Plan, config: QuantizeConfig) ->
     fit = Fit(config.weights, config.group)
     weights = track(plan.weights, len(plan.weights), "quantize", "weights")
     return {w.parameter: quantize_weight(network, w, config.weight_bits, symmetric, per_channel, fit) for w in weights}
+
+
+def cached_grids(
+    network: nn.Module,
+    calibration: Path | None,
+    config: QuantizeConfig,
+    exclude: Sequence[str],
+    scales: Mapping[str, Tensor],
+) -> dict[str, QParams]:
+    """By site the grids of the keys and values that decoding keeps; none where they stay float.
+
+    scales: of contexts, by which the rows of v_proj are divided already.
+    Raises UsageError for a model without any, InputError where int8 is asked for and the calibration kept no channels.
+    """
+    static = config.recipe == "gemm" and config.activations == "static" and not config.encoder_only
+    if config.cross_cache == "float" or not static:
+        return {}
+    sites, channels = cache_sites(network, exclude), held_channels(calibration)
+    if config.cross_cache == "int8" and not sites:
+        raise UsageError("--cross-cache int8 finds no cross-attention to cache in this model")
+    absent = [site for site in sites if site not in channels]
+    if absent and config.cross_cache == "int8":
+        raise InputError(
+            f"{calibration} has no maxima of the channels of {absent[0]}; run whisperq calibrate --force first, "
+            "without --sites"
+        )
+    if absent:
+        return {}
+    for site in sites:
+        if (s := scales.get(site.replace("v_proj", "context"))) is not None and site.endswith("v_proj"):
+            channels[site] = tuple(ends / s for ends in channels[site])
+    return cache_grids(channels, sites)
 
 
 def check_calibration(calibration: Path, model: dict[str, str]) -> None:

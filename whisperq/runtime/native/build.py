@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-SOURCES = ("rows.cpp", "products.cpp", "decoding.cpp", "attention.cpp")
+SOURCES = ("rows.cpp", "products.cpp", "tokens.cpp", "decoding.cpp", "attention.cpp")
+HEADERS = ("common.h", "few_rows.h")
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared",
 )  # fmt: skip
@@ -58,7 +59,7 @@ def _compile(command: list[str], path: Path) -> None:
 def _digest(command: list[str]) -> str:
     """Of sources, command and CPU: a home folder may serve nodes of several kinds."""
     digest = hashlib.sha256("\0".join(command).encode())
-    for name in ("common.h", *SOURCES):
+    for name in (*HEADERS, *SOURCES):
         digest.update((HERE / name).read_bytes())
     digest.update(_cpu().encode())
     return digest.hexdigest()[:16]

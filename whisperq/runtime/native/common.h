@@ -41,6 +41,7 @@ inline float to_float(bf16 x) {
     return value;
 }
 inline float to_float(float x) { return x; }
+inline float to_float(int8_t x) { return x; }
 
 inline bf16 to_bf16(float x) {  // half to even
     uint32_t bits;
@@ -74,6 +75,18 @@ inline float gelu(float x) {
     p = p * t + 0.254829592f;
     const float half = 0.5f * x * p * t * exponential(-z * z);  // x (1 - erf(z)) / 2
     return x > 0 ? x - half : half;
+}
+
+// layer_norm of one row, x (width).
+inline void normalise(const float *x, const float *weight, const float *bias, float epsilon, int64_t width, float *row) {
+    float sum = 0, square = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; i++) sum += x[i];
+    const float mean = sum / width;
+#pragma omp simd reduction(+ : square)
+    for (int64_t i = 0; i < width; i++) square += (x[i] - mean) * (x[i] - mean);
+    const float inverse = 1.0f / std::sqrt(square / width + epsilon);
+    for (int64_t i = 0; i < width; i++) row[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
 }
 
 // A true division, as everywhere in whisperq: multiplying by 1 / scale would move codes that lie near a tie.

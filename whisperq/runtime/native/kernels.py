@@ -48,6 +48,9 @@ _ARGUMENTS = {
     "attend_float": _ATTEND,
     "append_bf16": _APPEND,
     "append_float": _APPEND,
+    "attend_codes_bf16": [*_ATTEND, _POINTER, _POINTER],
+    "attend_codes_float": [*_ATTEND, _POINTER, _POINTER],
+    "append_codes": [*_APPEND, _POINTER, _POINTER],
 }
 
 
@@ -99,10 +102,10 @@ class NativeKernels:
     def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
         batch, heads, dim, capacity = cache.keys.shape
         length = keys.shape[0] // batch
-        append = self.library.append_float if keys.dtype == torch.float32 else self.library.append_bf16
-        append(
+        name = "codes" if cache.scales is not None else "float" if keys.dtype == torch.float32 else "bf16"
+        getattr(self.library, f"append_{name}")(
             keys.data_ptr(), values.data_ptr(), keys.stride(0), cache.keys.data_ptr(), cache.values.data_ptr(),
-            capacity, cache.past, _Shape(batch, length, heads, dim),
+            capacity, cache.past, _Shape(batch, length, heads, dim), *_scales(cache),
         )  # fmt: skip
         cache.past += length
 
@@ -111,11 +114,11 @@ class NativeKernels:
     ) -> Tensor:
         rows, (batch, _, _, capacity) = query.shape[0], cache.keys.shape
         result, out = _result(rows, heads.count * heads.dim, grid)
-        attend = self.library.attend_float if query.dtype == torch.float32 else self.library.attend_bf16
-        attend(
+        name = ("" if cache.scales is None else "codes_") + ("float" if query.dtype == torch.float32 else "bf16")
+        getattr(self.library, f"attend_{name}")(
             query.data_ptr(), query.stride(0), cache.keys.data_ptr(), cache.values.data_ptr(), capacity,
             cache.past - causal, causal, _Shape(batch, rows // batch, heads.count, heads.dim), heads.scaling,
-            _gate(gate, heads), out,
+            _gate(gate, heads), out, *_scales(cache),
         )  # fmt: skip
         return result
 
@@ -133,6 +136,10 @@ def _result(rows: int, width: int, grid: Grid | None) -> tuple[Tensor, _Out]:
         return result, _Out(None, result.data_ptr(), CGrid())
     result = torch.empty(rows, width, dtype=torch.uint8)
     return result, _Out(result.data_ptr(), None, CGrid(grid.scale, grid.zero_point, grid.quant_max))
+
+
+def _scales(cache: Cache) -> list[int]:
+    return [s.data_ptr() for s in cache.scales or ()]
 
 
 def _gate(gate: GateLogits | None, heads: Heads) -> _Gate:

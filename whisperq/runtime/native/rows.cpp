@@ -12,15 +12,7 @@ void layer_norm(const float *x, const float *weight, const float *bias, float ep
         std::vector<float> row(width);
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++) {
-            const float *in = x + r * width;
-            float sum = 0, square = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < width; i++) sum += in[i];
-            const float mean = sum / width;
-#pragma omp simd reduction(+ : square)
-            for (int64_t i = 0; i < width; i++) square += (in[i] - mean) * (in[i] - mean);
-            const float inverse = 1.0f / std::sqrt(square / width + epsilon);
-            for (int64_t i = 0; i < width; i++) row[i] = (in[i] - mean) * inverse * weight[i] + bias[i];
+            normalise(x + r * width, weight, bias, epsilon, width, row.data());
             if (with_gelu)
                 for (int64_t i = 0; i < width; i++) row[i] = gelu(row[i]);
             write(out, r * width, row.data(), width);

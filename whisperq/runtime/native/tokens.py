@@ -1,0 +1,138 @@
+"""Dynamic activations by the compiled kernels: each row's grid and codes in the pass that makes the row."""
+
+import ctypes
+from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from whisperq.runtime.dynamic import DynamicProduct, Sums, TokenCodes, TokenGrid
+from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm
+from whisperq.runtime.native.kernels import NativeKernels, Weight
+from whisperq.runtime.native.products import ADDED, FEW, GELU_CODES, GELU_VALUES, HALVES, VALUES
+from whisperq.runtime.products import IntegerWeight
+
+ROWS = 256  # of sums at a time: they are finished while they lie in the cache
+
+
+class _Tokens(Structure):
+    _fields_ = [("codes", c_void_p), ("scale", c_void_p), ("zero_point", c_void_p), ("quant_max", c_float)]
+
+
+class _RowGrids(Structure):
+    _fields_ = [("scale", c_void_p), ("zero_point", c_void_p)]
+
+
+_POINTER, _COUNT = c_void_p, c_int64
+_ARGUMENTS = {
+    "quantize_tokens": [_POINTER, _COUNT, _COUNT, c_int32, _Tokens],
+    "layer_norm_tokens": [_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, c_int32, _Tokens],
+    "finish_tokens": [
+        _POINTER, _COUNT, _COUNT, _COUNT, _RowGrids, c_int32, Weight, c_int32, _POINTER, _COUNT, _Tokens,
+    ],
+    "few_rows_tokens": [_POINTER, _COUNT, _RowGrids, Weight, c_int32, _POINTER],
+}  # fmt: skip
+
+AnyGrid = Grid | TokenGrid | None
+Result = Tensor | TokenCodes
+
+
+class TokenKernels(NativeKernels):
+    """`NativeKernels` that take a `TokenGrid` too; the result is then `TokenCodes`."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        super().__init__(library)
+        for name, types in _ARGUMENTS.items():
+            if hasattr(library, name):
+                function = getattr(library, name)
+                function.argtypes, function.restype = types, None
+
+    def layer_norm(self, x: Tensor, norm: Norm, grid: AnyGrid, gelu: bool = False) -> Result:
+        if not isinstance(grid, TokenGrid):
+            return super().layer_norm(x, norm, grid, gelu)
+        result, out = _empty(*x.shape, grid)
+        weight, bias = norm.weight.data_ptr(), norm.bias.data_ptr()
+        self.library.layer_norm_tokens(x.data_ptr(), weight, bias, norm.epsilon, *x.shape, gelu, out)
+        return result
+
+    def quantize(self, x: Tensor, grid: AnyGrid, gelu: bool = False) -> Result:
+        """gelu: of its GELU, for a TokenGrid."""
+        if not isinstance(grid, TokenGrid):
+            return super().quantize(x, grid)
+        x = x.contiguous()
+        result, out = _empty(*x.shape, grid)
+        self.library.quantize_tokens(x.data_ptr(), *x.shape, gelu, out)
+        return result
+
+    def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid) -> Result:
+        if not isinstance(grid, TokenGrid):
+            return super().attention(qkv, batch, heads, gate, grid)
+        return self.quantize(super().attention(qkv, batch, heads, gate, None), grid)
+
+    def attend(
+        self, query: Tensor, cache: Cache, causal: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid
+    ) -> Result:
+        if not isinstance(grid, TokenGrid):
+            return super().attend(query, cache, causal, heads, gate, grid)
+        return self.quantize(super().attend(query, cache, causal, heads, gate, None), grid)
+
+
+class NativeDynamicProduct(DynamicProduct):
+    """Its sums finished in one pass; few_rows: up to FEW rows are multiplied with the weight as it lies on disk."""
+
+    def __init__(
+        self, weight: IntegerWeight, grid: TokenGrid, sums: Sums, kernels: TokenKernels, few_rows: bool
+    ) -> None:
+        super().__init__(weight, grid, sums)
+        self._kernels, self._few = kernels, FEW if few_rows and kernels.multiplies_few_rows else 0
+        self._codes = weight.codes.contiguous() if self._few else None
+        tensors = (self._totals, self._scale, self._bias)
+        codes = self._codes.data_ptr() if self._few else None
+        self._weight = Weight(codes, *(t.data_ptr() for t in tensors), *weight.codes.shape)
+
+    def __call__(self, x: TokenCodes, dtype: torch.dtype = torch.float32) -> Tensor:
+        width = self._outputs if len(x) <= self._few else self._sums.width
+        result = self._bias.new_empty(len(x), width, dtype=dtype)[:, : self._outputs]
+        return self._into(x, result, HALVES if dtype == torch.bfloat16 else VALUES)
+
+    def add(self, x: TokenCodes, sum: Tensor) -> Tensor:
+        return self._into(x, sum, ADDED)
+
+    def gelu(self, x: TokenCodes, grid: TokenGrid | None) -> Result:
+        if grid is None or len(x) <= self._few:
+            result = self._bias.new_empty(len(x), self._outputs)
+            self._into(x, result, VALUES if grid else GELU_VALUES)
+            return self._kernels.quantize(result, grid, gelu=True) if grid else result
+        result, out = _empty(len(x), self._outputs, grid)
+        self._finish(x, GELU_CODES, None, 0, out)
+        return result
+
+    def _into(self, x: TokenCodes, result: Tensor, kind: int) -> Tensor:
+        """What fills `result` (rows, outputs), whose rows may lie further apart."""
+        if len(x) > self._few:
+            self._finish(x, kind, result.data_ptr(), result.stride(0), _Tokens())
+        else:
+            run = self._kernels.library.few_rows_tokens
+            run(x.codes.data_ptr(), len(x), _grids(x), self._weight, kind, result.data_ptr())
+        return result
+
+    def _finish(self, x: TokenCodes, kind: int, result: int | None, stride: int, tokens: _Tokens) -> None:
+        """Some rows after the others, into the memory at `result` or into `tokens`."""
+        for first in range(0, len(x), ROWS):
+            sums = self._sums(x.codes[first : first + ROWS]).float()
+            self._kernels.library.finish_tokens(
+                sums.data_ptr(), sums.stride(0), len(sums), first, _grids(x), self._sums.shift, self._weight, kind,
+                result, stride, tokens,
+            )  # fmt: skip
+
+
+def _grids(x: TokenCodes) -> _RowGrids:
+    return _RowGrids(x.scale.data_ptr(), x.zero_point.data_ptr())
+
+
+def _empty(rows: int, width: int, grid: TokenGrid) -> tuple[TokenCodes, _Tokens]:
+    """Codes to be filled, and the kernels' view of them."""
+    codes = torch.empty(rows, width, dtype=torch.uint8)
+    result = TokenCodes(codes, torch.empty(rows), torch.empty(rows, dtype=torch.int32))
+    pointers = (t.data_ptr() for t in (codes, result.scale, result.zero_point))
+    return result, _Tokens(*pointers, grid.quant_max)
