@@ -16,7 +16,7 @@ from whisperq import artifact
 from whisperq.errors import UsageError
 from whisperq.models.caches import cache_sites
 from whisperq.models.loading import load_model
-from whisperq.models.norms import CHANNELS
+from whisperq.models.statistics import CHANNELS
 from whisperq.models.sites import model_sites, watch
 from whisperq.options import QuantizeConfig
 from whisperq.runtime.int8 import Int8Runtime

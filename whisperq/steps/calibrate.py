@@ -87,7 +87,7 @@ def calibrate(
             draft.results |= {
                 **used,
                 "sites": len(ranges),
-                "channel_maxima": len([a for a in channels if a in norm_readers(opened.model)]),
+                "channel_maxima": len(rows),
                 "observers": list(config.observer),
                 "decoder_padding": "masked",
                 "skipped": len(skipped) + data_list.bad,

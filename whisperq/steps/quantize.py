@@ -120,8 +120,8 @@ def check_combination(config: QuantizeConfig) -> None:
         (smooth and ranges == "none", "--smooth eases activations, which --activations none leaves alone"),
         (massive and ranges != "static", f"--massive chooses static grids, which --activations {ranges} has none of"),
         (
-            config.cross_cache == "int8" and (paper or ranges != "static"),
-            "--cross-cache int8 is for --recipe gemm with --activations static: its scales are calibrated",
+            config.cross_cache == "int8" and (paper or ranges != "static" or config.encoder_only),
+            "--cross-cache int8 is for --recipe gemm with --activations static, and not for the encoder alone",
         ),
     ]
     for contradiction, reason in contradictions:
