@@ -300,6 +300,25 @@ def test_different_normalisers_are_refused_until_one_is_named(here: Path, invoke
     assert done.exit_code == 2 and "--scorer" in done.stderr
 
 
+def test_an_evaluation_without_a_spelling_map_is_still_read(here: Path, invoke: Invoke) -> None:
+    """As whisperq once left it, where the model's tokenizer brought no map: its figures keep their meaning."""
+    write_lines(here / "x.jsonl", [{"id": "1", "text": "the colour", "pred_text": "the color"}])
+    for name in ("new", "old"):
+        assert invoke("score", "x.jsonl", "--normalizer", "english", "--out", name).exit_code == 0
+    (here / "old" / "normalizer.json").unlink()
+    manifest = json.loads((here / "old" / "manifest.json").read_text())
+    del manifest["files"]["normalizer.json"]
+    manifest["results"]["sets"]["x"]["normalizer"] = "english-without-spelling-map"
+    (here / "old" / "manifest.json").write_text(json.dumps(manifest))
+    alone = json.loads(invoke("compare", "old", "old", "--json").stdout)["results"]["sets"]["x"]
+    assert (alone["wer_a"], alone["normalizer"]) == (0.5, "english-without-spelling-map")
+    done = invoke("compare", "old", "new", "--out", "d")
+    assert done.exit_code == 2 and "english and english-without-spelling-map" in done.stderr
+    anew = invoke("compare", "old", "new", "--normalizer", "english", "--out", "d", "--json")
+    anew = json.loads(anew.stdout)["results"]["sets"]["x"]
+    assert (anew["wer_a"], anew["wer_b"], anew["normalizer"]) == (0, 0, "english")
+
+
 def test_different_references_are_refused(here: Path, invoke: Invoke) -> None:
     system(here / "a.jsonl", 0.2)
     lines = [json.loads(text) for text in (here / "a.jsonl").read_text().splitlines()]

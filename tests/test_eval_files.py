@@ -188,5 +188,5 @@ def test_groups_and_normalisers_of_the_configuration(workspace, teacher, invoke)
     results = evaluate(invoke, teacher, "--limit", "4", "--out", "e")["results"]
     basic, english = results["averages"]
     assert basic["sets"] == ["near", "far"] and list(basic["groups"]) == ["id", "ood"]
-    assert english["sets"] == ["english"] and english["normalizer"] == "english-without-spelling-map"
+    assert english["sets"] == ["english"] and english["normalizer"] == "english"
     assert results["mean_wer"] is None

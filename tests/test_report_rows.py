@@ -121,6 +121,14 @@ def test_a_map_that_is_gone_leaves_the_evaluation_out(run, capsys):
     assert "spelling map that is not there" in " ".join(capsys.readouterr().err.split())
 
 
+def test_an_evaluation_that_had_no_map_stands_under_its_own_rule(run):
+    out = write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float")
+    manifest = out / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"basic"', '"english-without-spelling-map"'))
+    ((found, rates),) = measure(gather([run], False), 0).items()
+    assert found.normalizer == "english-without-spelling-map" and len(rates) == 1
+
+
 def test_several_processes_speed_has_its_interval_around_it(run):
     write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float", processes=4)
     (found,) = speeds(gather([run], True), 0).values()

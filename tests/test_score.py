@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from importlib.resources import files
 from pathlib import Path
 
 import jiwer
@@ -16,7 +17,8 @@ from whisperq.scoring.loops import find_loop
 HARD = Path(__file__).parent / "hard_cases.jsonl"
 SCLITE = Path(__file__).parent / "hard_cases.sclite.json"
 CASES = [json.loads(line) for line in HARD.read_text(encoding="utf-8").splitlines()]
-NORMALIZERS = {"english": EnglishTextNormalizer({}), "basic": BasicTextNormalizer(), "none": str}
+SPELLING = json.loads((files("whisper_normalizer") / "normalizers" / "english.json").read_text(encoding="utf-8"))
+NORMALIZERS = {"english": EnglishTextNormalizer(SPELLING), "basic": BasicTextNormalizer(), "none": str}
 KINDS = ("hits", "substitutions", "deletions", "insertions")
 
 
@@ -94,7 +96,7 @@ def test_counts_are_jiwers(name: str, here: Path, invoke: Invoke) -> None:
     assert found["cer"] == pytest.approx(jiwer.cer(*map(list, zip(*scored, strict=True))))
     assert found["empty_references"] == 100 - len(scored) >= 3
     assert heard_in_silence == sum(len(h.split()) for r, h in pairs if not r) > 0
-    assert found["normalizer"] == {"english": "english-without-spelling-map"}.get(name, name)
+    assert found["normalizer"] == name
 
 
 @pytest.mark.parametrize("name", NORMALIZERS)
@@ -266,12 +268,24 @@ def test_scoring_again_what_was_scored_changes_nothing(here: Path, invoke: Invok
 
 def test_a_spelling_map_goes_along(here: Path, invoke: Invoke) -> None:
     write_lines(here / "x.jsonl", [{"id": "1", "text": "the colour", "pred_text": "the color"}])
-    (here / "normalizer.json").write_text(json.dumps({"colour": "color"}))
-    bare = invoke("score", "x.jsonl", "--normalizer", "english", "--out", "bare", "--json")
-    assert json.loads(bare.stdout)["results"]["sets"]["x"]["wer"] == 0.5 and "--spelling" in bare.stderr
+    (here / "normalizer.json").write_text(json.dumps({"gaol": "jail"}))
+    published = sets(invoke, "x.jsonl", "--normalizer", "english", "--out", "p")["x"]
+    assert (published["wer"], published["normalizer"]) == (0, "english")
+    assert json.loads((here / "p" / "normalizer.json").read_text()) == SPELLING
     spelt = sets(invoke, "x.jsonl", "--normalizer", "english", "--spelling", "normalizer.json", "--out", "s")["x"]
-    assert (spelt["wer"], spelt["normalizer"]) == (0, "english")
+    assert (spelt["wer"], spelt["normalizer"]) == (0.5, "english")
     assert sets(invoke, "s/hypotheses/x.jsonl", "--normalizer", "english", "--out", "t")["x"] == spelt
+
+
+def test_files_of_different_maps_are_not_scored_together(here: Path, invoke: Invoke) -> None:
+    write_lines(here / "x.jsonl", [{"id": "1", "text": "the colour", "pred_text": "the color"}])
+    (here / "normalizer.json").write_text(json.dumps({"gaol": "jail"}))
+    score(invoke, "x.jsonl", "--normalizer", "english", "--out", "p")
+    score(invoke, "x.jsonl", "--normalizer", "english", "--spelling", "normalizer.json", "--out", "s")
+    one, other = "y=p/hypotheses/x.jsonl", "z=s/hypotheses/x.jsonl"
+    assert sets(invoke, "x.jsonl", one, "--normalizer", "english", "--out", "t")["y"]["wer"] == 0  # the same map
+    done = invoke("score", one, other, "--normalizer", "english", "--out", "u")
+    assert done.exit_code == 2 and "different spelling maps" in done.stderr
 
 
 def test_a_spelling_map_is_there_and_of_use(here: Path, invoke: Invoke) -> None:

@@ -1,6 +1,12 @@
 """Word errors against jiwer and hand-worked alignments, their interval against scipy."""
 
+import hashlib
+import json
 import math
+import subprocess
+import sys
+from importlib.resources import files
+from types import SimpleNamespace
 
 import jiwer
 import numpy as np
@@ -9,7 +15,7 @@ from scipy.stats import bootstrap
 
 from whisperq.errors import UsageError
 from whisperq.scoring.intervals import bootstrap_interval
-from whisperq.scoring.normalizers import get_normalizer
+from whisperq.scoring.normalizers import get_normalizer, normalizer_of, published_spelling
 from whisperq.scoring.words import count_errors
 
 
@@ -100,11 +106,41 @@ def test_normalizers_and_their_ids() -> None:
     text = "  The COLOUR,\tof\n it's "
     assert get_normalizer("none")(text) == "The COLOUR, of it's"
     assert get_normalizer("basic")(text) == "the colour of it s"
-    bare, mapped = get_normalizer("english"), get_normalizer("english", {"colour": "color"})
-    assert (bare.id, mapped.id) == ("english-without-spelling-map", "english")
-    assert bare(text) == "the colour of it is"
-    assert mapped(text) == "the color of it is"
+    published, own = get_normalizer("english"), get_normalizer("english", {"colour": "hue"})
+    assert (published.id, own.id) == ("english", "english")
+    assert published(text) == "the color of it is"
+    assert own(text) == "the hue of it is"
     assert (get_normalizer("basic").id, get_normalizer("none").id) == ("basic", "none")
+
+
+def test_a_tokenizers_own_map_comes_first() -> None:
+    text = "the colour grey"
+    assert normalizer_of("english", SimpleNamespace(english_spelling_normalizer={"grey": "gray"}))(text) == (
+        "the colour gray"
+    )
+    for without in (SimpleNamespace(english_spelling_normalizer=None), SimpleNamespace()):
+        assert normalizer_of("english", without)(text) == "the color gray"
+
+
+def test_the_published_map_is_openais() -> None:
+    """The hash is that of whisper/normalizers/english.json in the package openai-whisper 20250625."""
+    file = files("whisper_normalizer") / "normalizers" / "english.json"
+    of_openai = "6607f948be9824d2e1b2fa2223cd94c06c45afa4e05ea0e3d5e1f2bdffde2465"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == of_openai
+    assert published_spelling() == json.loads(file.read_text(encoding="utf-8")) and len(published_spelling()) == 1739
+
+
+def test_reading_the_map_imports_nothing_else_of_its_package() -> None:
+    """Its code needs four more packages, and turns "cause" into "because"."""
+    code = "import sys; from whisperq.scoring.normalizers import get_normalizer as g; print(g('english')('the cause'))"
+    code += "; print([n for n in sys.modules if n.startswith('whisper_normalizer.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["the cause", "[]"], done.stderr
+
+
+def test_the_id_of_earlier_evaluations_keeps_its_meaning() -> None:
+    earlier = get_normalizer("english-without-spelling-map", {"colour": "color"})
+    assert earlier.id == "english-without-spelling-map" and earlier("The COLOUR") == "the colour"
 
 
 def test_unknown_normalizer_lists_the_known() -> None:

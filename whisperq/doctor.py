@@ -22,7 +22,7 @@ from whisperq.report.cells import table
 
 CORE = (
     "torch", "transformers", "typer", "rich", "datasets", "jiwer", "pyyaml", "numpy", "safetensors", "soundfile",
-    "soxr", "matplotlib",
+    "soxr", "matplotlib", "whisper-normalizer",
 )  # fmt: skip
 EXTRAS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "tensorboard": ("tensorboard",)}
 CODECS = {"FLAC": ("FLAC", None), "Ogg Opus": ("OGG", "OPUS"), "MP3": ("MP3", "MPEG_LAYER_III")}

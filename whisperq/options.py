@@ -128,7 +128,8 @@ class ScoreConfig:
     )
     scorer: Scorer = option("jiwer", "Alignment of words: jiwer's fewest errors, or NIST sclite's costs.")
     spelling: str | None = option(
-        None, "A model's normalizer.json, for english; default: what the hypotheses' evaluation keeps."
+        None,
+        "A model's normalizer.json, for english; default: what the hypotheses' evaluation keeps, else OpenAI's map.",
     )
 
 
@@ -145,7 +146,9 @@ class CompareConfig:
         None, "Score both anew by this normaliser; default: the one that both were scored by, else english."
     )
     scorer: Scorer | None = option(None, "Score both anew: jiwer or sclite; default: what both were scored by.")
-    spelling: str | None = option(None, "A model's normalizer.json, for english; default: what the evaluations keep.")
+    spelling: str | None = option(
+        None, "A model's normalizer.json, for english; default: what the evaluations keep, else OpenAI's map."
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from whisperq.report.progress import say, track
 from whisperq.report.systems import Model, Subjects, execution, plain_last
 from whisperq.scoring.comparison import choose_blocks
 from whisperq.scoring.crossed import interval_95, resample_blocks, resample_seeds
-from whisperq.scoring.normalizers import WITHOUT_MAP, Normalizer, get_normalizer
+from whisperq.scoring.normalizers import Normalizer, get_normalizer
 from whisperq.scoring.sets import score_set
 
 ENOUGH_SEEDS = 3
@@ -169,7 +169,7 @@ def _normalizer(known: str, spelling: dict[str, str] | None) -> Normalizer:
     """Raises InputError where the map of `english` is gone: without it the numbers would be others."""
     if known == "english" and spelling is None:
         raise InputError("it was scored with a spelling map that is not there any more; run whisperq eval again")
-    return get_normalizer("english") if known == WITHOUT_MAP else get_normalizer(known, spelling)
+    return get_normalizer(known, spelling)
 
 
 @dataclass(frozen=True)

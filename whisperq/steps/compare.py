@@ -25,7 +25,7 @@ from whisperq.scoring.comparison import (
     mean_difference,
     paired_bootstrap,
 )
-from whisperq.scoring.normalizers import WITHOUT_MAP, Normalizer, get_normalizer
+from whisperq.scoring.normalizers import Normalizer, get_normalizer
 from whisperq.scoring.segments import matched_pairs
 from whisperq.scoring.sets import ScoredSet, score_set
 
@@ -75,8 +75,6 @@ def agreed_normalizer(name: str, both: Sequence[Evaluation], config: CompareConf
             "give --normalizer, by which both are scored anew"
         )
     chosen = config.normalizer or next(iter(known), default)
-    if chosen == WITHOUT_MAP:
-        return get_normalizer("english")
     if chosen != "english":
         return get_normalizer(chosen)
     mapping = agreed_spelling(both, config)

@@ -31,7 +31,7 @@ from whisperq.report.sets import warn_of_changed_words, write_results, write_set
 from whisperq.runtime.beams import with_beams
 from whisperq.runtime.hearing import Batch, Heard, HeardBook, audio_ahead, batches_by_length, hear_batch
 from whisperq.runtime.opening import Opened, open_runtime
-from whisperq.scoring.normalizers import get_normalizer, normalizer_of
+from whisperq.scoring.normalizers import get_normalizer, normalizer_of, spelling_of
 from whisperq.scoring.sets import over_sets, score_set
 from whisperq.training.distributed import Processes, joined
 from whisperq.training.signals import stop_requested
@@ -219,7 +219,7 @@ def speed(lines: Sequence[HypothesisLine], times: Mapping[str, float]) -> dict[s
 
 
 def keep_spelling(opened: Opened, sets: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """The tokenizer's spelling map, where a set was scored with it: `score` and `compare` need no model then."""
+    """The spelling map, where a set was scored with it: `score` and `compare` need no model then."""
     if any(r["normalizer"] == "english" for r in sets.values()):
-        mapping = opened.processor.tokenizer.english_spelling_normalizer
+        mapping = spelling_of(opened.processor.tokenizer)
         (folder / SPELLING).write_text(json.dumps(mapping, indent=2) + "\n", encoding="utf-8")

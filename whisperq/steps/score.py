@@ -1,8 +1,8 @@
 """Scoring again, without a model or a GPU: hypotheses files of ours or anybody's."""
 
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from shutil import copyfile
 
 from whisperq import artifact
 from whisperq.config import Source
@@ -12,10 +12,9 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.options import ScoreConfig
 from whisperq.refusals import check_set_names
-from whisperq.report.progress import say
 from whisperq.report.scores import scores
 from whisperq.report.sets import warn_of_changed_words, write_results, write_set
-from whisperq.scoring.normalizers import Normalizer, get_normalizer
+from whisperq.scoring.normalizers import Normalizer, get_normalizer, published_spelling
 from whisperq.scoring.sets import ScoredSet, over_sets, score_set
 
 
@@ -35,9 +34,9 @@ def score(
     inputs |= {"spelling map": artifact.reference(spelling)} if spelling else {}
     settings = context.settings(config, normalizers=names, groups={s.name: s.group for s in files})
     with artifact.create(out, "scores", "score", settings, inputs, context.force) as draft:
-        mapping = read_spelling(spelling) if spelling else None
-        if spelling:
-            copyfile(spelling, draft.folder / SPELLING)
+        mapping = read_spelling(spelling) if spelling else published_spelling()
+        if "english" in names.values():
+            (draft.folder / SPELLING).write_text(json.dumps(mapping, indent=2) + "\n", encoding="utf-8")
         found = {n: scored(n, lines[n], get_normalizer(names[n], mapping), config.scorer) for n in lines}
         groups = {s.name: s.group for s in files}
         sets = {n: artifact.plain({"group": groups[n], **one.results(context.seed)}) for n, one in found.items()}
@@ -67,15 +66,17 @@ def scored(name: str, lines: Sequence[HypothesisLine], normalizer: Normalizer, s
 
 
 def spelling_file(files: Sequence[Source], config: ScoreConfig) -> Path | None:
-    """--spelling, else the map that the hypotheses' evaluations keep. Raises UsageError where these differ."""
+    """--spelling, else the map that the hypotheses' evaluations keep; None: the published one.
+
+    Raises UsageError where the files have different ones.
+    """
     if config.spelling:
         path = Path(config.spelling)
         return path / SPELLING if path.is_dir() else path
     beside = [spelling_beside(Path(source.path or "")) for source in files]
-    if len({None if path is None else path.read_bytes() for path in beside}) > 1:
+    maps = [read_spelling(path) if path else published_spelling() for path in beside]
+    if any(other != maps[0] for other in maps):
         raise UsageError(
             "the files were scored with different spelling maps; name one with --spelling, or do them apart"
         )
-    if beside[0] is None:
-        say("notice: without a model's spelling map (--spelling) the normaliser english keeps British spellings apart")
-    return beside[0]
+    return next(filter(None, beside), None)
