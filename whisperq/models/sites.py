@@ -115,7 +115,7 @@ def absolute(address: str, sites: Mapping[str, Site]) -> str:
     return re.sub(r"^(enc|dec|cnn)\.(-\d+)", replace, address)
 
 
-Watcher = Callable[[Tensor], Tensor | None]
+Watcher = Callable[[Tensor], Tensor | None]  # with an attribute `in_parts`, scores and probs may come head by head
 
 
 @contextmanager
@@ -145,4 +145,8 @@ def _input_hook(watcher: Watcher) -> Callable:
 
 
 def _output_hook(watcher: Watcher) -> Callable:
-    return lambda module, args, output: watcher(output)
+    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        return watcher(output)
+
+    hook.in_parts = getattr(watcher, "in_parts", False)
+    return hook

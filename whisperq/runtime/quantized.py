@@ -27,14 +27,13 @@ from whisperq.quant.clipping import mse_weight_qparams
 from whisperq.quant.grid import (
     QParams,
     dequantize,
-    fake_quantize,
     quantize,
     range_qparams,
     storage_dtype,
-    token_qparams,
     weight_qparams,
 )
 from whisperq.quant.packing import pack, unpack
+from whisperq.runtime.native.emulation import on_grid, on_token_grids
 
 WEIGHTS = "quantized.safetensors"
 QPARAMS = "qparams.json"
@@ -89,13 +88,15 @@ def apply_weights(model: nn.Module, weights: Mapping[str, QuantizedWeight]) -> N
 
 def quantizers(activations: Mapping[str, QParams | PerToken]) -> dict[str, Watcher]:
     """What to watch sites with, so that each activation passes through its grid."""
+    return {address: _quantizer(address, grid) for address, grid in activations.items()}
 
-    def watcher(grid: QParams | PerToken) -> Watcher:
-        if isinstance(grid, PerToken):
-            return lambda x: fake_quantize(x, token_qparams(x, grid.bits))
-        return lambda x: fake_quantize(x, grid)
 
-    return {address: watcher(grid) for address, grid in activations.items()}
+def _quantizer(address: str, grid: QParams | PerToken) -> Watcher:
+    """Scores and probabilities, the largest tensors, are made for the next operation alone: they change in place."""
+    inner = address.endswith((".scores", ".probs"))
+    put = on_token_grids(grid.bits) if isinstance(grid, PerToken) else on_grid(grid, in_place=inner)
+    put.in_parts = inner
+    return put
 
 
 def save_quantization(model: nn.Module, quantization: Quantization, ranges: Mapping[str, Any], folder: Path) -> None:
