@@ -22,7 +22,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device
 from whisperq.models.norms import norm_readers, write_channels
-from whisperq.models.ranges import write_ranges
+from whisperq.models.ranges import known_range, write_ranges
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
 from whisperq.options import CalibrateConfig
 from whisperq.quant.ranges import Ends, Estimation, SiteRange
@@ -186,7 +186,8 @@ def observe(
     """
     sites = model_sites(opened.model)
     chosen = resolve(config.sites, sites) if config.sites else list(sites)
-    ranges = {a: how.site() for a in chosen}
+    ranges = {a: how.site(known_range(opened.model, sites[a])) for a in chosen}
+    unseen = [a for a in chosen if sites[a].component == "probs"]  # large, and their range is known
     smoothable = norm_readers(opened.model) if config.channel_maxima else {}
     channels = {a: ChannelExtrema() for a in chosen if a in smoothable}
     seen: list[tuple[int, tuple[int, float]]] = []
@@ -195,9 +196,12 @@ def observe(
         batch = opened.loader.labelled(part)
         if batch is None:
             continue
-        watchers = {a: watcher([o[a] for o in (ranges, channels) if a in o], sites[a], batch, number) for a in ranges}
+        seeing = {a: [o[a] for o in (ranges, channels) if a in o] for a in chosen if a not in unseen}
+        watchers = {a: watcher(observers, sites[a], batch, number) for a, observers in seeing.items()}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
+        for a in unseen:
+            ranges[a].assume(number)
         seen.append((number, (len(batch.utterances), batch.seconds)))
     shards = processes.gather(ranges), processes.gather(channels)
     return *map(merged, shards), counts(processes.collect(seen), config)
@@ -230,9 +234,10 @@ def watcher(observers: Sequence[SiteRange | ChannelExtrema], site: Site, batch: 
     def see(x: torch.Tensor) -> None:
         try:
             for observer in observers:
-                observer.observe(site.utterances(x, batch.lengths), number)
+                observer.observe(site.parts(x, batch.lengths), number)
         except ValueError as error:
             ids = ", ".join(u.id for u in batch.utterances)
             raise InputError(f"{site.address} holds {error} in the batch of {ids}") from error
 
+    see.in_parts = site.axis not in batch.lengths and all(getattr(o, "in_parts", False) for o in observers)
     return see
