@@ -2,7 +2,8 @@
 
 quantized.safetensors holds every parameter once: a quantized weight as its codes under the parameter's own name,
 one byte each, or packed where they have fewer bits (`quant.packing`, counted from quant_min), with `<name>.scale`
-and, where asymmetric, `<name>.zero_point`; the rest as it was. qparams.json holds the grid of every weight, of
+and, where asymmetric, `<name>.zero_point`; the rest as it was, in the source's number format where that loses nothing.
+qparams.json holds the grid of every weight, of
 packed ones also bits and shape, and the scale, zero_point and range of every activation.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -99,13 +100,31 @@ def _quantizer(address: str, grid: QParams | PerToken) -> Watcher:
     return put
 
 
-def save_quantization(model: nn.Module, quantization: Quantization, ranges: Mapping[str, Any], folder: Path) -> None:
-    """Weights and grids; `ranges` maps each activation of a static grid to its (minimum, maximum)."""
+def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
+    """The number format of every tensor of a float model's folder, by name."""
+    found = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_slice(name)[:0].dtype for name in file.keys() if file.get_slice(name).get_shape()}
+    return found
+
+
+def save_quantization(
+    model: nn.Module,
+    quantization: Quantization,
+    ranges: Mapping[str, Any],
+    folder: Path,
+    dtypes: Mapping[str, torch.dtype] = {},
+) -> None:
+    """Weights and grids; `ranges` maps each activation of a static grid to its (minimum, maximum).
+
+    dtypes: number formats of the model's source, which what is not quantized goes back to if every value fits.
+    """
     tied = set(family_of(model.config).tied)
     tensors = {}
     for name, value in model.state_dict().items():
         if name not in quantization.weights and not (name in tied and tied & quantization.weights.keys()):
-            tensors[name] = value.detach().contiguous().cpu()
+            tensors[name] = _narrowed(value.detach().contiguous().cpu(), dtypes.get(name))
     if tied and tied <= tensors.keys():
         del tensors[family_of(model.config).tied[-1]]
     for name, weight in quantization.weights.items():
@@ -119,6 +138,14 @@ def save_quantization(model: nn.Module, quantization: Quantization, ranges: Mapp
         "activations": {a: _activation(q, ranges.get(a)) for a, q in quantization.activations.items()},
     }
     (folder / QPARAMS).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _narrowed(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """In this number format if that keeps every value, else as it is."""
+    if dtype is None or dtype == value.dtype:
+        return value
+    narrow = value.to(dtype)
+    return narrow if torch.equal(narrow.to(value.dtype), value) else value
 
 
 def _activation(grid: QParams | PerToken, ends: Sequence[float] | None) -> dict[str, Any]:

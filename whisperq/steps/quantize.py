@@ -13,13 +13,14 @@ from whisperq.flags import Context
 from whisperq.models.descriptions import copy_descriptions, describe
 from whisperq.models.loading import load_model
 from whisperq.models.norms import norm_readers, read_channels, smooth
-from whisperq.models.plan import Plan, make_plan
+from whisperq.models.plan import PaperScope, Plan, make_plan
 from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
 from whisperq.options import QuantizeConfig
 from whisperq.quant.grid import range_qparams
 from whisperq.quant.observers import ema_range, minmax_range
 from whisperq.quant.smoothing import magnitudes, smoothed_ends
-from whisperq.report.progress import track
+from whisperq.report.cells import megabytes
+from whisperq.report.progress import say, track
 from whisperq.runtime.quantized import (
     Fit,
     PerToken,
@@ -27,6 +28,7 @@ from whisperq.runtime.quantized import (
     QuantizedWeight,
     quantize_weight,
     save_quantization,
+    stored_dtypes,
 )
 
 Ranges = dict[str, tuple[float, float]]
@@ -57,7 +59,7 @@ def quantize(
         exclude += worst_parts(sensitivity, config.keep_worst, inputs["model"])
     with artifact.create(out, "quantized", "quantize", context.settings(config), inputs, context.force) as draft:
         network = load_model(model, torch.float32, "cpu")
-        plan = make_plan(network, config.recipe, exclude, config.encoder_only, config.activations)
+        plan = make_plan(network, config.recipe, exclude, config.encoder_only, config.activations, paper_scope(config))
         bits = config.activation_bits
         observer = chosen_observer(calibration, config.observer) if calibration else None
         ranges = site_ranges(calibration, plan.activations, observer, bits) if config.activations == "static" else {}
@@ -68,7 +70,7 @@ def quantize(
             quantized_weights(network, plan, config),
             {a: range_qparams(*ranges[a], bits) if ranges else PerToken(bits) for a in plan.activations},
         )
-        save_quantization(network, quantization, ranges, draft.folder)
+        save_quantization(network, quantization, ranges, draft.folder, stored_dtypes(model))
         copy_descriptions(model, draft.folder)
         if network.can_generate():  # a model may live without its settings; eval needs them
             network.generation_config.save_pretrained(draft.folder)
@@ -82,7 +84,14 @@ def quantize(
             "bytes": sum(p.stat().st_size for p in draft.folder.glob("*.safetensors")),
             "float_bytes": sum(p.stat().st_size for p in model.glob("*.safetensors")),
         }
-    return artifact.load(out)
+    warn_of_growth(finished := artifact.load(out))
+    return finished
+
+
+def warn_of_growth(quantized: artifact.Artifact) -> None:
+    size, source = quantized.results["bytes"], quantized.results["float_bytes"]
+    if size > source:
+        say(f"warning: {megabytes(size)} of quantized weights are more than the {megabytes(source)} of their source")
 
 
 def worst_parts(sensitivity: Path, count: int, model: dict[str, str]) -> tuple[str, ...]:
@@ -103,6 +112,11 @@ def check_combination(config: QuantizeConfig) -> None:
     """Raises UsageError for settings that contradict each other, with the reason."""
     paper, smooth, ranges = config.recipe == "paper", config.smooth is not None, config.activations
     contradictions = [
+        (
+            not paper and config.sites,
+            "--sites is for --recipe paper; --recipe gemm quantizes what integer products take in",
+        ),
+        (not paper and config.exception, "--exception is for --recipe paper; --recipe gemm has --exclude"),
         (paper and config.group, "--group divides output channels, which the paper recipe does not know"),
         (config.per_channel is False and config.group, "--group divides output channels, and --per-tensor joins them"),
         (
@@ -129,10 +143,16 @@ def check_combination(config: QuantizeConfig) -> None:
             raise UsageError(reason)
 
 
+def paper_scope(config: QuantizeConfig) -> PaperScope:
+    return PaperScope(config.sites or PaperScope.sites, config.exception or PaperScope.exception)
+
+
 def scheme(config: QuantizeConfig) -> dict[str, Any]:
     """What was asked for, as results; None where it does not apply."""
+    scope = vars(paper_scope(config)) if config.recipe == "paper" else {"sites": None, "exception": None}
     return {
         "recipe": config.recipe,
+        **scope,
         "weight_bits": config.weight_bits,
         "group": config.group,
         "weight_scales": config.weights,
