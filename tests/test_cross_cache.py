@@ -16,8 +16,8 @@ from whisperq import artifact
 from whisperq.errors import UsageError
 from whisperq.models.caches import cache_sites
 from whisperq.models.loading import load_model
-from whisperq.models.statistics import CHANNELS
 from whisperq.models.sites import model_sites, watch
+from whisperq.models.statistics import CHANNELS
 from whisperq.options import QuantizeConfig
 from whisperq.runtime.int8 import Int8Runtime
 from whisperq.runtime.kernels import Cache, Heads, TorchKernels

@@ -105,6 +105,9 @@ def test_calibrated_ranges_are_those_of_the_utterances_alone(calibrated, noises)
                 values = opened.processor.feature_extractor(audio, sampling_rate=RATE, return_tensors="pt").input_values
                 opened.model(values)
     for address, (low, high) in seen.items():
+        if address.endswith(".probs"):  # known, so that nobody looks at them
+            assert 0 <= low and high <= 1 and ranges[address]["known"] == [0, 1]
+            continue
         assert min(ranges[address]["minima"]) == pytest.approx(low, rel=1e-3, abs=1e-4), address
         assert max(ranges[address]["maxima"]) == pytest.approx(high, rel=1e-3, abs=1e-4), address
 

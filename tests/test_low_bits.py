@@ -134,6 +134,8 @@ def test_packed_weights_that_do_not_fit_are_refused(damage, tmp_path):
         ({"recipe": "paper", "group": 64}, "--group .*paper"),
         ({"per_channel": False, "group": 64}, "--group .*--per-tensor"),
         ({"activations": "none", "activation_bits": 6}, "--activation-bits 6"),
+        ({"sites": "linear"}, "--sites is for --recipe paper"),
+        ({"exception": "mlp"}, "--exception is for --recipe paper"),
         ({"activations": "dynamic", "recipe": "paper"}, "--activations dynamic is for --recipe gemm"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 from tiny import gated_model
 
 from whisperq.errors import UsageError
-from whisperq.models.plan import make_plan
+from whisperq.models.plan import PaperScope, make_plan
 from whisperq.models.sites import model_sites
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -60,6 +60,32 @@ def test_paper_takes_all_of_the_blocks_but_the_last_encoder_output(model):
     assert set(plan.activations) == expected - {"enc.1.out_proj", "enc.1.attn_sum"}
     assert len(plan.activations) == len(set(plan.activations))
     assert weights_of(plan) == block_weights(model.config.gate)
+
+
+LAST_MLP = {"enc.1.fc2", "enc.1.mlp_sum", "enc.1.mlp_norm"}
+LAST_ATTENTION = {"enc.1.out_proj", "enc.1.attn_sum"}
+
+
+@pytest.mark.parametrize(
+    "exception, blocks, everywhere",
+    [("attention", LAST_ATTENTION, {"enc.norm"}), ("mlp", LAST_MLP, {"enc.norm"}), ("none", set(), set())],
+)
+def test_the_papers_exception_has_three_readings(model, exception, blocks, everywhere):
+    """Within the blocks, and with all of the model; inputs of linear layers are quantized but for what is excepted."""
+    attention = ATTENTION if model.config.gate == "none" else (*ATTENTION, "gate")
+    of = {s: make_plan(model, "paper", scope=PaperScope(s, exception)) for s in ("linear", "blocks", "all")}
+    assert {*of["blocks"].activations} == block_sites(attention, FEED_FORWARD) - blocks
+    assert {*of["all"].activations} == {*model_sites(model)} - blocks - everywhere
+    assert {*of["linear"].activations} == block_sites(ATTENTION_INPUTS, FEED_FORWARD_INPUTS) - blocks
+    assert weights_of(of["linear"]) == weights_of(of["blocks"]) == block_weights(model.config.gate)
+    assert weights_of(of["all"]) == block_weights(model.config.gate) | AROUND_WEIGHTS
+    assert not of["all"].float_weights
+    assert all(set(plan.float_activations) | set(plan.activations) == set(model_sites(model)) for plan in of.values())
+
+
+def test_without_a_word_the_scope_is_the_papers(gated):
+    assert make_plan(gated, "paper") == make_plan(gated, "paper", scope=PaperScope("blocks", "attention"))
+    assert make_plan(gated, "gemm") == make_plan(gated, "gemm", scope=PaperScope("all", "none"))
 
 
 def test_gemm_takes_the_integer_products_and_their_inputs(model):

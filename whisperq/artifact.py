@@ -190,7 +190,7 @@ def _clear_killed(out: Path) -> None:
 def refuse_overwrite(
     out: Path, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any], force: bool
 ) -> None:
-    """Raises Finished and UsageError as `create` does, before long work begins."""
+    """Raises as `create` does, before long work begins. A setting that an older version did not know is None."""
     config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -200,9 +200,9 @@ def refuse_overwrite(
         return
     old = load(out, verify=False)
     hashes, old_hashes = ({role: entry["sha256"] for role, entry in n.items()} for n in (inputs, old.inputs))
-    if (old.manifest["command"], old.config, old_hashes) == (command, config, hashes):
-        raise Finished(load(out))
     keys = sorted(k for k in {*config, *old.config} if config.get(k) != old.config.get(k))
+    if not keys and (old.manifest["command"], old_hashes) == (command, hashes):
+        raise Finished(load(out))
     keys += sorted(f"input {r}" for r in {*hashes, *old_hashes} if hashes.get(r) != old_hashes.get(r))
     differing = ", ".join(keys) or "its command"
     remedy = "give --force to replace it or --out to write elsewhere"

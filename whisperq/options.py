@@ -44,6 +44,14 @@ class CalibrateConfig:
 @dataclass(frozen=True)
 class QuantizeConfig:
     recipe: Literal["gemm", "paper"] = option("gemm", "Which weights and activations: see the README.")
+    sites: Literal["linear", "blocks", "all"] | None = option(
+        None,
+        "paper: which activations, linear layers' inputs in the blocks, all of the blocks, or all of the model, then "
+        "with every weight; default: blocks.",
+    )
+    exception: Literal["attention", "mlp", "none"] | None = option(
+        None, "paper: which output of the last encoder layer stays float, with enc.norm; default: attention."
+    )
     weight_bits: int = option(8, "Bits of the weights, 2 to 8.", low=2, high=8)
     group: int | None = option(None, "Weights that share a scale, such as 64; default: an output channel's.", low=8)
     weights: Literal["rtn", "mse"] = option("rtn", "rtn: scales span all weights; mse: least squared error.")

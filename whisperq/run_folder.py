@@ -99,6 +99,8 @@ def scheme(config: QuantizeConfig) -> str:
     """A quantized model's folder: gemm-w8a8, gemm-w4-g64-mse (weights alone), gemm-w8a8-dynamic-smooth0.5."""
     bits = f"w{config.weight_bits}" + ("" if config.activations == "none" else f"a{config.activation_bits}")
     parts = [config.recipe, bits, *(["dynamic"] if config.activations == "dynamic" else [])]
+    parts += [config.sites] if config.sites not in (None, "blocks") else []
+    parts += [f"except-{config.exception}"] if config.exception not in (None, "attention") else []
     parts += [f"g{config.group}"] if config.group is not None else []
     parts += ["mse"] if config.weights == "mse" else []
     parts += [f"by-{config.observer}"] if config.observer is not None else []

@@ -11,7 +11,8 @@ G's weights start at zero and its bias at logit(pi_init): the gate starts at one
 student starts exactly as the layers that it was copied from.
 
 `scores`, `probs`, `attn_sum`, `cross_sum` and `mlp_sum` are identities that name tensors
-inside a block: a forward hook there observes or replaces them. They cost nothing.
+inside a block: a forward hook there observes or replaces them. They cost nothing. A hook with the attribute
+`in_parts` set takes scores and probs head by head, so that they stay in the processor's cache.
 """
 
 import math
@@ -30,6 +31,7 @@ from transformers.models.whisper.modeling_whisper import (
 )
 
 GATES = ("headwise", "shared", "per-head", "mlp", "elementwise", "none")
+PART = 2**21  # scores computed at once where they may come in parts: 8 MiB of float32
 
 
 class GatedWhisperConfig(WhisperConfig):
@@ -160,17 +162,20 @@ def explicit_attention(
     dropout: float = 0.0,
     scaling: float = 1.0,
     **kwargs,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """softmax(Q K^T) V with its inner tensors named; works with the mask of any kernel.
 
     query, key, value (batch, heads, length, d_head) -> context (batch, length, heads, d_head),
-    probabilities (batch, heads, query length, key length).
+    probabilities (batch, heads, query length, key length), or None where they came in parts.
     """
-    scores = module.scores(torch.matmul(query, key.transpose(2, 3)) * scaling)
     if attention_mask is None and module.is_causal and query.shape[2] > 1:
         # Fused kernels are told "causal" instead of given a mask.
         rows, columns = query.shape[2], key.shape[2]
         attention_mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)
+    if attention_mask is None and _in_parts(module) and query.shape[:2].numel() * query.shape[2] * key.shape[2] > PART:
+        return _attention_in_parts(module, query, key, value, scaling), None
+    scores = torch.matmul(query, key.transpose(2, 3))
+    scores = module.scores(scores if scaling == 1.0 else scores * scaling)
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     elif attention_mask is not None:
@@ -178,6 +183,27 @@ def explicit_attention(
     probs = module.probs(torch.softmax(scores, dim=-1))
     probs = nn.functional.dropout(probs, p=dropout, training=module.training)
     return torch.matmul(probs, value).transpose(1, 2), probs
+
+
+def _in_parts(module: GatedWhisperAttention) -> bool:
+    """Whether nobody needs the scores and probabilities of the whole batch at once."""
+    hooks = [*module.scores._forward_hooks.values(), *module.probs._forward_hooks.values()]
+    alone = not (module.training or torch.is_grad_enabled() or module.config._attn_implementation == "eager")
+    return alone and all(getattr(hook, "in_parts", False) for hook in hooks)
+
+
+def _attention_in_parts(
+    module: GatedWhisperAttention, query: Tensor, key: Tensor, value: Tensor, scaling: float
+) -> Tensor:
+    """The same without a mask, a few heads at a time; scores and probs are (1, heads, query length, key length)."""
+    context = query.new_empty(query.shape)  # contiguous, so that its parts are views
+    count = max(1, PART // (query.shape[2] * key.shape[2]))
+    rows = (x.flatten(0, 1).split(count) for x in (query, key, value, context))
+    for q, k, v, result in zip(*rows, strict=True):
+        scores = torch.bmm(q, k.transpose(1, 2))
+        scores = module.scores((scores if scaling == 1.0 else scores.mul_(scaling))[None])
+        torch.bmm(module.probs(torch.softmax(scores, dim=-1))[0], v, out=result)
+    return context.transpose(1, 2)
 
 
 class GatedWhisperEncoderLayer(WhisperEncoderLayer):

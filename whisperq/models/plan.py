@@ -3,6 +3,7 @@
 paper  weights per tensor, asymmetric: every weight in the blocks;
        activations: every site of the blocks but enc.-1.out_proj and the enc.-1.attn_sum that it feeds
        (arXiv 2406.11022, section 2.5; enc.norm, its "final layer norm", lies outside the blocks anyway).
+       `PaperScope` narrows or widens that, and reads the exception in other ways.
 gemm   weights per output channel, symmetric: linear layers, convolutions and proj_out with its tied table;
        activations: their inputs. Attention products, residual sums, softmax and norms stay float.
 
@@ -20,7 +21,12 @@ from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import HeadLinear
 from whisperq.models.sites import Site, canonical, matches_address, model_sites
 
-PAPER_FLOAT = ("enc.-1.out_proj", "enc.-1.attn_sum")
+# What "final output projection in the last encoder layer along with the final layer norm" can mean.
+EXCEPTIONS = {
+    "attention": ("enc.-1.out_proj", "enc.-1.attn_sum"),
+    "mlp": ("enc.-1.fc2", "enc.-1.mlp_sum", "enc.-1.mlp_norm"),
+    "none": (),
+}
 AROUND_GEMM = re.compile(r"enc\.conv[12]|proj_out|cnn\.\d+|feature_proj|pos_conv|ctc_head")
 CONVOLVED = re.compile(r"(enc\.conv[12]|cnn\.\d+|pos_conv):input")
 LAYERS = ("q_proj", "k_proj", "v_proj", "gate", "out_proj", "fc1", "fc2")
@@ -33,6 +39,31 @@ class Weight:
     address: str
     parameter: str
     channel_dims: int
+
+
+@dataclass(frozen=True)
+class PaperScope:
+    """How far the paper recipe reaches.
+
+    sites: linear (of activations the inputs of linear layers in the blocks alone), blocks, or all (convolutions, final
+    norms and proj_out too); exception: what stays float, attention, mlp or none. enc.norm is part of either exception.
+    """
+
+    sites: str = "blocks"
+    exception: str = "attention"
+
+    def float_reason(self, address: str, consumed: bool, sites: Mapping[str, Site]) -> str | None:
+        """Why a site stays float; consumed: a quantized layer reads it."""
+        if self.sites != "all" and not _in_block(address):
+            return "outside the blocks"
+        if self.sites == "linear" and not consumed:
+            return "no linear layer takes it in"
+        if address == "enc.norm" and self.exception != "none":
+            return "the recipe keeps the encoder's final norm in float"
+        if _named(EXCEPTIONS[self.exception], address, sites):
+            wide = "wide" if self.exception == "attention" else "feed-forward"
+            return f"the recipe keeps the last encoder layer's {wide} output in float"
+        return None
 
 
 @dataclass
@@ -62,8 +93,12 @@ def make_plan(
     exclude: Sequence[str] = (),
     encoder_only: bool = False,
     activation_ranges: str = "static",
+    scope: PaperScope = PaperScope(),
 ) -> Plan:
-    """activation_ranges: static, dynamic or none. Raises UsageError for an exclusion that names nothing."""
+    """activation_ranges: static, dynamic or none; scope: of the paper recipe.
+
+    Raises UsageError for an exclusion that names nothing.
+    """
     if family_of(model.config).writes == "ctc" and (recipe == "paper" or encoder_only):
         what = "--encoder-only" if encoder_only else f"--recipe {recipe}"
         raise UsageError(
@@ -74,7 +109,9 @@ def make_plan(
     plan = Plan()
     excluded = [p.removesuffix(":weight") for p in exclude if not p.endswith(":input")]
     for weight in layer_weights(model, sites):
-        reason = _float_reason(weight.address, recipe, encoder_only)
+        reason = _left_out(weight.address, encoder_only)
+        if not reason and recipe == "paper" and scope.sites != "all" and not _in_block(weight.address):
+            reason = "outside the blocks"
         if not reason and _named(excluded, weight.address, sites):
             reason = "--exclude"
         if reason:
@@ -84,9 +121,9 @@ def make_plan(
     excluded = [p for p in exclude if not p.endswith(":weight")]
     consumed = {canonical(f"{w.address}:input") for w in plan.weights}
     for address in sites:
-        reason = _float_reason(address, recipe, encoder_only)
-        if not reason and recipe == "paper" and _named(PAPER_FLOAT, address, sites):
-            reason = "the recipe keeps the last encoder layer's wide output in float"
+        reason = _left_out(address, encoder_only)
+        if not reason and recipe == "paper":
+            reason = scope.float_reason(address, address in consumed, sites)
         if not reason and _named(excluded, address, sites):
             reason = "--exclude"
         if not reason and recipe == "gemm" and address not in consumed:
@@ -103,11 +140,8 @@ def make_plan(
     return plan
 
 
-def _float_reason(address: str, recipe: str, encoder_only: bool) -> str | None:
-    """Why a weight or an activation stays float, exclusions apart."""
-    if encoder_only and not address.startswith("enc."):
-        return "--encoder-only"
-    return "outside the blocks" if recipe == "paper" and not _in_block(address) else None
+def _left_out(address: str, encoder_only: bool) -> str | None:
+    return "--encoder-only" if encoder_only and not address.startswith("enc.") else None
 
 
 def _named(patterns: Sequence[str], address: str, sites: Mapping[str, Site]) -> bool:

@@ -4,7 +4,9 @@
      "sites": {"enc.0.fc1": {"ranges": {"minmax": [-3.1, 4.0], "mse": {"8": [-3.0, 3.9], "4": [-1.9, 2.2]}},
                              "minima": [-3.1, -2.9], "maxima": [4.0, 3.3]}, ...}}
 
-The first observer is the calibration's own. Ranges that are for a number of bits stand under it.
+The first observer is the calibration's own. Ranges that are for a number of bits stand under it. A range that
+mathematics knows is every observer's, and stands under "known" too: probabilities have [0, 1], and a gate
+sigmoid(G(x)) / pi_init has [0, 1 / pi_init]. Probabilities are then not looked at at all.
 """
 
 import json
@@ -13,11 +15,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from whisperq.errors import InputError
+from whisperq.models.sites import Site
 from whisperq.quant.observers import minmax_range
 from whisperq.quant.ranges import BITWISE, Ends, Estimation, SiteRange
 
 RANGES = "ranges.json"
+
+
+def known_range(model: nn.Module, site: Site) -> Ends | None:
+    """The range that a site has by its making, whatever the data; None where only data tell."""
+    if site.component == "probs":
+        return 0.0, 1.0
+    return (0.0, 1.0 / model.get_submodule(site.module).pi_init) if site.component == "gate" else None
 
 
 def write_ranges(

@@ -48,6 +48,12 @@ class Site:
         for one, length in zip(x.detach(), lengths[self.axis], strict=True):
             yield self.unpad(one, length)
 
+    def parts(self, x: Tensor, lengths: Mapping[str, Sequence[int]]) -> list[Tensor]:
+        """The same in as few tensors as leave padding out: the whole batch (batch, ...) where nothing is padded."""
+        time = 2 if self.component in ("scores", "probs") else self.time + 1
+        padded = self.axis in lengths and min(lengths[self.axis]) < x.shape[time]
+        return list(self.utterances(x, lengths)) if padded else [x.detach()]
+
     def unpad(self, x: Tensor, length: int) -> Tensor:
         """One utterance's tensor, such as (time, features) or (heads, time, keys), without its padding."""
         if self.component not in ("scores", "probs"):
@@ -115,7 +121,7 @@ def absolute(address: str, sites: Mapping[str, Site]) -> str:
     return re.sub(r"^(enc|dec|cnn)\.(-\d+)", replace, address)
 
 
-Watcher = Callable[[Tensor], Tensor | None]
+Watcher = Callable[[Tensor], Tensor | None]  # with an attribute `in_parts`, scores and probs may come head by head
 
 
 @contextmanager
@@ -145,4 +151,8 @@ def _input_hook(watcher: Watcher) -> Callable:
 
 
 def _output_hook(watcher: Watcher) -> Callable:
-    return lambda module, args, output: watcher(output)
+    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        return watcher(output)
+
+    hook.in_parts = getattr(watcher, "in_parts", False)
+    return hook

@@ -7,8 +7,9 @@ afterwards, and one pass over the data serves any number of observers.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from whisperq.quant.observers import Histogram, ema_range, minmax_range, mse_range, percentile_range
@@ -28,31 +29,48 @@ class Estimation:
     percentile: float = 99.999
     bits: tuple[int, ...] = (8,)  # of the observers that optimise for some
 
-    def site(self) -> "SiteRange":
-        """Ready for a site's first batch."""
-        counting = any(observer in COUNTING for observer in self.observers)
-        return SiteRange(Histogram() if counting else None)
+    def site(self, known: Ends | None = None) -> "SiteRange":
+        """Ready for a site's first batch; known: the range that mathematics gives it."""
+        counting = known is None and any(observer in COUNTING for observer in self.observers)
+        return SiteRange(Histogram() if counting else None, known=known)
 
 
 @dataclass
 class SiteRange:
-    """One site's observations; `observe` takes a batch as its utterances' tensors."""
+    """One site's observations; `observe` takes a batch as its utterances' tensors, or as any others that make it up.
+
+    known: the range that mathematics gives the site, which nothing that was observed changes.
+    """
 
     histogram: Histogram | None = None
     minima: list[float] = field(default_factory=list)
     maxima: list[float] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)  # of the batches, in the order of the data
+    known: Ends | None = None
+    in_parts: ClassVar[bool] = True  # a batch may come in several calls, if it has a number
 
     def observe(self, tensors: Iterable[Tensor], number: int | None = None) -> None:
         """number: the batch's, where this is a shard's; default: the next. Raises ValueError for NaN or infinity."""
-        low, high = math.inf, -math.inf
-        for x in tensors:
-            minimum, maximum = (float(v) for v in x.aminmax())
-            if not math.isfinite(maximum - minimum):
-                raise ValueError("NaN or infinity")
-            low, high = min(low, minimum), max(high, maximum)
-            if self.histogram is not None:
+        tensors = list(tensors)
+        ends = [torch.stack(x.aminmax()) for x in tensors]
+        # One wait for the device, however many utterances there are
+        pairs = torch.stack(ends).tolist()
+        low, high = min(p[0] for p in pairs), max(p[1] for p in pairs)
+        if not all(math.isfinite(maximum - minimum) for minimum, maximum in pairs):
+            raise ValueError("NaN or infinity")
+        if self.histogram is not None:
+            for x in tensors:
                 self.histogram.update(x)
+        self._note(low, high, number)
+
+    def assume(self, number: int) -> None:
+        """A batch whose values were not looked at, since their range is known."""
+        self._note(*self.known, number)
+
+    def _note(self, low: float, high: float, number: int | None) -> None:
+        if self.numbers and number == self.numbers[-1]:
+            self.minima[-1], self.maxima[-1] = min(self.minima[-1], low), max(self.maxima[-1], high)
+            return
         self.minima.append(low)
         self.maxima.append(high)
         self.numbers.append(len(self.numbers) if number is None else number)
@@ -68,6 +86,8 @@ class SiteRange:
 
     def estimate(self, observer: str, how: Estimation, bits: int) -> Ends:
         """One observer's range; of stablequant the full one, which its search starts from."""
+        if self.known is not None:
+            return self.known
         if observer == "ema":
             return ema_range(self.minima, self.maxima, how.momentum)
         if observer in ("minmax", "stablequant"):
@@ -82,4 +102,5 @@ class SiteRange:
             o: {str(b): self.estimate(o, how, b) for b in how.bits} if o in BITWISE else self.estimate(o, how, 8)
             for o in how.observers
         }
-        return {"ranges": ranges, "minima": self.minima, "maxima": self.maxima}
+        known = {} if self.known is None else {"known": self.known}
+        return {"ranges": ranges, **known, "minima": self.minima, "maxima": self.maxima}

@@ -33,10 +33,10 @@ class ChannelExtrema:
     numbers: list[int] = field(default_factory=list)  # of the batches, in the order of the data
 
     def observe(self, tensors: Iterable[Tensor], number: int | None = None) -> None:
-        """One batch as its utterances' tensors (tokens, K); number: the batch's, where this is a shard's."""
-        ends = [x.detach().to(torch.float32).aminmax(dim=0) for x in tensors]
-        self.minima.append(torch.stack([e.min for e in ends]).amin(dim=0).cpu())
-        self.maxima.append(torch.stack([e.max for e in ends]).amax(dim=0).cpu())
+        """One batch as tensors (..., K), an utterance's or several; number: the batch's, where this is a shard's."""
+        rows = [x.detach().to(torch.float32).flatten(0, -2) for x in tensors]
+        self.minima.append(torch.stack([x.amin(dim=0) for x in rows]).amin(dim=0).cpu())
+        self.maxima.append(torch.stack([x.amax(dim=0) for x in rows]).amax(dim=0).cpu())
         self.numbers.append(len(self.numbers) if number is None else number)
 
     def merge(self, other: "ChannelExtrema") -> None:

@@ -98,6 +98,8 @@ def scheme(results: dict[str, Any]) -> str:
     """gemm W4A8, groups of 64, mse, dynamic activations; what goes without saying is left out."""
     bits = results["activation_bits"]
     parts = [f"{results['recipe']} W{results['weight_bits']}" + (f"A{bits}" if bits else "")]
+    parts += [f"{sites} sites"] if (sites := results.get("sites")) not in (None, "blocks") else []
+    parts += [f"exception {kept}"] if (kept := results.get("exception")) not in (None, "attention") else []
     parts += [f"groups of {group}"] if (group := results.get("group")) else []
     parts += [f"{scales} weights"] if (scales := results.get("weight_scales", "rtn")) != "rtn" else []
     ranges = results.get("activation_ranges", "static")

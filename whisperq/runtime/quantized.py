@@ -2,11 +2,11 @@
 
 quantized.safetensors holds every parameter once: a quantized weight as its codes under the parameter's own name,
 one byte each, or packed where they have fewer bits (`quant.packing`, counted from quant_min), with `<name>.scale`
-and, where asymmetric, `<name>.zero_point`; the rest as it was. qparams.json holds the grid of every weight, of
-packed ones also bits and shape, and the scale, zero_point and range of every activation; of one with massive channels
-also which these are and their grid of 16 bits (`a16`). Where each channel of an activation has a scale of its own,
-`<address>.channel_scale` holds them (`models.caches`). smoothing.safetensors holds the scales of channels that were
-folded into the weights (models/folding.py), where there are any.
+and, where asymmetric, `<name>.zero_point`; the rest as it was, in the source's number format where that loses nothing.
+qparams.json holds the grid of every weight, of packed ones also bits and shape, and the scale, zero_point and range of
+every activation; of one with massive channels also which these are and their grid of 16 bits (`a16`). Where each
+channel of an activation has a scale of its own, `<address>.channel_scale` holds them (`models.caches`).
+smoothing.safetensors holds the scales of channels that were folded into the weights (models/folding.py), if any.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -31,14 +31,13 @@ from whisperq.quant.clipping import mse_weight_qparams
 from whisperq.quant.grid import (
     QParams,
     dequantize,
-    fake_quantize,
     quantize,
     storage_dtype,
-    token_qparams,
     weight_qparams,
 )
 from whisperq.quant.packing import pack, unpack
 from whisperq.quant.wide import ActivationRange, WideQParams, fake_quantize_wide
+from whisperq.runtime.native.emulation import on_grid, on_token_grids
 
 WEIGHTS = "quantized.safetensors"
 QPARAMS = "qparams.json"
@@ -102,24 +101,44 @@ def apply_weights(model: nn.Module, weights: Mapping[str, QuantizedWeight]) -> N
 
 def quantizers(activations: Mapping[str, ActivationGrid]) -> dict[str, Watcher]:
     """What to watch sites with, so that each activation passes through its grid."""
-
-    def watcher(address: str, grid: ActivationGrid) -> Watcher:
-        if isinstance(grid, PerToken):
-            return lambda x: fake_quantize(x, token_qparams(x, grid.bits))
-        if isinstance(grid, WideQParams):
-            return lambda x: fake_quantize_wide(x, grid, dim=1 if CONVOLVED.fullmatch(address) else -1)
-        return lambda x: fake_quantize(x, grid)
-
-    return {address: watcher(address, grid) for address, grid in activations.items()}
+    return {address: _quantizer(address, grid) for address, grid in activations.items()}
 
 
-def save_quantization(model: nn.Module, quantization: Quantization, ranges: Ranges, folder: Path) -> None:
-    """Weights, grids and scales; `ranges` holds what each static grid covers."""
+def _quantizer(address: str, grid: ActivationGrid) -> Watcher:
+    """Scores and probabilities, the largest tensors, are made for the next operation alone: they change in place."""
+    if isinstance(grid, WideQParams):
+        return lambda x: fake_quantize_wide(x, grid, dim=1 if CONVOLVED.fullmatch(address) else -1)
+    inner = address.endswith((".scores", ".probs"))
+    put = on_token_grids(grid.bits) if isinstance(grid, PerToken) else on_grid(grid, in_place=inner)
+    put.in_parts = inner
+    return put
+
+
+def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
+    """The number format of every tensor of a float model's folder, by name."""
+    found = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_slice(name)[:0].dtype for name in file.keys() if file.get_slice(name).get_shape()}
+    return found
+
+
+def save_quantization(
+    model: nn.Module,
+    quantization: Quantization,
+    ranges: Ranges,
+    folder: Path,
+    dtypes: Mapping[str, torch.dtype] = {},
+) -> None:
+    """Weights, grids and scales; `ranges` holds what each static grid covers.
+
+    dtypes: number formats of the model's source, which what is not quantized goes back to if every value fits.
+    """
     tied = set(family_of(model.config).tied)
     tensors = {}
     for name, value in model.state_dict().items():
         if name not in quantization.weights and not (name in tied and tied & quantization.weights.keys()):
-            tensors[name] = value.detach().contiguous().cpu()
+            tensors[name] = _narrowed(value.detach().contiguous().cpu(), dtypes.get(name))
     if tied and tied <= tensors.keys():
         del tensors[family_of(model.config).tied[-1]]
     for name, weight in quantization.weights.items():
@@ -137,6 +156,14 @@ def save_quantization(model: nn.Module, quantization: Quantization, ranges: Rang
     }
     (folder / QPARAMS).write_text(json.dumps(content, indent=1) + "\n")
     write_scales(quantization.scales, folder)
+
+
+def _narrowed(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """In this number format if that keeps every value, else as it is."""
+    if dtype is None or dtype == value.dtype:
+        return value
+    narrow = value.to(dtype)
+    return narrow if torch.equal(narrow.to(value.dtype), value) else value
 
 
 def _activation(grid: ActivationGrid, covered: ActivationRange | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.caches import cache_sites
 from whisperq.models.loading import compute_device
-from whisperq.models.ranges import write_ranges
+from whisperq.models.ranges import known_range, write_ranges
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
 from whisperq.models.statistics import product_inputs, row_sample, write_statistics
 from whisperq.options import CalibrateConfig
@@ -189,7 +189,8 @@ def observe(
     """
     sites = model_sites(opened.model)
     chosen = resolve(config.sites, sites) if config.sites else list(sites)
-    ranges = {a: how.site() for a in chosen}
+    ranges = {a: how.site(known_range(opened.model, sites[a])) for a in chosen}
+    unseen = [a for a in chosen if sites[a].component == "probs"]  # large, and their range is known
     products = set(product_inputs(opened.model)) & set(chosen) if config.channel_maxima else set()
     kept = {*products, *cache_sites(opened.model)}
     each = -(-ROWS // len(utterances)) if utterances else 0
@@ -201,11 +202,12 @@ def observe(
         batch = opened.loader.labelled(part)
         if batch is None:
             continue
-        watchers = {
-            a: watcher([o[a] for o in (ranges, channels, rows) if a in o], sites[a], batch, number) for a in ranges
-        }
+        seeing = {a: [o[a] for o in (ranges, channels, rows) if a in o] for a in chosen if a not in unseen}
+        watchers = {a: watcher(observers, sites[a], batch, number) for a, observers in seeing.items()}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
+        for a in unseen:
+            ranges[a].assume(number)
         seen.append((number, (len(batch.utterances), batch.seconds)))
     shards = processes.gather(ranges), processes.gather(channels), processes.gather(rows)
     return *map(merged, shards), counts(processes.collect(seen), config)
@@ -240,12 +242,15 @@ def watcher(
     def see(x: torch.Tensor) -> None:
         try:
             for observer in observers:
-                tensors = site.utterances(x, batch.lengths)
-                if site.time and not isinstance(observer, SiteRange):  # (channels, time)
-                    tensors = (tensor.T for tensor in tensors)
+                tensors = site.parts(x, batch.lengths)
+                if isinstance(observer, RowSample):
+                    tensors = site.utterances(x, batch.lengths)
+                if site.time and not isinstance(observer, SiteRange):  # (..., channels, time)
+                    tensors = (tensor.mT for tensor in tensors)
                 observer.observe(tensors, number)
         except ValueError as error:
             ids = ", ".join(u.id for u in batch.utterances)
             raise InputError(f"{site.address} holds {error} in the batch of {ids}") from error
 
+    see.in_parts = site.axis not in batch.lengths and all(getattr(o, "in_parts", False) for o in observers)
     return see

@@ -14,10 +14,11 @@ from whisperq.flags import Context
 from whisperq.models.caches import cache_grids, cache_sites
 from whisperq.models.descriptions import copy_descriptions, describe
 from whisperq.models.loading import load_model
-from whisperq.models.plan import Plan, make_plan
+from whisperq.models.plan import PaperScope, Plan, make_plan
 from whisperq.models.statistics import held_channels
 from whisperq.options import QuantizeConfig
 from whisperq.quant.grid import QParams
+from whisperq.report.cells import megabytes
 from whisperq.report.progress import say, track
 from whisperq.runtime.activation_ranges import alpha_of, prepare_activations
 from whisperq.runtime.quantized import (
@@ -26,6 +27,7 @@ from whisperq.runtime.quantized import (
     QuantizedWeight,
     quantize_weight,
     save_quantization,
+    stored_dtypes,
 )
 
 
@@ -54,7 +56,7 @@ def quantize(
         exclude += worst_parts(sensitivity, config.keep_worst, inputs["model"])
     with artifact.create(out, "quantized", "quantize", context.settings(config), inputs, context.force) as draft:
         network = load_model(model, torch.float32, "cpu")
-        plan = make_plan(network, config.recipe, exclude, config.encoder_only, config.activations)
+        plan = make_plan(network, config.recipe, exclude, config.encoder_only, config.activations, paper_scope(config))
         activations = prepare_activations(network, plan, calibration, config)
         for notice in activations.notices:
             say(notice)
@@ -63,7 +65,7 @@ def quantize(
         quantization = Quantization(quantized_weights(network, plan, config), grids, activations.scales)
         plan.activations += cached
         plan.float_activations = {a: why for a, why in plan.float_activations.items() if a not in cached}
-        save_quantization(network, quantization, activations.ranges, draft.folder)
+        save_quantization(network, quantization, activations.ranges, draft.folder, stored_dtypes(model))
         copy_descriptions(model, draft.folder)
         if network.can_generate():  # a model may live without its settings; eval needs them
             network.generation_config.save_pretrained(draft.folder)
@@ -76,7 +78,14 @@ def quantize(
             "bytes": sum(p.stat().st_size for p in draft.folder.glob("*.safetensors")),
             "float_bytes": sum(p.stat().st_size for p in model.glob("*.safetensors")),
         }
-    return artifact.load(out)
+    warn_of_growth(finished := artifact.load(out))
+    return finished
+
+
+def warn_of_growth(quantized: artifact.Artifact) -> None:
+    size, source = quantized.results["bytes"], quantized.results["float_bytes"]
+    if size > source:
+        say(f"warning: {megabytes(size)} of quantized weights are more than the {megabytes(source)} of their source")
 
 
 def worst_parts(sensitivity: Path, count: int, model: dict[str, str]) -> tuple[str, ...]:
@@ -98,6 +107,11 @@ def check_combination(config: QuantizeConfig) -> None:
     paper, ranges = config.recipe == "paper", config.activations
     smooth, massive = isinstance(alpha_of(config.smooth), float), config.massive not in (None, "none")
     contradictions = [
+        (
+            not paper and config.sites,
+            "--sites is for --recipe paper; --recipe gemm quantizes what integer products take in",
+        ),
+        (not paper and config.exception, "--exception is for --recipe paper; --recipe gemm has --exclude"),
         (paper and config.group, "--group divides output channels, which the paper recipe does not know"),
         (config.per_channel is False and config.group, "--group divides output channels, and --per-tensor joins them"),
         (
@@ -129,10 +143,16 @@ def check_combination(config: QuantizeConfig) -> None:
             raise UsageError(reason)
 
 
+def paper_scope(config: QuantizeConfig) -> PaperScope:
+    return PaperScope(config.sites or PaperScope.sites, config.exception or PaperScope.exception)
+
+
 def scheme(config: QuantizeConfig) -> dict[str, Any]:
     """What was asked for, as results; None where it does not apply."""
+    scope = vars(paper_scope(config)) if config.recipe == "paper" else {"sites": None, "exception": None}
     return {
         "recipe": config.recipe,
+        **scope,
         "weight_bits": config.weight_bits,
         "group": config.group,
         "weight_scales": config.weights,

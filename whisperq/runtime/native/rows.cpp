@@ -41,6 +41,48 @@ void quantize_divided(const float *x, const float *divisor, int64_t rows, int64_
     }
 }
 
+// (clip(round(x / scale) + zero_point, quant_min, quant_max) - zero_point) * scale of one value; NaN stays NaN.
+static inline float on_grid(float x, float scale, float zero_point, float quant_min, float quant_max) {
+    const float q = std::nearbyint(x / scale) + zero_point;
+    return (std::min(std::max(q, quant_min), quant_max) - zero_point) * scale;
+}
+
+static void row_on_grid(const float *x, int64_t count, float scale, float zero_point, float quant_min, float quant_max,
+                        float *result) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) result[i] = on_grid(x[i], scale, zero_point, quant_min, quant_max);
+}
+
+// float32 x (count) on one grid; result may be x itself.
+void fake_quantize(const float *x, int64_t count, float scale, float zero_point, float quant_min, float quant_max,
+                   float *result) {
+    const int64_t block = 4096;
+#pragma omp parallel for schedule(static) if (count > 4 * block)
+    for (int64_t start = 0; start < count; start += block)
+        row_on_grid(x + start, std::min(block, count - start), scale, zero_point, quant_min, quant_max, result + start);
+}
+
+// float32 x (rows, width), each row on the asymmetric grid of its own minimum and maximum. A row that holds NaN or
+// infinity has no grid: all of it becomes NaN.
+void fake_quantize_rows(const float *x, int64_t rows, int64_t width, float quant_max, float smallest_scale,
+                        float *result) {
+#pragma omp parallel for schedule(static) if (rows > 32)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *in = x + r * width;
+        float low = 0, high = 0, poison = 0;  // zero is in every range; NaN - NaN and inf - inf are NaN
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : poison)
+        for (int64_t i = 0; i < width; i++) {
+            low = in[i] < low ? in[i] : low;
+            high = in[i] > high ? in[i] : high;
+            poison += in[i] - in[i];
+        }
+        float scale = (high - low) / quant_max;
+        if (!(scale >= smallest_scale)) scale = 1;
+        const float zero_point = std::min(std::max(std::nearbyint(-low / scale), 0.0f), quant_max) + poison;
+        row_on_grid(in, width, scale, zero_point, 0, quant_max, result + r * width);
+    }
+}
+
 // Gates on a finished context, float32 (rows, heads * head_dim).
 void gate_context(const float *context, int64_t rows, int64_t heads, int64_t head_dim, Gate gate, Out out) {
 #pragma omp parallel if (rows > 32)
