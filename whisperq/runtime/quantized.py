@@ -3,8 +3,8 @@
 quantized.safetensors holds every parameter once: a quantized weight as its codes under the parameter's own name,
 one byte each, or packed where they have fewer bits (`quant.packing`, counted from quant_min), with `<name>.scale`
 and, where asymmetric, `<name>.zero_point`; the rest as it was. qparams.json holds the grid of every weight, of
-packed ones also bits and shape, and the scale, zero_point and range of every activation. Where each channel of an
-activation has a scale of its own, `<address>.channel_scale` holds them (`models.caches`).
+packed ones also bits and shape, and the scale, zero_point and range of every activation. Of what decoding caches
+(`models.caches`) each channel has a scale of its own: `<address>.channel_scale`, and "caches" in qparams.json.
 """
 
 import json
@@ -114,13 +114,14 @@ def save_quantization(model: nn.Module, quantization: Quantization, ranges: Mapp
         tensors[f"{name}.scale"] = weight.qparams.scale.contiguous().cpu()
         if weight.qparams.quant_min == 0:
             tensors[f"{name}.zero_point"] = weight.qparams.zero_point.contiguous().cpu()
-    for address, grid in quantization.activations.items():
-        if _by_channel(grid):
-            tensors[f"{address}{CHANNEL_SCALE}"] = grid.scale.contiguous().cpu()
+    by_channel = {a: q for a, q in quantization.activations.items() if isinstance(q, QParams) and q.scale.dim()}
+    whole = {a: q for a, q in quantization.activations.items() if a not in by_channel}
+    tensors |= {f"{a}{CHANNEL_SCALE}": q.scale.contiguous().cpu() for a, q in by_channel.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     content = {
         "weights": {n: _grid(w.qparams) | _packing(w) for n, w in quantization.weights.items()},
-        "activations": {a: _activation(q, ranges.get(a)) for a, q in quantization.activations.items()},
+        "activations": {a: _activation(q, ranges.get(a)) for a, q in whole.items()},
+        "caches": {a: _grid(q) for a, q in by_channel.items()},
     }
     (folder / QPARAMS).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -128,13 +129,7 @@ def save_quantization(model: nn.Module, quantization: Quantization, ranges: Mapp
 def _activation(grid: QParams | PerToken, ends: Sequence[float] | None) -> dict[str, Any]:
     if isinstance(grid, PerToken):
         return {"quant_min": 0, "quant_max": 2**grid.bits - 1, "granularity": "per-token"}
-    if _by_channel(grid):
-        return _grid(grid)
     return {"scale": float(grid.scale), "zero_point": int(grid.zero_point), **_grid(grid), "range": list(ends)}
-
-
-def _by_channel(grid: QParams | PerToken) -> bool:
-    return isinstance(grid, QParams) and grid.scale.dim() > 0
 
 
 def _grid(qparams: QParams) -> dict[str, Any]:
@@ -165,7 +160,11 @@ def load_quantized(folder: Path, dtype: torch.dtype, device: str) -> tuple[PreTr
         tensors = load_file(folder / WEIGHTS)
         content = json.loads((folder / QPARAMS).read_text())
         weights = {name: read_weight(tensors.__getitem__, name, grid) for name, grid in content["weights"].items()}
-        activations = {a: _read_activation(a, entry, tensors, device) for a, entry in content["activations"].items()}
+        activations = {a: _read_activation(entry, device) for a, entry in content["activations"].items()}
+        for address, entry in content.get("caches", {}).items():
+            scale = tensors[f"{address}{CHANNEL_SCALE}"].to(device)
+            zero_point = torch.zeros_like(scale, dtype=torch.int32)
+            activations[address] = QParams(scale, zero_point, entry["quant_min"], entry["quant_max"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"the quantized model {folder} cannot be read: {error}") from error
     config = load_config(folder)
@@ -193,15 +192,10 @@ def read_weight(tensor: Callable[[str], Tensor], name: str, grid: Mapping[str, A
     return QuantizedWeight(codes, qparams)
 
 
-def _read_activation(
-    address: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str
-) -> QParams | PerToken:
+def _read_activation(entry: Mapping[str, Any], device: str) -> QParams | PerToken:
     bits = int(entry["quant_max"]).bit_length()
     if entry["granularity"] == "per-token":
         return PerToken(bits)
-    if entry["granularity"] == "per-channel":
-        scale = tensors[f"{address}{CHANNEL_SCALE}"].to(device)
-        return QParams(scale, torch.zeros_like(scale, dtype=torch.int32), entry["quant_min"], entry["quant_max"])
     # The range again, not the printed scale: the same arithmetic gives the same bits.
     q = range_qparams(*entry["range"], bits)
     return QParams(q.scale.to(device), q.zero_point.to(device), q.quant_min, q.quant_max)

@@ -108,8 +108,6 @@ def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParam
     """From the ranges, not the printed scales: the same arithmetic gives the same bits as emulation."""
     grids = {}
     for address, entry in entries.items():
-        if entry["granularity"] == "per-channel":  # of a cache, not of a product's input
-            continue
         bits = min(most_bits, int(entry["quant_max"] + 1).bit_length() - 1)
         dynamic = entry["granularity"] == "per-token"
         grids[address] = PerToken(bits) if dynamic else range_qparams(*entry["range"], bits=bits)
