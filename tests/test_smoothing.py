@@ -195,8 +195,6 @@ def test_new_ranges_are_those_of_the_smoothed_model(observer, copied_run, invoke
     expected = json.loads((copied_run / "again" / "ranges.json").read_text())["sites"]
     found = json.loads((folder / QPARAMS).read_text())["activations"]
     for address, entry in found.items():
-        if entry["granularity"] == "per-channel":  # of cross-attention's cache
-            continue
         assert entry["range"] == pytest.approx(expected[address]["ranges"][observer], rel=1e-4, abs=1e-5), address
 
 

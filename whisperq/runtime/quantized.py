@@ -4,8 +4,8 @@ quantized.safetensors holds every parameter once: a quantized weight as its code
 one byte each, or packed where they have fewer bits (`quant.packing`, counted from quant_min), with `<name>.scale`
 and, where asymmetric, `<name>.zero_point`; the rest as it was, in the source's number format where that loses nothing.
 qparams.json holds the grid of every weight, of packed ones also bits and shape, and the scale, zero_point and range of
-every activation; of one with massive channels also which these are and their grid of 16 bits (`a16`). Where each
-channel of an activation has a scale of its own, `<address>.channel_scale` holds them (`models.caches`).
+every activation; of one with massive channels also which these are and their grid of 16 bits (`a16`). Of what decoding
+caches (`models.caches`) each channel has a scale of its own: `<address>.channel_scale`, and "caches" in qparams.json.
 smoothing.safetensors holds the scales of channels that were folded into the weights (models/folding.py), if any.
 """
 
@@ -146,13 +146,14 @@ def save_quantization(
         tensors[f"{name}.scale"] = weight.qparams.scale.contiguous().cpu()
         if weight.qparams.quant_min == 0:
             tensors[f"{name}.zero_point"] = weight.qparams.zero_point.contiguous().cpu()
-    for address, grid in quantization.activations.items():
-        if _by_channel(grid):
-            tensors[f"{address}{CHANNEL_SCALE}"] = grid.scale.contiguous().cpu()
+    by_channel = {a: q for a, q in quantization.activations.items() if isinstance(q, QParams) and q.scale.dim()}
+    whole = {a: q for a, q in quantization.activations.items() if a not in by_channel}
+    tensors |= {f"{a}{CHANNEL_SCALE}": q.scale.contiguous().cpu() for a, q in by_channel.items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     content = {
         "weights": {n: _grid(w.qparams) | _packing(w) for n, w in quantization.weights.items()},
-        "activations": {a: _activation(q, ranges.get(a)) for a, q in quantization.activations.items()},
+        "activations": {a: _activation(q, ranges.get(a)) for a, q in whole.items()},
+        "caches": {a: _grid(q) for a, q in by_channel.items()},
     }
     (folder / QPARAMS).write_text(json.dumps(content, indent=1) + "\n")
     write_scales(quantization.scales, folder)
@@ -169,13 +170,7 @@ def _narrowed(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 def _activation(grid: ActivationGrid, covered: ActivationRange | None) -> dict[str, Any]:
     if isinstance(grid, PerToken):
         return {"quant_min": 0, "quant_max": 2**grid.bits - 1, "granularity": "per-token"}
-    if _by_channel(grid):
-        return _grid(grid)
     return covered.as_dict()
-
-
-def _by_channel(grid: QParams | PerToken) -> bool:
-    return isinstance(grid, QParams) and grid.scale.dim() > 0
 
 
 def _grid(qparams: QParams) -> dict[str, Any]:
@@ -206,7 +201,11 @@ def load_quantized(folder: Path, dtype: torch.dtype, device: str) -> tuple[PreTr
         tensors = load_file(folder / WEIGHTS)
         content = json.loads((folder / QPARAMS).read_text())
         weights = {name: read_weight(tensors.__getitem__, name, grid) for name, grid in content["weights"].items()}
-        activations = {a: _read_activation(a, entry, tensors, device) for a, entry in content["activations"].items()}
+        activations = {a: _read_activation(entry, device) for a, entry in content["activations"].items()}
+        for address, entry in content.get("caches", {}).items():
+            scale = tensors[f"{address}{CHANNEL_SCALE}"].to(device)
+            zero_point = torch.zeros_like(scale, dtype=torch.int32)
+            activations[address] = QParams(scale, zero_point, entry["quant_min"], entry["quant_max"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"the quantized model {folder} cannot be read: {error}") from error
     config = load_config(folder)
@@ -236,14 +235,9 @@ def read_weight(tensor: Callable[[str], Tensor], name: str, grid: Mapping[str, A
     return QuantizedWeight(codes, qparams)
 
 
-def _read_activation(
-    address: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor], device: str
-) -> ActivationGrid:
+def _read_activation(entry: Mapping[str, Any], device: str) -> ActivationGrid:
     if entry["granularity"] == "per-token":
         return PerToken(int(entry["quant_max"]).bit_length())
-    if entry["granularity"] == "per-channel":
-        scale = tensors[f"{address}{CHANNEL_SCALE}"].to(device)
-        return QParams(scale, torch.zeros_like(scale, dtype=torch.int32), entry["quant_min"], entry["quant_max"])
     # The range again, not the printed scale: the same arithmetic gives the same bits.
     grid = ActivationRange.of(entry).grid()
     if isinstance(grid, WideQParams):

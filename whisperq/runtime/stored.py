@@ -114,6 +114,6 @@ def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParam
     for address, entry in entries.items():
         if entry["granularity"] == "per-token":
             grids[address] = PerToken(min(most_bits, int(entry["quant_max"]).bit_length()))
-        elif entry["granularity"] != "per-channel":  # that is of a cache, not of a product's input
+        else:
             grids[address] = ActivationRange.of(entry).grid(most_bits)
     return grids
