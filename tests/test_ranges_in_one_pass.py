@@ -127,7 +127,8 @@ QUANTIZED = {
 def test_quantize_takes_the_ranges_of_the_one_that_is_named(
     flags, bits, expected, calibrated, finished_run, tmp_path, invoke
 ):
-    result = invoke("quantize", "--run", finished_run, "--calibration", calibrated, "--out", tmp_path / "q", *flags)
+    result = invoke("quantize", "--run", finished_run, "--calibration", calibrated, "--out", tmp_path / "q", *flags,
+                    "--smooth", "none", "--massive", "none")  # fmt: skip
     assert result.exit_code == 0, result.output
     grids = json.loads((tmp_path / "q" / "qparams.json").read_text())["activations"]
     held = ranges(calibrated)

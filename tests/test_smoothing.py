@@ -146,6 +146,7 @@ def quantized(invoke, folder: Path, model: Path, name: str, *flags, observer: st
         observing = ("--observer", observer, "--out", calibration)
         run(invoke, folder, "calibrate", "--model", model, *observing)
     flags = ("--massive", "none", *flags) if "static" in flags or "--activations" not in flags else flags
+    flags = (*flags, "--observer", observer) if "dynamic" not in flags else flags
     run(invoke, folder, "quantize", "--model", model, "--calibration", calibration, *flags, "--out", out)
     return out
 

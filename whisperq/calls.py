@@ -15,7 +15,7 @@ from whisperq import artifact, planning
 from whisperq import options as o
 from whisperq.artifact import Artifact
 from whisperq.config import Source
-from whisperq.errors import InputError, UsageError, meant
+from whisperq.errors import UsageError
 from whisperq.hashing import bytes_sha256
 from whisperq.refusals import (
     EXPORTED,
@@ -169,17 +169,6 @@ def eval(s: Session, config: o.EvalConfig) -> Artifact:
     return step("eval")(model, test, s.experiment.normalizer, s.out(place), config, s.context())
 
 
-def evaluation(s: Session, name: str) -> Path:
-    """An evaluation or score by its path or its name in the run folder, or a hypotheses file."""
-    places = (Path(name), s.run / name, s.run / "eval" / name, s.run / "scores" / name)
-    if found := next((place for place in places if place.exists()), None):
-        return found
-    here = [p.name for place in ("eval", "scores") if (s.run / place).is_dir() for p in (s.run / place).iterdir()]
-    here = sorted(n for n in here if not n.startswith("."))
-    known = f"{meant(name, here)}; this run folder holds {', '.join(here) or 'none'}"
-    raise InputError(f"there is no evaluation or hypotheses file {name}{known}")
-
-
 def hypotheses(s: Session) -> tuple[list[Source], str]:
     """Each set's file, with what the configuration says of a test set of that name; and a name for them all."""
     configured = {source.name: source for source in s.experiment.test}
@@ -188,7 +177,7 @@ def hypotheses(s: Session) -> tuple[list[Source], str]:
     for text in s.flags["hypotheses"]:
         name, _, path = text.partition("=")
         named = bool(path) and not Path(text).exists()
-        place = evaluation(s, path if named else text)
+        place = s.run.evaluation(path if named else text)
         sealed = artifact.load(place) if place.is_dir() else None
         found = sorted((place / "hypotheses").glob("*.jsonl")) if sealed else [place]
         files += [(name if named else file.stem, file) for file in found]
@@ -207,7 +196,7 @@ def score(s: Session, config: o.ScoreConfig) -> Artifact:
 
 
 def compare(s: Session, config: o.CompareConfig) -> Artifact:
-    a, b = (evaluation(s, s.flags[name]) for name in ("a", "b"))
+    a, b = (s.run.evaluation(s.flags[name]) for name in ("a", "b"))
     place = f"comparisons/{label(a.stem if a.is_file() else a.name)}-vs-{label(b.stem if b.is_file() else b.name)}"
     return step("compare")(a, b, s.experiment.normalizer, s.out(place), config, s.context())
 

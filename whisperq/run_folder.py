@@ -58,6 +58,16 @@ class RunFolder:
         known = ", ".join(here) or "none"
         raise InputError(f"there is no model {name}{meant(name, here)}; this run folder holds {known}")
 
+    def evaluation(self, name: str) -> Path:
+        """An evaluation or score by its path or its name in the run folder, or a hypotheses file."""
+        places = (Path(name), self / name, self / "eval" / name, self / "scores" / name)
+        if found := next((place for place in places if place.exists()), None):
+            return found
+        folders = [self / place for place in ("eval", "scores") if (self / place).is_dir()]
+        here = sorted(p.name for folder in folders for p in folder.iterdir() if not p.name.startswith("."))
+        known = f"{meant(name, here)}; this run folder holds {', '.join(here) or 'none'}"
+        raise InputError(f"there is no evaluation or hypotheses file {name}{known}")
+
 
 def work_folder(out: Path) -> Path:
     """Where the training that makes `out` keeps its checkpoints."""

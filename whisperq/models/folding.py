@@ -4,7 +4,7 @@
 
 site             made by                          read by
 a norm           its weight and bias              the layers behind it (`norms`)
-context          rows and bias of v_proj          out_proj; every kind of gate multiplies each channel apart, so s commutes
+context          rows and bias of v_proj          out_proj; gates of every kind multiply each channel apart
 dec.norm         its weight and bias              proj_out, and the token embedding, whose table that is
 conv2's input    nothing linear                   conv2; likewise cnn.1, cnn.2, ... of wav2vec 2.0 and HuBERT
 

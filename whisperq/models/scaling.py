@@ -59,8 +59,8 @@ def scale(
 ) -> Findings:  # fmt: skip
     """Search every site's scales and fold them into the model.
 
-    ranges: those of the sites as they are; estimate: the range of a scaled site. All errors are of the model as it came:
-    what one site's scales do to another's layers changes no output.
+    ranges: those of the sites as they are; estimate: the range of a scaled site. All errors are of the model as it
+    came: what one site's scales do to another's layers changes no output.
     """
     found = Findings(observed=dict(observed))
     for site, one in foldable(model).items():
@@ -87,31 +87,37 @@ def _candidates(model: nn.Module, one: Fold, seen: Observed, windows: bool) -> d
 
 
 def widen(
-    model: nn.Module, plan: Plan, found: Findings, ranges: Mapping[str, ActivationRange], estimate: Estimate,
-    quantized: FakeWeight, budget: float,
+    model: nn.Module, plan: Plan, raw: Mapping[str, Observed], found: Findings,
+    ranges: Mapping[str, ActivationRange], estimate: Estimate, quantized: FakeWeight, budget: float,
 ) -> None:  # fmt: skip
     """Choose massive channels within the budget, in parts of the integer products; adds to `found`.
 
-    ranges: those of all sites of the scaled model. Convolutions take no wide channels.
+    raw: what was observed before anything was scaled; ranges: those of all sites of the scaled model. Convolutions take
+    no wide channels.
     """
     readers, costs = site_readers(model, plan), product_shares(model, plan)
     offers, options = [], {}
     for site, one in found.observed.items():
-        if site not in plan.activations or CONVOLVED.fullmatch(site):
+        if site not in plan.activations or CONVOLVED.fullmatch(site) or not has_outliers(raw[site]):
             continue
-        magnitudes = one.magnitudes
-        if float(magnitudes.max()) < MASSIVE * float(magnitudes.median()):
-            continue
-        reading = Reading(_whole(model, readers[site], len(magnitudes)), quantized).some()
+        width = one.minima.shape[1]
+        reading = Reading(_whole(model, readers[site], width), quantized).some()
         before = output_error(one, reading, ranges[site])
-        for count in (c for c in COUNTS if c <= len(magnitudes) // 8):
+        for count in (*(c for c in COUNTS if c <= width // 8), width):
             covered = wide_range(one, massive_channels(one, count), estimate, ranges[site].bits)
             options[site, count] = covered
             gain = before - output_error(one, reading, covered)
-            offers.append(Offer(site, count, gain, 2 * count / len(magnitudes) * costs[site]))
+            cost = costs[site] * (1 if count == width else 2 * count / width)
+            offers.append(Offer(site, count, gain, cost))
     found.offers = spend(offers, budget)
     found.wide = {site: options[site, offer.count] for site, offer in found.offers.items()}
     found.cost = sum(offer.cost for offer in found.offers.values())
+
+
+def has_outliers(observed: Observed) -> bool:
+    """Whether one channel is so much greater than the others that a grid for all is coarse to most."""
+    magnitudes = observed.magnitudes
+    return float(magnitudes.max()) >= MASSIVE * float(magnitudes.median())
 
 
 def site_readers(model: nn.Module, plan: Plan) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ channel_maxima.safetensors holds <site>.minima and <site>.maxima, (batches, K), 
 float16. With these quantize searches scales and wide channels (quant/scale_search.py) without any audio.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from whisperq.errors import InputError
 from whisperq.models.plan import make_plan
-from whisperq.models.sites import model_sites
+from whisperq.models.sites import Site, Watcher, model_sites
+from whisperq.quant.ranges import SiteRange
 from whisperq.quant.row_sample import RowSample, Window
 from whisperq.quant.scale_search import Observed
 from whisperq.quant.smoothing import ChannelExtrema
@@ -34,6 +35,32 @@ def row_sample(model: nn.Module, address: str, each: int) -> RowSample:
     """Ready for a site's first batch; `each`: rows of a recording."""
     module = model.get_submodule(model_sites(model)[address].module)
     return RowSample(each, Window.of(module) if isinstance(module, nn.Conv1d) else None)
+
+
+def watcher(
+    observers: Sequence[SiteRange | ChannelExtrema | RowSample],
+    site: Site,
+    lengths: Mapping[str, Sequence[int]],
+    utterances: str,
+    number: int,
+) -> Watcher:
+    """What shows a batch's tensor to a site's observers. lengths: of the batch, by axis; number: the batch's.
+
+    Raises InputError, with the batch's utterances, where the tensor holds NaN or infinity.
+    """
+
+    def see(x: Tensor) -> None:
+        try:
+            for observer in observers:
+                one_by_one = isinstance(observer, RowSample)
+                tensors = site.utterances(x, lengths) if one_by_one else site.parts(x, lengths)
+                if site.time and not isinstance(observer, SiteRange):  # (..., channels, time)
+                    tensors = (tensor.mT for tensor in tensors)
+                observer.observe(tensors, number)
+        except ValueError as error:
+            raise InputError(f"{site.address} holds {error} in the batch of {utterances}") from error
+
+    return see
 
 
 def write_statistics(channels: Mapping[str, ChannelExtrema], rows: Mapping[str, RowSample], folder: Path) -> None:

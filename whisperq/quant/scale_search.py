@@ -4,8 +4,8 @@
     e   = mean over rows of |x W^T - fq(x / s) fq(W s)^T|^2 / |x W^T|^2
 
 x: a sampled row (K) of the site; W: (N, K), all weights that read it, one below the other; j: input channel; a_j:
-the calibration's maximum of |x_j| over all rows, the massive ones included; w_j: that of |W_ij|; fq: on its grid; alpha:
-from ALPHAS by least e, or none at all where that gains less than LEAST_GAIN.
+the calibration's maximum of |x_j| over all rows, the massive ones included; w_j: that of |W_ij|; fq: on its grid;
+alpha: from ALPHAS by least e, or none at all where that gains less than LEAST_GAIN.
 SmoothQuant (Xiao et al. 2022) has one alpha for the whole model and no measure of the output; the search per site is
 what AWQ (Lin et al. 2023) does for weights.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from whisperq.quant.grid import fake_quantize
-from whisperq.quant.wide import ActivationRange, Ends, WideQParams, fake_quantize_wide
+from whisperq.quant.wide import WIDE, ActivationRange, Ends, WideQParams, fake_quantize_wide, with_headroom
 
 # Beyond 0.65 e falls further, but whole models get worse: what weights lose is the same for every token, and adds up
 # where the activations' errors average out.
@@ -126,12 +126,14 @@ def massive_channels(observed: Observed, count: int) -> Tensor:
 
 
 def wide_range(observed: Observed, channels: Tensor, estimate: Estimate, bits: int) -> ActivationRange:
-    """The estimated range of all channels but these with `bits`, and the ends of these with 16."""
+    """The estimated range of all channels but these with `bits`, and the ends of these with 16; with 16 of all."""
+    if len(channels) == observed.minima.shape[1]:
+        return ActivationRange(with_headroom(estimate(observed)), WIDE)
     others = torch.ones(observed.minima.shape[1], dtype=torch.bool)
     others[channels] = False
     main = estimate(Observed(observed.minima[:, others], observed.maxima[:, others], observed.rows[:, :0]))
     low, high = observed.ends
-    wide = float(low[channels].min()), float(high[channels].max())
+    wide = with_headroom((float(low[channels].min()), float(high[channels].max())))
     return ActivationRange(main, bits, wide, tuple(channels.tolist()))
 
 

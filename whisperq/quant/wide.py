@@ -3,9 +3,9 @@
     q   = clip(round(x / s) + z, 0, 2^(2b) - 1) = 2^b h + l,      0 <= h, l < 2^b
     y_i = s w_i (2^b sum_j h_j q_ij + sum_j l_j q_ij - z sum_j q_ij) + b_i
 
-x: (..., K); s, z: scale and zero_point of the grid of 2b bits; b: 8, or 7 where a CPU's sums of products would saturate;
-q_ij: INT8 codes of the weight and w_i their scale. The two sums are two INT8 products of one and the same weight, the
-halves' grids being (2^b s, z_h) and (s, z_l) with z = 2^b z_h + z_l, so that what runs one product runs both.
+x: (..., K); s, z: scale and zero_point of the grid of 2b bits; b: 8, or 7 where a CPU's sums of products would
+saturate; q_ij: INT8 codes of the weight and w_i their scale. The two sums are two INT8 products of one and the same
+weight, the halves' grids being (2^b s, z_h) and (s, z_l) with z = 2^b z_h + z_l.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from whisperq.quant.grid import QParams, fake_quantize, quantize, range_qparams
 
 Ends = tuple[float, float]
 WIDE = 16  # bits
+HEADROOM = 2.0  # of a grid of 16 bits over what calibration saw: half of 65,536 levels are plenty, and nothing clips
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ class ActivationRange:
 
     def grid(self, most_bits: int = 8) -> QParams | WideQParams:
         """most_bits: of one INT8 product's input; two make a code of 16 bits."""
-        main = range_qparams(*self.ends, 2 * min(8, most_bits) if self.bits == WIDE else min(self.bits, most_bits))
+        bits = 2 * min(8, most_bits)
+        main = range_qparams(*self.ends, bits if self.bits == WIDE else min(self.bits, most_bits))
         if self.wide is None:
             return main
-        return WideQParams(main, range_qparams(*self.wide, 2 * min(8, most_bits)), torch.tensor(self.channels))
+        return WideQParams(main, range_qparams(*self.wide, bits), torch.tensor(self.channels, dtype=torch.int64))
 
     def as_dict(self) -> dict[str, Any]:
         """As qparams.json has it; scale and zero_point are there for readers, the range is what counts."""
@@ -60,6 +62,11 @@ class ActivationRange:
         if "a16" not in entry:
             return cls(ends, bits)
         return cls(ends, bits, _ends(entry["a16"]), tuple(int(c) for c in entry["a16"]["channels"]))
+
+
+def with_headroom(ends: Ends) -> Ends:
+    """What a grid of 16 bits covers where calibration saw `ends`."""
+    return HEADROOM * ends[0], HEADROOM * ends[1]
 
 
 def _entry(ends: Ends, bits: int) -> dict[str, Any]:

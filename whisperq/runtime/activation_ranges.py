@@ -1,8 +1,8 @@
 """What each activation's grid covers, and the scales that make it narrower: from a calibration's observations.
 
-Two ways to scale the norms' channels: SmoothQuant's with one alpha for all, or a search site by site, which reaches
-contexts, the vocabulary's norm and convolutions, too, and leaves alone what gains nothing (models/scaling.py). Of scaled
-sites the range is that of EMA or of the least and greatest value: histograms cannot be scaled after the fact.
+Two ways to scale channels: SmoothQuant's for norms with one alpha for all, or a search site by site, which reaches
+contexts, the vocabulary's norm and convolutions, too, and leaves alone what gains nothing (models/scaling.py). Of
+scaled sites the range is that of EMA or of the least and greatest value: histograms cannot be scaled after the fact.
 """
 
 import math
@@ -24,7 +24,7 @@ from whisperq.quant.grid import fake_quantize
 from whisperq.quant.observers import ema_range, minmax_range
 from whisperq.quant.scale_search import Estimate, Observed
 from whisperq.quant.smoothing import magnitudes
-from whisperq.quant.wide import WIDE, ActivationRange, Ends
+from whisperq.quant.wide import WIDE, ActivationRange, Ends, with_headroom
 from whisperq.runtime.quantized import GRIDS, ActivationGrid, PerToken
 
 
@@ -126,13 +126,11 @@ def _search(
         return
     if not has_rows(calibration):
         found.notices.append(
-            f"{calibration} kept no rows to search with, so that nothing is scaled; whisperq calibrate --force keeps them"
+            f"{calibration} kept no rows to search with: nothing is scaled; whisperq calibrate --force keeps them"
         )
         return
-    observed = {
-        a: o.scaled(found.scales[a]) if a in found.scales else o
-        for a, o in read_observed(calibration, plan.activations).items()
-    }
+    raw = read_observed(calibration, plan.activations)
+    observed = {a: o.scaled(found.scales[a]) if a in found.scales else o for a, o in raw.items()}
     quantized = fake_weight(config)
     chosen = Findings(observed=observed)
     if searched[0]:
@@ -142,7 +140,7 @@ def _search(
             covered = found.ranges[site]
             found.ranges[site] = ActivationRange(estimate(chosen.observed[site]), covered.bits)
     if searched[1]:
-        widen(network, plan, chosen, found.ranges, estimate, quantized, config.budget / 100)
+        widen(network, plan, raw, chosen, found.ranges, estimate, quantized, config.budget / 100)
         found.ranges |= chosen.wide
     found.results |= describe(chosen, searched[0])
 
@@ -168,7 +166,7 @@ def _name_wide(network: nn.Module, patterns: str, found: Activations) -> None:
             raise UsageError(f"--massive names {site}, which this recipe leaves in float")
         if CONVOLVED.fullmatch(site):
             raise UsageError(f"--massive names {site}, the input of a convolution, which has 8 bits at most")
-        found.ranges[site] = ActivationRange(found.ranges[site].ends, WIDE)
+        found.ranges[site] = ActivationRange(with_headroom(found.ranges[site].ends), WIDE)
 
 
 def fake_weight(config: QuantizeConfig) -> Any:

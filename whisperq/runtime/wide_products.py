@@ -3,11 +3,12 @@
     y = main(q) + high(h) + low(l)
 
 q: 8-bit codes of the channels that are not wide (the weight's other columns are zero in `main`); h and l: the halves of
-the wide channels' codes, each with a grid of its own over one and the same weight (quant/wide.py).
+the wide channels' codes, each with a grid of its own over one and the same weight (quant/wide.py). The halves are twice
+as many rows of one product whose rows have grids of their own (runtime/dynamic.py): the weight is read once for both.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -16,10 +17,12 @@ from torch import Tensor
 
 from whisperq.quant.grid import QParams, fake_quantize
 from whisperq.quant.wide import WideQParams, fake_quantize_wide, half_codes, half_grids
+from whisperq.runtime.dynamic import TokenCodes, TokenGrid
 from whisperq.runtime.kernels import Grid, Kernels
+from whisperq.runtime.native.kernels import NativeKernels
 from whisperq.runtime.products import IntegerWeight, Product
 
-Integer = Callable[[IntegerWeight, Grid], Product]
+Integer = Callable[[IntegerWeight, Grid | TokenGrid], Product]
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class WideGrid:
         """None: all."""
         return self.qparams.channels if isinstance(self.qparams, WideQParams) else None
 
+    @property
+    def half_bits(self) -> int:
+        return self.wide.quant_max.bit_length() // 2
+
     @cached_property
     def main(self) -> Grid | None:
         return Grid(self.qparams.main) if isinstance(self.qparams, WideQParams) else None
@@ -48,45 +55,67 @@ class WideGrid:
         return fake_quantize(x, self.qparams)
 
 
+@dataclass
+class Halves:
+    """x (rows, K), float32 -> the halves of its wide channels' codes, the high ones' rows before the low ones'."""
+
+    grid: WideGrid
+    kernels: Kernels
+    _grids: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by rows: scales and zero_points
+
+    def __call__(self, x: Tensor) -> TokenCodes:
+        rows = len(x)
+        if rows not in self._grids:
+            grids = half_grids(self.grid.wide)
+            parts = ([g.scale.float() for g in grids], [g.zero_point.to(torch.int32) for g in grids])
+            self._grids = {rows: tuple(torch.stack(p).to(x.device).repeat_interleave(rows) for p in parts)}
+        return TokenCodes(self._codes(x), *self._grids[rows])
+
+    def _codes(self, x: Tensor) -> Tensor:
+        channels, wide = self.grid.channels, self.grid.wide
+        if not isinstance(self.kernels, NativeKernels):
+            return torch.cat(half_codes(x if channels is None else x[:, channels], wide))
+        count = x.shape[1] if channels is None else len(channels)
+        codes = torch.empty(2 * len(x), count, dtype=torch.uint8)
+        self.kernels.library.quantize_halves(
+            x.contiguous().data_ptr(), *x.shape, None if channels is None else channels.data_ptr(), count,
+            float(wide.scale), float(wide.zero_point), wide.quant_max, self.grid.half_bits, codes.data_ptr(),
+        )  # fmt: skip
+        return codes
+
+
 class WideProduct:
     """A `Product` that takes in floats, and quantizes them itself."""
 
     grid = None
 
     def __init__(self, grid: WideGrid, weight: IntegerWeight, kernels: Kernels, integer: Integer) -> None:
-        self._grid, self._kernels = grid, kernels
-        channels = grid.channels
-        columns = weight.codes if channels is None else weight.codes[:, channels]
-        narrow = replace(weight, codes=columns.contiguous(), bias=torch.zeros_like(weight.bias))
-        grids = [Grid(half) for half in half_grids(grid.wide)]
-        if channels is None:
-            self._main = None
-            self._halves = [integer(weight, grids[0]), integer(narrow, grids[1])]  # the bias once
-        else:
-            others = weight.codes.clone()
-            others[:, channels] = 0
-            self._main = integer(replace(weight, codes=others), grid.main)
-            self._halves = [integer(narrow, half) for half in grids]
+        self._grid, self._kernels, self._halves = grid, kernels, Halves(grid, kernels)
+        channels, halves = grid.channels, TokenGrid(grid.half_bits)
+        if channels is None:  # both halves add the bias
+            self._main, self._wide = None, integer(replace(weight, bias=weight.bias / 2), halves)
+            return
+        others = weight.codes.clone()
+        others[:, channels] = 0
+        self._main = integer(replace(weight, codes=others), grid.main)
+        narrow = weight.codes[:, channels].contiguous()
+        self._wide = integer(replace(weight, codes=narrow, bias=torch.zeros_like(weight.bias)), halves)
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        halves = half_codes(x if self._grid.channels is None else x[:, self._grid.channels], self._grid.wide)
+        high, low = self._wide(self._halves(x)).chunk(2)
         if self._main is None:
-            return self._halves[1].add(halves[1], self._halves[0](halves[0])).to(dtype)
-        y = self._main(self._kernels.quantize(x, self._grid.main))
-        for product, codes in zip(self._halves, halves, strict=True):
-            y = product.add(codes, y)
-        return y.to(dtype)
+            return (high + low).to(dtype)
+        return self._main(self._kernels.quantize(x, self._grid.main)).add_(high).add_(low).to(dtype)
 
     def add(self, x: Tensor, sum: Tensor) -> Tensor:
-        halves = half_codes(x if self._grid.channels is None else x[:, self._grid.channels], self._grid.wide)
+        high, low = self._wide(self._halves(x)).chunk(2)
         if self._main is not None:
             sum = self._main.add(self._kernels.quantize(x, self._grid.main), sum)
-        for product, codes in zip(self._halves, halves, strict=True):
-            sum = product.add(codes, sum)
-        return sum
+        return sum.add_(high).add_(low)
 
     def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
-        return self._kernels.quantize(F.gelu(self(x)), grid)
+        y = F.gelu(self(x))
+        return y if grid is None else self._kernels.quantize(y, grid)
 
 
 class SideBySide:

@@ -14,7 +14,7 @@ import torch
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.data.batches import Batch, epoch_order, require_texts, teacher_forced
+from whisperq.data.batches import epoch_order, require_texts, teacher_forced
 from whisperq.data.groups import identity, read_all
 from whisperq.data.lazy import Joined
 from whisperq.data.utterance import Utterance
@@ -23,8 +23,8 @@ from whisperq.flags import Context
 from whisperq.models.caches import cache_sites
 from whisperq.models.loading import compute_device
 from whisperq.models.ranges import known_range, write_ranges
-from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
-from whisperq.models.statistics import product_inputs, row_sample, write_statistics
+from whisperq.models.sites import model_sites, resolve, watch
+from whisperq.models.statistics import product_inputs, row_sample, watcher, write_statistics
 from whisperq.options import CalibrateConfig
 from whisperq.quant.ranges import Ends, Estimation, SiteRange
 from whisperq.quant.row_sample import ROWS, RowSample
@@ -202,8 +202,9 @@ def observe(
         batch = opened.loader.labelled(part)
         if batch is None:
             continue
+        batch_ids = ", ".join(u.id for u in batch.utterances)
         seeing = {a: [o[a] for o in (ranges, channels, rows) if a in o] for a in chosen if a not in unseen}
-        watchers = {a: watcher(observers, sites[a], batch, number) for a, observers in seeing.items()}
+        watchers = {a: watcher(found, sites[a], batch.lengths, batch_ids, number) for a, found in seeing.items()}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
         for a in unseen:
@@ -234,23 +235,3 @@ def counts(seen: Sequence[tuple[int, float]], config: CalibrateConfig) -> dict[s
         "audio_seconds": sum(seconds for _, seconds in seen),
         "batches_asked": config.batches,
     }
-
-
-def watcher(
-    observers: Sequence[SiteRange | ChannelExtrema | RowSample], site: Site, batch: Batch, number: int
-) -> Watcher:
-    def see(x: torch.Tensor) -> None:
-        try:
-            for observer in observers:
-                tensors = site.parts(x, batch.lengths)
-                if isinstance(observer, RowSample):
-                    tensors = site.utterances(x, batch.lengths)
-                if site.time and not isinstance(observer, SiteRange):  # (..., channels, time)
-                    tensors = (tensor.mT for tensor in tensors)
-                observer.observe(tensors, number)
-        except ValueError as error:
-            ids = ", ".join(u.id for u in batch.utterances)
-            raise InputError(f"{site.address} holds {error} in the batch of {ids}") from error
-
-    see.in_parts = site.axis not in batch.lengths and all(getattr(o, "in_parts", False) for o in observers)
-    return see

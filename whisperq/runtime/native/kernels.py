@@ -42,6 +42,9 @@ _ARGUMENTS = {
     "layer_norm": [_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, c_int32, _Out],
     "quantize": [_POINTER, _COUNT, _Out],
     "quantize_divided": [_POINTER, _POINTER, _COUNT, _COUNT, _Out],
+    "quantize_halves": [
+        _POINTER, _COUNT, _COUNT, _POINTER, _COUNT, c_float, c_float, c_float, c_int32, _POINTER
+    ],
     "gate_context": [_POINTER, _COUNT, _COUNT, _COUNT, _Gate, _Out],
     "attention_bf16": [_POINTER, _POINTER, _POINTER, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out],
     "attend_bf16": _ATTEND,

@@ -28,7 +28,25 @@ void quantize(const float *x, int64_t count, Out out) {
         write(out, start, x + start, std::min(block, count - start));
 }
 
-// The same of x (rows, width) whose channels are divided by divisor (width) first.
+// Codes of two halves of x (rows, width), of `count` of its channels or, where there is no list of them, of all: the
+// high halves (rows, count), then the low ones.
+void quantize_halves(const float *x, int64_t rows, int64_t width, const int64_t *channels, int64_t count, float scale,
+                     float zero_point, float quant_max, int32_t half, uint8_t *codes) {
+    const int32_t mask = (1 << half) - 1;
+#pragma omp parallel for schedule(static) if (rows * count > 16384)
+    for (int64_t r = 0; r < rows; r++) {
+        uint8_t *high = codes + r * count, *low = codes + (rows + r) * count;
+        for (int64_t i = 0; i < count; i++) {
+            const float value = x[r * width + (channels ? channels[i] : i)];
+            const float q = std::nearbyint(value / scale) + zero_point;
+            const int32_t code = int32_t(std::min(std::max(q, 0.0f), quant_max));
+            high[i] = uint8_t(code >> half);
+            low[i] = uint8_t(code & mask);
+        }
+    }
+}
+
+// The codes of float32 x (rows, width) whose channels are divided by divisor (width) first.
 void quantize_divided(const float *x, const float *divisor, int64_t rows, int64_t width, Out out) {
 #pragma omp parallel if (rows > 32)
     {
