@@ -172,7 +172,8 @@ def explicit_attention(
         # Fused kernels are told "causal" instead of given a mask.
         rows, columns = query.shape[2], key.shape[2]
         attention_mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)
-    if attention_mask is None and _in_parts(module) and query.shape[:2].numel() * query.shape[2] * key.shape[2] > PART:
+    large = query.shape[:3].numel() * key.shape[2] > PART and query.device.type == "cpu"  # a GPU wants large products
+    if large and attention_mask is None and _in_parts(module):
         return _attention_in_parts(module, query, key, value, scaling), None
     scores = torch.matmul(query, key.transpose(2, 3))
     scores = module.scores(scores if scaling == 1.0 else scores * scaling)
