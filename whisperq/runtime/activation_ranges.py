@@ -16,7 +16,7 @@ from whisperq.errors import UsageError
 from whisperq.models.norms import norm_readers, smooth
 from whisperq.models.plan import CONVOLVED, Plan
 from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
-from whisperq.models.scaling import Findings, scale, widen
+from whisperq.models.scaling import Findings, estimate_of, scale, widen
 from whisperq.models.sites import model_sites, resolve
 from whisperq.models.statistics import has_rows, read_channels, read_observed
 from whisperq.options import QuantizeConfig
@@ -138,7 +138,7 @@ def _search(
         found.scales |= chosen.scales
         for site in chosen.scales:
             covered = found.ranges[site]
-            found.ranges[site] = ActivationRange(estimate(chosen.observed[site]), covered.bits)
+            found.ranges[site] = ActivationRange(estimate_of(site, estimate)(chosen.observed[site]), covered.bits)
     if searched[1]:
         widen(network, plan, raw, chosen, found.ranges, estimate, quantized, config.budget / 100)
         found.ranges |= chosen.wide
