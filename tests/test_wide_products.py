@@ -29,7 +29,7 @@ def weight() -> IntegerWeight:
 def product(grid: WideGrid, kind: str) -> WideProduct:
     """As the runtime makes it: few rows by the native kernel, or PyTorch's own product."""
     layers = Layers(None, "cpu", kernels(kind))  # type: ignore[arg-type]
-    return WideProduct(grid, weight(), layers.kernels, lambda w, g: layers._integer(w, g, few_rows=True))
+    return WideProduct(grid, weight(), layers.kernels, lambda w, g: layers._integer(w, g, few_rows=True), few_rows=True)
 
 
 def exact(x: torch.Tensor, grid: torch.nn.Module, w: IntegerWeight) -> np.ndarray:

@@ -113,10 +113,12 @@ def widen(
     """
     readers, costs = site_readers(model, plan), product_shares(model, plan)
     offers, options = [], {}
-    massive = {site for site, one in raw.items() if has_outliers(one) and not CONVOLVED.fullmatch(site)}
+    if not any(has_outliers(one) for site, one in raw.items() if not CONVOLVED.fullmatch(site)):
+        return
     for site, one in found.observed.items():
-        eligible = site in massive or (massive and costs.get(site, 1) <= CHEAP)
-        if site not in plan.activations or CONVOLVED.fullmatch(site) or not eligible:
+        if site not in plan.activations or CONVOLVED.fullmatch(site):
+            continue
+        if not (has_outliers(one) or costs[site] <= CHEAP):
             continue
         width = one.minima.shape[1]
         reading = Reading(_whole(model, readers[site], width), quantized).some()

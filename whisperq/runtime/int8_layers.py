@@ -81,7 +81,8 @@ class Layers:
         if grid is not None and all(codes):
             joined = IntegerWeight(*(torch.cat([getattr(c, n) for c in codes]) for n in ("codes", "scale", "bias")))
             if isinstance(grid, WideGrid):
-                return WideProduct(grid, joined, self.kernels, partial(self._integer, few_rows=few_rows))
+                integer = partial(self._integer, few_rows=few_rows)
+                return WideProduct(grid, joined, self.kernels, integer, few_rows)
             return self._integer(joined, grid, few_rows, align=len(layers) > 1)
         if grid is None or not any(codes):
             weights, biases = zip(*(self.float_weight(module) for _, module in layers), strict=True)

@@ -3,8 +3,8 @@
     y = main(q) + high(h) + low(l)
 
 q: 8-bit codes of the channels that are not wide (the weight's other columns are zero in `main`); h and l: the halves of
-the wide channels' codes, each with a grid of its own over one and the same weight (quant/wide.py). The halves are twice
-as many rows of one product whose rows have grids of their own (runtime/dynamic.py): the weight is read once for both.
+the wide channels' codes, each with a grid of its own over one and the same weight (quant/wide.py): rows of a product
+whose rows have grids of their own (runtime/dynamic.py). Of a few rows both meet the weight in one pass over it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from whisperq.quant.wide import WideQParams, fake_quantize_wide, half_codes, hal
 from whisperq.runtime.dynamic import TokenCodes, TokenGrid
 from whisperq.runtime.kernels import Grid, Kernels
 from whisperq.runtime.native.kernels import NativeKernels
+from whisperq.runtime.native.products import FEW, FewRowsWideProduct
 from whisperq.runtime.products import IntegerWeight, Product
 
 Integer = Callable[[IntegerWeight, Grid | TokenGrid], Product]
@@ -57,19 +58,21 @@ class WideGrid:
 
 @dataclass
 class Halves:
-    """x (rows, K), float32 -> the halves of its wide channels' codes, the high ones' rows before the low ones'."""
+    """x (rows, K), float32 -> the high and the low halves of its wide channels' codes."""
 
     grid: WideGrid
     kernels: Kernels
-    _grids: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by rows: scales and zero_points
+    _grids: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)  # by rows: scales and zero_points
 
-    def __call__(self, x: Tensor) -> TokenCodes:
+    def __call__(self, x: Tensor) -> tuple[TokenCodes, TokenCodes]:
         rows = len(x)
         if rows not in self._grids:
-            grids = half_grids(self.grid.wide)
-            parts = ([g.scale.float() for g in grids], [g.zero_point.to(torch.int32) for g in grids])
-            self._grids = {rows: tuple(torch.stack(p).to(x.device).repeat_interleave(rows) for p in parts)}
-        return TokenCodes(self._codes(x), *self._grids[rows])
+            self._grids = {rows: [
+                tuple(t.expand(rows).contiguous().to(x.device) for t in (g.scale.float(), g.zero_point))
+                for g in half_grids(self.grid.wide)
+            ]}  # fmt: skip
+        codes = self._codes(x).chunk(2)
+        return tuple(TokenCodes(half, *grid) for half, grid in zip(codes, self._grids[rows], strict=True))
 
     def _codes(self, x: Tensor) -> Tensor:
         channels, wide = self.grid.channels, self.grid.wide
@@ -89,11 +92,16 @@ class WideProduct:
 
     grid = None
 
-    def __init__(self, grid: WideGrid, weight: IntegerWeight, kernels: Kernels, integer: Integer) -> None:
+    def __init__(
+        self, grid: WideGrid, weight: IntegerWeight, kernels: Kernels, integer: Integer, few_rows: bool = False
+    ) -> None:
         self._grid, self._kernels, self._halves = grid, kernels, Halves(grid, kernels)
         channels, halves = grid.channels, TokenGrid(grid.half_bits)
+        self._few = None
         if channels is None:  # both halves add the bias
             self._main, self._wide = None, integer(replace(weight, bias=weight.bias / 2), halves)
+            if few_rows and isinstance(kernels, NativeKernels) and kernels.multiplies_few_rows:
+                self._few = FewRowsWideProduct(weight, grid.wide, kernels)
             return
         others = weight.codes.clone()
         others[:, channels] = 0
@@ -102,18 +110,25 @@ class WideProduct:
         self._wide = integer(replace(weight, codes=narrow, bias=torch.zeros_like(weight.bias)), halves)
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        high, low = self._wide(self._halves(x)).chunk(2)
+        if self._few and len(x) <= FEW:
+            return self._few(x.contiguous(), dtype)
+        high, low = self._halves(x)
         if self._main is None:
-            return (high + low).to(dtype)
-        return self._main(self._kernels.quantize(x, self._grid.main)).add_(high).add_(low).to(dtype)
+            return self._wide.add(low, self._wide(high)).to(dtype)
+        y = self._main(self._kernels.quantize(x, self._grid.main))
+        return self._wide.add(low, self._wide.add(high, y)).to(dtype)
 
     def add(self, x: Tensor, sum: Tensor) -> Tensor:
-        high, low = self._wide(self._halves(x)).chunk(2)
+        if self._few and len(x) <= FEW:
+            return self._few.add(x.contiguous(), sum)
+        high, low = self._halves(x)
         if self._main is not None:
             sum = self._main.add(self._kernels.quantize(x, self._grid.main), sum)
-        return sum.add_(high).add_(low)
+        return self._wide.add(low, self._wide.add(high, sum))
 
     def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
+        if self._few and len(x) <= FEW:
+            return self._few.gelu(x.contiguous(), grid)
         y = F.gelu(self(x))
         return y if grid is None else self._kernels.quantize(y, grid)
 

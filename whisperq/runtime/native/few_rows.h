@@ -46,7 +46,7 @@ inline void add_lanes(const __m512i *x, int32_t *sums) {
 
 constexpr int OUTPUTS = 4;  // at a time: as many streams through memory
 
-// ROWS rows of x, from `row`, times OUTPUTS rows of codes, from `first` -> totals (OUTPUTS, ROWS); ROWS is 1 or 4.
+// ROWS rows of x, from `row`, times OUTPUTS rows of codes, from `first` -> totals (OUTPUTS, ROWS); ROWS is 1, 2 or 4.
 template <int ROWS>
 inline void integer_sums(const uint8_t *x, const Weight &w, int64_t first, int64_t row, int32_t *totals) {
     __m512i sums[OUTPUTS * ROWS];

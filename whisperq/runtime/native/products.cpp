@@ -1,4 +1,4 @@
-// Integer products of a few rows, as decoding has them, the input on one grid.
+// Integer products of a few rows, as decoding has them, the input on one grid, of 8 bits or of 16.
 
 #include "few_rows.h"
 
@@ -14,27 +14,77 @@ extern "C" int few_rows() {
 
 namespace {
 
-template <int ROWS>
-void block(const uint8_t *x, const Weight &w, int64_t first, int64_t row, int32_t kind, void *out, Grid grid) {
+constexpr int64_t SPAN = 16 * OUTPUTS;  // outputs that are finished together, in vector instructions
+
+// Stores y, the `count` outputs of a row from `first` on.
+void store(float *y, int64_t count, int64_t row, int64_t first, const Weight &w, int32_t kind, void *out, Grid grid) {
+    const int64_t at = row * w.outputs + first;
+    if (kind >= GELU_CODES)
+        for (int64_t i = 0; i < count; i++) y[i] = gelu(y[i]);
+    if (kind == GELU_CODES)
+        write(Out{static_cast<uint8_t *>(out), nullptr, grid}, at, y, count);
+    else if (kind == VALUES || kind == GELU_VALUES)
+        std::memcpy(static_cast<float *>(out) + at, y, count * sizeof(float));
+    else if (kind == HALVES)
+        for (int64_t i = 0; i < count; i++) static_cast<bf16 *>(out)[at + i] = to_bf16(y[i]);
+    else
+        for (int64_t i = 0; i < count; i++) static_cast<float *>(out)[at + i] += y[i];
+}
+
+// `value`(sums, output): y of one output from its ROWS / PER sums, PER of them for each row of the result.
+template <int ROWS, int PER, typename Value>
+void span(const uint8_t *x, const Weight &w, int64_t first, int64_t row, int32_t kind, void *out, Grid grid,
+          Value value) {
+    const int64_t count = std::min(SPAN, w.outputs - first);
     int32_t totals[OUTPUTS * ROWS];
-    integer_sums<ROWS>(x, w, first, row, totals);
-    for (int64_t o = 0; o < std::min<int64_t>(OUTPUTS, w.outputs - first); o++)
-        for (int r = 0; r < ROWS; r++) {
-            const int64_t n = first + o;
-            const int32_t sum = totals[o * ROWS + r] - w.correction[n];
-            finish(w.scale[n] * float(sum) + w.bias[n], (row + r) * w.outputs + n, kind, out, grid);
-        }
+    float y[ROWS / PER][SPAN];
+    for (int64_t n = 0; n < count; n += OUTPUTS) {
+        integer_sums<ROWS>(x, w, first + n, row * PER, totals);
+        for (int64_t o = 0; o < std::min<int64_t>(OUTPUTS, count - n); o++)
+            for (int r = 0; r < ROWS / PER; r++) y[r][n + o] = value(totals + o * ROWS + r * PER, first + n + o);
+    }
+    for (int r = 0; r < ROWS / PER; r++) store(y[r], count, row + r, first, w, kind, out, grid);
 }
 
 }  // namespace
 
 // x: codes (rows, inputs). Out: (rows, outputs).
 extern "C" void few_rows_product(const uint8_t *x, int64_t rows, Weight w, int32_t kind, void *out, Grid grid) {
+    auto value = [&](const int32_t *total, int64_t n) {
+        return w.scale[n] * float(*total - w.correction[n]) + w.bias[n];
+    };
 #pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < w.outputs; n += OUTPUTS) {
+    for (int64_t n = 0; n < w.outputs; n += SPAN) {
         int64_t row = 0;
-        for (; row + 4 <= rows; row += 4) block<4>(x, w, n, row, kind, out, grid);
-        for (; row < rows; row++) block<1>(x, w, n, row, kind, out, grid);
+        for (; row + 4 <= rows; row += 4) span<4, 1>(x, w, n, row, kind, out, grid, value);
+        for (; row < rows; row++) span<1, 1>(x, w, n, row, kind, out, grid, value);
+    }
+}
+
+// The same of float32 x (rows, inputs), whose codes of two halves, 2 * half bits, meet the weight together: correction
+// is the sum of an output's codes, and totals are exact in 64 bits.
+extern "C" void few_rows_wide_product(const float *x, int64_t rows, float scale, int32_t zero_point, float quant_max,
+                                      int32_t half, Weight w, int32_t kind, void *out, Grid grid) {
+    std::vector<uint8_t> codes(2 * rows * w.inputs);  // of each row the high halves, then the low ones
+    const int32_t mask = (1 << half) - 1;
+    for (int64_t r = 0; r < rows; r++) {
+        uint8_t *high = codes.data() + 2 * r * w.inputs, *low = high + w.inputs;
+        for (int64_t i = 0; i < w.inputs; i++) {
+            const float q = std::nearbyint(x[r * w.inputs + i] / scale) + float(zero_point);
+            const int32_t code = int32_t(std::min(std::max(q, 0.0f), quant_max));
+            high[i] = uint8_t(code >> half);
+            low[i] = uint8_t(code & mask);
+        }
+    }
+    auto value = [&](const int32_t *totals, int64_t n) {
+        const int64_t sums = (int64_t(totals[0]) << half) + totals[1];
+        return w.scale[n] * float(sums - int64_t(zero_point) * w.correction[n]) + w.bias[n];
+    };
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < w.outputs; n += SPAN) {
+        int64_t row = 0;
+        for (; row + 2 <= rows; row += 2) span<4, 2>(codes.data(), w, n, row, kind, out, grid, value);
+        for (; row < rows; row++) span<2, 2>(codes.data(), w, n, row, kind, out, grid, value);
     }
 }
 

@@ -1,8 +1,9 @@
-"""Integer products of a few rows, for decoding."""
+"""Integer products of a few rows, for decoding, of inputs on grids of 8 or of 16 bits."""
 
 import torch
 from torch import Tensor
 
+from whisperq.quant.grid import QParams
 from whisperq.runtime.kernels import Grid
 from whisperq.runtime.native.kernels import CGrid, NativeKernels, Weight
 from whisperq.runtime.products import IntegerWeight, Product
@@ -47,4 +48,35 @@ class FewRowsProduct:
     def _into(self, x: Tensor, result: Tensor, kind: int, grid: Grid | None = None) -> Tensor:
         out = CGrid() if grid is None else CGrid(grid.scale, grid.zero_point, grid.quant_max)
         self._run(x.data_ptr(), len(x), self._weight, kind, result.data_ptr(), out)
+        return result
+
+
+class FewRowsWideProduct:
+    """Of floats, whose codes of 16 bits it makes itself; up to FEW rows, (rows, K), whose memory is contiguous."""
+
+    def __init__(self, weight: IntegerWeight, grid: QParams, kernels: NativeKernels) -> None:
+        self.codes, self._bias = weight.codes.contiguous(), weight.bias.contiguous()
+        self._sums = self.codes.sum(dim=1, dtype=torch.int32)
+        self._scale = weight.scale * float(grid.scale)
+        tensors = (self.codes, self._sums, self._scale, self._bias)
+        self._weight = Weight(*(t.data_ptr() for t in tensors), *self.codes.shape)
+        half = grid.quant_max.bit_length() // 2
+        self._grid = (float(grid.scale), int(grid.zero_point), float(grid.quant_max), half)
+        self._run = kernels.library.few_rows_wide_product
+
+    def __call__(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        result = x.new_empty(len(x), len(self.codes), dtype=dtype)
+        return self._into(x, result, HALVES if dtype == torch.bfloat16 else VALUES)
+
+    def add(self, x: Tensor, sum: Tensor) -> Tensor:
+        return self._into(x, sum, ADDED)
+
+    def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
+        dtype = torch.float32 if grid is None else torch.uint8
+        kind = GELU_VALUES if grid is None else GELU_CODES
+        return self._into(x, x.new_empty(len(x), len(self.codes), dtype=dtype), kind, grid)
+
+    def _into(self, x: Tensor, result: Tensor, kind: int, grid: Grid | None = None) -> Tensor:
+        out = CGrid() if grid is None else CGrid(grid.scale, grid.zero_point, grid.quant_max)
+        self._run(x.data_ptr(), len(x), *self._grid, self._weight, kind, result.data_ptr(), out)
         return result
