@@ -29,6 +29,7 @@ from whisperq.quant.scale_search import (
     Reading,
     balanced,
     massive_channels,
+    outlier_ratio,
     output_error,
     search,
     spend,
@@ -118,7 +119,8 @@ def widen(
     for site, one in found.observed.items():
         if site not in plan.activations or CONVOLVED.fullmatch(site):
             continue
-        if not (has_outliers(one) or costs[site] <= CHEAP):
+        few_rows = site.startswith("dec.") and has_outliers(raw[site])
+        if not (has_outliers(one) or few_rows or costs[site] <= CHEAP):
             continue
         width = one.minima.shape[1]
         reading = Reading(_whole(model, readers[site], width), quantized).some()
@@ -136,8 +138,7 @@ def widen(
 
 def has_outliers(observed: Observed) -> bool:
     """Whether one channel is so much greater than the others that a grid for all is coarse to most."""
-    magnitudes = observed.magnitudes
-    return float(magnitudes.max()) >= MASSIVE * float(magnitudes.median())
+    return outlier_ratio(observed.magnitudes) >= MASSIVE
 
 
 def site_readers(model: nn.Module, plan: Plan) -> dict[str, list[str]]:

@@ -31,6 +31,11 @@ def product_inputs(model: nn.Module) -> list[str]:
     return [a for a, module in modules.items() if not (isinstance(module, nn.Conv1d) and module.groups > 1)]
 
 
+def channel_sites(model: nn.Module) -> list[str]:
+    """Sites of which every channel's ends are worth keeping: all whose last dimension, or a convolution's first, is one."""
+    return [a for a, site in model_sites(model).items() if site.component not in ("scores", "probs", "gate")]
+
+
 def row_sample(model: nn.Module, address: str, each: int) -> RowSample:
     """Ready for a site's first batch; `each`: rows of a recording."""
     module = model.get_submodule(model_sites(model)[address].module)

@@ -120,6 +120,11 @@ def output_error(observed: Observed, reading: Reading, covered: ActivationRange)
     return float(((exact - found).square().sum(dim=1) / exact.square().sum(dim=1).clamp(min=1e-30)).mean())
 
 
+def outlier_ratio(magnitudes: Tensor) -> float:
+    """How much greater the greatest channel's maximum is than the median channel's; (K) -> a number."""
+    return float(magnitudes.max()) / max(float(magnitudes.median()), 1e-30)
+
+
 def massive_channels(observed: Observed, count: int) -> Tensor:
     """The `count` channels of greatest magnitude, in their order."""
     return observed.magnitudes.topk(count).indices.sort().values

@@ -18,11 +18,11 @@ from whisperq.models.plan import CONVOLVED, Plan
 from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
 from whisperq.models.scaling import Findings, estimate_of, scale, widen
 from whisperq.models.sites import model_sites, resolve
-from whisperq.models.statistics import has_rows, read_channels, read_observed
+from whisperq.models.statistics import has_rows, held_channels, read_channels, read_observed
 from whisperq.options import QuantizeConfig
 from whisperq.quant.grid import fake_quantize
 from whisperq.quant.observers import ema_range, minmax_range
-from whisperq.quant.scale_search import Estimate, Observed
+from whisperq.quant.scale_search import MASSIVE, Estimate, Observed, outlier_ratio
 from whisperq.quant.smoothing import magnitudes
 from whisperq.quant.wide import WIDE, ActivationRange, Ends, with_headroom
 from whisperq.runtime.quantized import GRIDS, ActivationGrid, PerToken
@@ -121,6 +121,8 @@ def _search(
     massive = config.massive or ("auto" if config.recipe == "gemm" else "none")
     if massive not in ("auto", "none"):
         _name_wide(network, massive, found)
+    elif massive == "auto" and config.recipe == "paper":
+        _widen_emulated(calibration, found)
     searched = (scales, massive == "auto" and config.recipe == "gemm")
     if not any(searched):
         return
@@ -167,6 +169,18 @@ def _name_wide(network: nn.Module, patterns: str, found: Activations) -> None:
         if CONVOLVED.fullmatch(site):
             raise UsageError(f"--massive names {site}, the input of a convolution, which has 8 bits at most")
         found.ranges[site] = ActivationRange(with_headroom(found.ranges[site].ends), WIDE)
+
+
+def _widen_emulated(calibration: Path, found: Activations) -> None:
+    """Of a recipe that is emulated alone: 16 bits for every site with massive channels, residual sums too."""
+    held = held_channels(calibration)
+    if not held:
+        found.notices.append(f"{calibration} kept no channels, so that no massive one is found")
+    ratios = {a: outlier_ratio(magnitudes(*held[a])) for a in found.ranges if a in held}
+    for site, ratio in ratios.items():
+        if ratio >= MASSIVE:
+            found.ranges[site] = ActivationRange(with_headroom(found.ranges[site].ends), WIDE)
+    found.results["massive"] = {a: {"ratio": ratio} for a, ratio in ratios.items() if ratio >= MASSIVE}
 
 
 def fake_weight(config: QuantizeConfig) -> Any:

@@ -24,7 +24,7 @@ from whisperq.models.caches import cache_sites
 from whisperq.models.loading import compute_device
 from whisperq.models.ranges import known_range, write_ranges
 from whisperq.models.sites import model_sites, resolve, watch
-from whisperq.models.statistics import product_inputs, row_sample, watcher, write_statistics
+from whisperq.models.statistics import channel_sites, product_inputs, row_sample, watcher, write_statistics
 from whisperq.options import CalibrateConfig
 from whisperq.quant.ranges import Ends, Estimation, SiteRange
 from whisperq.quant.row_sample import ROWS, RowSample
@@ -192,7 +192,7 @@ def observe(
     ranges = {a: how.site(known_range(opened.model, sites[a])) for a in chosen}
     unseen = [a for a in chosen if sites[a].component == "probs"]  # large, and their range is known
     products = set(product_inputs(opened.model)) & set(chosen) if config.channel_maxima else set()
-    kept = {*products, *cache_sites(opened.model)}
+    kept = {*(channel_sites(opened.model) if config.channel_maxima else ()), *cache_sites(opened.model)}
     each = -(-ROWS // len(utterances)) if utterances else 0
     channels = {a: ChannelExtrema() for a in chosen if a in kept}
     rows = {a: row_sample(opened.model, a, each) for a in chosen if a in products}
