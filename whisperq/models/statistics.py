@@ -32,7 +32,7 @@ def product_inputs(model: nn.Module) -> list[str]:
 
 
 def channel_sites(model: nn.Module) -> list[str]:
-    """Sites of which every channel's ends are worth keeping: all whose last dimension, or a convolution's first, is one."""
+    """Sites of which every channel's ends are worth keeping: all but attention's inner ones and gates."""
     return [a for a, site in model_sites(model).items() if site.component not in ("scores", "probs", "gate")]
 
 
