@@ -61,12 +61,14 @@ def scale(
     model: nn.Module, plan: Plan, observed: Mapping[str, Observed], ranges: Mapping[str, ActivationRange],
     estimate: Estimate, quantized: FakeWeight,
 ) -> Findings:  # fmt: skip
-    """Search every site's scales and fold them into the model.
+    """Search every site's scales and fold them into the model; one without outliers is left alone.
 
     ranges: those of the sites as they are; estimate: the range of a scaled site. All errors are of the model as it
     came: what one site's scales do to another's layers changes no output.
     """
     found = Findings(observed=dict(observed))
+    if not any(map(has_outliers, observed.values())):
+        return found
     for site, one in foldable(model).items():
         if site not in plan.activations or site not in observed:
             continue
@@ -125,7 +127,8 @@ def widen(
         width = one.minima.shape[1]
         reading = Reading(_whole(model, readers[site], width), quantized).some()
         before = output_error(one, reading, ranges[site])
-        for count in (*(c for c in COUNTS if c <= width // 8), width):
+        counts = [c for c in COUNTS if c <= width // 8] if _all_whole(model, readers[site], width) else []
+        for count in (*counts, width):
             covered = wide_range(one, massive_channels(one, count), estimate_of(site, estimate), ranges[site].bits)
             options[site, count] = covered
             gain = before - output_error(one, reading, covered)
@@ -147,6 +150,11 @@ def site_readers(model: nn.Module, plan: Plan) -> dict[str, list[str]]:
     for weight in plan.weights:
         found.setdefault(canonical(f"{weight.address}:input"), []).append(weight.parameter)
     return {site: names for site, names in found.items() if site in plan.activations}
+
+
+def _all_whole(model: nn.Module, names: list[str], width: int) -> bool:
+    """Whether every reader takes in whole rows; a gate that looks at each head does not."""
+    return all(model.get_parameter(name).shape[1:] == (width,) for name in names)
 
 
 def _whole(model: nn.Module, names: list[str], width: int) -> Tensor:

@@ -9,6 +9,7 @@ from onnx import TensorProto
 from whisperq.runtime.onnx_blocks import Attention, KeysAndValues, feed_forward
 from whisperq.runtime.onnx_graph import Shape
 from whisperq.runtime.onnx_layers import Layers
+from whisperq.runtime.onnx_wide import WideWeight, wide_product
 
 TABLE, PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 LOWEST = float(np.finfo(np.float32).min)
@@ -48,7 +49,7 @@ class Decoder:
         for i in range(c.decoder_layers):
             x = self._layer(i, x, mask, pasts[i] if pasts else {})
         x = self.layers.norm("model.decoder.layer_norm", x, "dec.norm")
-        logits = self.layers.product("proj_out", self.layers.activation(x, "proj_out"), vocabulary.projection)
+        logits = self._logits(x, vocabulary)
         g.output("logits", logits, np.float32, ("batch_size", "decoder_sequence_length", c.vocab_size))
         g.outputs.sort(key=lambda output: output.name != "logits")  # the layout has them first
 
@@ -130,15 +131,31 @@ class Decoder:
         untied = PROJECTION in stored and not layers.config.tie_word_embeddings
         return Vocabulary(table, layers.float_weight(PROJECTION) if untied else table)
 
+    def _logits(self, x: str, vocabulary: Vocabulary) -> str:
+        """(batch, tokens, d_model) -> (batch, tokens, vocabulary)."""
+        layers = self.layers
+        if vocabulary.scale is not None and layers.is_wide("proj_out"):
+            codes = layers.stored.codes(PROJECTION)
+            return wide_product(layers, x, "proj_out", WideWeight(PROJECTION, codes.codes.T, codes.scale))
+        return layers.product("proj_out", layers.activation(x, "proj_out"), vocabulary.projection)
+
     def _embedded(self, tokens: str, vocabulary: Vocabulary) -> str:
         """(batch, tokens) -> (batch, tokens, d_model)."""
         g, scale = self.layers.graph, vocabulary.scale
         columns = g.op("Gather", vocabulary.table, tokens, name="dec.embedding/columns", axis=1)
         rows = g.op("Transpose", columns, perm=(1, 2, 0), name="dec.embedding")
         if scale is None:
-            return rows
+            return self._divided(rows)
         name = g.constant(f"{PROJECTION}.rows", scale)  # (vocabulary, 1), or ()
         if scale.ndim:
             name = g.op("Gather", name, tokens, name="dec.embedding/scale")
         rows = g.op("Cast", rows, name="dec.embedding/float", to=TensorProto.FLOAT)
-        return g.op("Mul", rows, name, name="dec.embedding/dequantize")
+        return self._divided(g.op("Mul", rows, name, name="dec.embedding/dequantize"))
+
+    def _divided(self, rows: str) -> str:
+        """Rows of a table whose columns are scaled for the logits."""
+        divisor = self.layers.stored.divisors.get("dec.norm")
+        if divisor is None:
+            return rows
+        name = self.layers.graph.constant("dec.norm.divisor", divisor.numpy())
+        return self.layers.graph.op("Div", rows, name, name="dec.embedding/divided")

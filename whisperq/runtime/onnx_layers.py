@@ -14,7 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from whisperq.models.sites import canonical
+from whisperq.quant.grid import QParams
+from whisperq.quant.wide import WideQParams, is_wide
 from whisperq.runtime.onnx_graph import Graph
+from whisperq.runtime.onnx_wide import WideWeight, wide_product
 from whisperq.runtime.stored import Stored
 
 END = 2**63 - 1  # of a slice that goes as far as there is something
@@ -44,9 +47,19 @@ class Layers:
         """x (..., d_in) -> factor * (x @ W^T + bias), (..., d_out); `split` reshapes x before."""
         name = f"{module}.weight"
         integer = self.count(address, name)
+        if integer and self.is_wide(address):
+            codes = self.stored.codes(name)
+            weight = WideWeight(name, _columns(codes.codes), codes.scale * np.float32(factor))
+            x = self.reshaped(x, split, f"{address}/split") if split else x
+            return self.biased(wide_product(self, x, address, weight), module, address, factor)
         weight = self.integer_weight(name, factor) if integer else self.float_weight(name, factor)
         y = self.product(address, self.activation(x, address, split), weight)
         return self.biased(y, module, address, factor)
+
+    def is_wide(self, address: str) -> bool:
+        """Whether channels of this layer's input have codes of 16 bits."""
+        grid = self.stored.activations.get(canonical(f"{address}:input"))
+        return isinstance(grid, WideQParams) or (grid is not None and is_wide(grid))
 
     def product(self, address: str, x: str, weight: str) -> str:
         return self.graph.op("MatMul", x, weight, name=address)
@@ -86,7 +99,9 @@ class Layers:
     def activation(self, x: str, address: str, split: Sequence[int] = ()) -> str:
         """The input of the layer at `address` on its site's grid, where it has one; `split` reshapes it before."""
         site = canonical(f"{address}:input")
-        if site not in self.stored.activations:
+        if site not in self.stored.activations or self.is_wide(
+            address
+        ):  # 16 bits of a float layer are as good as floats
             return self.reshaped(x, split, f"{site}/split") if split else x
         codes = self.codes(x, site)
         if split:
@@ -94,19 +109,32 @@ class Layers:
         return self.graph.once("DequantizeLinear", codes, *self.grid(site), name=f"{site}/dequantize")
 
     def codes(self, x: str, site: str) -> str:
-        """x -> uint8 codes, once for all layers that read it; x is clipped first where its grid is narrower."""
-        grid = self.stored.activations[site]
+        """x -> uint8 codes, once for all layers that read it; its channels are divided first where they are scaled."""
+        if (divisor := self.stored.divisors.get(site)) is not None:
+            divided = self.graph.constant(f"{site}.divisor", divisor.numpy())
+            x = self.graph.once("Div", x, divided, name=f"{site}/divided")
+        return self.quantized(x, self.stored.activations[site], site)
+
+    def quantized(self, x: str, grid: QParams, name: str) -> str:
+        """x -> uint8 codes of this grid; x is clipped first where the grid is narrower."""
         if grid.quant_max < 255:  # QuantizeLinear itself clips to 0..255
             ends = ((code - int(grid.zero_point)) * float(grid.scale) for code in (grid.quant_min, grid.quant_max))
-            x = self.graph.once("Clip", x, *map(self.graph.scalar, ends), name=f"{site}/clip")
-        return self.graph.once("QuantizeLinear", x, *self.grid(site), name=f"{site}/quantize")
+            x = self.graph.once("Clip", x, *map(self.graph.scalar, ends), name=f"{name}/clip")
+        return self.graph.once("QuantizeLinear", x, *self.named_grid(grid, name), name=f"{name}/quantize")
+
+    def rounded(self, x: str, grid: QParams, name: str) -> str:
+        """x as this grid represents it, float32."""
+        codes = self.quantized(x, grid, name)
+        return self.graph.once("DequantizeLinear", codes, *self.named_grid(grid, name), name=f"{name}/dequantize")
 
     def grid(self, site: str) -> tuple[str, str]:
         """The site's scale and zero_point."""
-        grid, g = self.stored.activations[site], self.graph
+        return self.named_grid(self.stored.activations[site], site)
+
+    def named_grid(self, grid: QParams, name: str) -> tuple[str, str]:
         return (
-            g.constant(f"{site}.scale", grid.scale.numpy()),
-            g.constant(f"{site}.zero_point", grid.zero_point.numpy().astype(np.uint8)),
+            self.graph.constant(f"{name}.scale", grid.scale.numpy()),
+            self.graph.constant(f"{name}.zero_point", grid.zero_point.numpy().astype(np.uint8)),
         )
 
     def reshaped(self, x: str, shape: Sequence[int], name: str) -> str:

@@ -1,0 +1,119 @@
+"""Models with outliers through the commands: what the search chooses, and that every runtime runs what it chose."""
+
+import json
+from pathlib import Path
+
+import pytest
+from exported import CPU, difference
+from planted import planted_folder
+from safetensors.torch import load_file
+from test_smoothing import spoken_logits
+
+from whisperq import artifact
+from whisperq.models.folding import SCALES
+from whisperq.options import ExportConfig
+from whisperq.runtime.quantized import QPARAMS
+from whisperq.steps.export import export
+
+PLAIN = ("--smooth", "none", "--massive", "none")
+
+
+def run(invoke, folder: Path, *arguments) -> artifact.Artifact:
+    result = invoke(*arguments, "--run", folder)
+    assert result.exit_code == 0, result.output
+    return artifact.load(Path(arguments[arguments.index("--out") + 1]))
+
+
+@pytest.fixture(scope="module")
+def models(finished_run, tmp_path_factory, invoke) -> Path:
+    """planted/ (a channel 256 times as large) and its calibration, auto/ and plain/ made of it; of distilled/ too."""
+    folder = tmp_path_factory.mktemp("scaled")
+    planted_folder(finished_run / "distilled", 256.0, folder / "planted")
+    for name, model in (("", folder / "planted"), ("whole-", finished_run / "distilled")):
+        calibration = folder / f"{name}calibration"
+        run(invoke, finished_run, "calibrate", "--model", model, "--out", calibration)
+        common = ("--model", model, "--calibration", calibration)
+        run(invoke, finished_run, "quantize", *common, "--out", folder / f"{name}auto")
+        run(invoke, finished_run, "quantize", *common, *PLAIN, "--out", folder / f"{name}plain")
+    return folder
+
+
+def test_planted_outliers_cost_nothing(models, digits):
+    expected = spoken_logits(models / "planted", digits)
+    errors = {name: difference(spoken_logits(models / name, digits), expected) for name in ("auto", "plain")}
+    assert errors["auto"] < 0.1 * errors["plain"]
+
+
+def test_what_was_chosen_is_said(models, invoke):
+    sealed = artifact.load(models / "auto")
+    results, scales = sealed.results, load_file(models / "auto" / SCALES)
+    assert results["smooth"] == "auto" and set(results["smoothed"]) == set(results["scaled"]) == set(scales)
+    assert all(one["error"] < one["error_before"] for one in results["scaled"].values())
+    planted = {a for a, s in scales.items() if a.endswith("_norm") and int(s.argmax()) == 7}
+    assert {a for a in scales if a.endswith("_norm")} == planted  # channel 7 is the one
+    assert results["massive"] and 0 < results["extra_products"] <= 0.05
+    shown = " ".join(invoke("show", models / "auto").output.split())
+    assert f"{len(scales)} sites scaled" in shown and "on 16 bits" in shown
+
+
+def test_a_model_without_outliers_is_left_alone(models):
+    auto, plain = (models / name for name in ("whole-auto", "whole-plain"))
+    assert not (auto / SCALES).exists() and artifact.load(auto).results["massive"] == {}
+    for file in (QPARAMS, "quantized.safetensors"):
+        assert (auto / file).read_bytes() == (plain / file).read_bytes()
+
+
+def test_integers_agree_with_emulation(models, digits):
+    emulated = spoken_logits(models / "auto", digits)
+    assert difference(spoken_logits(models / "auto", digits, "int8"), emulated) < 1e-2
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_graphs_agree_with_emulation(engine, models, digits, tmp_path):
+    emulated = spoken_logits(models / "auto", digits)
+    sealed = export(models / "auto", tmp_path / "graphs", ExportConfig(), CPU)
+    found = spoken_logits(sealed.path, digits, engine)
+    assert difference(found, emulated) < 2e-2
+    assert "dec.0.fc2" in sealed.results["integer_products"]
+
+
+def test_the_budget_is_kept_and_none_is_none(models, finished_run, invoke):
+    common = ("quantize", "--model", models / "planted", "--calibration", models / "calibration")
+    little = run(invoke, finished_run, *common, "--budget", "0.1", "--out", models / "little").results
+    assert 0 < little["extra_products"] <= 0.001
+    nothing = run(invoke, finished_run, *common, "--massive", "none", "--out", models / "nothing").results
+    assert nothing.get("massive", {}) == {} and nothing["smoothed"]
+
+
+def test_sites_are_put_on_16_bits_by_name(models, finished_run, digits, invoke):
+    common = ("quantize", "--model", models / "planted", "--calibration", models / "calibration", "--smooth", "none")
+    out = models / "named"
+    run(invoke, finished_run, *common, "--massive", "*.*.mlp_norm,dec.*.attn_norm,enc.*.attn_norm", "--out", out)
+    grids = json.loads((out / QPARAMS).read_text())["activations"]
+    assert {a for a, grid in grids.items() if grid["quant_max"] == 65535} == {
+        a for a in grids if a.endswith((".mlp_norm", ".attn_norm")) and ".cross." not in a
+    }
+    assert difference(spoken_logits(out, digits, "int8"), spoken_logits(out, digits)) < 1e-2
+    for pattern, reason in (("enc.conv2:input", "convolution"), ("enc.0.scores", "leaves in float")):
+        refused = invoke(*common, "--massive", pattern, "--out", models / "refused", "--run", finished_run)
+        assert refused.exit_code == 2 and reason in refused.stderr
+
+
+def test_sensitivity_scales_the_float_model_alike(models, finished_run, digits, invoke):
+    common = ("--model", models / "auto", "--data", digits / "test.jsonl", "--by", "model")
+    found = run(invoke, finished_run, "sensitivity", *common, "--out", models / "sensitivity").results["everything"]
+    assert found["snr_db"] > 25  # grids of a scaled model on an unscaled one would leave nothing of its logits
+
+
+def test_a_calibration_without_rows_scales_nothing_and_says_so(models, finished_run, invoke):
+    out = models / "rowless"
+    run(invoke, finished_run, "calibrate", "--no-channel-maxima", "--model", models / "planted", "--out", out)
+    flags = ("--model", models / "planted", "--calibration", out, "--out", models / "unscaled")
+    result = invoke("quantize", *flags, "--run", finished_run)
+    assert result.exit_code == 0 and "kept no rows to search with" in " ".join(result.stderr.split())
+    assert not (models / "unscaled" / SCALES).exists()
+
+
+@pytest.mark.parametrize("flag", [("--smooth", "much"), ("--smooth", "1.5"), ("--budget", "-1")])
+def test_values_that_mean_nothing_are_refused(flag, finished_run, invoke):
+    assert invoke("quantize", "--run", finished_run, *flag, "--out", "nowhere").exit_code == 2
