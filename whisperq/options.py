@@ -60,7 +60,8 @@ class QuantizeConfig:
     )
     activation_bits: int = option(8, "Bits of the activations, 4 to 8.", low=4, high=8)
     observer: Observer | None = option(
-        None, "Whose ranges, of the calibration's observers; default: the first, but minmax for ema in gemm."
+        None,
+        "Whose ranges, of the calibration's observers; default: the first, but minmax for ema where outliers are.",
     )
     per_channel: bool | None = option(
         None,

@@ -54,16 +54,14 @@ def read_ranges(folder: Path) -> dict[str, Any]:
     return content
 
 
-def chosen_observer(folder: Path, wanted: str | None, recipe: str = "paper") -> str:
-    """The one that is wanted, else the calibration's own; but gemm takes the whole range where that is ema.
+def chosen_observer(folder: Path, wanted: str | None) -> str:
+    """The one that is wanted, else the calibration's own; minmax is known of every calibration, from the batches' ends.
 
-    An average clips what is rare, and massive values that are clipped change what a pretrained model computes: with
-    ranges of ema the KL of whisper-tiny.en is twice that of min-max. Both are known from the batches' ends.
     Raises InputError for one that the calibration has no ranges of.
     """
     held = read_ranges(folder)["observers"]
-    if wanted is None and held[0] == "ema" and recipe == "gemm" or wanted == "minmax":
-        return "minmax"
+    if wanted == "minmax":
+        return wanted
     if wanted is not None and wanted not in held:
         raise InputError(
             f"{folder} holds ranges of {', '.join(held)}, not of {wanted}; choose one that it holds, "

@@ -6,6 +6,7 @@ scaled sites the range is that of EMA or of the least and greatest value: histog
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from whisperq.errors import UsageError
 from whisperq.models.norms import norm_readers, smooth
 from whisperq.models.plan import CONVOLVED, Plan
 from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
-from whisperq.models.scaling import Findings, estimate_of, scale, widen
+from whisperq.models.scaling import Findings, estimate_of, has_outliers, scale, widen
 from whisperq.models.sites import model_sites, resolve
 from whisperq.models.statistics import has_rows, held_channels, read_channels, read_observed
 from whisperq.options import QuantizeConfig
@@ -64,7 +65,10 @@ def prepare_activations(
     """
     alpha, bits = alpha_of(config.smooth), config.activation_bits
     found = Activations(results={"smooth": alpha, "smoothed": [], "smoothed_observer": None, "observer": None})
-    observer = chosen_observer(calibration, config.observer, config.recipe) if calibration else None
+    raw = _rows(plan, calibration, config, found)
+    observer = chosen_observer(calibration, config.observer) if calibration else None
+    if config.observer is None and observer == "ema" and any(map(has_outliers, raw.values())):
+        observer = "minmax"  # an average clips what is rare, and a massive value that is clipped changes the function
     if config.activations == "static":
         ends = site_ranges(calibration, plan.activations, observer, bits)
         found.ranges = {a: ActivationRange(e, bits) for a, e in ends.items()}
@@ -74,7 +78,7 @@ def prepare_activations(
     if alpha is not None:
         _smooth_norms(network, calibration, plan, alpha, _estimate(calibration, observer), found)
     if found.ranges:
-        _search(network, plan, calibration, config, _estimate(calibration, observer), found)
+        _search(network, plan, raw, calibration, config, _estimate(calibration, observer), found)
     if found.results["smoothed"] and found.ranges:
         found.results["smoothed_observer"] = _scaled_observer(observer)
     return found
@@ -113,25 +117,41 @@ def _smooth_norms(
         found.ranges[a] = ActivationRange(estimate(Observed(low, high, low)), found.ranges[a].bits)
 
 
+def _searched(config: QuantizeConfig) -> tuple[bool, bool]:
+    """Whether scales and whether massive channels are to be found."""
+    gemm = config.recipe == "gemm" and config.activations == "static"
+    return gemm and config.smooth == "auto", gemm and config.massive in (None, "auto")
+
+
+def _rows(plan: Plan, calibration: Path | None, config: QuantizeConfig, found: Activations) -> dict[str, Observed]:
+    """By site what the search goes by; nothing where nothing is searched."""
+    if not any(_searched(config)):
+        return {}
+    if not has_rows(calibration):
+        found.notices.append(
+            f"{calibration} kept no rows to search with: nothing is scaled; whisperq calibrate --force keeps them"
+        )
+    return read_observed(calibration, plan.activations)
+
+
 def _search(
-    network: nn.Module, plan: Plan, calibration: Path, config: QuantizeConfig, estimate: Estimate, found: Activations
+    network: nn.Module,
+    plan: Plan,
+    raw: Mapping[str, Observed],
+    calibration: Path,
+    config: QuantizeConfig,
+    estimate: Estimate,
+    found: Activations,
 ) -> None:
     """--smooth auto and --massive: what they choose goes into `found`, and why into its results."""
-    scales = config.recipe == "gemm" and config.smooth == "auto"
     massive = config.massive or ("auto" if config.recipe == "gemm" else "none")
     if massive not in ("auto", "none"):
         _name_wide(network, massive, found)
     elif massive == "auto" and config.recipe == "paper":
         _widen_emulated(calibration, found)
-    searched = (scales, massive == "auto" and config.recipe == "gemm")
-    if not any(searched):
+    searched = _searched(config)
+    if not raw:
         return
-    if not has_rows(calibration):
-        found.notices.append(
-            f"{calibration} kept no rows to search with: nothing is scaled; whisperq calibrate --force keeps them"
-        )
-        return
-    raw = read_observed(calibration, plan.activations)
     observed = {a: o.scaled(found.scales[a]) if a in found.scales else o for a, o in raw.items()}
     quantized = fake_weight(config)
     chosen = Findings(observed=observed)
