@@ -24,6 +24,7 @@ TITLES = {
     "dynamic": "INT8, dynamic",
     "before": "INT8, static, nothing eased",
     "after": "INT8, static, as by default",
+    "embedded": "INT8, static, calibrated on synthesised speech",
     "faster-whisper": "faster-whisper int8",
 }
 ORDER = tuple(TITLES)

@@ -41,6 +41,7 @@ systems() {
     echo "dynamic int8 ${LIMIT:--} --activations dynamic"
     echo "before int8 ${LIMIT:--} --smooth none --massive none"
     echo "after int8 ${LIMIT:--}"
+    echo "embedded int8 ${LIMIT:--} --calibration $WHISPERQ_RUN/calibration-embedded"
     for sites in linear blocks all; do
         for exception in attention mlp; do
             echo "paper-$sites-$exception emulated $paper_limit" \
@@ -85,6 +86,8 @@ system() {
 all_systems() {
     ! wanted float || hear float float "${LIMIT:--}" "$model"
     wq calibrate --model "$model" --data "$speech/librispeech_train.jsonl" --batches "${BATCHES:-16}" --batch-size 8
+    # without a list of its own it listens to the synthesised sentences that ship with whisperq
+    ! wanted embedded || wq calibrate --model "$model" --batches 6 --batch-size 8 --out "$WHISPERQ_RUN/calibration-embedded"
     systems >"$WHISPERQ_RUN/systems.txt"
     while read -r -a line; do
         ! wanted "${line[0]}" || system "${line[@]}"
