@@ -32,6 +32,7 @@ from whisperq.models.loading import load_model
 from whisperq.runtime.opening import open_model
 
 TEACHER, SAMPLE = DIGITS / "teacher", DIGITS / "sample"
+PLAIN = ("--smooth", "none", "--massive", "none")
 # StableQuant measures on training utterances, which no figure here is taken from; four are quicker than eight.
 STABLE = ("--metric", "snr", "--dev", SAMPLE / "train.jsonl", "--dev-limit", "4")
 OBSERVERS = {"minmax": (), "percentile": ("--percentile", "99.9"), "stablequant": STABLE}
@@ -72,10 +73,18 @@ def measured(tmp_path_factory):
         run, data = root / f"run{factor}{observer}", SAMPLE / "validation.jsonl"
         flags = ("--data", data, "--batches", "4", "--observer", observer, *OBSERVERS[observer])
         command("calibrate", "--model", model(factor), "--run", run, *flags)
-        command("quantize", "--run", run)
+        command("quantize", "--run", run, *PLAIN, "--out", run / "quantized" / "gemm-w8a8")
         return run
 
     return quantized
+
+
+@pytest.mark.parametrize("factor", [64, 256])
+def test_the_search_wins_all_of_it_back(factor, measured, ratio):
+    """Whatever the factor: it is as good as nothing planted, and the decoder's 16 bits better."""
+    run = measured(factor, "minmax")
+    command("quantize", "--run", run, "--out", run / "searched")
+    assert snr_db(logits(TEACHER), logits(run / "searched")) > ratio(1, "minmax")
 
 
 def command(*arguments) -> dict:

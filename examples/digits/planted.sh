@@ -11,11 +11,11 @@ source "$here/../preloaded.sh"
 
 [ -d "planted-$factor" ] || python "$here/planted.py" "$model" "$factor" "planted-$factor"
 wq eval --config "$here/whisperq.yaml" --model "planted-$factor"
-wq calibrate --model "planted-$factor" --observer ema,minmax,percentile --percentile 99.9 --channel-maxima
+wq calibrate --model "planted-$factor" --observer ema,minmax,percentile --percentile 99.9
 for observer in ema minmax percentile smooth; do
-    how=(--observer "$observer")
+    how=(--observer "$observer" --smooth none)
     [ "$observer" = smooth ] && how=(--observer minmax --smooth 0.5)
-    wq quantize "${how[@]}" --out "$run/quantized/$observer"
+    wq quantize "${how[@]}" --massive none --out "$run/quantized/$observer"
     wq eval --model "$observer"
     wq sensitivity --model "$observer" --by model --limit 200
 done

@@ -25,7 +25,7 @@ for name in whisper wav2vec2; do
             [ "$observer" = stablequant ] && calibration="$WHISPERQ_RUN/stablequant"
             scheme="w${weights}a${activations}-$observer"
             wq quantize --calibration "$calibration" --observer "$observer" --weight-bits "$weights" \
-                --activation-bits "$activations" --out "$WHISPERQ_RUN/quantized/$scheme"
+                --activation-bits "$activations" --smooth none --massive none --out "$WHISPERQ_RUN/quantized/$scheme"
             wq eval --model "$scheme"
             wq sensitivity --model "$scheme" --by model --limit 200
         done
