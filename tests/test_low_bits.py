@@ -17,7 +17,7 @@ from whisperq.models.gated_whisper import GATES
 from whisperq.models.loading import save_model
 from whisperq.models.plan import make_plan
 from whisperq.options import QuantizeConfig
-from whisperq.quant.grid import range_qparams
+from whisperq.quant.wide import ActivationRange
 from whisperq.runtime.int8 import Int8Runtime
 from whisperq.runtime.quantized import (
     QPARAMS,
@@ -39,8 +39,10 @@ def folder_of(model, folder, bits: int = 8, fit: Fit = PLAIN, activations: str =
     """As `whisperq quantize` leaves it -> its folder and what was quantized."""
     plan, gemm = make_plan(model, recipe, activation_ranges=activations), recipe == "gemm"
     weights = {w.parameter: quantize_weight(model, w, bits, gemm, gemm, fit) for w in plan.weights}
-    ranges = observed_ranges(model, plan.activations) if activations == "static" else {}
-    grids = {a: range_qparams(*ranges[a], bits=8) if ranges else PerToken(8) for a in plan.activations}
+    ranges = {}
+    if activations == "static":
+        ranges = {a: ActivationRange(ends) for a, ends in observed_ranges(model, plan.activations).items()}
+    grids = {a: ranges[a].grid() if ranges else PerToken(8) for a in plan.activations}
     quantization = Quantization(weights, grids)
     with artifact.create(folder, "quantized", "quantize", {}, {}) as draft:
         save_model(model, processor, draft.folder)

@@ -106,7 +106,7 @@ def build_quantized(folder: Path, size: Size | CtcSize, parts: dict[str, Path]) 
     from whisperq.models.loading import load_model
     from whisperq.models.plan import make_plan
     from whisperq.models.sites import model_sites, watch
-    from whisperq.quant.grid import range_qparams
+    from whisperq.quant.wide import ActivationRange
     from whisperq.runtime.quantized import Quantization, quantize_weight, save_quantization
 
     (source,) = parts.values()
@@ -125,8 +125,9 @@ def build_quantized(folder: Path, size: Size | CtcSize, parts: dict[str, Path]) 
             size.listen(model, seed)
     weights = {w.parameter: quantize_weight(model, w, 8, symmetric=True, per_channel=True) for w in plan.weights}
     with artifact.create(folder, "quantized", "quantize", {}, {"model": artifact.reference(source)}) as draft:
-        grids = {address: range_qparams(*ends, 8) for address, ends in ranges.items()}
-        save_quantization(model, Quantization(weights, grids), ranges, draft.folder)
+        covered = {address: ActivationRange(ends) for address, ends in ranges.items()}
+        grids = {address: one.grid() for address, one in covered.items()}
+        save_quantization(model, Quantization(weights, grids), covered, draft.folder)
         for file in (f for f in source.iterdir() if f.suffix in (".json", ".txt") and f.name != artifact.MANIFEST):
             shutil.copy(file, draft.folder)
         floats = {"float_weights": plan.float_weights, "float_activations": plan.float_activations}
