@@ -54,6 +54,8 @@ def test_what_was_chosen_is_said(models, invoke):
     assert results["massive"] and 0 < results["extra_products"] <= 0.05
     shown = " ".join(invoke("show", models / "auto").output.split())
     assert f"{len(scales)} sites scaled" in shown and "on 16 bits" in shown
+    worst = max(results["massive"], key=lambda site: results["massive"][site]["error_saved"])
+    assert "more integer products" in shown and worst in shown.split("Massive channels")[1]
 
 
 def test_a_model_without_outliers_is_left_alone(models):

@@ -9,6 +9,7 @@ from rich.text import Text
 from whisperq.artifact import Artifact
 from whisperq.report import comparisons, scores
 from whisperq.report.cells import figure, megabytes, percent, table
+from whisperq.report.eased import eased_tables
 from whisperq.report.results import Results
 from whisperq.report.robustness import robustness_tables
 
@@ -122,7 +123,7 @@ def _quantized(results: dict[str, Any]) -> list[Table]:
     size = table("Size of the weights on disk", "float", "quantized", "ratio")
     ratio = results["float_bytes"] / results["bytes"]
     size.add_row(megabytes(results["float_bytes"]), megabytes(results["bytes"]), f"{ratio:.2f}")
-    return [result, size, *(_mixed(results) if "mode" in results else [])]
+    return [result, size, *eased_tables(results), *(_mixed(results) if "mode" in results else [])]
 
 
 def _mixed(results: dict[str, Any]) -> list[Table]:
