@@ -7,6 +7,7 @@ import pytest
 from exported import CPU, difference
 from planted import planted_folder
 from safetensors.torch import load_file
+from test_int8 import no_compiler  # noqa: F401 a fixture
 from test_smoothing import spoken_logits
 
 from whisperq import artifact
@@ -65,15 +66,21 @@ def test_a_model_without_outliers_is_left_alone(models):
         assert (auto / file).read_bytes() == (plain / file).read_bytes()
 
 
-def test_integers_agree_with_emulation(models, digits):
+@pytest.mark.parametrize("portable", [False, True])
+def test_integers_agree_with_emulation(portable, models, digits, request):
+    if portable:
+        request.getfixturevalue("no_compiler")
     emulated = spoken_logits(models / "auto", digits)
     assert difference(spoken_logits(models / "auto", digits, "int8"), emulated) < 1e-2
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_graphs_agree_with_emulation(engine, models, digits, tmp_path):
-    emulated = spoken_logits(models / "auto", digits)
-    sealed = export(models / "auto", tmp_path / "graphs", ExportConfig(), CPU)
+def test_graphs_agree_with_emulation(engine, models, finished_run, digits, tmp_path, invoke):
+    """Of floats in the place of cross-attention's coded keys and values, which graphs do not keep."""
+    flags = ("--model", models / "planted", "--calibration", models / "calibration", "--cross-cache", "float")
+    folder = run(invoke, finished_run, "quantize", *flags, "--out", tmp_path / "model").path
+    emulated = spoken_logits(folder, digits)
+    sealed = export(folder, tmp_path / "graphs", ExportConfig(), CPU)
     found = spoken_logits(sealed.path, digits, engine)
     assert difference(found, emulated) < 2e-2
     assert "dec.0.fc2" in sealed.results["integer_products"]

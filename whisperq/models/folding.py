@@ -106,18 +106,22 @@ def fold(model: nn.Module, scales: Mapping[str, Tensor]) -> None:
 def divide(model: nn.Module, scales: Mapping[str, Tensor]) -> None:
     """Divide what no parameter can take in, for the model's lifetime and before any watcher sees it."""
     sites = model_sites(model)
-    for site, s in divisors(model.config, scales).items():
-        if site == TABLE_SITE:
-            model.get_submodule(TABLE).register_forward_hook(lambda _, args, rows, s=s: rows / s.to(rows))
-        else:
-            convolution = model.get_submodule(sites[site].module)
-            convolution.register_forward_pre_hook(lambda _, args, s=s[:, None]: (args[0] / s.to(args[0]), *args[1:]))
+    for site, s in divisors(scales).items():
+        convolution = model.get_submodule(sites[site].module)
+        convolution.register_forward_pre_hook(lambda _, args, s=s[:, None]: (args[0] / s.to(args[0]), *args[1:]))
+    if (table := table_divisor(model.config, scales)) is not None:
+        model.get_submodule(TABLE).register_forward_hook(lambda _, args, rows: rows / table.to(rows))
 
 
-def divisors(config: PreTrainedConfig, scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the scales that a runtime must divide by: of convolutions' inputs, and dec.norm's of a tied table."""
+def divisors(scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the scales that a runtime must divide the site itself by: of convolutions' inputs."""
+    return {site: s for site, s in scales.items() if CONVOLUTION.fullmatch(site)}
+
+
+def table_divisor(config: PreTrainedConfig, scales: Mapping[str, Tensor]) -> Tensor | None:
+    """What a runtime must divide looked-up rows of a tied table by, (d_model); None where it is not scaled."""
     tied = bool(family_of(config).tied) and getattr(config, "tie_word_embeddings", True)
-    return {a: s for a, s in scales.items() if CONVOLUTION.fullmatch(a) or (a == TABLE_SITE and tied)}
+    return scales.get(TABLE_SITE) if tied else None
 
 
 def write_scales(scales: Mapping[str, Tensor], folder: Path) -> None:

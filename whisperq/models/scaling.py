@@ -39,7 +39,8 @@ from whisperq.quant.wide import ActivationRange, Ends
 
 FRAMES_PER_TOKEN = 40  # encoder frames: 37 tokens in a window of 30 s, which is what ten seconds of reading have
 CHEAP = 0.002  # part of a model's products: one of few rows, in a decoder, may have 16 bits for what little it costs
-
+# Of the decoder's 8-bit ranges: a calibration sees hundreds of frames for each token, and one value beyond the range of
+# dec.norm costs more than coarser steps do (whisper-base: 37 instead of 31 dB of its logits).
 TOKEN_MARGIN = 1.25
 
 FakeWeight = Callable[[Tensor], Tensor]  # a weight (N, K) through its own grid
@@ -75,7 +76,7 @@ def scale(
         seen = observed[site]
         candidates = _candidates(model, one, seen, windows=bool(CONVOLVED.fullmatch(site)))
         reading = Reading(whole_readers(model, one, seen.minima.shape[1]), quantized)
-        choice = search(seen, reading, ranges[site], estimate_of(site, estimate), candidates)
+        choice = search(seen, reading, ranges[site], with_margin(site, estimate), candidates)
         found.choices[site] = choice
         if choice.scales is not None:
             found.scales[site] = choice.scales
@@ -84,17 +85,15 @@ def scale(
     return found
 
 
-def estimate_of(site: str, estimate: Estimate) -> Estimate:
-    """With a margin for the decoder's sites: a calibration sees hundreds of frames for each token, and one value beyond
-    the range of dec.norm costs more than coarser steps do (whisper-base: 37 instead of 31 dB of its logits)."""
-    if not site.startswith("dec."):
-        return estimate
+def with_margin(site: str, estimate: Estimate) -> Estimate:
+    """The estimate of a site in a model with outliers."""
+    return lambda observed: widened(site, estimate(observed))
 
-    def wider(observed: Observed) -> Ends:
-        low, high = estimate(observed)
-        return TOKEN_MARGIN * low, TOKEN_MARGIN * high
 
-    return wider
+def widened(site: str, ends: Ends) -> Ends:
+    """The decoder's with TOKEN_MARGIN."""
+    factor = TOKEN_MARGIN if site.startswith("dec.") else 1.0
+    return factor * ends[0], factor * ends[1]
 
 
 def _candidates(model: nn.Module, one: Fold, seen: Observed, windows: bool) -> dict[float, Tensor]:
@@ -129,7 +128,7 @@ def widen(
         before = output_error(one, reading, ranges[site])
         counts = [c for c in COUNTS if c <= width // 8] if _all_whole(model, readers[site], width) else []
         for count in (*counts, width):
-            covered = wide_range(one, massive_channels(one, count), estimate_of(site, estimate), ranges[site].bits)
+            covered = wide_range(one, massive_channels(one, count), with_margin(site, estimate), ranges[site].bits)
             options[site, count] = covered
             gain = before - output_error(one, reading, covered)
             cost = costs[site] * (1 if count == width else 2 * count / width)

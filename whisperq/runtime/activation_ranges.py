@@ -17,7 +17,7 @@ from whisperq.errors import UsageError
 from whisperq.models.norms import norm_readers, smooth
 from whisperq.models.plan import CONVOLVED, Plan
 from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
-from whisperq.models.scaling import Findings, estimate_of, has_outliers, scale, widen
+from whisperq.models.scaling import Findings, has_outliers, scale, widen, widened, with_margin
 from whisperq.models.sites import model_sites, resolve
 from whisperq.models.statistics import has_rows, held_channels, read_channels, read_observed
 from whisperq.options import QuantizeConfig
@@ -67,18 +67,24 @@ def prepare_activations(
     found = Activations(results={"smooth": alpha, "smoothed": [], "smoothed_observer": None, "observer": None})
     raw = _rows(plan, calibration, config, found)
     observer = chosen_observer(calibration, config.observer) if calibration else None
-    if config.observer is None and observer == "ema" and any(map(has_outliers, raw.values())):
+    outliers = any(map(has_outliers, raw.values()))
+    if outliers and config.observer is None and observer == "ema":
         observer = "minmax"  # an average clips what is rare, and a massive value that is clipped changes the function
+    estimate = _estimate(calibration, observer) if calibration else None
     if config.activations == "static":
         ends = site_ranges(calibration, plan.activations, observer, bits)
-        found.ranges = {a: ActivationRange(e, bits) for a, e in ends.items()}
+        found.ranges = {a: ActivationRange(widened(a, e) if outliers else e, bits) for a, e in ends.items()}
         found.results["observer"] = observer
     elif config.activations == "dynamic":
         found.dynamic = {a: PerToken(bits) for a in plan.activations}
     if alpha is not None:
-        _smooth_norms(network, calibration, plan, alpha, _estimate(calibration, observer), found)
-    if found.ranges:
-        _search(network, plan, raw, calibration, config, _estimate(calibration, observer), found)
+        _smooth_norms(network, calibration, plan, alpha, estimate, found)
+    if raw:
+        _search(network, plan, raw, config, estimate, found)
+    if config.massive not in (None, "auto", "none"):
+        _name_wide(network, config.massive, found)
+    elif config.massive == "auto" and config.recipe == "paper":
+        _widen_emulated(calibration, found)
     if found.results["smoothed"] and found.ranges:
         found.results["smoothed_observer"] = _scaled_observer(observer)
     return found
@@ -138,51 +144,39 @@ def _search(
     network: nn.Module,
     plan: Plan,
     raw: Mapping[str, Observed],
-    calibration: Path,
     config: QuantizeConfig,
     estimate: Estimate,
     found: Activations,
 ) -> None:
-    """--smooth auto and --massive: what they choose goes into `found`, and why into its results."""
-    massive = config.massive or ("auto" if config.recipe == "gemm" else "none")
-    if massive not in ("auto", "none"):
-        _name_wide(network, massive, found)
-    elif massive == "auto" and config.recipe == "paper":
-        _widen_emulated(calibration, found)
-    searched = _searched(config)
-    if not raw:
-        return
-    observed = {a: o.scaled(found.scales[a]) if a in found.scales else o for a, o in raw.items()}
+    """--smooth auto and --massive auto: what they choose goes into `found`, and why into its results."""
+    scales, massive = _searched(config)
     quantized = fake_weight(config)
+    observed = {a: o.scaled(found.scales[a]) if a in found.scales else o for a, o in raw.items()}
     chosen = Findings(observed=observed)
-    if searched[0]:
+    if scales:
         chosen = scale(network, plan, observed, found.ranges, estimate, quantized)
         found.scales |= chosen.scales
         for site in chosen.scales:
-            covered = found.ranges[site]
-            found.ranges[site] = ActivationRange(estimate_of(site, estimate)(chosen.observed[site]), covered.bits)
-    if searched[1]:
+            ends = with_margin(site, estimate)(chosen.observed[site])
+            found.ranges[site] = ActivationRange(ends, config.activation_bits)
+        found.results |= {"smooth": "auto", "smoothed": list(chosen.scales), "scaled": scaled_as_results(chosen)}
+    if massive:
         widen(network, plan, raw, chosen, found.ranges, estimate, quantized, config.budget / 100)
         found.ranges |= chosen.wide
-    found.results |= describe(chosen, searched[0])
+        found.results |= {"massive": wide_as_results(chosen), "extra_products": chosen.cost}
 
 
-def describe(chosen: Findings, searched: bool) -> dict[str, Any]:
-    """What was chosen and why, as results."""
+def scaled_as_results(chosen: Findings) -> dict[str, Any]:
     scaled = {s: c for s, c in chosen.choices.items() if c.scales is not None}
-    return {
-        "smooth": "auto" if searched else None,
-        "smoothed": list(scaled),
-        "scaled": {s: {"alpha": c.alpha, "error_before": c.before, "error": c.after} for s, c in scaled.items()},
-        "massive": {
-            s: {"channels": o.count, "products": o.cost, "error_saved": o.gain} for s, o in chosen.offers.items()
-        },
-        "extra_products": chosen.cost,
-    }
+    return {s: {"alpha": c.alpha, "error_before": c.before, "error": c.after} for s, c in scaled.items()}
+
+
+def wide_as_results(chosen: Findings) -> dict[str, Any]:
+    return {s: {"channels": o.count, "products": o.cost, "error_saved": o.gain} for s, o in chosen.offers.items()}
 
 
 def _name_wide(network: nn.Module, patterns: str, found: Activations) -> None:
-    """Whole sites on 16 bits, by name. Raises UsageError for one that is not quantized."""
+    """Whole sites on 16 bits, by name. Raises UsageError for one that is not quantized, or a convolution's."""
     for site in resolve(patterns, model_sites(network)):
         if site not in found.ranges:
             raise UsageError(f"--massive names {site}, which this recipe leaves in float")

@@ -218,7 +218,7 @@ class Reader:
         name = PROJECTION if PROJECTION in self.layers.stored else TABLE
         stored = self.layers.stored.codes(name)
         projection = self.layers.product("dec.norm", [("proj_out", name.removesuffix(".weight"))])
-        divisor = self.layers.stored.divisors.get("dec.norm")
+        divisor = self.layers.stored.table_divisor
         divisor = None if divisor is None else divisor.to(self.layers.device)
         if stored is None:
             return Table(self.layers.tensor(name), None, divisor), projection

@@ -154,7 +154,7 @@ class Decoder:
 
     def _divided(self, rows: str) -> str:
         """Rows of a table whose columns are scaled for the logits."""
-        divisor = self.layers.stored.divisors.get("dec.norm")
+        divisor = self.layers.stored.table_divisor
         if divisor is None:
             return rows
         name = self.layers.graph.constant("dec.norm.divisor", divisor.numpy())

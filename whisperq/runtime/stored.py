@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError
-from whisperq.models.folding import divisors, read_scales
+from whisperq.models.folding import divisors, read_scales, table_divisor
 from whisperq.models.loading import load_config
 from whisperq.quant.grid import QParams, dequantize
 from whisperq.quant.wide import ActivationRange, WideQParams
@@ -42,6 +42,7 @@ class Stored:
     grouped: Mapping[str, Any]
     activations: Mapping[str, QParams | WideQParams | PerToken]
     divisors: Mapping[str, torch.Tensor]  # by site (K), what its channels are divided by (models/folding.py)
+    table_divisor: torch.Tensor | None  # (d_model), what looked-up rows of the token table are divided by
 
     def __contains__(self, name: str) -> bool:
         return name in self.files
@@ -100,7 +101,8 @@ def open_stored(folder: Path, most_bits: int = 8) -> Stored:
         raise InputError(f"the weights of {folder} cannot be read: {error}") from error
     whole = {name: grid for name, grid in weights.items() if name not in grouped}
     scales = read_scales(folder) if quantized else {}
-    return Stored(folder, config, files, whole, grouped, activations, divisors(config, scales))
+    table = table_divisor(config, scales)
+    return Stored(folder, config, files, whole, grouped, activations, divisors(scales), table)
 
 
 def _names(path: Path) -> list[str]:
