@@ -1,0 +1,67 @@
+"""What quantizing does to OpenAI's own tiny.en: its massive values are found, and static INT8 is as near as dynamic."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Invoke
+from real import SPEECH, dev_utterances, whisper_folder
+
+from whisperq import artifact
+
+SCHEMES = {
+    "searched": (),
+    "plain": ("--smooth", "none", "--massive", "none"),
+    "dynamic": ("--activations", "dynamic"),
+}
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory, invoke: Invoke) -> Path:
+    """A folder of the three, calibrated on 16 recordings of speakers who are not in the test's."""
+    model, _ = whisper_folder("whisper-tiny.en"), dev_utterances(1)
+    folder = tmp_path_factory.mktemp("outliers")
+    common = ("--model", model, "--run", folder)
+    data = ("--data", SPEECH / "librispeech_train.jsonl", "--batches", 4, "--batch-size", 4)
+    for arguments in (("calibrate", *data), *(("quantize", *f, "--out", folder / n) for n, f in SCHEMES.items())):
+        result = invoke(*arguments, *common)
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def kl(quantized: Path, name: str, invoke: Invoke) -> float:
+    """Nats per token of teacher-forced logits, on LJ Speech, which is written as Whisper writes."""
+    data = ("--data", SPEECH / "ljspeech_train.jsonl", "--limit", 8, "--by", "model")
+    result = invoke("sensitivity", "--model", quantized / name, "--run", quantized, *data, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["results"]["everything"]["kl"]
+
+
+def test_the_search_leaves_a_third_of_the_divergence(quantized: Path, invoke: Invoke) -> None:
+    found = {name: kl(quantized, name, invoke) for name in SCHEMES}
+    assert found["searched"] < found["plain"] / 3
+    assert found["searched"] < 1.5 * found["dynamic"]
+
+
+def test_massive_neurons_are_set_apart(quantized: Path) -> None:
+    """The encoder's last feed-forward block: neuron 1124 reaches hundreds, others tens."""
+    grids = json.loads((quantized / "searched" / "qparams.json").read_text())["activations"]
+    massive = grids["enc.3.fc2:input"]["a16"]
+    assert 1124 in massive["channels"] and massive["range"][1] > 500 > 5 * grids["enc.3.fc2:input"]["range"][1]
+    results = artifact.load(quantized / "searched").results
+    assert 0 < results["extra_products"] <= 0.05 and len(results["smoothed"]) > 20
+    assert results["bytes"] <= 0.27 * 4 * 37_760_640
+
+
+def test_integers_are_as_near_as_emulation(quantized: Path, invoke: Invoke) -> None:
+    """Texts of eight recordings; attention in float32, so that grids alone decide."""
+    texts = {}
+    for runtime, flags in (("emulated", ()), ("int8", ("--attention-dtype", "float32"))):
+        out = quantized / f"eval-{runtime}"
+        test = ("--test", f"dev={SPEECH / 'librispeech_dev.jsonl'}", "--limit", 8, "--runtime", runtime, *flags)
+        result = invoke("eval", "--model", quantized / "searched", *test, "--out", out, "--run", quantized)
+        assert result.exit_code == 0, result.output
+        lines = (out / "hypotheses" / "dev.jsonl").read_text().splitlines()
+        texts[runtime] = [json.loads(line)["pred_text"] for line in lines]
+    same = sum(a == b for a, b in zip(*texts.values(), strict=True))
+    assert same >= 7
