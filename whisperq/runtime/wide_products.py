@@ -20,7 +20,7 @@ from whisperq.quant.wide import WideQParams, fake_quantize_wide, half_codes, hal
 from whisperq.runtime.dynamic import TokenCodes, TokenGrid
 from whisperq.runtime.kernels import Grid, Kernels
 from whisperq.runtime.native.kernels import NativeKernels
-from whisperq.runtime.native.products import FEW, FewRowsWideProduct
+from whisperq.runtime.native.products import FEW, NARROW, FewRowsNarrowProduct, FewRowsWideProduct
 from whisperq.runtime.products import IntegerWeight, Product
 
 Integer = Callable[[IntegerWeight, Grid | TokenGrid], Product]
@@ -98,36 +98,44 @@ class WideProduct:
         self._grid, self._kernels, self._halves = grid, kernels, Halves(grid, kernels)
         channels, halves = grid.channels, TokenGrid(grid.half_bits)
         self._few = None
+        native = isinstance(kernels, NativeKernels) and kernels.multiplies_few_rows
         if channels is None:  # both halves add the bias
             self._main, self._wide = None, integer(replace(weight, bias=weight.bias / 2), halves)
-            if few_rows and isinstance(kernels, NativeKernels) and kernels.multiplies_few_rows:
+            if few_rows and native:
                 self._few = FewRowsWideProduct(weight, grid.wide, kernels)
             return
         others = weight.codes.clone()
         others[:, channels] = 0
         self._main = integer(replace(weight, codes=others), grid.main)
-        narrow = weight.codes[:, channels].contiguous()
-        self._wide = integer(replace(weight, codes=narrow, bias=torch.zeros_like(weight.bias)), halves)
+        codes = weight.codes[:, channels].contiguous()
+        narrow = replace(weight, codes=codes, bias=torch.zeros_like(weight.bias))
+        self._wide = integer(narrow, halves)
+        if native and codes.shape[1] <= NARROW:
+            self._few = FewRowsNarrowProduct(narrow, grid.wide, kernels)
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        if self._main is not None:
+            return self._add_wide(x, self._main(self._kernels.quantize(x, self._grid.main))).to(dtype)
         if self._few and len(x) <= FEW:
             return self._few(x.contiguous(), dtype)
         high, low = self._halves(x)
-        if self._main is None:
-            return self._wide.add(low, self._wide(high)).to(dtype)
-        y = self._main(self._kernels.quantize(x, self._grid.main))
-        return self._wide.add(low, self._wide.add(high, y)).to(dtype)
+        return self._wide.add(low, self._wide(high)).to(dtype)
 
     def add(self, x: Tensor, sum: Tensor) -> Tensor:
-        if self._few and len(x) <= FEW:
-            return self._few.add(x.contiguous(), sum)
-        high, low = self._halves(x)
         if self._main is not None:
             sum = self._main.add(self._kernels.quantize(x, self._grid.main), sum)
+        return self._add_wide(x, sum)
+
+    def _add_wide(self, x: Tensor, sum: Tensor) -> Tensor:
+        """The wide channels' part added to `sum`."""
+        if self._few and len(x) <= FEW:
+            channels = self._grid.channels
+            return self._few.add(x.contiguous() if channels is None else x[:, channels], sum)
+        high, low = self._halves(x)
         return self._wide.add(low, self._wide.add(high, sum))
 
     def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
-        if self._few and len(x) <= FEW:
+        if self._main is None and self._few and len(x) <= FEW:
             return self._few.gelu(x.contiguous(), grid)
         y = F.gelu(self(x))
         return y if grid is None else self._kernels.quantize(y, grid)

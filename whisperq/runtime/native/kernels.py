@@ -42,6 +42,9 @@ _ARGUMENTS = {
     "few_rows_wide_product": [
         _POINTER, _COUNT, c_float, c_int32, c_float, c_int32, Weight, c_int32, _POINTER, CGrid
     ],
+    "few_rows_narrow_add": [
+        _POINTER, _COUNT, _COUNT, c_float, c_int32, c_float, c_int32, _POINTER, _POINTER, _POINTER, _COUNT, _POINTER
+    ],
     "layer_norm": [_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, c_int32, _Out],
     "quantize": [_POINTER, _COUNT, _Out],
     "quantize_divided": [_POINTER, _POINTER, _COUNT, _COUNT, _Out],

@@ -88,4 +88,46 @@ extern "C" void few_rows_wide_product(const float *x, int64_t rows, float scale,
     }
 }
 
+// Adds the products of a few rows and at most 64 channels of 16 bits: x float32 (rows, channels); packed: codes of 16
+// outputs side by side for every 4 channels, (blocks, groups, 16, 4); sums, scale: (16 * blocks); out (rows, outputs).
+// So few channels leave no sum to be added across a register, and totals that fit in 32 bits.
+extern "C" void few_rows_narrow_add(const float *x, int64_t rows, int64_t channels, float scale, int32_t zero_point,
+                                    float quant_max, int32_t half, const int8_t *packed, const int32_t *sums,
+                                    const float *weight_scale, int64_t outputs, float *out) {
+    const int64_t groups = (channels + 3) / 4;
+    std::vector<uint8_t> codes(8 * rows * groups);  // of each row the high halves, then the low ones
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < channels; i++) {
+            const float q = std::nearbyint(x[r * channels + i] / scale) + float(zero_point);
+            const int32_t code = int32_t(std::min(std::max(q, 0.0f), quant_max));
+            codes[8 * r * groups + i] = uint8_t(code >> half);
+            codes[(8 * r + 4) * groups + i] = uint8_t(code & ((1 << half) - 1));
+        }
+#pragma omp parallel for schedule(static)
+    for (int64_t block = 0; block < (outputs + 15) / 16; block++) {
+        const int8_t *weights = packed + block * groups * 64;
+        const int64_t left = outputs - 16 * block;
+        const __mmask16 some = left >= 16 ? 0xffff : (1u << left) - 1;
+        const __m512i sum = _mm512_loadu_si512(sums + 16 * block);
+        const __m512 factor = _mm512_loadu_ps(weight_scale + 16 * block);
+        for (int64_t r = 0; r < rows; r++) {
+            const uint8_t *high = codes.data() + 8 * r * groups, *low = high + 4 * groups;
+            __m512i highs = _mm512_setzero_si512(), lows = _mm512_setzero_si512();
+            for (int64_t g = 0; g < groups; g++) {
+                const __m512i w = _mm512_loadu_si512(weights + 64 * g);
+                int32_t four;
+                std::memcpy(&four, high + 4 * g, 4);
+                highs = _mm512_dpbusd_epi32(highs, _mm512_set1_epi32(four), w);
+                std::memcpy(&four, low + 4 * g, 4);
+                lows = _mm512_dpbusd_epi32(lows, _mm512_set1_epi32(four), w);
+            }
+            __m512i total = _mm512_add_epi32(_mm512_slli_epi32(highs, half), lows);
+            total = _mm512_sub_epi32(total, _mm512_mullo_epi32(sum, _mm512_set1_epi32(zero_point)));
+            float *y = out + r * outputs + 16 * block;
+            const __m512 before = _mm512_maskz_loadu_ps(some, y);
+            _mm512_mask_storeu_ps(y, some, _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(total), before));
+        }
+    }
+}
+
 #endif

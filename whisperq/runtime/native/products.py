@@ -1,6 +1,7 @@
 """Integer products of a few rows, for decoding, of inputs on grids of 8 or of 16 bits."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from whisperq.quant.grid import QParams
@@ -9,6 +10,7 @@ from whisperq.runtime.native.kernels import CGrid, NativeKernels, Weight
 from whisperq.runtime.products import IntegerWeight, Product
 
 FEW = 8  # rows, up to which it is the quicker one
+NARROW = 64  # channels, up to which sums of 16-bit codes fit in 32 bits
 VALUES, HALVES, ADDED, GELU_CODES, GELU_VALUES = range(5)  # `Kind` of products.cpp
 
 
@@ -80,3 +82,23 @@ class FewRowsWideProduct:
         out = CGrid() if grid is None else CGrid(grid.scale, grid.zero_point, grid.quant_max)
         self._run(x.data_ptr(), len(x), *self._grid, self._weight, kind, result.data_ptr(), out)
         return result
+
+
+class FewRowsNarrowProduct:
+    """Added to what there is: of at most NARROW channels of 16 bits, (rows, K) floats, and up to FEW rows."""
+
+    def __init__(self, weight: IntegerWeight, grid: QParams, kernels: NativeKernels) -> None:
+        outputs, channels = weight.codes.shape
+        missing = -outputs % 16
+        codes = F.pad(weight.codes, (0, -channels % 4, 0, missing))
+        self._packed = codes.unflatten(0, (-1, 16)).unflatten(2, (-1, 4)).transpose(1, 2).contiguous()
+        self._sums = codes.sum(dim=1, dtype=torch.int32)
+        self._scale = F.pad(weight.scale * float(grid.scale), (0, missing))
+        self._outputs, half = outputs, grid.quant_max.bit_length() // 2
+        self._grid = (float(grid.scale), int(grid.zero_point), float(grid.quant_max), half)
+        self._run = kernels.library.few_rows_narrow_add
+
+    def add(self, x: Tensor, sum: Tensor) -> Tensor:
+        weight = (t.data_ptr() for t in (self._packed, self._sums, self._scale))
+        self._run(x.data_ptr(), *x.shape, *self._grid, *weight, self._outputs, sum.data_ptr())
+        return sum
