@@ -71,7 +71,7 @@ def main_table(model: Model) -> str:
     header = [model["model"], "runtime"]
     header += [f"{NAMES.get(n, n)}, {r['reference_words']:,} words" for n, r in first.items()]
     header += [f"minus {TITLES[base]}" for base in BASES] + [f"verdict at {margin}" for margin in MARGINS]
-    header += ["KL (mnat)", "MB", "of float32", "RTFx"]
+    header += ["KL (mnat)", "MB", "of float32"]
     rows = []
     for name in main_systems(model):
         s = systems[name]
@@ -79,7 +79,7 @@ def main_table(model: Model) -> str:
         cells = [TITLES.get(name, name), s["runtime"], *map(rate, s["sets"].values())]
         cells += [difference(against[base].get(MARGINS[0])) for base in BASES]
         cells += [verdict(against["float"], margin) for margin in MARGINS]
-        rows.append([*cells, kl(s), *megabytes(s, model), f"{s['rtfx']:.1f}"])
+        rows.append([*cells, kl(s), *megabytes(s, model)])
     return table(header, rows)
 
 
@@ -149,8 +149,7 @@ NOTES = (
     "WER over both sets together, negative where fewer errors were made, with the paired 95 % interval over "
     "utterances and the verdict of `whisperq compare` by two margins. All LJ Speech is one voice and LibriSpeech's "
     "three: how voices differ is not in these intervals. KL: of teacher-forced logits from float32's. MB: weights; "
-    "float32 takes four bytes a parameter. RTFx: seconds of audio in a second of wall time, of the whole evaluation "
-    "in batches of 16."
+    "float32 takes four bytes a parameter. RTFx: seconds of audio in a second of wall time."
 )
 
 
