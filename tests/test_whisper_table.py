@@ -117,3 +117,20 @@ def test_the_script_is_sound():
     tool = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run([tool, "-e", "SC1091", WHISPER / "table.sh"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_readme_says_what_was_measured():
+    """Its rows on real Whispers are those of the results, to the last digit."""
+    root = Path(__file__).parents[1]
+    results = (root / "examples/whisper/results/table.md").read_text().splitlines()
+    section = (root / "README.md").read_text().split("## INT8 on a real Whisper")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) > 12 and set(rows) <= set(results)
+    models = [
+        json.loads((root / f"examples/whisper/results/{n}.json").read_text())
+        for n in ("whisper-base", "whisper-tiny.en")
+    ]
+    for model in models:
+        words = sum(s["reference_words"] for s in model["systems"]["after"]["sets"].values())
+        assert f"{words:,} words" in section
+        assert model["systems"]["after"]["against float"]["0.3"]["verdict"] == "non-inferior"
