@@ -7,4 +7,6 @@ cd "$(dirname "$0")/.."
 source examples/environment.sh
 environment "${WHISPERQ_VENV:-$PWD/.venv-tests}" "[test]"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-python -m pytest "$@"
+# Two processes, each with whole files and one thread: a second thread of each would wait for a core more than it works.
+export OMP_NUM_THREADS=1
+python -m pytest -n "${WHISPERQ_TEST_PROCESSES:-2}" --dist loadfile "$@"
