@@ -14,7 +14,7 @@ graphs read them from the artifact.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,12 +138,6 @@ def read_scales(folder: Path) -> dict[str, Tensor]:
         return load_file(folder / SCALES)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder / SCALES} cannot be read: {error}") from error
-
-
-def unknown_sites(model: nn.Module, scales: Iterable[str]) -> list[str]:
-    """Scaled sites that this model does not have."""
-    known = foldable(model)
-    return [site for site in scales if site not in known]
 
 
 def _convolves(weight: Tensor, width: int) -> bool:
