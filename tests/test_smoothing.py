@@ -23,7 +23,8 @@ from whisperq.models.norms import norm_readers, smooth
 from whisperq.models.sites import model_sites, watch
 from whisperq.models.statistics import CHANNELS
 from whisperq.options import Execution, QuantizeConfig
-from whisperq.quant.smoothing import ChannelExtrema, magnitudes, smoothed_ends, smoothing_scales
+from whisperq.quant.scale_search import Observed
+from whisperq.quant.smoothing import ChannelExtrema, magnitudes, smoothing_scales
 from whisperq.runtime.opening import open_runtime
 from whisperq.runtime.quantized import QPARAMS
 from whisperq.steps.quantize import check_combination
@@ -116,8 +117,9 @@ def test_ranges_after_smoothing_are_exact():
     for batch in x:
         extrema.observe(batch[None])
     minima, maxima = torch.stack(extrema.minima), torch.stack(extrema.maxima)
-    low, high = smoothed_ends(minima, maxima, scales)
-    assert low == (x / scales).amin(dim=(1, 2)).tolist() and high == (x / scales).amax(dim=(1, 2)).tolist()
+    scaled = Observed(minima, maxima, x[0]).scaled(scales)
+    assert torch.equal(scaled.minima.amin(dim=1), (x / scales).amin(dim=(1, 2)))
+    assert torch.equal(scaled.maxima.amax(dim=1), (x / scales).amax(dim=(1, 2)))
     assert torch.equal(magnitudes(minima, maxima), x.abs().amax(dim=(0, 1)))
 
 

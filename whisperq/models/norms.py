@@ -3,8 +3,8 @@
     norm.weight / s,  norm.bias / s,  W[:, j] * s_j         for every W that reads the norm
 
 attn_norm: q, k, v and the gate; in cross-attention q and the gate alone, for k and v read the encoder: enc.norm feeds
-those of every decoder layer. mlp_norm: fc1. Not smoothed: what no norm precedes (out_proj, fc2, the convolutions),
-and dec.norm, whose reader proj_out is tied to the embedding, so that scaled columns would change every token's vector.
+those of every decoder layer. mlp_norm: fc1. SmoothQuant's one alpha reaches these alone; what else can be scaled, and
+dec.norm, whose reader proj_out is tied to the embedding, models/folding.py adds.
 """
 
 from collections.abc import Mapping

@@ -51,8 +51,3 @@ class ChannelExtrema:
 def magnitudes(minima: Tensor, maxima: Tensor) -> Tensor:
     """max|x_j| (K) over all batches, of (batches, K) each."""
     return torch.maximum(-minima, maxima).amax(dim=0).clamp(min=0.0)
-
-
-def smoothed_ends(minima: Tensor, maxima: Tensor, scales: Tensor) -> tuple[list[float], list[float]]:
-    """Minimum and maximum of x / s in every batch, of the channels' (batches, K)."""
-    return (minima / scales).amin(dim=1).tolist(), (maxima / scales).amax(dim=1).tolist()

@@ -1,4 +1,6 @@
-"""Activation ranges of every site, from a few batches of validation data, teacher-forced; and of channels, to smooth.
+"""Activation ranges of every site, from a few batches of validation data, teacher-forced.
+
+Every channel's ends and sample rows of what products take in are kept too: quantize searches with them.
 
 One pass serves all observers that are asked for. StableQuant goes on from there: it measures on a development list.
 
