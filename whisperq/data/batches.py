@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from whisperq.data.audio import load_audio
-from whisperq.data.features import log_mel_of, padded
+from whisperq.data.features import log_mel_of, log_mel_range, padded
 from whisperq.data.lazy import without_text
 from whisperq.data.tokens import IGNORED, Codec, Tokens
 from whisperq.data.utterance import Utterance
@@ -79,6 +79,11 @@ class Loader:
             f"{utterance.origin}: {seconds:.2f} s of audio, but the model's window "
             f"is {self.window_seconds:g} s; cut it, or give --skip-bad"
         )
+
+    @property
+    def heard_range(self) -> tuple[float, float] | None:
+        """Between which ends all features lie, whatever the recording; None where they are not bounded."""
+        return log_mel_range(self.extractor)
 
     @property
     def window_seconds(self) -> float:

@@ -125,6 +125,7 @@ class WaveformLoader(Loader):
 
     needs_text = False  # no decoder that the references would lead
     padding = "padding masked"
+    heard_range = None  # samples are scaled by their own spread
 
     def __init__(
         self, extractor: WaveformExtractor, codec: CtcCodec, device: str, skip_bad: bool, counts: Counts

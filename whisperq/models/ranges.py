@@ -6,7 +6,8 @@
 
 The first observer is the calibration's own. Ranges that are for a number of bits stand under it. A range that
 mathematics knows is every observer's, and stands under "known" too: probabilities have [0, 1], and a gate
-sigmoid(G(x)) / pi_init has [0, 1 / pi_init]. Probabilities are then not looked at at all.
+sigmoid(G(x)) / pi_init has [0, 1 / pi_init], and a log-mel spectrogram the ends of its making (data/features.py), which
+few calibrations reach: a quiet recording lies lower than a loud one. Probabilities are then not looked at at all.
 """
 
 import json
@@ -23,12 +24,18 @@ from whisperq.quant.observers import minmax_range
 from whisperq.quant.ranges import BITWISE, Ends, Estimation, SiteRange
 
 RANGES = "ranges.json"
+SPECTROGRAM = "enc.conv1:input"  # of a model that hears log-mel spectrograms
 
 
-def known_range(model: nn.Module, site: Site) -> Ends | None:
-    """The range that a site has by its making, whatever the data; None where only data tell."""
+def known_range(model: nn.Module, site: Site, heard: Ends | None = None) -> Ends | None:
+    """The range that a site has by its making, whatever the data; None where only data tell.
+
+    heard: the range of what the model takes in; None where it has none, as waveforms.
+    """
     if site.component == "probs":
         return 0.0, 1.0
+    if site.address == SPECTROGRAM:
+        return heard
     return (0.0, 1.0 / model.get_submodule(site.module).pi_init) if site.component == "gate" else None
 
 
@@ -89,6 +96,8 @@ def site_ranges(folder: Path, sites: Iterable[str], observer: str, bits: int) ->
 
 
 def _of(entry: Mapping[str, Any], observer: str, bits: int) -> Ends:
+    if "known" in entry:
+        return tuple(entry["known"])
     if observer == "minmax":
         return minmax_range(entry["minima"], entry["maxima"])
     ends = entry["ranges"][observer]
