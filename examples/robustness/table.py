@@ -1,8 +1,9 @@
-"""Words of whisperq and faster-whisper beside each other, in each kind of recording and each format.
+"""Words of whisperq and faster-whisper beside each other, in each kind of recording; INT8 beside float at each level.
 
     python table.py RUN... --out RESULTS
 
-A run holds clips/KIND.jsonl and heard/SYSTEM/KIND/NAME.EXTENSION. Writes RESULTS/longform.json and longform.md.
+A run holds clips/KIND.jsonl, heard/SYSTEM/KIND/NAME.EXTENSION, and the comparison levels-int8-vs-float. Writes
+RESULTS/robustness.json and robustness.md.
 """
 
 import argparse
@@ -11,12 +12,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from whisperq import artifact
 from whisperq.scoring.normalizers import get_normalizer, published_spelling
 from whisperq.scoring.words import count_errors
 
 KINDS = ("paused", "continuous", "sounds")
 PEER = "faster-whisper"
 COLUMNS = ("model", "recordings", "system", "words", "deletions", "insertions", "substitutions", "WER %")
+LEVEL_COLUMNS = ("model", "level", "words", "WER % float", "WER % INT8", "difference", "verdict")
 CUE = re.compile(r"^(\d+|[\d:,.]+ --> [\d:,.]+)$")  # a number or the times of an SRT file
 
 
@@ -64,9 +67,24 @@ def rows(model: str, found: dict[str, dict[str, Any]]) -> list[list[str]]:
     return made
 
 
-def markdown(lines: list[list[str]]) -> str:
-    head = [list(COLUMNS), ["---"] * len(COLUMNS)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in head + lines)
+def levels(run: Path) -> dict[str, Any]:
+    """INT8 against float, by condition, as `compare` found it; none where it was not run."""
+    place = run / "levels-int8-vs-float"
+    return artifact.load(place, "comparison").results["sets"] if artifact.is_artifact(place) else {}
+
+
+def level_rows(model: str, found: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, one in found.items():
+        low, high = one["interval_95"]
+        rates = [f"{100 * one[key]:.2f}" for key in ("wer_a", "wer_b")]
+        difference = f"{one['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
+        rows.append([model, name, str(one["reference_words"]), *rates, difference, one["verdict"]])
+    return rows
+
+
+def markdown(header: tuple[str, ...], lines: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(line)} |\n" for line in [list(header), ["---"] * len(header), *lines])
 
 
 def main() -> None:
@@ -74,11 +92,13 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    found = {run.name: measured(run) for run in options.runs}
+    found = {run.name: {"words": measured(run), "levels": levels(run)} for run in options.runs}
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "longform.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text = markdown([row for model, one in found.items() for row in rows(model, one)])
-    (options.out / "longform.md").write_text(text, encoding="utf-8")
+    (options.out / "robustness.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    words = [row for model, one in found.items() for row in rows(model, one["words"])]
+    loud = [row for model, one in found.items() for row in level_rows(model, one["levels"])]
+    text = f"{markdown(COLUMNS, words)}\n{markdown(LEVEL_COLUMNS, loud)}"
+    (options.out / "robustness.md").write_text(text, encoding="utf-8")
     print(text)
 
 
