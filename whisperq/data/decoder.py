@@ -11,7 +11,7 @@ import soundfile
 import soxr
 
 from whisperq.data.encoded import Encoded
-from whisperq.data.patience import is_file, patiently
+from whisperq.data.patience import PatientFile, is_file, patiently
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
 
@@ -106,7 +106,7 @@ class Sound:
 def _encoded(audio: str | bytes, where: str) -> Encoded:
     if not isinstance(audio, bytes) and not is_file(audio):
         raise InputError(f"{where} does not exist")
-    file = io.BytesIO(audio) if isinstance(audio, bytes) else open(audio, "rb")
+    file = io.BytesIO(audio) if isinstance(audio, bytes) else PatientFile(audio, where)
     try:
         return Encoded(file, where)
     except BaseException:

@@ -16,7 +16,8 @@ from whisperq.config import Source
 from whisperq.data.index import GrowingIndex, Index
 from whisperq.data.lazy import Indexed
 from whisperq.data.lines import Line, TableFile
-from whisperq.data.naming import Names, default_id, without_second_uses
+from whisperq.data.naming import Names, default_id, left_out, without_second_uses
+from whisperq.data.patience import is_file
 from whisperq.data.utterance import (
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,
@@ -85,14 +86,14 @@ class TableLines(Indexed):
         return self.table.utterance(fields, int(index.line[number]), int(index.naming[number]))
 
 
-def read_table(path: Path, source: Source, skip_bad: bool) -> tuple[TableLines, int, str]:
-    """The utterances, the number of lines skipped, and the file's SHA-256; raises InputError.
+def read_table(path: Path, source: Source, skip_bad: bool) -> tuple[TableLines, list[str], str]:
+    """The utterances, the lines skipped, and the file's SHA-256; raises InputError.
 
     Audio files must exist. With `limit`, no line behind the first usable ones is checked.
     """
     _exists.cache_clear()
     table, digest = Table(path, source), hashlib.sha256()
-    growing, names, bad = GrowingIndex(), Names(), 0
+    growing, names, bad = GrowingIndex(), Names(), []
     for line in table.file.lines(digest):
         names.see(str(first_value(line.fields, FILE_COLUMNS)))
         if source.limit is not None and len(growing) >= source.limit:
@@ -104,13 +105,13 @@ def read_table(path: Path, source: Source, skip_bad: bool) -> tuple[TableLines, 
         except InputError:
             if not skip_bad:
                 raise
-            bad += 1
+            bad.append(f"{path} line {line.number}")
     naming, hashes = names.resolve()
     lines = TableLines(table, growing.finish(naming))
     kept = without_second_uses(lines, hashes, skip_bad)
-    bad += len(lines) - len(kept)
+    bad += [lines[row].origin for row in left_out(len(lines), kept)]
     if not len(kept):
-        raise no_usable_line(str(path), bad)
+        raise no_usable_line(str(path), len(bad))
     return TableLines(table, lines.index.take(kept)), bad, digest.hexdigest()
 
 
@@ -126,4 +127,4 @@ def _checked(table: Table, line: Line) -> Utterance:
 
 @lru_cache(maxsize=1024)  # segments of one recording follow each other
 def _exists(file: str) -> bool:
-    return os.path.isfile(file)
+    return is_file(file)
