@@ -68,7 +68,9 @@ def fail(monkeypatch, where: str, chosen, fault: BaseException) -> None:
         monkeypatch.setattr(soundfile, "SoundFile", lambda *a, **s: counted(sound_file, *a, **s))
     elif where == "stat":
         stat = os.stat
-        monkeypatch.setattr(os, "stat", lambda p, **s: counted(stat, p, **s) if str(p).endswith("wav") else stat(p, **s))
+        monkeypatch.setattr(
+            os, "stat", lambda p, **s: counted(stat, p, **s) if str(p).endswith("wav") else stat(p, **s)
+        )
     else:
         monkeypatch.setattr(builtins, "open", opening)
 
@@ -101,7 +103,9 @@ def test_what_fails_for_good_is_an_error_of_its_own(monkeypatch, path, where, fa
     fail(monkeypatch, where, lambda call: True, fault)
     for read in (audio_seconds, lambda u: load_audio(u, RATE), lambda u: Recording(u, RATE)):
         waits.clear()
-        with pytest.raises(ReadError, match=r"line 3: the audio file .*a\.wav could not be read|the file .*a\.wav could"):
+        with pytest.raises(
+            ReadError, match=r"line 3: the audio file .*a\.wav could not be read|the file .*a\.wav could"
+        ):
             read(utterance(path))
         assert waits == ([] if isinstance(fault, PermissionError) else list(patience.WAITS))
 

@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from whisperq.data.encoded import Encoded
+from whisperq.data.foreign import converted, kind_of
 from whisperq.data.patience import PatientFile, is_file, patiently
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
@@ -108,6 +109,9 @@ def _encoded(audio: str | bytes, where: str) -> Encoded:
         raise InputError(f"{where} does not exist")
     file = io.BytesIO(audio) if isinstance(audio, bytes) else PatientFile(audio, where)
     try:
+        if kind := kind_of(file.read(16)):
+            file.close()
+            file = converted(audio, kind, where)
         return Encoded(file, where)
     except BaseException:
         file.close()
