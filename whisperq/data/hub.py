@@ -85,7 +85,7 @@ def _seconds(utterance: Utterance) -> float | None:
 
 
 def _hash(digest: Any, utterance: Utterance) -> None:
-    audio = utterance.audio if isinstance(utterance.audio, bytes) else utterance.audio.encode()
+    audio = utterance.audio if isinstance(utterance.audio, bytes) else os.fsencode(utterance.audio)
     digest.update(json.dumps([utterance.id, utterance.text, len(audio)]).encode())
     digest.update(audio)
 

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -12,6 +13,7 @@ from whisperq.data.utterance import reason
 from whisperq.errors import InputError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
 
 
 class Line(NamedTuple):
@@ -45,7 +47,11 @@ class TableFile:
                 yield from self._csv(tracked) if self.is_csv else self._json(tracked)
                 self.size = tracked.end
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.path}, line {tracked.number}, is not UTF-8 ({reason(error)})") from error
+            known = "UTF-16" if error.object.startswith(UTF_16) else "ISO-8859-1"
+            raise InputError(
+                f"{self.path}, line {tracked.number}, is not UTF-8 ({reason(error)}); if it is {known}, convert it: "
+                f"iconv -f {known} -t UTF-8 {quote(str(self.path))} > NEW"
+            ) from error
         except (OSError, csv.Error) as error:
             raise InputError(f"The utterance list {self.path} cannot be read ({reason(error)})") from error
 

@@ -25,7 +25,7 @@ def default_id(file: str, offset: Any, naming: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _stem(file: str) -> str:
-    return os.path.splitext(os.path.basename(file))[0]
+    return os.path.splitext(os.path.basename(file.replace("\\", "/")))[0]
 
 
 class Names:

@@ -8,9 +8,11 @@ one pass that keeps an index of it, and read again when its utterance is wanted.
 
 import hashlib
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from whisperq.config import Source
 from whisperq.data.index import GrowingIndex, Index
@@ -33,6 +35,7 @@ from whisperq.errors import InputError
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMNS = ("audio_filepath", "file_name")
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class Table:
@@ -63,7 +66,7 @@ class Table:
         name = label_of(fields, self.id_columns, where)
         return Utterance(
             id=name or ("" if naming is None else default_id(file, fields.get("offset"), naming)),
-            audio=os.path.join(self.folder, file),
+            audio=_place(self.folder, file),
             text=text_of(fields, self.text_columns, where),
             duration=duration,
             offset=seconds_of(fields, "offset", where) or 0.0,
@@ -121,8 +124,19 @@ def _checked(table: Table, line: Line) -> Utterance:
     utterance = table.utterance(line.fields, line.number, None)
     if not _exists(utterance.audio):
         file = first_value(line.fields, FILE_COLUMNS)
-        raise InputError(f"{utterance.origin} ({file}): the audio file {utterance.audio} does not exist")
+        hint = "; it has a drive's letter: name it from the list's own folder" if DRIVE.match(file) else ""
+        raise InputError(f"{utterance.origin} ({file}): the audio file {utterance.audio} does not exist{hint}")
     return utterance
+
+
+def _place(folder: str, file: str) -> str:
+    """A file's path; it may be written with Windows's separators, or with its accents in Unicode's other form."""
+    place = os.path.join(folder, file)
+    if (file.isascii() and "\\" not in file) or _exists(place):
+        return place
+    forms = (file.replace("\\", "/"), *(normalize(form, file) for form in ("NFC", "NFD")))
+    others = (os.path.join(folder, form) for form in forms)
+    return next(filter(_exists, others), place)
 
 
 @lru_cache(maxsize=1024)  # segments of one recording follow each other
