@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from whisperq.data.utterance import reason
+from whisperq.disk import is_pointer
 from whisperq.errors import InputError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -43,6 +44,8 @@ class TableFile:
         """All lines but the empty ones; `digest` is updated with every byte."""
         try:
             with open(self.path, "rb") as file:
+                if is_pointer(file.peek(64)):
+                    raise InputError(f"{self.path} is a pointer of Git LFS, not the list itself: run `git lfs pull`")
                 tracked = _Tracked(file, digest)
                 yield from self._csv(tracked) if self.is_csv else self._json(tracked)
                 self.size = tracked.end
