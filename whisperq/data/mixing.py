@@ -39,11 +39,12 @@ def survey(blocks: Iterable[np.ndarray], where: str) -> Mix:
     """
     peak, frames, energies, mixed = 0.0, 0, np.zeros(1), 0.0
     for block in blocks:
-        peak = np.maximum(peak, np.abs(block).max(initial=0))  # keeps what is not a number
+        peak = np.maximum(peak, max(block.max(initial=0), -block.min(initial=0)))  # keeps what is not a number
         frames += len(block)
-        if block.shape[1] > 1 and np.isfinite(peak):
-            energies = energies + np.square(block, dtype=np.float64).sum(axis=0)
-            mixed += float(np.square(block.mean(axis=1), dtype=np.float64).sum())
+        if block.shape[1] > 1 and peak < 2 * SCALES[-1]:  # what is louder is refused below
+            energies = energies + np.einsum("fc,fc->c", block, block)
+            mean = block @ np.full(block.shape[1], 1 / block.shape[1], np.float32)
+            mixed += float(mean @ mean)
     scale = _scale(float(peak), where)
     return Mix(_channel(energies * scale**2 / max(frames, 1), mixed * scale**2 / max(frames, 1), where), scale)
 
