@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import DIGITS
 from test_audio import encoded, rms, tone, utterance
 
 from whisperq.data import decoder
@@ -200,6 +201,19 @@ def test_floats_somewhat_over_full_scale_are_left_alone():
         warnings.simplefilter("error")
         heard = load_audio(utterance(encoded(10 * tone(440, 1.0), subtype="FLOAT")), RATE)
     assert np.abs(heard).max() == pytest.approx(4.0, rel=1e-3)
+
+
+def test_commands_refuse_what_is_cut_off(tmp_path, invoke):
+    (tmp_path / "cut.wav").write_bytes(encoded(SOUND)[:50_000])
+    (tmp_path / "cut.jsonl").write_text('{"audio_filepath": "cut.wav", "text": "one"}\n')
+    teacher = str(DIGITS / "teacher")
+    for call in (
+        ("transcribe", "--model", teacher, tmp_path / "cut.wav"),
+        ("eval", "--model", teacher, "--test", f"a={tmp_path / 'cut.jsonl'}", "--out", tmp_path / "eval"),
+    ):
+        done = invoke(*call)
+        assert done.exit_code == 3 and "cut.wav is truncated: its header promises 96000 bytes" in done.stderr
+    assert not (tmp_path / "eval").exists()
 
 
 def test_nothing_of_a_refused_file_stays_open(tmp_path):

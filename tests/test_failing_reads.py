@@ -15,6 +15,7 @@ from test_bad_data import corrupt, line
 
 from whisperq.data import patience
 from whisperq.data.audio import audio_seconds, load_audio
+from whisperq.data.lists import Source, read
 from whisperq.data.recording import Recording
 from whisperq.errors import InputError, ReadError
 
@@ -101,12 +102,12 @@ def test_what_fails_now_and_then_is_read_in_the_end(monkeypatch, path, where, fa
 @pytest.mark.parametrize("where", WHERE)
 def test_what_fails_for_good_is_an_error_of_its_own(monkeypatch, path, where, fault, waits):
     fail(monkeypatch, where, lambda call: True, fault)
-    for read in (audio_seconds, lambda u: load_audio(u, RATE), lambda u: Recording(u, RATE)):
+    for heard in (audio_seconds, lambda u: load_audio(u, RATE), lambda u: Recording(u, RATE)):
         waits.clear()
         with pytest.raises(
             ReadError, match=r"line 3: the audio file .*a\.wav could not be read|the file .*a\.wav could"
         ):
-            read(utterance(path))
+            heard(utterance(path))
         assert waits == ([] if isinstance(fault, PermissionError) else list(patience.WAITS))
 
 
@@ -164,3 +165,24 @@ def test_what_was_skipped_is_named_at_the_end(command, copied_run, workspace, in
     assert done.exit_code == 0, done.stderr
     named = next(text for text in done.stderr.splitlines() if text.startswith("left out as unusable, 2: "))
     assert "some.jsonl line 2; " in named and named.endswith("some.jsonl line 3")
+
+
+def test_a_line_that_could_not_be_read_again_is_read_once_more(workspace, monkeypatch):
+    """The list itself lies on the disk that fails."""
+    lines, pread, calls = read(Source(path=str(some(workspace)))).utterances, os.pread, [0]
+
+    def failing(*arguments):
+        calls[0] += 1
+        if calls[0] % 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(*arguments)
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert [Path(u.audio).name for u in lines] == [f"{number}.wav" for number in range(6)]
+
+    def failed(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", failed)
+    with pytest.raises(ReadError, match=r"some\.jsonl could not be read"):
+        lines[0]

@@ -9,6 +9,7 @@ from shlex import quote
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from whisperq.data.patience import patiently
 from whisperq.data.utterance import reason
 from whisperq.disk import is_pointer
 from whisperq.errors import InputError
@@ -59,20 +60,30 @@ class TableFile:
             raise InputError(f"The utterance list {self.path} cannot be read ({reason(error)})") from error
 
     def again(self, place: int, length: int, check: int) -> dict[str, Any]:
-        """The fields of a line that was good before. Raises InputError for a file that is another by now."""
-        try:
-            if self._file is None:
-                file = open(self.path, "rb", buffering=0)
-                if os.fstat(file.fileno()).st_size != self.size:
-                    raise self._changed()
-                self._file = file
-            raw = os.pread(self._file.fileno(), length, place)  # no position that forked processes would share
-        except OSError as error:
-            raise InputError(f"The utterance list {self.path} cannot be read ({reason(error)})") from error
+        """The fields of a line that was good before.
+
+        Raises InputError for a file that is another by now or gone, ReadError where reading it fails.
+        """
+        raw = patiently(lambda: self._bytes(place, length), f"the utterance list {self.path}")
         if crc32(raw) != check:
             raise self._changed()
         text = raw.decode("utf-8")
         return self._fields(next(csv.reader([text]))) if self.is_csv else json.loads(text)
+
+    def _bytes(self, place: int, length: int) -> bytes:
+        if self._file is None:
+            try:
+                file = open(self.path, "rb", buffering=0)
+            except FileNotFoundError as error:
+                raise InputError(f"The utterance list {self.path} cannot be read ({reason(error)})") from error
+            if os.fstat(file.fileno()).st_size != self.size:
+                raise self._changed()
+            self._file = file
+        try:
+            return os.pread(self._file.fileno(), length, place)  # no position that forked processes would share
+        except OSError:
+            self._file = None  # closed with its last reference; opened anew by the next try
+            raise
 
     def _changed(self) -> InputError:
         return InputError(f"The utterance list {self.path} has changed since it was first read; run the command again")
