@@ -9,6 +9,7 @@ import sys
 import traceback
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from whisperq import __version__
 from whisperq.artifact import Finished, load
@@ -160,13 +162,28 @@ def fail(message: str, code: int) -> None:
     raise typer.Exit(code)
 
 
+def sentence(message: Any, *_: Any, **__: Any) -> str:
+    """A warning as a user reads it, without the line of code that gave it."""
+    return f"warning: {' '.join(str(message).split())}\n"
+
+
 def traceback_if_asked() -> None:
     if os.environ.get("WHISPERQ_DEBUG"):
         traceback.print_exc(file=sys.stderr)
 
 
+class FilesCommand(TyperCommand):
+    """A command that takes files, whose names may begin with a dash, as the shell's * gives them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {option for p in self.params for option in (*p.opts, *p.secondary_opts)}
+        named = [f"./{a}" if a[:1] == "-" and a.split("=")[0] not in known and os.path.isfile(a) else a for a in args]
+        return super().parse_args(ctx, named)
+
+
 for entry in COMMANDS:
-    app.command(entry.name)(function(entry))
+    takes_files = any(flag.positional and flag.many for flag in entry.inputs)
+    app.command(entry.name, cls=FilesCommand if takes_files else None)(function(entry))
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -218,6 +235,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(__version__)
         raise typer.Exit()
+    warnings.formatwarning = sentence
 
 
 if __name__ == "__main__":

@@ -9,6 +9,11 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_pointer(start: bytes) -> bool:
+    """Whether a file that begins so is Git LFS's note of where the file itself is."""
+    return start.startswith(b"version https://git-lfs.github.com/spec/")
+
+
 def hub_cache() -> Path:
     """Where huggingface_hub keeps what it fetched."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"

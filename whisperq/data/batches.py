@@ -1,5 +1,6 @@
 """Utterances to batches of features and tokens."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,12 +58,16 @@ class Loader:
         self.skipped.add(utterance.origin)
 
     def audio(self, utterance: Utterance) -> np.ndarray | None:
-        """float32 (samples,), or None where it cannot be used and skip_bad says to go on. Raises InputError."""
+        """float32 (samples,), or None where it cannot be used and skip_bad says to go on.
+
+        Raises InputError, and ReadError, which skip_bad does not keep back.
+        """
         try:
             return load_audio(utterance, self.extractor.sampling_rate)
-        except InputError:
+        except InputError as error:
             if not self.skip_bad:
                 raise
+            warnings.warn(f"left out: {error}", stacklevel=2)
             self.skipped.add(utterance.origin)
             return None
 

@@ -31,6 +31,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.models import gated_whisper
 from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
+from whisperq.models.nearly import refuse_nearly
 
 CODE = "modeling_gated_whisper"
 WEIGHTS = ("*.json", "*.txt", "model.safetensors", "model-0*.safetensors")  # not fp32 duplicates, not pickles
@@ -58,6 +59,8 @@ def local_folder(name: str | Path) -> Path:
     """A model's folder; a Hub id is fetched first. Raises InputError."""
     if Path(name).is_dir():
         return Path(name)
+    if Path(name).is_file():
+        raise InputError(f"{name} is a file; name the folder of a model as transformers saves it")
     if str(name).startswith((".", "/")):
         raise InputError(f"there is no model folder {name}")
     from huggingface_hub import snapshot_download
@@ -73,6 +76,7 @@ def local_folder(name: str | Path) -> Path:
 
 def load_config(folder: Path) -> PreTrainedConfig:
     """Raises InputError where the folder is no model of a known family."""
+    refuse_nearly(folder)
     try:
         content = json.loads((folder / "config.json").read_text())
         model_type = content["model_type"]

@@ -12,6 +12,7 @@ from whisperq.disk import first_process
 
 console = Console(stderr=True)
 T = TypeVar("T")
+NAMED = 20  # utterances, before the rest is a number
 
 
 class RateColumn(ProgressColumn):
@@ -57,6 +58,13 @@ def say_how(runtime) -> None:
     say(f"runtime: {runtime.name}, {runtime.products()}")
     for notice in runtime.notices:
         say(f"notice: {notice}")
+
+
+def say_left_out(origins: Iterable[str]) -> None:
+    """Which utterances --skip-bad left out: said at the end of a command."""
+    if names := list(dict.fromkeys(origins)):
+        more = f"; and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        say(f"left out as unusable, {len(names):,}: {'; '.join(names[:NAMED])}{more}")
 
 
 def say(text: str) -> None:

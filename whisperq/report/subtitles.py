@@ -27,7 +27,7 @@ def as_text(transcripts: Sequence[Transcript]) -> str:
     sentences, and who wants the pieces apart asks for another format.
     """
     several = len(transcripts) > 1
-    return "".join(f"{t.name}\t{t.text}\n" if several else f"{t.text}\n" for t in transcripts)
+    return "".join(f"{printable(t.name)}\t{t.text}\n" if several else f"{t.text}\n" for t in transcripts)
 
 
 def as_json(transcripts: Sequence[Transcript], heading: Mapping[str, Any]) -> str:
@@ -44,7 +44,13 @@ def as_json(transcripts: Sequence[Transcript], heading: Mapping[str, Any]) -> st
         }
         for t in transcripts
     ]
-    return json.dumps({**heading, "files": files}, ensure_ascii=False) + "\n"
+    content = json.dumps({**heading, "files": files}, ensure_ascii=False) + "\n"
+    return content.encode("utf-8", "backslashreplace").decode()  # a name's bytes that are no UTF-8, as JSON's escapes
+
+
+def printable(name: str) -> str:
+    """A file's name on one line: line breaks, controls and bytes that are no UTF-8 are escaped as Python does it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def as_srt(segments: Sequence[Segment]) -> str:

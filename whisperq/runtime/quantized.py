@@ -25,6 +25,7 @@ from whisperq.errors import InputError
 from whisperq.models.families import family_of
 from whisperq.models.folding import divide, read_scales, write_scales
 from whisperq.models.loading import load_config
+from whisperq.models.nearly import plain_name
 from whisperq.models.plan import CONVOLVED, Weight
 from whisperq.models.sites import Watcher
 from whisperq.quant.clipping import mse_weight_qparams
@@ -119,7 +120,7 @@ def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
     found = {}
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, "pt") as file:
-            found |= {name: file.get_slice(name)[:0].dtype for name in file.keys() if file.get_slice(name).get_shape()}
+            found |= {plain_name(n): file.get_slice(n)[:0].dtype for n in file.keys() if file.get_slice(n).get_shape()}
     return found
 
 

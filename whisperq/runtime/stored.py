@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from whisperq.errors import InputError
 from whisperq.models.folding import divisors, read_scales, table_divisor
 from whisperq.models.loading import load_config
+from whisperq.models.nearly import plain_name, stored_name
 from whisperq.quant.grid import QParams, dequantize
 from whisperq.quant.wide import ActivationRange, WideQParams
 from whisperq.runtime.quantized import QPARAMS, WEIGHTS, PerToken, QuantizedWeight, read_weight
@@ -75,7 +76,7 @@ class Stored:
             raise InputError(f"the weights of {self.folder} do not fit its config.json: {name} is missing")
         # Opened anew each time: pages that have been read are given back with the tensor, not at the end.
         with safe_open(self.files[name], "pt") as file:
-            return file.get_tensor(name)
+            return file.get_tensor(stored_name(file, name))
 
     def _weight_norm(self, name: str) -> tuple[str, str] | None:
         """The names of g and v of a weight g v / |v|, as newer and older PyTorch write them; None where it is none."""
@@ -107,7 +108,7 @@ def open_stored(folder: Path, most_bits: int = 8) -> Stored:
 
 def _names(path: Path) -> list[str]:
     with safe_open(path, "pt") as file:
-        return list(file.keys())
+        return list(map(plain_name, file.keys()))
 
 
 def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParams | WideQParams | PerToken]:

@@ -31,7 +31,7 @@ from whisperq.options import CalibrateConfig
 from whisperq.quant.ranges import Ends, Estimation, SiteRange
 from whisperq.quant.row_sample import ROWS, RowSample
 from whisperq.quant.smoothing import ChannelExtrema
-from whisperq.report.progress import say, track
+from whisperq.report.progress import say, say_left_out, track
 from whisperq.runtime.development import Development, layers_of
 from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
 from whisperq.runtime.stablequant import Book, Criterion, Desk, Trial, search, summary, write_log
@@ -98,6 +98,7 @@ def calibrate(
                 "stablequant": summary(log),
             }
         if processes.main:
+            say_left_out([*data_list.skipped, *sorted(skipped)])
             book.remove()
         return processes.result(out)
 

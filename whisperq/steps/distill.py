@@ -14,7 +14,7 @@ from whisperq.flags import Context
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_processor, load_whisper, local_folder, save_model
 from whisperq.refusals import check_batches, seconds_of
-from whisperq.report.progress import say, stepping
+from whisperq.report.progress import say, say_left_out, stepping
 from whisperq.training.checkpoints import Checkpoints, Progress
 from whisperq.training.determinism import prepare_determinism
 from whisperq.training.distributed import Processes, joined
@@ -62,6 +62,7 @@ def distill(
         if processes.main:
             with beginning.draft() as draft:
                 pupil.finish(draft, reached, checkpoints)
+            say_left_out(material.left_out())
         return processes.result(out)
 
 

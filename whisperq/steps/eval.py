@@ -25,7 +25,7 @@ from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device
 from whisperq.options import EvalConfig
-from whisperq.report.progress import bar, say, say_how
+from whisperq.report.progress import bar, say, say_how, say_left_out
 from whisperq.report.scores import evaluation
 from whisperq.report.sets import warn_of_changed_words, write_results, write_set
 from whisperq.runtime.beams import with_beams
@@ -103,6 +103,7 @@ def eval(
                 draft.results |= {**how, "sets": results, **over_sets(results)}
                 title = f"Word errors of {model.resolve().name}"
                 write_results(draft.folder, title, draft.results, evaluation(draft.results))
+            say_left_out(origin for one in sets for origin in unusable(one, book))
             book.remove()
         return processes.result(out)
 
@@ -209,6 +210,12 @@ def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder:
     }
     write_set(folder, sealed.out, one.name, lines, scored, results)
     return results
+
+
+def unusable(one: TestSet, book: HeardBook) -> list[str]:
+    """Where a set's lines and recordings are that could not be used."""
+    heard = book.heard(one.name)
+    return [*one.read.skipped, *(u.origin for n, u in enumerate(one.utterances) if heard[n].text is None)]
 
 
 def speed(lines: Sequence[HypothesisLine], times: Mapping[str, float]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from whisperq.models.loading import compute_device, load_model, load_processor
 from whisperq.models.plan import make_plan
 from whisperq.refusals import check_batches, seconds_of
 from whisperq.report.bits import plot_bits
-from whisperq.report.progress import say, stepping
+from whisperq.report.progress import say, say_left_out, stepping
 from whisperq.runtime.quantized import Quantization, save_quantization
 from whisperq.training.checkpoints import Progress
 from whisperq.training.determinism import prepare_determinism
@@ -77,6 +77,7 @@ def mixed_precision(
         if processes.main:
             with beginning.draft() as draft:
                 work.finish(draft, reached, beginning)
+            say_left_out(material.left_out())
         return processes.result(out)
 
 

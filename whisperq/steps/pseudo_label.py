@@ -24,7 +24,7 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device, local_folder, require_whisper
-from whisperq.report.progress import bar, say, say_how
+from whisperq.report.progress import bar, say, say_how, say_left_out
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
 from whisperq.runtime.opening import Opened, open_model
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
@@ -67,6 +67,8 @@ def pseudo_label(
                 labels = book.labels()
                 draft.results |= write(labelled(group, labels, normalizers), draft.folder, out)
                 draft.results |= left_out(labels, group.bad) | {"normalizers": sorted({n.id for n in normalizers})}
+            unread = [n for n, label in labels.items() if label.left_out == UNREADABLE]
+            say_left_out([*group.skipped, *(utterances[n].origin for n in sorted(unread))])
             book.remove()
         return processes.result(out)
 

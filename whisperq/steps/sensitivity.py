@@ -27,7 +27,7 @@ from whisperq.models.folding import fold
 from whisperq.models.loading import compute_device
 from whisperq.options import SensitivityConfig
 from whisperq.report.lineage_commands import flags, run_root
-from whisperq.report.progress import say, track
+from whisperq.report.progress import say, say_left_out, track
 from whisperq.report.sensitivity import plot_sensitivity
 from whisperq.runtime.mixture import Mixture, Part, divide, smooth_alike, trained_floats
 from whisperq.runtime.opening import OpenedModel, open_model
@@ -92,6 +92,7 @@ def sensitivity(
         }
     if parts and "mode" not in sealed.results:
         say(f"the worst parts stay float with: {keeping_line(sealed, floats, out, min(config.worst, len(parts)))}")
+    say_left_out([*group.skipped, *sorted(opened.loader.skipped)])
     return artifact.load(out)
 
 
