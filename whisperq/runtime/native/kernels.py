@@ -6,7 +6,7 @@ from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm, scaled_attention, split_heads
+from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm, scaled_attention, split_qkv
 
 
 class Weight(Structure):
@@ -52,7 +52,9 @@ _ARGUMENTS = {
         _POINTER, _COUNT, _COUNT, _POINTER, _COUNT, c_float, c_float, c_float, c_int32, _POINTER
     ],
     "gate_context": [_POINTER, _COUNT, _COUNT, _COUNT, _Gate, _Out],
-    "attention_bf16": [_POINTER, _POINTER, _POINTER, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out],
+    "attention_bf16": [
+        _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out
+    ],
     "attend_bf16": _ATTEND,
     "attend_float": _ATTEND,
     "append_bf16": _APPEND,
@@ -94,9 +96,12 @@ class NativeKernels:
             self.library.quantize_divided(x.data_ptr(), grid.divisor.data_ptr(), x.numel() // width, width, out)
         return codes
 
-    def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
+    def attention(
+        self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None,
+        kept: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         if qkv.dtype == torch.float32:
-            return self._gated(_float_context(qkv, batch, heads), heads, gate, grid)
+            return self._gated(_float_context(qkv, batch, heads, kept), heads, gate, grid)
         rows, width = qkv.shape[0], heads.count * heads.dim
         result, out = _result(rows, width, grid)
         start, step = qkv.data_ptr(), width * qkv.element_size()
@@ -104,8 +109,9 @@ class NativeKernels:
         parts = -(-2 * torch.get_num_threads() // (batch * heads.count))
         shape = _Shape(batch, rows // batch, heads.count, heads.dim)
         self.library.attention_bf16(
-            start, start + step, start + 2 * step, qkv.stride(0), shape, heads.scaling, _gate(gate, heads), parts, out
-        )
+            start, start + step, start + 2 * step, qkv.stride(0), *_beyond(kept, step, shape.length), shape,
+            heads.scaling, _gate(gate, heads), parts, out,
+        )  # fmt: skip
         return result
 
     def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
@@ -159,8 +165,14 @@ def _gate(gate: GateLogits | None, heads: Heads) -> _Gate:
     return _Gate(logits.data_ptr(), logits.stride(0), width, logits.dtype == torch.bfloat16, gate.factor)
 
 
-def _float_context(qkv: Tensor, batch: int, heads: Heads) -> Tensor:
+def _beyond(kept: Tensor | None, step: int, length: int) -> tuple[int | None, int | None, int, int]:
+    """Where kept keys and values lie, how far apart their rows, and how many rows there are with them."""
+    if kept is None:
+        return None, None, 0, length
+    return kept.data_ptr(), kept.data_ptr() + step, kept.stride(0), len(kept)
+
+
+def _float_context(qkv: Tensor, batch: int, heads: Heads, kept: Tensor | None) -> Tensor:
     """Attention in float32 is PyTorch's own: its matrix products are as good as any."""
     width = heads.count * heads.dim
-    query, key, value = (split_heads(qkv[:, i * width : (i + 1) * width], batch, heads) for i in range(3))
-    return scaled_attention(query, key, value, None).transpose(1, 2).reshape(-1, width)
+    return scaled_attention(*split_qkv(qkv, batch, heads, kept), None).transpose(1, 2).reshape(-1, width)

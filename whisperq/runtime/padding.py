@@ -1,0 +1,94 @@
+"""Padding that is not computed: the encoder works on the speech and a short tail, the rest of the window is kept.
+
+    n = least multiple of STEP >= ceil(f / 2) + tail, at most N        rows of one recording that are computed
+    K = [K(x)_0 .. K(x)_(n-1), K(s)_n .. K(s)_(N-1)]                   keys, values alike, of every encoder layer
+    e = [e(x)_0 .. e(x)_(n-1), e(s)_n .. e(s)_(N-1)]                   what cross-attention sees
+
+f: frames before the padding, two for each row; N: rows of the window; x: the recording; s: silence, whose state is kept
+from the first recording on that needs it. Over padding the encoder is nearly the same for every recording, and each row
+keeps its own position. Cut off without anything in its place, the padding takes the model's sense with it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+ROWS_PER_SECOND = 50  # of Whisper's encoder: a hop of 10 ms, and the second convolution's stride of two
+TAIL_SECONDS = 1.0  # by measurement: examples/padding
+STEP = 25  # rows: recordings of as many rows are one batch, so that what is computed does not hang on the batch
+SILENCE = -0.68  # log-mel of padding: eight decades below the loudest cell of read speech, the median
+TOKENS, TOKENS_PER_SECOND, TOO_MANY = 4.0, 5.0, 1.5  # what is expected of speech, and how many times that is too much
+
+Found = TypeVar("Found")
+
+
+class Partial(Protocol):
+    """A runtime whose encoder can leave padding out."""
+
+    def keep(self, features: Tensor) -> Any:
+        """The state of silence, features (1, mel bins, frames): of every layer what other recordings' rows see."""
+
+    def encode_rows(self, features: Tensor, rows: Sequence[int], kept: Any) -> Any:
+        """As `encode`, but of each utterance only so many rows are computed; the others are `kept`."""
+
+
+def speech_frames(features: Tensor) -> list[int]:
+    """features (batch, mel bins, frames) -> of each utterance, how many frames come before its padding.
+
+    Padding are the last frames in which every bin is at the utterance's floor: digital silence, or all that lies more
+    than eight decades below its loudest cell. Who hears features cannot tell them apart.
+    """
+    heard = (features > features.amin(dim=(1, 2), keepdim=True)).any(dim=1)
+    places = torch.arange(1, heard.shape[1] + 1, device=heard.device)
+    return (heard * places).amax(dim=1).tolist()
+
+
+def rows_of(frames: int, tail: float, window: int) -> int:
+    """How many rows are computed for so many frames before the padding; tail in seconds, window in rows."""
+    needed = -(-frames // 2) + round(tail * ROWS_PER_SECOND)
+    return max(1, min(window, -(-needed // STEP) * STEP))
+
+
+def groups(rows: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+    """Each number of rows with the utterances that have it: those are computed together."""
+    for count in sorted(set(rows)):
+        yield count, [i for i, own in enumerate(rows) if own == count]
+
+
+@dataclass
+class Short:
+    """A runtime that leaves padding out; `again` counts windows that were decoded again in full."""
+
+    runtime: Any  # a Runtime and Partial
+    tail: float = TAIL_SECONDS
+    again: int = 0
+    _full: bool = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.runtime, name)
+
+    def encode(self, features: Tensor) -> Any:
+        window = features.shape[2] // 2
+        rows = [rows_of(frames, self.tail, window) for frames in speech_frames(features)]
+        if self._full or min(rows) == window:
+            return self.runtime.encode(features)
+        return self.runtime.encode_rows(features, rows, self.kept(features))
+
+    def kept(self, features: Tensor) -> Any:
+        """The state of silence, made when it is first needed."""
+        if "state" not in self.__dict__:
+            self.state = self.runtime.keep(torch.full_like(features[:1], SILENCE))
+        return self.state
+
+    @contextmanager
+    def in_full(self) -> Iterator[None]:
+        """Inside, padding is computed."""
+        self._full = True
+        try:
+            yield
+        finally:
+            self._full = False
