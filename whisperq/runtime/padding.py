@@ -9,13 +9,16 @@ from the first recording on that needs it. Over padding the encoder is nearly th
 keeps its own position. Cut off without anything in its place, the padding takes the model's sense with it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from whisperq.errors import UsageError
+from whisperq.scoring.loops import find_loop
 
 ROWS_PER_SECOND = 50  # of Whisper's encoder: a hop of 10 ms, and the second convolution's stride of two
 TAIL_SECONDS = 1.0  # by measurement: examples/padding
@@ -84,6 +87,20 @@ class Short:
             self.state = self.runtime.keep(torch.full_like(features[:1], SILENCE))
         return self.state
 
+    def doubtful(self, features: Tensor, texts: Sequence[Sequence[int]]) -> list[int]:
+        """The utterances whose tokens, without times, are none, run in circles or are too many for their length.
+
+        Those of which all rows were computed are as they are. Counts the others.
+        """
+        window = features.shape[2] // 2
+        found = [
+            i
+            for i, (frames, ids) in enumerate(zip(speech_frames(features), texts, strict=True))
+            if rows_of(frames, self.tail, window) < window and strange(ids, frames / 2 / ROWS_PER_SECOND)
+        ]
+        self.again += len(found)
+        return found
+
     @contextmanager
     def in_full(self) -> Iterator[None]:
         """Inside, padding is computed."""
@@ -92,3 +109,35 @@ class Short:
             yield
         finally:
             self._full = False
+
+
+def strange(ids: Sequence[int], seconds: float) -> bool:
+    """Whether these tokens are hardly what was said in so many seconds of speech."""
+    expected = TOKENS + TOKENS_PER_SECOND * seconds
+    return not ids or len(ids) > TOO_MANY * expected or find_loop([str(i) for i in ids], []) is not None
+
+
+def guarded(
+    runtime: Any, features: Tensor, read: Callable[[Sequence[int]], list[Found]], text: Callable[[Found], list[int]]
+) -> list[Found]:
+    """What `read` finds in these utterances of the features; in full again where its tokens, `text`, are doubtful."""
+    found = read(range(len(features)))
+    if (doubtful := getattr(runtime, "doubtful", None)) is None:
+        return found
+    if rows := doubtful(features, [text(one) for one in found]):
+        with runtime.in_full():
+            for i, one in zip(rows, read(rows), strict=True):
+                found[i] = one
+    return found
+
+
+def with_padding(runtime: Any, padding: str) -> Any:
+    """The runtime as it is, or for short one that leaves padding out. Raises UsageError for one that cannot."""
+    if padding == "full":
+        return runtime
+    if not hasattr(runtime, "encode_rows"):
+        raise UsageError(
+            "--padding short is for a Whisper whose encoder runs by --runtime float, emulated or int8; leave it out, "
+            "or give --padding full"
+        )
+    return Short(runtime)
