@@ -190,7 +190,7 @@ def hypotheses(s: Session) -> tuple[list[Source], str]:
 
 def score(s: Session, config: o.ScoreConfig) -> Artifact:
     sources, name = hypotheses(s)
-    chosen = [config.normalizer] if config.normalizer else []
+    chosen = [choice for choice in (config.normalizer, config.measure) if choice]
     place = "-".join([name, *chosen, *(["sclite"] if config.scorer == "sclite" else [])])
     return step("score")(sources, s.experiment.normalizer, s.out(f"scores/{place}"), config, s.context())
 

@@ -21,6 +21,8 @@ class Evaluation:
     files: Mapping[str, Path]
     normalizers: Mapping[str, str] = field(default_factory=dict)  # set -> id
     scorer: str | None = None
+    measures: Mapping[str, str] = field(default_factory=dict)  # set -> wer or cer
+    version: int | None = None  # of the normalisers
     spelling: Path | None = None
 
     @property
@@ -41,7 +43,9 @@ def open_evaluation(place: Path) -> Evaluation:
     files = {name: place / FOLDER / f"{name}.jsonl" for name in sets}
     normalizers = {name: r["normalizer"] for name, r in sets.items()}
     scorers = {r.get("scorer", "jiwer") for r in sets.values()}
-    return Evaluation(place, files, normalizers, scorers.pop(), _there(place / SPELLING))
+    measures = {name: r.get("measure", "wer") for name, r in sets.items()}
+    version = min((r.get("normalizer_version", 1) for r in sets.values()), default=None)
+    return Evaluation(place, files, normalizers, scorers.pop(), measures, version, _there(place / SPELLING))
 
 
 def spelling_beside(file: Path) -> Path | None:

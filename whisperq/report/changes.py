@@ -13,7 +13,7 @@ from whisperq.scoring.alignment import Alignment
 from whisperq.scoring.sets import ScoredUtterance
 
 
-def changed_text(a: Sequence[ScoredUtterance], b: Sequence[ScoredUtterance], most: int) -> str:
+def changed_text(a: Sequence[ScoredUtterance], b: Sequence[ScoredUtterance], most: int, unit: str) -> str:
     """Those whose number of errors changed most, at most so many."""
     changes = [y.counts.errors - x.counts.errors for x, y in zip(a, b, strict=True)]
     order = sorted((i for i, change in enumerate(changes) if change), key=lambda i: (-abs(changes[i]), i))
@@ -21,7 +21,7 @@ def changed_text(a: Sequence[ScoredUtterance], b: Sequence[ScoredUtterance], mos
     lines += [f"(the first {most} of them)"] if len(order) > most else []
     for i in order[:most]:
         one, two = a[i].counts, b[i].counts
-        lines += ["", f"{a[i].id}: A {one.errors} errors, B {two.errors} in {one.words} words"]
+        lines += ["", f"{a[i].id}: A {one.errors} errors, B {two.errors} in {one.words} {unit}s"]
         lines += stacked(("REF:", "A:", "B:"), _columns(a[i].alignment, b[i].alignment))
     return "\n".join(lines) + "\n"
 

@@ -82,11 +82,11 @@ def _pareto(measured: Measured, speeds: Mapping[System, Speed]) -> Iterator[Made
     every = [(rule, *one) for rule, some in ruled.items() for one in points(some, speeds)]
     for number, (rule, title, some) in enumerate(every):
         caption = (
-            f"WER ({title}, normaliser {rule[0]}) against the weights' size and against RTFx, with 95 % intervals. "
-            "Colour: numbers; marker: model, filled where it is gated; dashed: the Pareto front."
+            f"{rule[2].upper()} ({title}, normaliser {rule[0]}) against the weights' size and against RTFx, with 95 % "
+            "intervals. Colour: numbers; marker: model, filled where it is gated; dashed: the Pareto front."
         )
         sources = list(dict.fromkeys(e for p in some for e in speeds[p.system].sources))
-        yield "pareto", f"pareto-{number + 1}", caption, pareto_figure(title, some), sources
+        yield "pareto", f"pareto-{number + 1}", caption, pareto_figure(title, some, rule[2].upper()), sources
 
 
 def _narrowing(outputs: Sequence[Distorted]) -> Iterator[Made]:

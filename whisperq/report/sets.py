@@ -15,6 +15,7 @@ from whisperq.report.progress import say
 from whisperq.report.scores import confusion_tables
 from whisperq.report.trn import write_trn
 from whisperq.scoring.sets import ScoredSet
+from whisperq.scoring.words import WordErrors
 
 
 def write_set(
@@ -29,11 +30,19 @@ def write_set(
 
 
 def warn_of_changed_words(name: str, scored: ScoredSet) -> None:
-    errors = scored.errors
+    """Of a set measured by its words."""
+    if scored.measure == "wer":
+        warn_of_changes(f"in {name}", [scored.normalizer], scored.words)
+
+
+def warn_of_changes(where: str, normalizers: Sequence[str], errors: WordErrors) -> None:
+    """normalizers: the ids in use, which the hint never names."""
     if errors.normalizer_changed_words:
+        kept = "none keeps what stands in brackets and words with symbols in them"
+        hint = kept if "basic" in normalizers else "basic keeps digits apart"
         say(
-            f"warning: in {name} the normaliser {scored.normalizer} changed the number of reference words from "
-            f"{errors.raw_reference_words:,} to {errors.reference_words:,}; basic keeps digits apart"
+            f"warning: {where} the normaliser {' and '.join(normalizers)} changed the number of reference words from "
+            f"{errors.raw_reference_words:,} to {errors.reference_words:,}; {hint}"
         )
 
 
