@@ -58,18 +58,20 @@ def draw(
     speeds: Mapping[System, Speed],
     outputs: Sequence[Distorted],
     out: Path,
+    rendered: bool = True,
 ) -> list[Drawn]:
-    """Writes PNG and SVG of each figure below `out`."""
+    """Writes PNG and SVG of each figure below `out`. Not `rendered`: tries them all, which is quick, and has none."""
     folder = out / FOLDER
     folder.mkdir()
     made = [*_pareto(measured, speeds), *_narrowing(outputs)]
     made += [*_kurtosis(gathered), *_gates(gathered), *_ranges(gathered)]
-    drawn = []
+    drawn, copied = [], [*_copied(gathered, folder)]
+    if not rendered:
+        return []
     for section, stem, caption, figure, sources in made:
         names = save(figure, folder, stem)
         drawn.append(Drawn(section, caption, tuple(f"{FOLDER}/{n}" for n in names), tuple(sources)))
-    drawn += _copied(gathered, folder)
-    return sorted(drawn, key=lambda d: list(SECTIONS).index(d.section))
+    return sorted([*drawn, *copied], key=lambda d: list(SECTIONS).index(d.section))
 
 
 Made = tuple[str, str, str, Figure, Sequence[Entry]]  # section, file's stem, caption, figure, sources

@@ -71,4 +71,6 @@ def lineage_markdown(gathered: Gathered, lineage: Lineage, out: Path) -> str:
         chain = f"{BROKEN} {state}" if state else "whole"
         command = command_line(entry, gathered).replace("|", "\\|")
         lines.append(f"| {manifest} | {entry.kind} | `{command}` | {chain} |")
+    for name, reason in gathered.unreadable:
+        lines.append(f"| {name} | - | - | {BROKEN} {reason} |")
     return "\n".join([*lines, ""])

@@ -77,7 +77,7 @@ def _runs(report: Report) -> str:
 
 
 def _alarm(report: Report) -> str:
-    breaks = report.all_breaks() + [f"{path}: {reason}" for path, reason in report.gathered.unreadable]
+    breaks = [f"{path}: {reason}" for path, reason in report.gathered.unreadable] + report.all_breaks()
     if not breaks:
         return ""
     items = "".join(f"<li>{escape(b)}</li>" for b in breaks[:LISTED])

@@ -59,6 +59,16 @@ def say_how(runtime) -> None:
         say(f"notice: {notice}")
 
 
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is announced: what is tried out has been announced before, or will be."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 def say(text: str) -> None:
     """One announcement, such as which model was chosen."""
     if first_process():
