@@ -260,7 +260,6 @@ ODD = {
     "an input without a hash": ("eval/e", ("inputs", "model"), {"path": "x"}),
     "a hash that is a list": ("eval/e", ("inputs", "model", "sha256"), ["a"]),
     "a setting of another type": ("quantized/gemm-w8a8", ("config", "exclude"), 5),
-    "a version that is a number": ("calibration", ("whisperq",), 1),
     "kurtosis in words": ("outliers/distilled/attention-outputs", ("results", "model", "kurtosis"), "much"),
     "no ranges": ("calibration", "ranges.json", "{}"),
     "a log that is no log": ("distilled", "metrics.jsonl", "[1, 2]\n"),

@@ -16,7 +16,7 @@ from whisperq import options as o
 from whisperq.artifact import Artifact
 from whisperq.config import Source
 from whisperq.errors import UsageError
-from whisperq.hashing import bytes_sha256
+from whisperq.names import LONGEST, file_name, set_file
 from whisperq.refusals import (
     EXPORTED,
     check_batches,
@@ -46,8 +46,8 @@ def part(name: str, noun: str) -> Callable[..., Any]:
 
 def label(text: str) -> str:
     """A folder's name for a model or a site pattern."""
-    name = re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-")
-    return name if len(name) <= 80 else f"{name[:70]}-{bytes_sha256(text.encode())[:8]}"
+    name = re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-").lstrip(".")
+    return name if name and len(name.encode()) <= LONGEST else file_name(text)
 
 
 def model_label(session: Session, path: Path) -> str:
@@ -176,11 +176,12 @@ def hypotheses(s: Session) -> tuple[list[Source], str]:
     names = []
     for text in s.flags["hypotheses"]:
         name, _, path = text.partition("=")
-        named = bool(path) and not Path(text).exists()
+        named = bool(path) and not os.path.exists(text)  # unlike Path's it bears names of any length
         place = s.run.evaluation(path if named else text)
         sealed = artifact.load(place) if place.is_dir() else None
-        found = sorted((place / "hypotheses").glob("*.jsonl")) if sealed else [place]
-        files += [(name if named else file.stem, file) for file in found]
+        sets = sealed.results.get("sets") or {} if sealed else {place.stem: None}
+        found = [(n, set_file(place / "hypotheses", n, ".jsonl") if sealed else place) for n in sets]
+        files += [(name if named else own, file) for own, file in found]
         inside = place.resolve().parent
         names.append(place.name if sealed else inside.parent.name if inside.name == "hypotheses" else place.stem)
     check_set_names([name for name, _ in files], "NAME=FILE")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
+from whisperq.names import set_file
 
 FOLDER = "hypotheses"  # of an artifact, with a file for each set
 SPELLING = "normalizer.json"  # as models carry it, beside that folder
@@ -40,7 +41,7 @@ def open_evaluation(place: Path) -> Evaluation:
     if sealed.kind not in KINDS:
         raise InputError(f"{place} holds a {sealed.kind}, but an evaluation or score is needed here")
     sets = sealed.results["sets"]
-    files = {name: place / FOLDER / f"{name}.jsonl" for name in sets}
+    files = {name: set_file(place / FOLDER, name, ".jsonl") for name in sets}
     normalizers = {name: r["normalizer"] for name, r in sets.items()}
     scorers = {r.get("scorer", "jiwer") for r in sets.values()}
     measures = {name: r.get("measure", "wer") for name, r in sets.items()}

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from whisperq.names import printable
 from whisperq.scoring.alignment import Alignment
 from whisperq.scoring.measures import UNITS
 from whisperq.scoring.sets import ScoredSet, ScoredUtterance, confusions
@@ -40,10 +41,10 @@ def error_text(title: str, scored: ScoredSet, results: dict[str, Any]) -> str:
         lines += [f"         and {len(rows) - LISTED} more"] if len(rows) > LISTED else []
         lines.append("")
     wrong = [u for u in scored.utterances if u.counts.errors or u.loop]
-    lines.append(f"{len(wrong)} utterances that are not all right, in the order of the list:\n")
+    lines += [f"{len(wrong)} utterances that are not all right, in the order of the list:", ""]
     for utterance in wrong:
         lines += [heading(utterance, unit), *aligned_rows(utterance.alignment), ""]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _percent(fraction: float | None) -> str:

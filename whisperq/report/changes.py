@@ -8,6 +8,7 @@ B:     the  cat  sat  DOWN  on
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from whisperq.names import printable
 from whisperq.report.alignments import stacked, width
 from whisperq.scoring.alignment import Alignment
 from whisperq.scoring.sets import ScoredUtterance
@@ -23,7 +24,7 @@ def changed_text(a: Sequence[ScoredUtterance], b: Sequence[ScoredUtterance], mos
         one, two = a[i].counts, b[i].counts
         lines += ["", f"{a[i].id}: A {one.errors} errors, B {two.errors} in {one.words} {unit}s"]
         lines += stacked(("REF:", "A:", "B:"), _columns(a[i].alignment, b[i].alignment))
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _columns(a: Alignment, b: Alignment) -> list[tuple[str, str, str]]:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from whisperq.report.cells import figure, percent, table
 from whisperq.scoring.measures import UNITS, rule_of
@@ -17,7 +16,7 @@ def comparison(results: dict[str, Any]) -> list[Table]:
     pairs = table("Matched pairs sentence segment errors", "set", "#segments", "#mean B - A", "#z", "#p")
     for name in names:
         m = results["sets"][name]["matched_pairs"]
-        pairs.add_row(Text(name), figure(m["segments"]), figure(m["mean"], 3), figure(m["z"]), p_value(m["p"]))
+        pairs.add_row(name, figure(m["segments"]), figure(m["mean"], 3), figure(m["z"]), p_value(m["p"]))
     return [*found, pairs]
 
 
@@ -31,10 +30,10 @@ def _differences(results: dict[str, Any], rule: tuple[str, str, str]) -> Table:
         if rule_of(r) == rule:
             blocks = f"{r['blocks']:,} {r['blocked_by']}s"
             words = figure(r[f"reference_{unit}s"])
-            result.add_row(Text(name), *_figures(r), words, blocks, Text(sentence(r, results["margin"])))
+            result.add_row(name, *_figures(r), words, blocks, sentence(r, results["margin"]))
     for mean in results["means"]:
         if rule_of(mean) == rule:
-            verdict = Text(sentence(mean, results["margin"]))
+            verdict = sentence(mean, results["margin"])
             result.add_row(
                 "mean over sets", *_figures(mean), figure(mean[f"reference_{unit}s"]), "each set's own", verdict
             )

@@ -14,11 +14,13 @@ from whisperq.report.activations import range_figures, spans
 from whisperq.report.distortion_tables import Distorted
 from whisperq.report.error_tables import Measured
 from whisperq.report.figures import save
+from whisperq.report.foreign_figures import is_drawing
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.growth import gate_growth, gate_series, kurtosis_growth, kurtosis_series
 from whisperq.report.measured import System
 from whisperq.report.narrowing import narrowing_figure, narrowings
 from whisperq.report.pareto import pareto_figure, points
+from whisperq.report.progress import say
 from whisperq.report.speed_tables import Speed
 from whisperq.report.systems import Subject, Subjects, plain_last
 
@@ -175,7 +177,9 @@ def _copied(gathered: Gathered, folder: Path) -> Iterator[Drawn]:
             continue
         seen.add(what)
         section, caption = COPIED[entry.kind]
-        present = [n for n in entry.results.get("figures", ()) if (entry.path / n).is_file()]
+        present = [n for n in entry.results.get("figures", ()) if is_drawing(entry.path, n)]
+        if missing := [str(n) for n in entry.results.get("figures", ()) if n not in present]:
+            say(f"warning: {entry.name}: {', '.join(missing)} left out: not there, or more than a drawing")
         for stem in dict.fromkeys(Path(name).with_suffix("") for name in present):
             names = [n for n in present if Path(n).with_suffix("") == stem]
             content = tuple(entry.artifact.manifest["files"].get(n) for n in names)

@@ -5,13 +5,21 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
 from whisperq.disk import first_process
+from whisperq.names import printable
 
 console = Console(stderr=True)
 T = TypeVar("T")
+
+
+class DescriptionColumn(ProgressColumn):
+    """What is done, as text: it may name a test set."""
+
+    def render(self, task: Task) -> Text:
+        return Text(printable(task.description))
 
 
 class RateColumn(ProgressColumn):
@@ -25,7 +33,7 @@ class RateColumn(ProgressColumn):
 def bar() -> Progress:
     """A bar with rate and time left; silent where standard error is no terminal."""
     return Progress(
-        TextColumn("{task.description}"),
+        DescriptionColumn(),
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(),
@@ -72,4 +80,4 @@ def silence() -> Iterator[None]:
 def say(text: str) -> None:
     """One announcement, such as which model was chosen."""
     if first_process():
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(text), highlight=False, markup=False, soft_wrap=True)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from whisperq.report.cells import figure, percent, table
 from whisperq.scoring.measures import UNITS
@@ -50,12 +49,12 @@ def _table(sets: dict[str, Any], average: dict[str, Any], of: str) -> Table:
         keys = f"reference_{UNITS[measure]}s", "utterances", "empty_references", *more, "loops"
         counts = map(figure, [*found, *(r.get(key) for key in keys)])
         numbers = percent(r[first]), _interval(r, measure), percent(r.get(second))
-        result.add_row(Text(name), Text(r.get("group") or ""), *numbers, *counts)
+        result.add_row(name, r.get("group") or "", *numbers, *counts)
     if len(average["sets"]) > 1:
         groups = [(f"mean over {group}", group, mean) for group, mean in average["groups"].items()]
         for title, group, mean in (("mean over sets", "", average), *groups):
             numbers = percent(mean[f"mean_{first}"]), "", percent(mean[f"mean_{second}"])
-            result.add_row(Text(title), Text(group), *numbers)
+            result.add_row(title, group, *numbers)
     return result
 
 
@@ -68,9 +67,9 @@ def _loops(sets: dict[str, Any]) -> Table:
     result = table("Hypotheses that run in circles", "set", "utterance", "said again and again", "#times")
     for name, r in sets.items():
         for one in r["looping"]:
-            result.add_row(Text(name), Text(one["id"]), Text(one["ngram"]), figure(one["times"]))
+            result.add_row(name, one["id"], one["ngram"], figure(one["times"]))
         if (more := r["loops"] - len(r["looping"])) > 0:
-            result.add_row(Text(name), f"and {more:,} more")
+            result.add_row(name, f"and {more:,} more")
     return result
 
 
@@ -82,7 +81,7 @@ def speed(results: dict[str, Any], where: str) -> list[Table]:
     result = table(title, "set", "#audio (s)", "#wall (s)", "#features (s)", "#decoding (s)", "#RTFx")
     for name, r in results["sets"].items():
         keys = ("audio_seconds", "wall_seconds", "features_seconds", "decoding_seconds", "rtfx")
-        result.add_row(Text(name), *(figure(r.get(key), 1) for key in keys))
+        result.add_row(name, *(figure(r.get(key), 1) for key in keys))
     return [result]
 
 
@@ -114,5 +113,5 @@ def confusion_tables(results: dict[str, Any]) -> list[Table]:
     return found
 
 
-def _cells(rows: Sequence[Sequence[Any]], i: int) -> list[Text | str]:
-    return [Text(" -> ".join(rows[i][:-1])), figure(rows[i][-1])] if i < len(rows) else ["", ""]
+def _cells(rows: Sequence[Sequence[Any]], i: int) -> list[str]:
+    return [" -> ".join(rows[i][:-1]), figure(rows[i][-1])] if i < len(rows) else ["", ""]

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from whisperq.data.evaluations import FOLDER
 from whisperq.data.hypotheses import HypothesisLine, write_hypotheses
+from whisperq.names import file_name
 from whisperq.report.alignments import error_text
-from whisperq.report.cells import markdown
+from whisperq.report.cells import markdown, markdown_text
 from whisperq.report.progress import say
 from whisperq.report.scores import confusion_tables
 from whisperq.report.trn import write_trn
@@ -21,12 +22,16 @@ from whisperq.scoring.words import WordErrors
 def write_set(
     folder: Path, final: Path, name: str, lines: Sequence[HypothesisLine], scored: ScoredSet, results: dict[str, Any]
 ) -> None:
-    """hypotheses/NAME.jsonl, errors/NAME.txt, NAME.ref.trn and NAME.hyp.trn; `final`: where the folder will lie."""
-    write_hypotheses(lines, folder / FOLDER / f"{name}.jsonl", final.resolve() / FOLDER)
+    """hypotheses/NAME.jsonl, errors/NAME.txt, NAME.ref.trn and NAME.hyp.trn; `final`: where the folder will lie.
+
+    NAME is the set's as a file's, `file_name`.
+    """
+    stem = file_name(name)
+    write_hypotheses(lines, folder / FOLDER / f"{stem}.jsonl", final.resolve() / FOLDER)
     (folder / "errors").mkdir(exist_ok=True)
     text = error_text(f"test set {name}", scored, results)
-    (folder / "errors" / f"{name}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
-    write_trn(folder, name, lines, scored.utterances)
+    (folder / "errors" / f"{stem}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_trn(folder, stem, lines, scored.utterances)
 
 
 def warn_of_changed_words(name: str, scored: ScoredSet) -> None:
@@ -49,5 +54,5 @@ def warn_of_changes(where: str, normalizers: Sequence[str], errors: WordErrors) 
 def write_results(folder: Path, title: str, results: dict[str, Any], tables: Sequence[Table]) -> None:
     """results.json and results.md; `results` as `artifact.plain` makes them."""
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    text = f"# {title}\n\n{markdown([*tables, *confusion_tables(results)])}"
+    text = f"# {markdown_text(title)}\n\n{markdown([*tables, *confusion_tables(results)])}"
     (folder / "results.md").write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whisperq.data.segments import Segment, Transcript
+from whisperq.names import printable
 
 EXTENSIONS = {"text": "txt", "json": "json", "srt": "srt", "vtt": "vtt"}
 ONE_RECORDING = ("srt", "vtt")  # formats in which one file cannot hold two recordings
@@ -27,7 +28,7 @@ def as_text(transcripts: Sequence[Transcript]) -> str:
     sentences, and who wants the pieces apart asks for another format.
     """
     several = len(transcripts) > 1
-    return "".join(f"{t.name}\t{t.text}\n" if several else f"{t.text}\n" for t in transcripts)
+    return "".join(f"{printable(t.name)}\t{t.text}\n" if several else f"{t.text}\n" for t in transcripts)
 
 
 def as_json(transcripts: Sequence[Transcript], heading: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ from whisperq.data.evaluations import Evaluation, common_sets, open_evaluation, 
 from whisperq.data.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.names import file_name
 from whisperq.options import CompareConfig
-from whisperq.report.cells import markdown
+from whisperq.report.cells import markdown, markdown_text
 from whisperq.report.changes import changed_text
 from whisperq.report.comparisons import comparison
 from whisperq.report.progress import say, track
@@ -55,7 +56,8 @@ def compare(a: Path, b: Path, normalizer: str, out: Path, config: CompareConfig,
             one = pair(name, files, rule, config.common)
             judged[name] = judge(name, one, config, context.seed + number)
             text = changed_text(one.a.utterances, one.b.utterances, config.changed, UNITS[one.a.measure])
-            (draft.folder / "changed" / f"{name}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+            file = draft.folder / "changed" / f"{file_name(name)}.txt"
+            file.write_text(text, encoding="utf-8", errors="backslashreplace")
         names = [e.name for e in both] if both[0].name != both[1].name else [str(a), str(b)]
         draft.results |= {"a": names[0], "b": names[1], "margin": config.margin, "resamples": config.resamples}
         draft.results |= {
@@ -63,7 +65,8 @@ def compare(a: Path, b: Path, normalizer: str, out: Path, config: CompareConfig,
             "means": list(means(judged, config.margin)),
         }
         (draft.folder / "comparison.json").write_text(json.dumps(artifact.plain(draft.results), indent=2) + "\n")
-        text = f"# {names[1]} against {names[0]}\n\n{markdown(comparison(draft.results))}"
+        title = markdown_text(f"{names[1]} against {names[0]}")
+        text = f"# {title}\n\n{markdown(comparison(draft.results))}"
         (draft.folder / "comparison.md").write_text(text, encoding="utf-8")
     return artifact.load(out)
 

@@ -5,10 +5,12 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from whisperq import artifact
 from whisperq.flags import Context
 from whisperq.options import ReportConfig
+from whisperq.report.cells import markdown_text
 from whisperq.report.distortion_tables import distorted, distortion_tables
 from whisperq.report.drawing import draw
 from whisperq.report.error_tables import error_tables
@@ -75,6 +77,8 @@ def write(shown: Report, folder: Path, out: Path) -> None:
 
 def as_markdown(shown: Report, out: Path) -> str:
     tables = [markdown(grid, out, shown.broken) for grid in shown.grids]
-    figures = [f"![{d.caption}](<{d.files[0]}>)\n\n*{d.caption}*\n" for d in shown.figures]
+    captions = [(markdown_text(d.caption), quote(d.files[0])) for d in shown.figures]
+    figures = [f"![{caption}](<{file}>)\n\n*{caption}*\n" for caption, file in captions]
     lineage = lineage_markdown(shown.gathered, shown.lineage, out)
-    return "\n".join([f"# {shown.title}", "", "## Tables", "", *tables, "## Figures", "", *figures, lineage])
+    title = f"# {markdown_text(shown.title)}"
+    return "\n".join([title, "", "## Tables", "", *tables, "## Figures", "", *figures, lineage])
