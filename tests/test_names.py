@@ -13,6 +13,8 @@ from rich.console import Console
 from whisperq.names import file_name, printable
 from whisperq.report import progress
 from whisperq.report.cells import markdown, markdown_code, table
+from whisperq.report.figures import new_figure, save, style
+from whisperq.report.foreign_figures import is_harmless
 
 HOSTILE = {
     "markup that closes nothing": "[/b]x",
@@ -137,6 +139,74 @@ def test_a_manifest_of_any_text_is_shown_and_reported(text: str, here: Path) -> 
     page, markdown = (Path(f"report/report.{kind}").read_text() for kind in ("html", "md"))
     assert not RAW.search(page) and not RAW.search(markdown)
     assert "<script" not in page and "<script" not in markdown and "![x](http" not in markdown
+
+
+def drawing(content: str = "", attributes: str = "") -> bytes:
+    head = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<?xml version="1.0"?>\n<svg {head} {attributes}><g>{content}</g></svg>'.encode()
+
+
+HARMFUL = {
+    "a script": drawing("<script>alert(1)</script>"),
+    "a handler": drawing(attributes='onload="alert(1)"'),
+    "a handler in capitals": drawing('<path OnClick="alert(1)"/>'),
+    "a page": drawing("<foreignObject><p xmlns='http://www.w3.org/1999/xhtml'>x</p></foreignObject>"),
+    "a link": drawing('<a xlink:href="javascript:alert(1)"><text>x</text></a>'),
+    "what lies elsewhere": drawing('<image xlink:href="http://x.example/y.png"/>'),
+    "an SVG inside": drawing('<image href="data:image/svg+xml;base64,AAAA"/>'),
+    "a style from elsewhere": drawing("<style>@import url(http://x.example/y.css);</style>"),
+    "a fill from elsewhere": drawing('<path style="fill: URL( http://x.example/y)"/>'),
+    "a style sheet": b'<?xml-stylesheet href="http://x.example/y.css"?>' + drawing().partition(b"\n")[2],
+    "an entity": b'<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]>' + drawing().partition(b"\n")[2],
+    "an animation": drawing('<set attributeName="href" to="javascript:alert(1)"/>'),
+    "no XML": b"<svg><g></svg>",
+}
+
+
+@pytest.mark.parametrize("svg", HARMFUL.values(), ids=HARMFUL)
+def test_what_is_more_than_a_drawing(svg: bytes) -> None:
+    assert not is_harmless(svg)
+
+
+def test_our_own_drawings_are_drawings(tmp_path: Path) -> None:
+    with style():
+        figure = new_figure(2, 2)
+        axes = figure.subplots()
+        axes.imshow([[0, 1], [2, 3]]), axes.plot([0, 1], label="<a> & [b]"), axes.fill_between([0, 1], 1, hatch="//")
+        axes.legend()
+        save(figure, tmp_path, "x")
+    assert is_harmless((tmp_path / "x.svg").read_bytes()) and is_harmless(drawing('<use href="#a"/>'))
+
+
+def test_a_report_copies_drawings_alone(here: Path) -> None:
+    write_training(here / "run", write_teacher(here / "teacher"), 3, "none")
+    (here / "secret.png").write_bytes(b"secret")
+    inputs = {"model": here / "run" / "distilled"}
+    with create(here / "run" / "attention" / "a" / "b", "attention", "plot-attention", inputs) as draft:
+        (draft.folder / "bad.svg").write_bytes(HARMFUL["a script"])
+        (draft.folder / "good.svg").write_bytes(drawing())
+        (draft.folder / "link.png").symlink_to(here / "secret.png")
+        draft.results["figures"] = ["bad.svg", "good.svg", "link.png", "../../../../secret.png", 5]
+    done = run_command("report", "run")
+    assert done.exit_code == 0 and "bad.svg, link.png, ../../../../secret.png, 5 left out" in done.stderr
+    copied = [p.name for p in (here / "report" / "figures").iterdir() if "good" in p.name or "bad" in p.name]
+    assert (
+        len(copied) == 1
+        and not list((here / "report").rglob("*secret*"))
+        and "c2VjcmV0" not in (here / "report" / "report.html").read_text()
+    )
+
+
+def test_hashes_are_text_as_well(here: Path) -> None:
+    write_training(here / "run", write_teacher(here / "teacher"), 3, "none")
+    manifest = json.loads((here / "run" / "calibration" / "manifest.json").read_text())
+    manifest["inputs"]["model"] = {"path": "<b>path</b>", "sha256": "<b>sha</b>"}
+    manifest["whisperq"] = "<b>version</b>"
+    (here / "run" / "calibration" / "manifest.json").write_text(json.dumps(manifest))
+    assert run_command("report", "run").exit_code == 0
+    for kind in ("html", "md"):
+        text = (here / "report" / f"report.{kind}").read_text()
+        assert not re.search("<b>(path|sha|version)", text) and "path" in text
 
 
 def test_a_progress_bar_names_a_set_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

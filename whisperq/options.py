@@ -121,7 +121,9 @@ class EvalConfig(Execution):
     measure: Measure | None = option(
         None, "Errors of words or of characters; default: cer of sets whose language writes no spaces, else wer."
     )
-    beams: int = option(1, "Hypotheses that are followed at a time, as in generate(num_beams=N); 1: greedy.", low=1)
+    beams: int = option(
+        1, "Hypotheses that are followed at a time, as in generate(num_beams=N); 1: greedy.", low=1, high=32
+    )
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
 
@@ -154,7 +156,7 @@ class CompareConfig:
     blocks: Literal["auto", "speaker", "recording", "utterance"] = option(
         "auto", "What is resampled together; auto: speakers, else recordings, where there are 20, else utterances."
     )
-    resamples: int = option(10_000, "Resamples of the paired bootstrap.", low=100)
+    resamples: int = option(10_000, "Resamples of the paired bootstrap.", low=100, high=1_000_000)
     common: bool = option(False, "Compare the utterances that both have, where one has more.", off="")
     changed: int = option(50, "Utterances of each set to show side by side, those that changed most.", low=0)
     normalizer: NormalizerName | None = option(
