@@ -118,6 +118,9 @@ FINISHED = {
     "unknown utterance": Case("plot-attention --utterance nobody", 3, ("nobody is neither a recording",)),
     "uneven micro-batch": Case("distill --out new --micro-batch 3", 2, ("--micro-batch 3", "--batch-size 4")),
     "no CUDA": Case("calibrate --device cuda --out new", 2, ("--device cuda",)),
+    "no CUDA for a student": Case("init-student --layers 2 --device cuda --out new", 2, ("no usable CUDA",)),
+    "no CUDA to quantize": Case("quantize --device cuda --out new", 2, ("no usable CUDA",)),
+    "no CUDA to export": Case("export --model gemm-w8a8 --device cuda --out new", 2, ("no usable CUDA",)),
     "unknown language": Case(
         "calibrate --out new", 3, ("<|xx|>", "language"), lambda w: change_configuration(w, language="xx")
     ),

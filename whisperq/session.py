@@ -176,7 +176,7 @@ class Session:
         if flag == "test" and text in configured:
             return configured[text]
         name, _, path = text.partition("=")
-        if flag == "test" and path and not Path(text).exists():
+        if flag == "test" and path and not os.path.exists(text):
             return source(path, Path.cwd(), f"--{flag}", name=name)
         if not text:
             raise UsageError(f"--{flag} needs a list")

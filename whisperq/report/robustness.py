@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from whisperq.report.cells import table
 from whisperq.report.comparisons import p_value
@@ -30,7 +29,7 @@ def robustness_tables(results: Mapping[str, Any]) -> list[Table]:
         counts = [f"{row[f'count_{x}']} of {row['total']}" for x in "ab"]
         only = [str(row["pairs"][key]) for key in ("first", "second")]
         cells = (*counts, *only, f"{100 * row['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", p_value(row["p"]))
-        found.add_row(TITLES[row["symptom"]], Text(row["recordings"]), *cells, words(row))
+        found.add_row(TITLES[row["symptom"]], row["recordings"], *cells, words(row))
     return [found]
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from whisperq.artifact import Artifact
 from whisperq.report import comparisons, scores
@@ -202,7 +201,7 @@ def _report(results: dict[str, Any]) -> list[Table]:
         found.add_row(title, figure(rows))
     broken = table("Broken chains", "what")
     for line in (*results["broken"], *(f"{path}: {reason}" for path, reason in results["unreadable"])):
-        broken.add_row(Text(line))
+        broken.add_row(line)
     return [found, broken] if broken.rows else [found]
 
 

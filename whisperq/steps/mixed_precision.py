@@ -23,7 +23,7 @@ from whisperq.models.descriptions import copy_descriptions, describe
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_model, load_processor
 from whisperq.models.plan import make_plan
-from whisperq.refusals import check_batches, seconds_of
+from whisperq.refusals import check_batches, check_weights, seconds_of
 from whisperq.report.bits import plot_bits
 from whisperq.report.progress import say, say_left_out, stepping
 from whisperq.runtime.quantized import Quantization, save_quantization
@@ -58,6 +58,7 @@ def mixed_precision(
         prepare_determinism()
     with joined(compute_device(context.device)) as processes, stop_requested(seconds_of(config.max_time)) as stopping:
         check_batches(config, processes.world)
+        check_weights(config)
         train, validation = data.read(config.skip_bad)
         inputs = {"model": artifact.reference(model), "train": train.reference, "validation": validation.reference}
         # Where the search ends hangs on max_steps: more steps are another search, and so not the same training.

@@ -13,7 +13,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.caches import cache_grids, cache_sites
 from whisperq.models.descriptions import copy_descriptions, describe
-from whisperq.models.loading import load_model
+from whisperq.models.loading import compute_device, load_model
 from whisperq.models.plan import PaperScope, Plan, make_plan
 from whisperq.models.statistics import held_channels
 from whisperq.options import QuantizeConfig
@@ -45,6 +45,7 @@ def quantize(
     Raises UsageError for settings that contradict each other, InputError where the calibration is of another
     model, lacks a site, or was made for other bits.
     """
+    compute_device(context.device)  # as in init-student: one that is not there was asked for in vain
     check_combination(config)
     inputs = {"model": artifact.reference(model)}
     if calibration:
