@@ -49,7 +49,6 @@ def as_json(transcripts: Sequence[Transcript], heading: Mapping[str, Any]) -> st
     return content.encode("utf-8", "backslashreplace").decode()  # a name's bytes that are no UTF-8, as JSON's escapes
 
 
-
 def as_srt(segments: Sequence[Segment]) -> str:
     """Numbered cues, HH:MM:SS,mmm. SubRip has no escapes: an arrow in the text, where parsers split, is shortened."""
     cues = enumerate(segments, start=1)
