@@ -254,7 +254,7 @@ def test_results_that_lack_a_key_are_one_sentence(tmp_path, monkeypatch):
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "results": {}}))
     result = run_command("report", "runs")
     assert result.exit_code == 3 and "unexpected" not in result.stderr
-    assert f"{manifest} lacks 'runtime' in its results" in result.stderr and not (tmp_path / "report").exists()
+    assert f"{manifest} is damaged: results.runtime is missing" in result.stderr and not (tmp_path / "report").exists()
 
 
 def test_training_logs_every_block_and_every_head(finished_run):

@@ -17,10 +17,12 @@ GROUND = {
     "errors",
     "flags",
     "hashing",
+    "manifests",
     "options",
     "planning",
     "refusals",
     "run_folder",
+    "schema",
     "training_options",
 }  # "": its version
 NOUNS = {"models", "data", "scoring", "quant"}
@@ -54,7 +56,9 @@ GROUND_ORDER = {
     "options": {"flags", "training_options"},
     "hashing": set(),
     "disk": set(),
-    "artifact": {"", "disk", "errors", "hashing"},
+    "schema": {"errors"},
+    "manifests": {"schema"},
+    "artifact": {"", "disk", "errors", "hashing", "manifests", "schema"},
     "config": {"errors", "flags", "options"},
     "planning": {"artifact", "errors", "flags"},
     "refusals": {"artifact", "errors", "flags", "options", "training_options"},

@@ -10,14 +10,13 @@ from whisperq.artifact import Artifact
 from whisperq.report import comparisons, scores
 from whisperq.report.cells import figure, megabytes, percent, table
 from whisperq.report.eased import eased_tables
-from whisperq.report.results import Results
 from whisperq.report.robustness import robustness_tables
 
 
 def tables(artifact: Artifact) -> list[Table]:
     """One or more tables for any kind of artifact. Raises InputError for a manifest that lacks some of its results."""
     builder: Callable[[dict[str, Any]], list[Table]] = BUILDERS.get(artifact.kind, _plain)
-    return builder(Results(artifact.results, artifact.path))
+    return builder(artifact.results)
 
 
 def _plain(results: dict[str, Any]) -> list[Table]:
