@@ -1,4 +1,4 @@
-"""JSON files of ours, checked as they are read: a pattern says what a file holds, and what differs is named by its field.
+"""JSON files of ours, checked as they are read: a pattern says what a file holds; what differs is named by its field.
 
     CLIP = record({"name": text, "ends": items(number(), 2)}, {"gain": number(0.0)})
     read_json(path, CLIP)          # InputError: clip.json is damaged: ends.1 is "wide", but must be a number
@@ -50,7 +50,7 @@ def read_json(path: Path, check: Check, remedy: str = REMEDY) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
         _check_depth(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from error
+        raise InputError(f"{path} is damaged and cannot be read ({type(error).__name__}: {error}); {remedy}") from error
     try:
         check(content, "")
     except Wrong as wrong:
@@ -109,12 +109,12 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
     return check
 
 
-def count(low: int = 0, high: int | None = None) -> Check:
+def count(low: int = 0, high: float = math.inf) -> Check:
     """A whole number, both ends included."""
 
     def check(value: Any, place: str) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= (2**63 if high is None else high):
-            _fail(value, place, f"a whole number{_between(low, math.inf if high is None else high)}")
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= min(high, 2**63):
+            _fail(value, place, f"a whole number{_between(low, high)}")
 
     return check
 

@@ -29,8 +29,10 @@ from transformers.utils import logging as transformers_logging
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models import gated_whisper
+from whisperq.models.configurations import check_content, check_values, check_weights
 from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
+from whisperq.schema import Wrong
 
 CODE = "modeling_gated_whisper"
 WEIGHTS = ("*.json", "*.txt", "model.safetensors", "model-0*.safetensors")  # not fp32 duplicates, not pickles
@@ -72,19 +74,30 @@ def local_folder(name: str | Path) -> Path:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Raises InputError where the folder is no model of a known family."""
+    """Raises InputError where the folder is no model of a known family, or its weights are not as config.json says."""
     try:
-        content = json.loads((folder / "config.json").read_text())
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model_type = content["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} is no model: it has no readable config.json") from error
     try:
-        return family_of(str(model_type)).read_config(content)
+        family = family_of(str(model_type))
+        is_whisper = family.writes == "tokens"
+        check_content(content, is_whisper)
+        config = family.read_config(content)
+        check_values(config, is_whisper)
+    except Wrong as wrong:
+        raise InputError(f"{folder / 'config.json'} cannot be used: {wrong}") from None
     except InputError as error:
         raise InputError(f"{folder} {error}") from None
     except Exception as error:  # transformers checks every field, with errors of its own
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder / 'config.json'} cannot be used: {reason}") from error
+    try:
+        check_weights(folder, config, is_whisper)
+    except Wrong as wrong:
+        raise InputError(f"the weights of {folder} do not fit its config.json: {wrong}") from None
+    return config
 
 
 def require_whisper(folder: Path) -> None:
