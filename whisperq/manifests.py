@@ -50,9 +50,7 @@ SET = record({}, {
     }),
 })  # fmt: skip
 MEANS = fields(NUMBER, "mean_wer mean_cer")
-AVERAGE = record(
-    {"normalizer": TEXT, "scorer": text, "sets": TEXTS}, {**MEANS, "groups": each(record({}, MEANS))}
-)
+AVERAGE = record({"normalizer": TEXT, "scorer": text, "sets": TEXTS}, {**MEANS, "groups": each(record({}, MEANS))})
 SCORES = {"sets": each(SET), "averages": items(AVERAGE), **MEANS}
 PRODUCTS = {"integer_products": count(), "float_products": REASONS}
 EVALUATION = {

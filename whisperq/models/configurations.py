@@ -131,11 +131,12 @@ def check_weights(folder: Path, config: Any, is_whisper: bool) -> None:
     if not held:
         return
     _check_layers(held, config, WHISPER_LAYERS if is_whisper else CTC_LAYERS)
-    by_ending = {_ending(name): one for name, one in held.items()}
+    by_ending = {_ending(name): (name, one) for name, one in held.items()}
     for name, (ending, dim) in (WHISPER_SIZES if is_whisper else CTC_SIZES).items():
-        one, claimed = by_ending.get(ending), getattr(config, name)
-        if one is not None and len(one.shape) > max(dim, "embed" in ending) and one.shape[dim] != claimed:
-            raise Wrong(f"{name} is {claimed}, but {ending} in {one.path.name} has {one.shape[dim]}")
+        (tensor, one), claimed = by_ending.get(ending, ("", None)), getattr(config, name)
+        packed = one is not None and len(one.shape) <= max(dim, "embed" in ending)  # codes of fewer than eight bits
+        if one is not None and not packed and one.shape[dim] != claimed:
+            raise Wrong(f"{name} is {claimed}, but {tensor} in {one.path.name} has {one.shape[dim]}")
 
 
 def _check_layers(held: Mapping[str, Held], config: Any, kinds: Mapping[str, str]) -> None:
