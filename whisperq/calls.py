@@ -15,7 +15,7 @@ from whisperq import artifact, planning
 from whisperq import options as o
 from whisperq.artifact import Artifact
 from whisperq.config import Source
-from whisperq.errors import UsageError
+from whisperq.errors import InputError, UsageError
 from whisperq.hashing import bytes_sha256
 from whisperq.refusals import (
     EXPORTED,
@@ -179,6 +179,8 @@ def hypotheses(s: Session) -> tuple[list[Source], str]:
         named = bool(path) and not Path(text).exists()
         place = s.run.evaluation(path if named else text)
         sealed = artifact.load(place) if place.is_dir() else None
+        if sealed and sealed.kind not in ("evaluation", "scores"):
+            raise InputError(f"{place} holds a {sealed.kind}, but an evaluation or score is needed here")
         found = sorted((place / "hypotheses").glob("*.jsonl")) if sealed else [place]
         files += [(name if named else file.stem, file) for file in found]
         inside = place.resolve().parent

@@ -5,6 +5,7 @@ All results are optional here: earlier versions wrote fewer, and whoever reads o
 
 from whisperq.schema import (
     Check,
+    Wrong,
     anything,
     count,
     digest,
@@ -60,7 +61,8 @@ VERDICT = {
     **fields(text, "normalizer scorer verdict blocked_by"),
     **fields(number(), "wer_a wer_b difference"),
     **fields(switch, "within_margin enough_words enough_blocks"),
-    **fields(COUNT, "utterances reference_words words_needed blocks utterances_better utterances_worse"),
+    **fields(COUNT, "utterances words_needed utterances_better utterances_worse"),
+    **fields(count(), "reference_words blocks"),
     "p": NUMBER,
     "interval_95": row(number(), number()),
     "matched_pairs": record({}, {"segments": COUNT, **fields(NUMBER, "mean z p")}),
@@ -70,7 +72,8 @@ COMPARISON = {
     "sets": each(record({}, VERDICT)), "means": items(record({}, VERDICT)),
 }  # fmt: skip
 TRAINED = {
-    **fields(COUNT, "best_step steps skipped search_steps"),
+    **fields(count(), "best_step steps"),
+    **fields(COUNT, "skipped search_steps"),
     **fields(NUMBER, "validation_wer training_seconds samples_per_second"),
     **fields(TEXT, "normalizer device autocast"),
     "final": record({}, fields(NUMBER, "step loss ce kl ctc learning_rate gradient_norm tokens")),
@@ -103,7 +106,7 @@ CALIBRATION = {
 }
 STATE = record({}, fields(NUMBER, "snr_db kl wer"))
 SENSITIVITY = {
-    **fields(text, "recipe by exclude"), **fields(COUNT, "tokens skipped parts"), "float_wer": NUMBER,
+    **fields(text, "recipe by exclude"), **fields(count(), "tokens parts"), "skipped": COUNT, "float_wer": NUMBER,
     "everything": STATE, "worst": each(record({}, {"alone": STATE, "all_but": STATE, "exclude": text})),
 }  # fmt: skip
 OBSERVED = record({}, {
@@ -124,7 +127,7 @@ SYMPTOM = record({}, {
     "p": NUMBER,
 })  # fmt: skip
 LABELS = {
-    **COUNTED, **fields(COUNT, "scored words longer_than_window unfinished"),
+    **COUNTED, **fields(count(), "scored reference_words"), **fields(COUNT, "words longer_than_window unfinished"),
     **fields(NUMBER, "wer mean_logprob"), "audio_seconds": number(), "label_wer_above": each(count()),
     "normalizers": TEXTS,
 }  # fmt: skip
@@ -156,10 +159,19 @@ CONFIG = record({}, {
     "seed": COUNT, **fields(items(text), "exclude"), "normalizers": either(maybe(each(text)), items(text)),
     **fields(TEXT, "normalizer scorer language task layer runtime"),
 })  # fmt: skip
+
+
+def inside(value: object, place: str) -> None:
+    """A file's name: relative, and within its artifact."""
+    text(value, place)
+    if value.startswith("/") or ".." in value.split("/"):
+        raise Wrong(f"{place} lies outside the artifact")
+
+
 NAMED = record({"path": text, "sha256": digest})
 MANIFEST = record({
-    "kind": text, "schema": count(1), "command": text, "config": CONFIG, "inputs": each(NAMED), "files": each(digest),
-    "results": record({}),
+    "kind": text, "schema": count(1), "command": text, "config": CONFIG, "inputs": each(NAMED),
+    "files": each(digest, inside), "results": record({}),
 })  # fmt: skip
 
 

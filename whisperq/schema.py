@@ -18,6 +18,7 @@ from whisperq.errors import InputError
 
 Check = Callable[[Any, str], None]
 DEEPEST = 40  # levels of a file; ours have seven
+FINITE = 3.0e38  # in float32
 
 
 class Wrong(Exception):
@@ -117,6 +118,13 @@ def count(low: int = 0, high: float = math.inf) -> Check:
             _fail(value, place, f"a whole number{_between(low, high)}")
 
     return check
+
+
+def ends(value: Any, place: str) -> None:
+    """The lowest and the highest value of a range, finite in float32."""
+    row(number(-FINITE, FINITE), number(-FINITE, FINITE))(value, place)
+    if value[0] > value[1] or value[1] - value[0] > FINITE:
+        raise Wrong(f"{place} is {value}, but must go from the lowest to the highest value")
 
 
 def one_of(*values: Any) -> Check:

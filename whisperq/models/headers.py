@@ -88,3 +88,10 @@ def expected_of(folder: Path, config: PreTrainedConfig) -> Expected:
     }
     whole = frozenset(name for name, t in tensors.items() if not t.is_floating_point())
     return Expected(shapes, whole, weights, frozenset(sites))
+
+
+def all_finite(values: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite: their sum says so in one pass, unless it overflows by itself."""
+    if not values.is_floating_point() or values.sum(dtype=torch.float32).isfinite():
+        return True
+    return bool(values.isfinite().all())

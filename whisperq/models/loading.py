@@ -32,6 +32,7 @@ from whisperq.models import gated_whisper
 from whisperq.models.configurations import check_content, check_values, check_weights
 from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
+from whisperq.models.headers import QUANTIZED, all_finite
 from whisperq.schema import Wrong
 
 CODE = "modeling_gated_whisper"
@@ -115,6 +116,10 @@ def load_whisper(folder: Path, dtype: torch.dtype, device: str) -> GatedWhisperF
 def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Weights from safetensors alone, in evaluation mode. Raises InputError for missing or foreign weights."""
     config = load_config(folder)
+    if (folder / QUANTIZED).exists() and not list(folder.glob("model*.safetensors")):
+        raise InputError(
+            f"{folder} holds a quantized model, but a float one is needed here; name the model that it was made from"
+        )
     try:
         model, report = family_of(config).load(folder, config, dtype)
     except Exception as error:
@@ -126,6 +131,9 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
                 f"the weights of {folder} do not fit its config.json: "
                 f"{len(keys)} {problem.replace('_', ' ')}, such as {sorted(map(str, keys))[0]}"
             )
+    for name, values in model.state_dict().items():
+        if not all_finite(values):
+            raise InputError(f"the weights of {folder} cannot be used: {name} holds NaN or infinite values")
     return model.to(device).eval()
 
 

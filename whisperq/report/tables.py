@@ -144,7 +144,8 @@ def _sensitivity(results: dict[str, Any]) -> list[Table]:
 
     def cells(state: dict[str, Any]) -> list[str]:
         snr = "infinite" if state["snr_db"] is None else figure(state["snr_db"], 1)
-        return [snr, f"{state['kl']:.2e}"] + ([percent(state["wer"])] if state["wer"] is not None else [])
+        kl = "-" if state["kl"] is None else f"{state['kl']:.2e}"
+        return [snr, kl] + ([percent(state["wer"])] if state["wer"] is not None else [])
 
     words = results["float_wer"] is not None
     kinds = ("#SNR (dB)", "#KL (nats/token)") + (("#WER",) if words else ())

@@ -13,12 +13,12 @@ from transformers import PreTrainedConfig
 from whisperq.errors import InputError
 from whisperq.models.folding import divisors, read_scales, table_divisor
 from whisperq.models.headers import QUANTIZED as WEIGHTS
-from whisperq.models.headers import expected_of, headers, weight_files
+from whisperq.models.headers import all_finite, expected_of, headers, weight_files
 from whisperq.models.loading import load_config
 from whisperq.quant.grid import QParams, dequantize
 from whisperq.quant.wide import ActivationRange, WideQParams
 from whisperq.runtime.quantized import PerToken, QuantizedWeight, read_weight
-from whisperq.runtime.tensors import all_finite, check_floats, read_qparams
+from whisperq.runtime.tensors import check_floats, read_qparams
 
 
 @dataclass(frozen=True)

@@ -18,27 +18,19 @@ from transformers import PreTrainedConfig
 from whisperq.errors import InputError
 from whisperq.models.families import family_of
 from whisperq.models.folding import SCALES
-from whisperq.models.headers import FLOATS, QUANTIZED, Expected, Held, expected_of, headers
+from whisperq.models.headers import FLOATS, QUANTIZED, Expected, Held, all_finite, expected_of, headers
 from whisperq.models.plan import CONVOLVED
 from whisperq.quant.grid import WIDE_BITS
 from whisperq.quant.packing import packed_size, unpack
-from whisperq.schema import Wrong, count, each, either, items, number, one_of, read_json, record, row
+from whisperq.schema import FINITE, REMEDY, Wrong, count, each, either, ends, items, one_of, read_json, record
 
 QPARAMS = "qparams.json"
 CHANNEL_SCALE = ".channel_scale"
 GRANULARITIES = ("per-tensor", "per-channel", "per-group")
-FINITE = 3.0e38  # within float32
 
 SYMMETRIC = [2 ** (bits - 1) - 1 for bits in range(2, 9)]
 ASYMMETRIC = [2**bits - 1 for bits in range(2, 9)]
 WIDE = [2**bits - 1 for bits in WIDE_BITS]
-
-
-def ends(value: Any, place: str) -> None:
-    """The lowest and the highest value of a range."""
-    row(number(-FINITE, FINITE), number(-FINITE, FINITE))(value, place)
-    if value[0] > value[1] or value[1] - value[0] > FINITE:
-        raise Wrong(f"{place} is {value}, but must go from the lowest to the highest value")
 
 
 WEIGHT = either(
@@ -80,7 +72,7 @@ def read_qparams(folder: Path, config: PreTrainedConfig) -> dict[str, Any]:
     """A quantized model's grids, once they and all its tensors are found to be what they must. Raises InputError."""
     if not (folder / QPARAMS).is_file():
         raise InputError(f"{folder} holds quantized weights without their grids: it has no {QPARAMS}")
-    content = read_json(folder / QPARAMS, CONTENT, REMEDY)
+    content = read_json(folder / QPARAMS, CONTENT)
     expected, held = expected_of(folder, config), headers([folder / QUANTIZED])
     try:
         _check_addresses(content, expected, config)
@@ -97,7 +89,6 @@ def read_qparams(folder: Path, config: PreTrainedConfig) -> dict[str, Any]:
     return content
 
 
-REMEDY = "run the command that made it again with --force"
 Wanted = tuple[tuple[int, ...], tuple[str, ...]]  # shape, and the number formats that it may have
 
 
@@ -163,13 +154,14 @@ def _check_headers(
         if (one := held.get(name)) is None:
             if name in tied and tied & held.keys():
                 continue
-            raise Wrong(f"{name} is missing")
+            raise Wrong(f"{name} is missing, which config.json and {QPARAMS} ask for")
         if one.shape != shape:
-            raise Wrong(f"{name} has the shape {list(one.shape)}, but must have {list(shape)}")
+            by = f"config.json and {QPARAMS}"
+            raise Wrong(f"{name} has the shape {list(one.shape)}, but must have {list(shape)} by {by}")
         if one.dtype not in formats:
-            raise Wrong(f"{name} is of type {one.dtype}, but must be of type {' or '.join(formats)}")
+            raise Wrong(f"{name} is of type {one.dtype}, but must be of type {' or '.join(formats)} by {QPARAMS}")
     if strange := held.keys() - wanted.keys():
-        raise Wrong(f"{min(strange)} is no tensor of this model")
+        raise Wrong(f"{min(strange)} is no tensor of this model and its {QPARAMS}")
 
 
 def check_floats(folder: Path, expected: Expected, held: Mapping[str, Held]) -> None:
@@ -208,7 +200,7 @@ def _check_codes(name: str, codes: Tensor, grid: Mapping[str, Any]) -> None:
 def _check_between(name: str, values: Tensor, low: int, high: int) -> None:
     least, greatest = (int(end) for end in values.aminmax())
     if least < low or greatest > high:
-        raise Wrong(f"{name} has values from {least} to {greatest}, but its grid goes from {low} to {high}")
+        raise Wrong(f"{name} has values from {least} to {greatest}, but by {QPARAMS} they go from {low} to {high}")
 
 
 def check_positive(name: str, values: Tensor) -> None:
@@ -216,13 +208,6 @@ def check_positive(name: str, values: Tensor) -> None:
     low, high = values.aminmax()
     if not torch.finfo(torch.float32).tiny <= float(low) <= float(high) <= FINITE:
         raise Wrong(f"{name} must hold finite numbers above zero, but goes from {float(low):g} to {float(high):g}")
-
-
-def all_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite: their sum says so in one pass, unless it overflows by itself."""
-    if not values.is_floating_point() or values.sum(dtype=torch.float32).isfinite():
-        return True
-    return bool(values.isfinite().all())
 
 
 def _check_scales(path: Path, expected: Expected) -> None:
