@@ -110,10 +110,6 @@ def check_values(config: Any, is_whisper: bool) -> None:
     for whole, parts in pairs:
         if (width := getattr(config, whole)) % (number_of := getattr(config, parts)):
             raise Wrong(f"{whole} is {width}, which {parts}, {number_of}, does not divide")
-    if not is_whisper:
-        lengths = {name: len(getattr(config, name)) for name in ("conv_dim", "conv_kernel", "conv_stride")}
-        if len({*lengths.values(), config.num_feat_extract_layers}) > 1:
-            raise Wrong("num_feat_extract_layers, conv_dim, conv_kernel and conv_stride tell of different layer counts")
     _check_ids({name: getattr(config, name, None) for name in SHARED if name.endswith("_token_id")}, config.vocab_size)
 
 

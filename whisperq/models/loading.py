@@ -33,6 +33,7 @@ from whisperq.models.configurations import check_content, check_values, check_we
 from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.headers import QUANTIZED, all_finite
+from whisperq.models.pairing import check_ctc, check_whisper
 from whisperq.schema import Wrong
 
 CODE = "modeling_gated_whisper"
@@ -133,7 +134,7 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
             )
     for name, values in model.state_dict().items():
         if not all_finite(values):
-            raise InputError(f"the weights of {folder} cannot be used: {name} holds NaN or infinite values")
+            raise InputError(f"the weights of {folder} are not finite: {name} holds NaN or infinite values")
     return model.to(device).eval()
 
 
@@ -144,9 +145,12 @@ def empty_model(config: GatedWhisperConfig) -> GatedWhisperForConditionalGenerat
 
 
 def load_processor(folder: Path) -> WhisperProcessor | Wav2Vec2Processor:
-    """Feature extractor and tokenizer. Raises InputError."""
-    if (folder / "config.json").exists() and family_of(load_config(folder)).writes == "ctc":
-        return load_ctc_processor(folder)
+    """Feature extractor and tokenizer, the model's own where it lies beside them. Raises InputError."""
+    config = load_config(folder) if (folder / "config.json").exists() else None
+    if config is not None and family_of(config).writes == "ctc":
+        processor = load_ctc_processor(folder)
+        check_ctc(folder, config, processor)
+        return processor
     try:
         # Its parts, not WhisperProcessor.from_pretrained: that reads the model's config too, and where
         # it names code, asks whether to run it.
@@ -157,7 +161,10 @@ def load_processor(folder: Path) -> WhisperProcessor | Wav2Vec2Processor:
         raise InputError(f"{folder} lacks a usable Whisper tokenizer or feature extractor: {reason}") from error
     if "<|startoftranscript|>" not in tokenizer.get_vocab():  # without its files, an empty one is made up
         raise InputError(f"{folder} lacks a usable Whisper tokenizer: it does not know <|startoftranscript|>")
-    return WhisperProcessor(extractor, tokenizer)
+    processor = WhisperProcessor(extractor, tokenizer)
+    if config is not None:
+        check_whisper(folder, config, processor)
+    return processor
 
 
 def load_ctc_processor(folder: Path) -> Wav2Vec2Processor:

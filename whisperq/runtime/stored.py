@@ -76,7 +76,7 @@ class Stored:
         with safe_open(self.files[name], "pt") as file:
             values = file.get_tensor(name)
         if not self.weights and not all_finite(values):  # of a quantized model that is known
-            raise InputError(f"the weights of {self.folder} cannot be used: {name} holds NaN or infinite values")
+            raise InputError(f"the weights of {self.folder} are not finite: {name} holds NaN or infinite values")
         return values
 
     def _weight_norm(self, name: str) -> tuple[str, str] | None:
