@@ -70,6 +70,25 @@ def test_the_same_of_a_quantized_one(copied_run):
         load_config(folder)
 
 
+GENERATION = {
+    "languages in a list": ("lang_to_id", [1, 2], "lang_to_id is [1, 2]"),
+    "a language out of range": ("lang_to_id", {"<|en|>": 10**6}, "lang_to_id is 1000000, but the vocabulary has"),
+    "suppressed as a text": ("suppress_tokens", "all", 'suppress_tokens is "all"'),
+    "an end out of range": ("eos_token_id", [3, 10**6], "eos_token_id is 1000000"),
+    "a temperature of NaN": ("temperature", float("nan"), "NaN"),
+    "heads of three": ("alignment_heads", [[1, 2, 3]], "alignment_heads.0 is [1, 2, 3]"),
+}
+
+
+@pytest.mark.parametrize("field, value, words", GENERATION.values(), ids=GENERATION)
+def test_generation_config_json_is_looked_at_too(field, value, words, teacher, tmp_path):
+    folder = Path(shutil.copytree(teacher, tmp_path / "bad"))
+    change_json(folder / "generation_config.json", **{field: value})
+    with pytest.raises(InputError) as error:
+        load_config(folder)
+    assert words in str(error.value) and "generation_config.json" in str(error.value)
+
+
 CTC_FIELDS = {
     "layers": ("num_hidden_layers", 10**6, "num_hidden_layers is 1000000"),
     "convolutions": ("conv_dim", [16] * 1000, "convolutional layers"),

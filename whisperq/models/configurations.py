@@ -11,9 +11,25 @@ from typing import Any
 
 from transformers.activations import ACT2FN
 
+from whisperq.errors import InputError
 from whisperq.models.gated_whisper import GATES
 from whisperq.models.headers import COMPILED, Held, headers, weight_files
-from whisperq.schema import Check, Wrong, anything, count, either, items, maybe, number, one_of, record, switch, text
+from whisperq.schema import (
+    Check,
+    Wrong,
+    anything,
+    count,
+    each,
+    either,
+    items,
+    maybe,
+    number,
+    one_of,
+    read_json,
+    record,
+    switch,
+    text,
+)
 
 FORMATS = ("auto", "float32", "float16", "bfloat16", "float64")
 SIZE, SHARE = count(1), number(0.0, 1.0)
@@ -58,7 +74,7 @@ WHISPER = record({"model_type": text}, SHARED | {
     "gate": one_of(*GATES),
     "gate_init": number(1e-6, 1 - 1e-6),
     **_fields(switch, "cross_gate scale_embedding"),
-    **_fields(maybe(items(count())), "suppress_tokens begin_suppress_tokens"),
+    **_fields(maybe(items(count(-1))), "suppress_tokens begin_suppress_tokens"),  # -1: openai/whisper's usual ones
 })  # fmt: skip
 CTC = record({"model_type": text}, SHARED | {
     **_fields(
@@ -73,6 +89,15 @@ CTC = record({"model_type": text}, SHARED | {
     "feat_extract_norm": one_of("group", "layer"),
     **_fields(switch, "do_stable_layer_norm conv_bias feat_proj_layer_norm conv_pos_batch_norm"),
     "layer_norm_eps": number(0.0, 1.0),
+})  # fmt: skip
+
+IDS = "bos_token_id eos_token_id pad_token_id decoder_start_token_id no_timestamps_token_id prev_sot_token_id"
+GENERATION = record({}, {
+    **_fields(ID, IDS),
+    **_fields(maybe(items(count(-1))), "suppress_tokens begin_suppress_tokens"),
+    **_fields(maybe(each(count())), "lang_to_id task_to_id"),
+    "is_multilingual": maybe(switch),
+    "alignment_heads": maybe(items(items(count(), 2))),
 })  # fmt: skip
 
 # A size of config.json, and the tensor and dimension that show it; the name as it ends.
@@ -111,6 +136,20 @@ def check_values(config: Any, is_whisper: bool) -> None:
         if (width := getattr(config, whole)) % (number_of := getattr(config, parts)):
             raise Wrong(f"{whole} is {width}, which {parts}, {number_of}, does not divide")
     _check_ids({name: getattr(config, name, None) for name in SHARED if name.endswith("_token_id")}, config.vocab_size)
+
+
+def check_generation(folder: Path, config: Any) -> None:
+    """generation_config.json, where there is one. Raises InputError."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return
+    content = read_json(path, GENERATION, "copy the model's own")
+    named = {name: content.get(name) for name in (*IDS.split(), "lang_to_id", "task_to_id")}
+    try:
+        anything(content, "")
+        _check_ids({k: list(v.values()) if isinstance(v, dict) else v for k, v in named.items()}, config.vocab_size)
+    except Wrong as wrong:
+        raise InputError(f"{path} cannot be used: {wrong}; copy the model's own") from None
 
 
 def _check_ids(named: Mapping[str, Any], vocabulary: int) -> None:

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models import gated_whisper
-from whisperq.models.configurations import check_content, check_values, check_weights
+from whisperq.models.configurations import check_content, check_generation, check_values, check_weights
 from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.headers import QUANTIZED, all_finite
@@ -99,6 +99,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
         check_weights(folder, config, is_whisper)
     except Wrong as wrong:
         raise InputError(f"the weights of {folder} do not fit its config.json: {wrong}") from None
+    check_generation(folder, config)
     return config
 
 
