@@ -305,7 +305,7 @@ def test_the_command_names_what_is_odd(two):
     spoil(two / "odd/eval/e", ("results",), {})
     result = run_command("report", two)
     assert result.exit_code == 0 and "unexpected" not in result.stderr
-    said = f"{two / 'odd/eval/e/manifest.json'} lacks 'runtime' in its results"
+    said = f"{two / 'odd/eval/e/manifest.json'} is damaged: results.runtime is missing"
     page = html.unescape(Path("report/report.html").read_text())
     assert said in " ".join(result.stderr.split()) and said in page
     assert {row["gate"] for row in csv.DictReader(Path("report/table2.csv").open())} == {"headwise"}

@@ -18,10 +18,12 @@ GROUND = {
     "flags",
     "hashing",
     "names",
+    "manifests",
     "options",
     "planning",
     "refusals",
     "run_folder",
+    "schema",
     "training_options",
 }  # "": its version
 NOUNS = {"models", "data", "scoring", "quant"}
@@ -56,7 +58,9 @@ GROUND_ORDER = {
     "hashing": set(),
     "names": {"hashing"},
     "disk": set(),
-    "artifact": {"", "disk", "errors", "hashing"},
+    "schema": {"errors"},
+    "manifests": {"schema"},
+    "artifact": {"", "disk", "errors", "hashing", "manifests", "schema"},
     "config": {"errors", "flags", "options"},
     "planning": {"artifact", "errors", "flags"},
     "refusals": {"artifact", "errors", "flags", "options", "training_options"},

@@ -15,7 +15,7 @@ from whisperq import artifact, planning
 from whisperq import options as o
 from whisperq.artifact import Artifact
 from whisperq.config import Source
-from whisperq.errors import UsageError
+from whisperq.errors import InputError, UsageError
 from whisperq.names import LONGEST, file_name, set_file
 from whisperq.refusals import (
     EXPORTED,
@@ -181,6 +181,8 @@ def hypotheses(s: Session) -> tuple[list[Source], str]:
         named = bool(path) and not os.path.exists(text)  # unlike Path's it bears names of any length
         place = s.run.evaluation(path if named else text)
         sealed = artifact.load(place) if place.is_dir() else None
+        if sealed and sealed.kind not in ("evaluation", "scores"):
+            raise InputError(f"{place} holds a {sealed.kind}, but an evaluation or score is needed here")
         sets = sealed.results.get("sets") or {} if sealed else {place.stem: None}
         found = [(n, set_file(place / "hypotheses", n, ".jsonl") if sealed else place) for n in sets]
         files += [(name if named else own, file) for own, file in found]

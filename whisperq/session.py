@@ -105,9 +105,8 @@ class Session:
         return local_folder(chosen)
 
     def student(self) -> Path:
-        name = self.flags.get("model")
-        if name:
-            return self.model()
+        if self.flags.get("model"):
+            return _holds(self.model(), ("student", "distilled"), "student")
         path = self.run / "student"
         if not artifact.is_artifact(path):
             raise InputError(f"there is no finished student at {path}; run whisperq init-student first")

@@ -13,7 +13,6 @@ from whisperq.artifact import Artifact
 from whisperq.errors import InputError
 from whisperq.hashing import file_sha256
 from whisperq.report.progress import track
-from whisperq.report.results import Results
 
 SKIPPED = ("report",)  # kinds that are no result of their own
 
@@ -35,10 +34,10 @@ class Entry:
     def path(self) -> Path:
         return self.artifact.path
 
-    @cached_property
+    @property
     def results(self) -> dict[str, Any]:
         """Raises InputError, which names the artifact, where a key is not there."""
-        return Results(self.artifact.results, self.path)
+        return self.artifact.results
 
     @property
     def config(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 from whisperq import artifact
 from whisperq.errors import UsageError
 from whisperq.flags import Context
+from whisperq.models.descriptions import own_file
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_processor
 from whisperq.options import ExportConfig
@@ -121,8 +122,8 @@ def describe(model: Path, stored: Stored, folder: Path) -> None:
     if family.writes == "ctc":
         return
     if (model / "generation_config.json").exists():
-        shutil.copy(model / "generation_config.json", folder)
+        shutil.copyfile(own_file(model, "generation_config.json"), folder / "generation_config.json")
     else:
         GenerationConfig.from_model_config(stored.config).save_pretrained(folder)
     if (model / "normalizer.json").exists():  # the tokenizer's spelling map, which transformers forgets to save
-        shutil.copy(model / "normalizer.json", folder)
+        shutil.copyfile(own_file(model, "normalizer.json"), folder / "normalizer.json")

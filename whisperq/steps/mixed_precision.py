@@ -19,7 +19,7 @@ from whisperq.data.batches import Batch
 from whisperq.data.groups import UtteranceGroup
 from whisperq.errors import UsageError
 from whisperq.flags import Context
-from whisperq.models.descriptions import copy_descriptions, describe
+from whisperq.models.descriptions import copy_descriptions, describe, descriptions
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_model, load_processor
 from whisperq.models.plan import make_plan
@@ -97,6 +97,7 @@ class Work:
         """fresh: whether it begins, or goes on from a checkpoint."""
         device = compute_device(context.device)
         self.model, self.config = model, config
+        descriptions(model)  # what cannot be copied is refused before the training
         self.student, floats = (load_model(model, torch.float32, device) for _ in range(2))
         check_family(self.student, config)
         self.material = prepare(self.student, load_processor(model), data, config, context, processes)
@@ -135,8 +136,8 @@ class Work:
         """The best weights as a quantized model, with the widths, the metrics and what was reached."""
         self.learner.load_weights(load_file(beginning.checkpoints.best_path(reached.best_step)))
         choice = self.weights.settled()
-        save_quantization(self.student, Quantization(self.weights.quantized(choice), {}), {}, draft.folder)
         copy_descriptions(self.model, draft.folder)
+        save_quantization(self.student, Quantization(self.weights.quantized(choice), {}), {}, draft.folder)
         if self.student.can_generate():
             self.student.generation_config.save_pretrained(draft.folder)
         shutil.copy(beginning.checkpoints.folder / METRICS, draft.folder / METRICS)
