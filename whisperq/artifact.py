@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whisperq import __version__
+from whisperq import __version__, manifests
 from whisperq.disk import first_process, sync
 from whisperq.errors import InputError, UsageError
 from whisperq.hashing import file_sha256
+from whisperq.schema import Fields, count, read_json, record, text
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -78,19 +79,12 @@ def is_artifact(path: Path) -> bool:
 def load(path: Path, kind: str | None = None, verify: bool = True) -> Artifact:
     """Read and check an artifact.
 
-    Raises InputError: no manifest, unreadable manifest, newer schema, another kind, a file that is
-    missing or whose sha256 differs (`verify`).
+    Raises InputError: no manifest, one that is not as whisperq.manifests says, a newer schema, another kind, a file
+    that is missing or whose sha256 differs (`verify`).
     """
     if not is_artifact(path):
         raise InputError(f"{path} is not a finished whisperq artifact: it has no {MANIFEST}")
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        _check_layout(manifest)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path / MANIFEST} is damaged ({type(error).__name__}: {error}); "
-            "run the command that made it again with --force"
-        ) from error
+    manifest = Fields(read_json(path / MANIFEST, _this_version), path / MANIFEST)
     found, schema = manifest["kind"], manifest["schema"]
     if schema > SCHEMA:
         raise InputError(f"{path} was written by a newer whisperq (schema {schema}, this one reads {SCHEMA})")
@@ -101,13 +95,10 @@ def load(path: Path, kind: str | None = None, verify: bool = True) -> Artifact:
     return Artifact(path, manifest)
 
 
-def _check_layout(manifest: Any) -> None:
-    """Raises KeyError and TypeError for a manifest that the rest of this file could not read."""
-    layout = {"kind": str, "schema": int, "command": str}
-    layout |= dict.fromkeys(("config", "inputs", "results", "files"), dict)
-    for key, kind in layout.items():
-        if not isinstance(manifest[key], kind):
-            raise TypeError(f"{key} is no {kind.__name__}")
+def _this_version(manifest: Any, place: str) -> None:
+    """What this version can judge: of a newer one's manifest the schema alone."""
+    record({"schema": count(1)})(manifest, place)
+    (manifests.manifest if manifest["schema"] <= SCHEMA else record({"kind": text}))(manifest, place)
 
 
 def _verify(path: Path, files: Mapping[str, str]) -> None:

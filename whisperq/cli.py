@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 bad input, 75 checkpointed. Results go to stdout, all else to stderr.
 """
 
+import errno
 import inspect
 import os
 import sys
@@ -28,6 +29,7 @@ from whisperq.doctor import examine, findings_json, findings_table, refuse_broke
 from whisperq.dry_run import plan
 from whisperq.errors import WhisperqError
 from whisperq.flags import Common
+from whisperq.names import printable
 from whisperq.planning import Plan
 from whisperq.report.plans import plan_tables
 from whisperq.report.printing import print_lineage, print_out, print_result
@@ -143,7 +145,8 @@ def reported() -> Iterator[None]:
     except OSError as error:
         traceback_if_asked()
         place = f": {error.filename}" if error.filename else ""
-        fail(f"{error.strerror or error}{place}", 3 if isinstance(error, BAD_PATH) else 1)
+        named_badly = isinstance(error, BAD_PATH) or error.errno in (errno.ENAMETOOLONG, errno.EILSEQ)
+        fail(f"{error.strerror or error}{place}", 3 if named_badly else 1)
     except typer.Exit:
         raise
     except Exception as error:
@@ -158,7 +161,7 @@ def _tuple(value: Any) -> Any:
 def fail(message: str, code: int) -> None:
     """One sentence on standard error, whichever process it befell."""
     who = "whisperq" if first_process() else f"whisperq, process {os.environ['RANK']}"
-    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{who}: {printable(' '.join(message.split()))}", file=sys.stderr)
     raise typer.Exit(code)
 
 

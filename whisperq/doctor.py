@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from whisperq import __version__
 from whisperq.disk import hub_cache, hub_is_offline
@@ -56,7 +56,7 @@ def findings_table(findings: list[Finding]) -> Table:
     rows = table("whisperq doctor", "", "", "state", "", "remedy")
     for i, f in enumerate(findings):
         group = f.group if i == 0 or findings[i - 1].group != f.group else ""
-        rows.add_row(group, f.name, f"[{COLOURS[f.state]}]{f.state}[/]", escape(f.said), escape(f.remedy))
+        rows.add_row(group, f.name, Text(f.state, COLOURS[f.state]), f.said, f.remedy)
     return rows
 
 

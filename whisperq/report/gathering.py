@@ -13,7 +13,6 @@ from whisperq.artifact import Artifact
 from whisperq.errors import InputError
 from whisperq.hashing import file_sha256
 from whisperq.report.progress import track
-from whisperq.report.results import Results
 
 SKIPPED = ("report",)  # kinds that are no result of their own
 
@@ -35,10 +34,10 @@ class Entry:
     def path(self) -> Path:
         return self.artifact.path
 
-    @cached_property
+    @property
     def results(self) -> dict[str, Any]:
         """Raises InputError, which names the artifact, where a key is not there."""
-        return Results(self.artifact.results, self.path)
+        return self.artifact.results
 
     @property
     def config(self) -> dict[str, Any]:
@@ -120,9 +119,18 @@ def artifacts_below(run: Path) -> Iterable[Path]:
             yield Path(folder)
 
 
+def check_inputs(sealed: Artifact) -> None:
+    """Raises InputError for a manifest whose inputs name no path and hash, by which artifacts find each other."""
+    for role, named in sealed.inputs.items():
+        known = [named.get(key) for key in ("path", "sha256")] if isinstance(named, dict) else [None]
+        if not all(isinstance(value, str) for value in known):
+            raise InputError(f"{sealed.path / artifact.MANIFEST} names its input {role!r} without a path and a sha256")
+
+
 def read_entry(folder: Path, base: Path, verify: bool) -> Entry:
     """Raises InputError for a manifest that cannot be read; files that are not as it says are noted."""
     sealed, problem = artifact.load(folder, verify=False), None
+    check_inputs(sealed)
     if verify:
         try:
             artifact.load(folder)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whisperq.data.segments import Segment, Transcript
+from whisperq.names import printable
 
 EXTENSIONS = {"text": "txt", "json": "json", "srt": "srt", "vtt": "vtt"}
 ONE_RECORDING = ("srt", "vtt")  # formats in which one file cannot hold two recordings
@@ -46,11 +47,6 @@ def as_json(transcripts: Sequence[Transcript], heading: Mapping[str, Any]) -> st
     ]
     content = json.dumps({**heading, "files": files}, ensure_ascii=False) + "\n"
     return content.encode("utf-8", "backslashreplace").decode()  # a name's bytes that are no UTF-8, as JSON's escapes
-
-
-def printable(name: str) -> str:
-    """A file's name on one line: line breaks, controls and bytes that are no UTF-8 are escaped as Python does it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def as_srt(segments: Sequence[Segment]) -> str:

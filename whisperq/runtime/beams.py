@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from whisperq.errors import UsageError
-from whisperq.runtime.decoding import Rules, suppress
+from whisperq.runtime.decoding import Rules, finite, suppress
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.transcription import AnyRules
 
@@ -73,7 +73,7 @@ def beam_search(runtime: Runtime, features: Tensor, rules: BeamRules) -> list[li
     tokens = torch.tensor([rules.prompt] * len(features), device=features.device)
     room = rules.max_tokens - len(rules.prompt)
     for step in range(room):
-        log_probs = runtime.decode_step(tokens, state).log_softmax(dim=-1)
+        log_probs = finite(runtime.decode_step(tokens, state)).log_softmax(dim=-1)
         suppress(log_probs, torch.tensor(rules.suppressed, dtype=torch.long, device=log_probs.device))
         if step == 0:
             suppress(log_probs, torch.tensor(rules.suppressed_first, dtype=torch.long, device=log_probs.device))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from whisperq.data.tokens import Codec
+from whisperq.errors import InputError
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.timestamps import restrict_times
 
@@ -66,7 +67,7 @@ def greedy(
     suppressed_first = torch.tensor(rules.suppressed_first, dtype=torch.long, device=features.device)
     written: list[Tensor] = []
     for step in range(rules.max_tokens - len(rules.prompt)):
-        logits = runtime.decode_step(tokens, state)
+        logits = finite(runtime.decode_step(tokens, state))
         suppress(logits, suppressed)
         if step == 0:
             suppress(logits, suppressed_first)
@@ -81,6 +82,16 @@ def greedy(
             break
         tokens = best[:, None]
     return [_until_end(row, rules.end) for row in torch.stack(written, dim=1).tolist()]
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The same (..., vocabulary). Raises InputError where a row's greatest value is not finite: it says nothing."""
+    if not logits.amax(dim=-1).isfinite().all():
+        raise InputError(
+            "decoding stopped: the model's logits are not finite; its weights are damaged, or too large for the number "
+            "format (--dtype float32 is the widest)"
+        )
+    return logits
 
 
 def suppress(logits: Tensor, tokens: Tensor) -> None:

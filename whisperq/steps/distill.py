@@ -13,7 +13,7 @@ from whisperq.errors import InputError
 from whisperq.flags import Context
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_processor, load_whisper, local_folder, save_model
-from whisperq.refusals import check_batches, seconds_of
+from whisperq.refusals import check_batches, check_weights, seconds_of
 from whisperq.report.progress import say, say_left_out, stepping
 from whisperq.training.checkpoints import Checkpoints, Progress
 from whisperq.training.determinism import prepare_determinism
@@ -40,6 +40,7 @@ def distill(
         prepare_determinism()
     with joined(compute_device(context.device)) as processes, stop_requested(seconds_of(config.max_time)) as stopping:
         check_batches(config, processes.world)
+        check_weights(config)
         teacher_folder = local_folder(teacher)
         train, validation = data.read(config.skip_bad)
         inputs = {

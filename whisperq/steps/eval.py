@@ -62,6 +62,7 @@ class Sealed:
 
     out: Path
     scorer: str
+    measure: str | None
     seed: int
 
 
@@ -81,7 +82,7 @@ def eval(
         check_words(one)
     settings = context.settings(config, normalizers=normalizers)
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
-    sealed = Sealed(out, config.scorer, context.seed)
+    sealed = Sealed(out, config.scorer, config.measure, context.seed)
     book = HeardBook(out, settings, inputs)
     try:
         artifact.refuse_overwrite(out, "eval", settings, inputs, context.force)
@@ -198,7 +199,8 @@ def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder:
     lines = [line_of(utterance, x.text or "", x.seconds, x.wall) for utterance, x in read]
     normalize = normalizer_of(one.normalizer, opened.processor.tokenizer)
     ids, texts = [line.id for line in lines], [line.text for line in lines]
-    scored = score_set(ids, texts, [line.pred_text for line in lines], normalize, sealed.scorer)
+    heard_texts = [line.pred_text for line in lines]
+    scored = score_set(ids, texts, heard_texts, normalize, sealed.scorer, sealed.measure)
     if not scored.errors.reference_words:  # those that have some could not be read
         raise InputError(f"the test set {one.name} has no reference words left: it has no word error rate")
     warn_of_changed_words(one.name, scored)

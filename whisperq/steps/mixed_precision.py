@@ -19,11 +19,11 @@ from whisperq.data.batches import Batch
 from whisperq.data.groups import UtteranceGroup
 from whisperq.errors import UsageError
 from whisperq.flags import Context
-from whisperq.models.descriptions import copy_descriptions, describe
+from whisperq.models.descriptions import copy_descriptions, describe, descriptions
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_model, load_processor
 from whisperq.models.plan import make_plan
-from whisperq.refusals import check_batches, seconds_of
+from whisperq.refusals import check_batches, check_weights, seconds_of
 from whisperq.report.bits import plot_bits
 from whisperq.report.progress import say, say_left_out, stepping
 from whisperq.runtime.quantized import Quantization, save_quantization
@@ -58,6 +58,7 @@ def mixed_precision(
         prepare_determinism()
     with joined(compute_device(context.device)) as processes, stop_requested(seconds_of(config.max_time)) as stopping:
         check_batches(config, processes.world)
+        check_weights(config)
         train, validation = data.read(config.skip_bad)
         inputs = {"model": artifact.reference(model), "train": train.reference, "validation": validation.reference}
         # Where the search ends hangs on max_steps: more steps are another search, and so not the same training.
@@ -96,6 +97,7 @@ class Work:
         """fresh: whether it begins, or goes on from a checkpoint."""
         device = compute_device(context.device)
         self.model, self.config = model, config
+        descriptions(model)  # what cannot be copied is refused before the training
         self.student, floats = (load_model(model, torch.float32, device) for _ in range(2))
         check_family(self.student, config)
         self.material = prepare(self.student, load_processor(model), data, config, context, processes)
@@ -134,8 +136,8 @@ class Work:
         """The best weights as a quantized model, with the widths, the metrics and what was reached."""
         self.learner.load_weights(load_file(beginning.checkpoints.best_path(reached.best_step)))
         choice = self.weights.settled()
-        save_quantization(self.student, Quantization(self.weights.quantized(choice), {}), {}, draft.folder)
         copy_descriptions(self.model, draft.folder)
+        save_quantization(self.student, Quantization(self.weights.quantized(choice), {}), {}, draft.folder)
         if self.student.can_generate():
             self.student.generation_config.save_pretrained(draft.folder)
         shutil.copy(beginning.checkpoints.folder / METRICS, draft.folder / METRICS)

@@ -25,9 +25,10 @@ from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device, local_folder, require_whisper
 from whisperq.report.progress import bar, say, say_how, say_left_out
+from whisperq.report.sets import warn_of_changes
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
 from whisperq.runtime.opening import Opened, open_model
-from whisperq.scoring.normalizers import Normalizer, normalizer_of
+from whisperq.scoring.normalizers import VERSION, Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
 from whisperq.training.distributed import Processes, joined
 from whisperq.training.signals import stop_requested
@@ -65,8 +66,9 @@ def pseudo_label(
         if processes.main:
             with artifact.create(*sealed) as draft:
                 labels = book.labels()
-                draft.results |= write(labelled(group, labels, normalizers), draft.folder, out)
-                draft.results |= left_out(labels, group.bad) | {"normalizers": sorted({n.id for n in normalizers})}
+                ids = sorted({n.id for n in normalizers})
+                draft.results |= write(labelled(group, labels, normalizers), ids, draft.folder, out)
+                draft.results |= left_out(labels, group.bad) | {"normalizers": ids, "normalizer_version": VERSION}
             unread = [n for n, label in labels.items() if label.left_out == UNREADABLE]
             say_left_out([*group.skipped, *(utterances[n].origin for n in sorted(unread))])
             book.remove()
@@ -139,7 +141,7 @@ def labelled(
             number += 1
 
 
-def write(found: Iterator[Labelled], folder: Path, out: Path) -> dict[str, Any]:
+def write(found: Iterator[Labelled], normalizers: Sequence[str], folder: Path, out: Path) -> dict[str, Any]:
     """The list, one JSON object a line, and its figures. Raises InputError where nothing could be labelled."""
     taken: set[str] = set()
     seconds, means, words, wers, errors = [], [], 0, [], []
@@ -155,7 +157,7 @@ def write(found: Iterator[Labelled], folder: Path, out: Path) -> dict[str, Any]:
     if not means:
         raise InputError("no recording could be labelled")
     total = together(errors)
-    warn_of_changed_words(total)
+    warn_of_changes("in all", normalizers, total)
     return {
         **total.as_dict(),
         "utterances": len(means),
@@ -201,14 +203,6 @@ def together(parts: Sequence[WordErrors]) -> WordErrors:
     names = [field.name for field in fields(WordErrors) if field.name != "per_utterance"]
     counts = {name: sum(getattr(part, name) for part in parts) for name in names}
     return WordErrors(**counts, per_utterance=tuple(pair for part in parts for pair in part.per_utterance))
-
-
-def warn_of_changed_words(errors: WordErrors) -> None:
-    if errors.normalizer_changed_words:
-        say(
-            "warning: normalising changed the number of reference words from "
-            f"{errors.raw_reference_words:,} to {errors.reference_words:,}; basic keeps digits apart"
-        )
 
 
 def left_out(labels: Mapping[int, Label], bad: int) -> dict[str, int]:

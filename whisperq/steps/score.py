@@ -37,7 +37,7 @@ def score(
         mapping = read_spelling(spelling) if spelling else published_spelling()
         if "english" in names.values():
             (draft.folder / SPELLING).write_text(json.dumps(mapping, indent=2) + "\n", encoding="utf-8")
-        found = {n: scored(n, lines[n], get_normalizer(names[n], mapping), config.scorer) for n in lines}
+        found = {n: scored(n, lines[n], get_normalizer(names[n], mapping), config) for n in lines}
         groups = {s.name: s.group for s in files}
         sets = {n: artifact.plain({"group": groups[n], **one.results(context.seed)}) for n, one in found.items()}
         for name, one in found.items():
@@ -58,8 +58,9 @@ def check_spelling(spelling: str | None, normalizers: Collection[str]) -> None:
         raise UsageError(f"--spelling is for the normalizer english; all sets are scored by {others}")
 
 
-def scored(name: str, lines: Sequence[HypothesisLine], normalizer: Normalizer, scorer: str) -> ScoredSet:
-    found = score_set([x.id for x in lines], [x.text for x in lines], [x.pred_text for x in lines], normalizer, scorer)
+def scored(name: str, lines: Sequence[HypothesisLine], normalizer: Normalizer, config: ScoreConfig) -> ScoredSet:
+    columns = [x.id for x in lines], [x.text for x in lines], [x.pred_text for x in lines]
+    found = score_set(*columns, normalizer, config.scorer, config.measure)
     if not found.errors.reference_words:
         raise InputError(f"{name} has no reference words after normalising: it has no word error rate")
     return found

@@ -32,7 +32,7 @@ def library(extra_flags: tuple[str, ...] = ()) -> ctypes.CDLL:
         raise NoKernels("no C++ compiler is at hand")
     # PyTorch's own OpenMP before the system's: two thread pools would wait on each other's cores.
     openmp = [str(p) for p in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))]
-    command = [compiler, *FLAGS, *extra_flags, *(str(HERE / name) for name in SOURCES), *openmp]
+    command = [compiler, *FLAGS, *sanitizer(), *extra_flags, *(str(HERE / name) for name in SOURCES), *openmp]
     path = _cache() / f"kernels-{_digest(command)}.so"
     if not path.is_file():
         _compile(command, path)
@@ -40,6 +40,12 @@ def library(extra_flags: tuple[str, ...] = ()) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise NoKernels(f"the compiled kernels cannot be loaded ({error})") from error
+
+
+def sanitizer() -> tuple[str, ...]:
+    """WHISPERQ_SANITIZE=address: kernels that stop at the first access beyond a tensor; libasan must be preloaded."""
+    kind = os.environ.get("WHISPERQ_SANITIZE")
+    return (f"-fsanitize={kind}", "-fno-omit-frame-pointer", "-g", "-O1") if kind else ()
 
 
 def _compile(command: list[str], path: Path) -> None:
