@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from whisperq.data.batches import Loader
-from whisperq.data.features import log_mel
 from whisperq.data.utterance import Utterance
 from whisperq.runtime.decoding import Rules, greedy
 from whisperq.runtime.interface import Runtime
@@ -56,7 +55,7 @@ def label_batch(
             heard[number] = audio
     if not heard:
         return labels
-    features = log_mel(list(heard.values()), loader.extractor, loader.device)
+    features = loader.features(list(heard.values()))
     sums = torch.zeros(len(features), dtype=torch.float64, device=features.device)
     rows = greedy(runtime, features, rules, sums)
     room = rules.max_tokens - len(rules.prompt)

@@ -17,7 +17,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from whisperq.errors import UsageError
 from whisperq.scoring.loops import find_loop
 
 ROWS_PER_SECOND = 50  # of Whisper's encoder: a hop of 10 ms, and the second convolution's stride of two
@@ -129,15 +128,3 @@ def guarded(
             for i, one in zip(rows, read(rows), strict=True):
                 found[i] = one
     return found
-
-
-def with_padding(runtime: Any, padding: str) -> Any:
-    """The runtime as it is, or for short one that leaves padding out. Raises UsageError for one that cannot."""
-    if padding == "full":
-        return runtime
-    if not hasattr(runtime, "encode_rows"):
-        raise UsageError(
-            "--padding short is for a Whisper whose encoder runs by --runtime float, emulated or int8; leave it out, "
-            "or give --padding full"
-        )
-    return Short(runtime)
