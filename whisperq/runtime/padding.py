@@ -20,7 +20,7 @@ from torch import Tensor
 from whisperq.scoring.loops import find_loop
 
 ROWS_PER_SECOND = 50  # of Whisper's encoder: a hop of 10 ms, and the second convolution's stride of two
-TAIL_SECONDS = 1.0  # by measurement: examples/padding
+TAIL_SECONDS = 0.5  # by measurement: examples/padding
 STEP = 25  # rows: recordings of as many rows are one batch, so that what is computed does not hang on the batch
 SILENCE = -0.68  # log-mel of padding: eight decades below the loudest cell of read speech, the median
 TOKENS, TOKENS_PER_SECOND, TOO_MANY = 4.0, 5.0, 1.5  # what is expected of speech, and how many times that is too much

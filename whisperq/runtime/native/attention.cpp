@@ -160,7 +160,15 @@ struct Packed {
             // Values are rows, (d / 16, t / 2, d % 16, t % 2): two neighbours in time are interleaved.
             const bool last = t + 1 == length;
             const bf16 *even = value[t], *odd = last ? even : value[t + 1];
-            for (int64_t d = 0; d < head_dim; d++) {
+            int64_t d = 0;
+            for (; !last && d + 16 <= head_dim; d += 16) {
+                const auto pair = [](const bf16 *from) {
+                    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+                };
+                const __m512i both = _mm512_or_si512(pair(even + d), _mm512_slli_epi32(pair(odd + d), 16));
+                _mm512_storeu_si512(&values[d * rows + t / 2 * 32], both);
+            }
+            for (; d < head_dim; d++) {
                 bf16 *to = &values[d / 16 * 16 * rows + t / 2 * 32 + d % 16 * 2];
                 to[0] = even[d];
                 to[1] = last ? 0 : odd[d];
