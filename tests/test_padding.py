@@ -185,7 +185,8 @@ class Spoken:
 def test_what_is_doubtful_is_read_again_in_full_and_counted():
     short, x, asked = Short(Spoken(), tail=0.0), with_speech([20, 30, 100, 40]), []
 
-    def read(rows):
+    def read(some, rows):
+        assert torch.equal(some, x[list(rows)])
         asked.append((list(rows), short._full))
         return [[] if i in (1, 2) and not short._full else [i] for i in rows]
 
@@ -194,4 +195,4 @@ def test_what_is_doubtful_is_read_again_in_full_and_counted():
 
 
 def test_without_short_nothing_is_read_again():
-    assert guarded(Spoken(), with_speech([20]), lambda rows: [[] for _ in rows], text=lambda ids: ids) == [[]]
+    assert guarded(Spoken(), with_speech([20]), lambda _, rows: [[] for _ in rows], text=lambda ids: ids) == [[]]

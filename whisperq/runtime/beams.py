@@ -15,6 +15,7 @@ from torch import Tensor
 from whisperq.errors import UsageError
 from whisperq.runtime.decoding import Rules, finite, suppress
 from whisperq.runtime.interface import Runtime
+from whisperq.runtime.padding import guarded
 from whisperq.runtime.transcription import AnyRules
 
 
@@ -25,7 +26,7 @@ class BeamRules(Rules):
     beams: int = 2
 
     def read(self, runtime: Runtime, features: Tensor) -> list[list[int]]:
-        return beam_search(runtime, features, self)
+        return guarded(runtime, features, lambda some, _: beam_search(runtime, some, self), self.words)
 
 
 def with_beams(rules: AnyRules, beams: int) -> AnyRules:

@@ -73,6 +73,10 @@ class Short:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.runtime, name)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return (*self.runtime.notices, f"padding is left out, but for a tail of {self.tail:g} s behind the speech")
+
     def encode(self, features: Tensor) -> Any:
         window = features.shape[2] // 2
         rows = [rows_of(frames, self.tail, window) for frames in speech_frames(features)]
@@ -117,14 +121,30 @@ def strange(ids: Sequence[int], seconds: float) -> bool:
 
 
 def guarded(
-    runtime: Any, features: Tensor, read: Callable[[Sequence[int]], list[Found]], text: Callable[[Found], list[int]]
+    runtime: Any,
+    features: Tensor,
+    read: Callable[[Tensor, Sequence[int]], list[Found]],
+    text: Callable[[Found], list[int]],
 ) -> list[Found]:
-    """What `read` finds in these utterances of the features; in full again where its tokens, `text`, are doubtful."""
-    found = read(range(len(features)))
+    """What `read` finds in features (batch, mel bins, frames), in full again where its tokens, `text`, are doubtful.
+
+    read: takes features and which utterances of the batch they are.
+    """
+    found = read(features, range(len(features)))
     if (doubtful := getattr(runtime, "doubtful", None)) is None:
         return found
     if rows := doubtful(features, [text(one) for one in found]):
         with runtime.in_full():
-            for i, one in zip(rows, read(rows), strict=True):
+            for i, one in zip(rows, read(features[rows], rows), strict=True):
                 found[i] = one
     return found
+
+
+def left_out_padding(runtime: Any) -> dict[str, float]:
+    """What results say of it: nothing where padding was computed."""
+    return {"tail_seconds": runtime.tail} if hasattr(runtime, "tail") else {}
+
+
+def again_in_full(runtime: Any) -> int:
+    """How many windows were decoded again; none by a runtime that computes padding."""
+    return getattr(runtime, "again", 0)

@@ -24,10 +24,11 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device, local_folder, require_whisper
-from whisperq.report.progress import bar, say, say_how, say_left_out
+from whisperq.report.progress import bar, say, say_again, say_how, say_left_out
 from whisperq.report.sets import warn_of_changes
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
-from whisperq.runtime.opening import Opened, open_model
+from whisperq.runtime.opening import Opened, open_model, with_padding
+from whisperq.runtime.padding import again_in_full, left_out_padding
 from whisperq.scoring.normalizers import VERSION, Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
 from whisperq.training.distributed import Processes, joined
@@ -60,8 +61,10 @@ def pseudo_label(
     book.look("pseudo-label", context.force)
     with joined(compute_device(context.device)) as processes:
         with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as opened:
+            opened = with_padding(opened, config.padding)
             say_how(opened.runtime)
             listen(opened, utterances, book, config.batch_size, processes, stopping)
+            again = sum(processes.gather(again_in_full(opened.runtime)))
             normalizers = [normalizer_of(name, opened.processor.tokenizer) for name in names]
         if processes.main:
             with artifact.create(*sealed) as draft:
@@ -69,6 +72,8 @@ def pseudo_label(
                 ids = sorted({n.id for n in normalizers})
                 draft.results |= write(labelled(group, labels, normalizers), ids, draft.folder, out)
                 draft.results |= left_out(labels, group.bad) | {"normalizers": ids, "normalizer_version": VERSION}
+                draft.results |= {"decoded_again": again, **left_out_padding(opened.runtime)}
+            say_again(again)
             unread = [n for n, label in labels.items() if label.left_out == UNREADABLE]
             say_left_out([*group.skipped, *(utterances[n].origin for n in sorted(unread))])
             book.remove()
