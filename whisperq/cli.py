@@ -33,6 +33,7 @@ from whisperq.report.progress import say
 from whisperq.run_folder import artifact_at
 from whisperq.session import Session
 from whisperq.starter import write_starter
+from whisperq.stopping import AGAIN, INTERRUPTED, Told, raised, speaker
 
 BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -131,13 +132,20 @@ def foretell(planned: Plan, as_json: bool) -> None:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Every error becomes one sentence and its exit code."""
+    """Every error becomes one sentence and its exit code, and so does a signal to stop."""
+    with raised() as heard:
+        yield from _reported(heard)
+
+
+def _reported(heard: list[int]) -> Iterator[None]:
     try:
         yield
     except WhisperqError as error:
         fail(str(error), error.exit_code)
+    except Told as told:
+        fail(f"{told}; no half-written artifact is left, and the same command begins anew", AGAIN)
     except KeyboardInterrupt:
-        fail("interrupted; no half-written artifact is left", 130)
+        fail("interrupted; no half-written artifact is left", INTERRUPTED)
     except OSError as error:
         traceback_if_asked()
         place = f": {error.filename}" if error.filename else ""
@@ -146,6 +154,8 @@ def reported() -> Iterator[None]:
         raise
     except Exception as error:
         traceback_if_asked()
+        if heard:  # what a library made of it
+            fail(f"told to stop ({error}); the same command begins anew", AGAIN)
         fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
 
 
@@ -155,8 +165,7 @@ def _tuple(value: Any) -> Any:
 
 def fail(message: str, code: int) -> None:
     """One sentence on standard error, whichever process it befell."""
-    who = "whisperq" if first_process() else f"whisperq, process {os.environ['RANK']}"
-    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{speaker()}: {' '.join(message.split())}", file=sys.stderr)
     raise typer.Exit(code)
 
 

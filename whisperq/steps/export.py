@@ -36,10 +36,10 @@ def export(model: Path, out: Path, config: ExportConfig, context: Context) -> ar
     Raises UsageError for what graphs of integers cannot express, InputError for a model that cannot be read.
     """
     require("onnx", "onnx", "whisperq export")
-    results = quantized_results(model)
     check_export(model, config.float)
-    settings = {"float": results is None}  # nothing else decides the graphs
     inputs = {"model": artifact.reference(model)}
+    results = quantized_results(model)
+    settings = {"float": results is None}  # nothing else decides the graphs
     with artifact.create(out, "onnx", "export", settings, inputs, context.force) as draft:
         stored = open_stored(model)
         check_expressible(model, stored)

@@ -29,7 +29,7 @@ from whisperq.report.progress import say, stepping
 from whisperq.runtime.quantized import Quantization, save_quantization
 from whisperq.training.checkpoints import Progress
 from whisperq.training.determinism import prepare_determinism
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.job import Beginning, Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import autocast_dtype
@@ -56,7 +56,11 @@ def mixed_precision(
     check_search(config)
     if config.deterministic:
         prepare_determinism()
-    with joined(compute_device(context.device)) as processes, stop_requested(seconds_of(config.max_time)) as stopping:
+    with (
+        joined(compute_device(context.device)) as processes,
+        stop_requested(seconds_of(config.max_time)) as stopping,
+        alone(out, "mixed-precision", processes),
+    ):
         check_batches(config, processes.world)
         train, validation = data.read(config.skip_bad)
         inputs = {"model": artifact.reference(model), "train": train.reference, "validation": validation.reference}

@@ -28,7 +28,7 @@ def report(runs: Sequence[Path], out: Path, config: ReportConfig, context: Conte
     Raises InputError for a folder that is not there or holds no artifact. A broken chain is shown, not refused.
     """
     gathered = gather(runs, config.verify)
-    inputs = {e.name: {"path": str(e.path), "sha256": e.sha256} for e in gathered.entries}
+    inputs = {e.name: e.reference for e in gathered.entries}
     with artifact.create(out, "report", "report", context.settings(config), inputs, context.force) as draft:
         lineage = Lineage(gathered)
         measured, fast = measure(gathered, context.seed), speeds(gathered, context.seed)

@@ -90,10 +90,11 @@ class Beginning:
             where = self.checkpoints.folder
             raise TrainingError(f"{error}; metrics and the best weights so far are in {where}") from error
 
-    def draft(self) -> AbstractContextManager[artifact.Draft]:
-        """The artifact, to be filled."""
+    def draft(self, all_read: bool = False) -> AbstractContextManager[artifact.Draft]:
+        """The artifact, to be filled; all_read: whether `artifact.all_read` has seen its inputs, perhaps days ago."""
         job = self.job
-        return artifact.create(job.out, job.kind, job.command, job.settings, job.inputs, self.force)
+        inputs = {role: dict(entry) for role, entry in job.inputs.items()} if all_read else job.inputs
+        return artifact.create(job.out, job.kind, job.command, job.settings, inputs, self.force)
 
 
 def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> Identity:
