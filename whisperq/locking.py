@@ -124,10 +124,11 @@ def _refuse_or_clear(path: Path, out: Path) -> None:
 
 
 def _owner(path: Path) -> Owner | None:
-    """None for a lock that is gone, or not yet written to its end."""
+    """None for a lock that is gone, not yet written to its end, or not by us."""
     try:
         content = json.loads(path.read_text())
-        return Owner(**{f.name: content[f.name] for f in fields(Owner)})
+        found = {f.name: content[f.name] for f in fields(Owner)}
+        return Owner(**found) if all(isinstance(found[f.name], f.type) for f in fields(Owner)) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
