@@ -58,7 +58,7 @@ GROUND_ORDER = {
     "training_options": {"flags"},
     "options": {"flags", "training_options"},
     "hashing": set(),
-    "disk": set(),
+    "disk": {"errors"},
     "stopping": set(),
     "locking": {"errors"},
     "publishing": {"disk", "errors", "locking"},

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from whisperq.disk import first_process
+from whisperq.disk import first_process, system_errors
 from whisperq.errors import InputError, Interrupted, UsageError
 from whisperq.hashing import file_sha256
 from whisperq.publishing import PARTIAL, clear_killed, destination, publish, sibling
@@ -195,12 +195,13 @@ def create(
     folder.mkdir()
     try:
         draft = Draft(folder)
-        with blaming(inputs):
-            yield draft
-        seal(folder, kind, command, json.loads(json.dumps(config)), all_read(inputs), draft.results)
-        if not publish(folder, out, replace=force):
-            with suppress(Finished):  # another process was quicker; equal results are one
-                refuse_overwrite(out, command, config, inputs, force)
+        with system_errors(out):
+            with blaming(inputs):
+                yield draft
+            seal(folder, kind, command, json.loads(json.dumps(config)), all_read(inputs), draft.results)
+            if not publish(folder, out, replace=force):
+                with suppress(Finished):  # another process was quicker; equal results are one
+                    refuse_overwrite(out, command, config, inputs, force)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # a refusal leaves no empty folder
