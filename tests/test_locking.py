@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -72,11 +73,8 @@ def test_a_number_that_another_process_has_by_now_is_no_owner(tmp_path):
         assert json.loads(lock(tmp_path).read_text())["started"] == started(os.getpid())
 
 
-@pytest.mark.parametrize("content", [{"host": "another pid:[1]"}, {"process": "one"}, None])
-def test_another_hosts_lock_is_a_lock_as_long_as_it_is_touched(content, tmp_path):
-    hold(tmp_path, **(content or {}))
-    if content is None:  # made, and its owner not yet written
-        lock(tmp_path).write_text("")
+def test_another_hosts_lock_is_a_lock_as_long_as_it_is_touched(tmp_path):
+    hold(tmp_path, host="another pid:[1]")
     with pytest.raises(Interrupted, match="at work on"):
         with locked(tmp_path / "out", "distill"):
             pytest.fail("both hold it")
@@ -84,6 +82,23 @@ def test_another_hosts_lock_is_a_lock_as_long_as_it_is_touched(content, tmp_path
     os.utime(lock(tmp_path), (long_ago, long_ago))
     with locked(tmp_path / "out", "distill"):
         assert json.loads(lock(tmp_path).read_text())["process"] == os.getpid()
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"process": "one"}', "[]"])
+def test_a_lock_whose_maker_was_killed_before_it_signed_gives_way_soon(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(locking, "WRITING", 0.2)
+    lock(tmp_path).write_text(content)
+    began = time.monotonic()
+    with locked(tmp_path / "out", "distill"):
+        assert time.monotonic() - began > 0.15
+
+
+def test_one_that_signs_late_is_waited_for(tmp_path):
+    lock(tmp_path).write_text("")
+    threading.Timer(0.3, hold, (tmp_path,)).start()
+    with pytest.raises(Interrupted, match="whisperq distill is at work"):
+        with locked(tmp_path / "out", "distill"):
+            pytest.fail("both hold it")
 
 
 def test_who_is_at_work_touches_the_lock(tmp_path, monkeypatch):
@@ -125,7 +140,7 @@ def test_two_at_once(place, command, copied_run, invoke):
     if command.startswith("eval") and "--force" in command:
         assert invoke("eval", "--model", "student", "--out", "run/heard").exit_code == 0
     first = Job(copied_run.parent, *command.split())
-    first.until(lambda: Path(place).exists())
+    first.until(lambda: Path(place).exists() and Path(place).read_text())
     first.signal(signal.SIGSTOP)
     second = Job(copied_run.parent, *command.split(), *([] if "--force" in command else ["--force"]))
     code = second.exit_code()

@@ -189,11 +189,11 @@ def create(
             yield Draft(Path(folder))
         return
     new_parents = [folder for folder in out.parents if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
     folder = sibling(out, PARTIAL)
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier process with our number, as in containers
-    folder.mkdir()
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier process with our number, as in containers
+        folder.mkdir()
         draft = Draft(folder)
         with system_errors(out):
             with blaming(inputs):

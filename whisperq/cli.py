@@ -33,7 +33,7 @@ from whisperq.report.progress import say
 from whisperq.run_folder import artifact_at
 from whisperq.session import Session
 from whisperq.starter import write_starter
-from whisperq.stopping import AGAIN, INTERRUPTED, Told, raised, speaker
+from whisperq.stopping import AGAIN, INTERRUPT, INTERRUPTED, Told, raised, speaker
 
 BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -134,29 +134,33 @@ def foretell(planned: Plan, as_json: bool) -> None:
 def reported() -> Iterator[None]:
     """Every error becomes one sentence and its exit code, and so does a signal to stop."""
     with raised() as heard:
-        yield from _reported(heard)
+        try:
+            yield
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            stopped(heard)
+        except Exception as error:
+            if heard:  # what a library makes of an exception that comes in the middle of its import, say
+                stopped(heard)
+            explained(error)
 
 
-def _reported(heard: list[int]) -> Iterator[None]:
-    try:
-        yield
-    except WhisperqError as error:
-        fail(str(error), error.exit_code)
-    except Told as told:
-        fail(f"{told}; no half-written artifact is left, and the same command begins anew", AGAIN)
-    except KeyboardInterrupt:
+def stopped(heard: list[int]) -> None:
+    """By these signals, or by a Ctrl-C that came another way."""
+    if not heard or INTERRUPT in heard:
         fail("interrupted; no half-written artifact is left", INTERRUPTED)
-    except OSError as error:
-        traceback_if_asked()
+    fail(f"{Told(heard[0])}; no half-written artifact is left, and the same command begins anew", AGAIN)
+
+
+def explained(error: Exception) -> None:
+    if isinstance(error, WhisperqError):
+        fail(str(error), error.exit_code)
+    traceback_if_asked()
+    if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
         fail(f"{error.strerror or error}{place}", 3 if isinstance(error, BAD_PATH) else 1)
-    except typer.Exit:
-        raise
-    except Exception as error:
-        traceback_if_asked()
-        if heard:  # what a library made of it
-            fail(f"told to stop ({error}); the same command begins anew", AGAIN)
-        fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
+    fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
 
 
 def _tuple(value: Any) -> Any:

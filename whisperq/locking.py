@@ -19,7 +19,8 @@ from pathlib import Path
 from whisperq.errors import Interrupted
 
 BEAT = 20.0  # seconds between two touches
-PATIENCE = 15 * BEAT  # of other hosts, whose processes cannot be looked at
+PATIENCE = 15 * BEAT  # with other hosts, whose processes cannot be looked at
+WRITING = 10.0  # seconds in which whoever made the file will have said who it is, unless killed between the two
 
 
 @dataclass(frozen=True)
@@ -72,27 +73,24 @@ def locked(out: Path, command: str) -> Iterator[None]:
     path = out.parent / f".{out.name}.lock"
     new_parents = [folder for folder in out.parents if not folder.exists()]
     me = Owner.me(command)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        held = _take(path, out, me)
-    except OSError:
-        held = False  # whoever cannot write the lock cannot write the result either, and will hear of it
     over = threading.Event()
-    if held:
-        threading.Thread(target=_touch, args=(path, over), daemon=True).start()
     try:
+        with suppress(OSError):  # whoever cannot write the lock cannot write the result either, and will hear of it
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _take(path, out, me)
+            threading.Thread(target=_touch, args=(path, over), daemon=True).start()
         yield
     finally:
         over.set()
-        if held and _owner(path) == me:
+        if _owner(path) == me:
             path.unlink(missing_ok=True)
         with suppress(OSError):  # a refusal leaves no empty folder
             for parent in new_parents:
                 parent.rmdir()
 
 
-def _take(path: Path, out: Path, me: Owner) -> bool:
-    """Whether the lock is ours now. Raises Interrupted where it is another's."""
+def _take(path: Path, out: Path, me: Owner) -> None:
+    """Raises Interrupted where the lock is another's."""
     while True:
         try:
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -103,18 +101,21 @@ def _take(path: Path, out: Path, me: Owner) -> bool:
             os.write(file, (json.dumps(asdict(me)) + "\n").encode())
         finally:
             os.close(file)
-        return True
+        return
 
 
 def _refuse_or_clear(path: Path, out: Path) -> None:
-    """Raises Interrupted for a living lock; a stale one is gone afterwards."""
+    """Raises Interrupted for a living lock; a stale one is gone afterwards, one not signed yet is waited for."""
     owner, quiet = _owner(path), _quiet_seconds(path)
     if quiet is None:
         return  # given back in this moment
-    if quiet < PATIENCE and not (owner and owner.gone()):
-        who = f"whisperq {owner.command}" if owner else "another whisperq"
-        where = f" (process {owner.process} on {owner.host.split()[0]}, since {owner.since})" if owner else ""
-        raise Interrupted(f"{who} is at work on {out} already{where}; run this again when that has ended")
+    if owner is None and quiet < WRITING:
+        return time.sleep(WRITING / 200)
+    if owner and quiet < PATIENCE and not owner.gone():
+        raise Interrupted(
+            f"whisperq {owner.command} is at work on {out} already (process {owner.process} on "
+            f"{owner.host.split()[0]}, since {owner.since}); run this again when that has ended"
+        )
     aside = path.with_name(f"{path.name}.stale-{socket.gethostname()}-{os.getpid()}")
     with suppress(FileNotFoundError):
         path.rename(aside)  # of two that find it stale one moves it

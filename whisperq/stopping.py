@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+INTERRUPT = signal.SIGINT
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, INTERRUPT)
 AGAIN, INTERRUPTED = 75, 130  # exit codes: EX_TEMPFAIL of sysexits.h; 128 and SIGINT's number
 Handler = Callable[[int, FrameType | None], None]
 
@@ -32,10 +33,10 @@ def leave_when_told() -> None:
     """From now on until `raised`: for a process that has begun nothing."""
 
     def leave(number: int) -> None:
-        said = "interrupted" if number == signal.SIGINT else f"{Told(number)}; run the same command again"
+        said = "interrupted" if number == INTERRUPT else f"{Told(number)}; run the same command again"
         with suppress(OSError):
             os.write(2, f"{speaker()}: {said}\n".encode())
-        os._exit(INTERRUPTED if number == signal.SIGINT else AGAIN)
+        os._exit(INTERRUPTED if number == INTERRUPT else AGAIN)
 
     for number in heard_signals():
         signal.signal(number, _of_this_process(leave))
@@ -51,7 +52,7 @@ def raised() -> Iterator[list[int]]:
 
     def hear(number: int) -> None:
         heard.append(number)
-        if number == signal.SIGINT:
+        if number == INTERRUPT:
             raise KeyboardInterrupt
         if len(heard) == 1:
             raise Told(number)
