@@ -38,7 +38,14 @@ from whisperq.training.mixed import MixedLearner, MixedWeights, search_steps
 from whisperq.training.outcome import entries, sizes
 from whisperq.training.pair import make_pair
 from whisperq.training.run import Surroundings, Training
-from whisperq.training.search import check_search, check_target, parse_widths, sensitive_choice, uniform_choice
+from whisperq.training.search import (
+    SearchBook,
+    check_search,
+    check_target,
+    parse_widths,
+    sensitive_choice,
+    uniform_choice,
+)
 from whisperq.training.signals import stop_requested
 from whisperq.training_options import MixedPrecisionConfig
 
@@ -71,8 +78,9 @@ def mixed_precision(
         )
         fresh = beginning.start is None
         work = Work(model, (train, validation, data.normalizer), config, context, processes, fresh)
+        book = SearchBook(out, settings, inputs)
         if fresh:
-            work.settle(processes, stopping.told)
+            work.settle(processes, stopping.told, book)
         with stepping("mixed-precision", config.max_steps, beginning.step) as advance:
             around, material = Surroundings(processes, stopping, say, advance), work.material
             training = Training(work.learner, material.feed, material.validation, beginning.checkpoints, config, around)
@@ -81,6 +89,7 @@ def mixed_precision(
         if processes.main:
             with beginning.draft() as draft:
                 work.finish(draft, reached, beginning)
+            book.remove()
         return processes.result(out)
 
 
@@ -113,7 +122,7 @@ class Work:
         self.learner = MixedLearner(pair, self.weights, config, self.autocast, context.seed, processes)
         self.search_seconds = 0.0  # of a search before the first step, which is part of the training's time
 
-    def settle(self, processes: Processes, told: Callable[[], bool]) -> None:
+    def settle(self, processes: Processes, told: Callable[[], bool], book: SearchBook) -> None:
         """The widths of a baseline, before the first step. Raises Interrupted."""
         began = time.perf_counter()
         if self.config.mode == "uniform":
@@ -123,7 +132,8 @@ class Work:
             batches = self.first_batches()
             total = len(processes.share(batches)) * len(self.weights.layers)
             with stepping("sensitivity", total, 0) as advance:
-                self.weights.choice = sensitive_choice(self.student, self.weights, batches, processes, told, advance)
+                found = sensitive_choice(self.student, self.weights, batches, processes, told, book, advance)
+            self.weights.choice = found
         self.search_seconds = time.perf_counter() - began
 
     def first_batches(self) -> list[Batch]:
