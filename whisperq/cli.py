@@ -150,7 +150,7 @@ def stopped(heard: list[int]) -> None:
     """By these signals, or by a Ctrl-C that came another way."""
     if not heard or INTERRUPT in heard:
         fail("interrupted; no half-written artifact is left", INTERRUPTED)
-    fail(f"{Told(heard[0])}; no half-written artifact is left, and the same command begins anew", AGAIN)
+    fail(f"{Told(heard[0])}; no half-written artifact is left: run the same command again", AGAIN)
 
 
 def explained(error: Exception) -> None:
