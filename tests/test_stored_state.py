@@ -189,3 +189,15 @@ def test_an_older_one_that_is_damaged_hinders_no_later_save(interrupted, two_ste
         read_checkpoint(checkpoints / "step-00000000")
     result = run_command("distill", "--config", two_steps / "whisperq.yaml", "--keep", "3")
     assert result.exit_code == 0, result.stderr
+
+
+def test_half_a_step_that_a_kill_left_while_it_was_removed_goes_when_nothing_more_is_saved(interrupted, two_steps):
+    """Its mark goes first, and then its files: killed in between, it stayed for ever beside the same result."""
+    checkpoints = interrupted / "run" / "checkpoints"
+    (checkpoints / "step-00000001" / "COMPLETE").unlink()
+    (checkpoints / "step-00000001" / "student.safetensors").unlink()
+    result = run_command("distill", "--config", two_steps / "whisperq.yaml")
+    assert result.exit_code == 0 and "going on from run/checkpoints/step-00000002" in result.stderr
+    assert [p.name for p in checkpoints.glob("step-*")] == ["step-00000002"]
+    made, expected = (f / "run" / "distilled" / "model.safetensors" for f in (interrupted, two_steps))
+    assert made.read_bytes() == expected.read_bytes()
