@@ -73,6 +73,15 @@ def test_a_number_that_another_process_has_by_now_is_no_owner(tmp_path):
         assert json.loads(lock(tmp_path).read_text())["started"] == started(os.getpid())
 
 
+def test_a_process_that_the_system_hides_counts_as_living(tmp_path, monkeypatch):
+    """As others' do on many a cluster: it answers to its number, and more is not told."""
+    hold(tmp_path, process=1, started="7")
+    monkeypatch.setattr(locking, "started", lambda process: "")
+    with pytest.raises(Interrupted, match="process 1 on"):
+        with locked(tmp_path / "out", "distill"):
+            pytest.fail("both hold it")
+
+
 def test_another_hosts_lock_is_a_lock_as_long_as_it_is_touched(tmp_path):
     hold(tmp_path, host="another pid:[1]")
     with pytest.raises(Interrupted, match="at work on"):

@@ -40,7 +40,10 @@ class Owner:
 
     def gone(self) -> bool:
         """Certainly: of another host nobody can tell."""
-        return self.host == _host() and started(self.process) != self.started
+        if self.host != _host():
+            return False
+        now = started(self.process)
+        return now is None or (now != self.started and "" not in (now, self.started))
 
 
 def _host() -> str:
@@ -51,16 +54,15 @@ def _host() -> str:
 
 
 def started(process: int) -> str | None:
-    """When a process of this host started, in the system's own unit; None for one that has ended."""
+    """When a process of this host started, in the system's own unit; None for one that has ended, "" where it hides."""
     try:
         state, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else rest[18]
     except (OSError, ValueError, IndexError):
-        if Path("/proc/self/stat").exists():
-            return None
-    try:  # a system without /proc
+        pass  # no such process, a system without /proc, or one that hides the processes of others
+    try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return None
     except OSError:
         pass  # somebody else's, and alive
