@@ -37,6 +37,7 @@ from whisperq.report.progress import say
 from whisperq.run_folder import artifact_at
 from whisperq.session import Session
 from whisperq.starter import write_starter
+from whisperq.stopping import AGAIN, INTERRUPT, INTERRUPTED, Told, raised, speaker
 
 BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -135,23 +136,36 @@ def foretell(planned: Plan, as_json: bool) -> None:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Every error becomes one sentence and its exit code."""
-    try:
-        yield
-    except WhisperqError as error:
+    """Every error becomes one sentence and its exit code, and so does a signal to stop."""
+    with raised() as heard:
+        try:
+            yield
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            stopped(heard)
+        except Exception as error:
+            if heard:  # what a library makes of an exception that comes in the middle of its import, say
+                stopped(heard)
+            explained(error)
+
+
+def stopped(heard: list[int]) -> None:
+    """By these signals, or by a Ctrl-C that came another way."""
+    if not heard or INTERRUPT in heard:
+        fail("interrupted; no half-written artifact is left", INTERRUPTED)
+    fail(f"{Told(heard[0])}; no half-written artifact is left: run the same command again", AGAIN)
+
+
+def explained(error: Exception) -> None:
+    if isinstance(error, WhisperqError):
         fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        fail("interrupted; no half-written artifact is left", 130)
-    except OSError as error:
-        traceback_if_asked()
+    traceback_if_asked()
+    if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
         named_badly = isinstance(error, BAD_PATH) or error.errno in (errno.ENAMETOOLONG, errno.EILSEQ)
         fail(f"{error.strerror or error}{place}", 3 if named_badly else 1)
-    except typer.Exit:
-        raise
-    except Exception as error:
-        traceback_if_asked()
-        fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
+    fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
 
 
 def _tuple(value: Any) -> Any:
@@ -160,8 +174,7 @@ def _tuple(value: Any) -> Any:
 
 def fail(message: str, code: int) -> None:
     """One sentence on standard error, whichever process it befell."""
-    who = "whisperq" if first_process() else f"whisperq, process {os.environ['RANK']}"
-    print(f"{who}: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"{speaker()}: {printable(' '.join(message.split()))}", file=sys.stderr)
     raise typer.Exit(code)
 
 

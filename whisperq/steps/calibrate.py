@@ -8,6 +8,7 @@ Several processes each observe every world-th batch; what is written is what one
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,7 +38,7 @@ from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
 from whisperq.runtime.stablequant import Book, Criterion, Desk, Trial, search, summary, write_log
 from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.normalizers import normalizer_of
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
 
 Merging = TypeVar("Merging", SiteRange, ChannelExtrema, RowSample)
@@ -70,9 +71,11 @@ def calibrate(
     settings = context.settings(config, **({"normalizer": development.normalizer} if development else {}))
     sealed = (out, "calibration", "calibrate", settings, inputs, context.force)
     book = Book(out, settings, inputs)
-    book.look("calibrate", context.force)
     how = Estimation(config.observer, config.momentum, config.percentile, config.activation_bits)
-    with joined(compute_device(context.device)) as processes:
+    with joined(compute_device(context.device)) as processes, ExitStack() as held:
+        if development:  # trials are kept
+            held.enter_context(alone(out, "calibrate", processes))
+        book.look("calibrate", context.force)
         with artifact.create(*sealed) as draft, open_model(model, context, config.skip_bad) as opened:
             if opened.runtime.name != "float":
                 raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")

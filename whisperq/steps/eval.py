@@ -33,7 +33,7 @@ from whisperq.runtime.hearing import Batch, Heard, HeardBook, audio_ahead, batch
 from whisperq.runtime.opening import Opened, open_runtime
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, spelling_of
 from whisperq.scoring.sets import over_sets, score_set
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
 from whisperq.training.speed import memory_gib
 
@@ -84,15 +84,10 @@ def eval(
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
     sealed = Sealed(out, config.scorer, config.measure, context.seed)
     book = HeardBook(out, settings, inputs)
-    try:
-        artifact.refuse_overwrite(out, "eval", settings, inputs, context.force)
-    except artifact.Finished:
-        book.remove_leftovers()
-        raise
-    if not context.force:
-        book.check()
-    with joined(compute_device(context.device)) as processes, book.worth_keeping():
+    with joined(compute_device(context.device)) as processes, alone(out, "eval", processes), book.worth_keeping():
+        book.look("eval", context.force)
         with stop_requested() as stopping, open_runtime(model, config, context, config.skip_bad) as opened:
+            inputs = artifact.all_read(inputs)
             say_how(opened.runtime)
             opened = replace(opened, rules=with_beams(opened.rules, config.beams))
             warm_up = listen(opened, sets, book, config.batch_size, processes, stopping)

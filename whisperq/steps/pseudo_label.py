@@ -30,7 +30,7 @@ from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, Lab
 from whisperq.runtime.opening import Opened, open_model
 from whisperq.scoring.normalizers import VERSION, Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
 from whisperq.training_options import PseudoLabelConfig
 
@@ -55,16 +55,16 @@ def pseudo_label(
     names = [config.normalizer or source.normalizer or normalizer for source in data]
     settings = context.settings(config, normalizers=names)
     inputs = {"model": artifact.reference(folder), "data": group.reference}
-    sealed = (out, "pseudo-labels", "pseudo-label", settings, inputs, context.force)
     book = LabelBook(out, settings, inputs)
-    book.look("pseudo-label", context.force)
-    with joined(compute_device(context.device)) as processes:
+    with joined(compute_device(context.device)) as processes, alone(out, "pseudo-label", processes):
+        book.look("pseudo-label", context.force)
         with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as opened:
+            inputs = artifact.all_read(inputs)
             say_how(opened.runtime)
             listen(opened, utterances, book, config.batch_size, processes, stopping)
             normalizers = [normalizer_of(name, opened.processor.tokenizer) for name in names]
         if processes.main:
-            with artifact.create(*sealed) as draft:
+            with artifact.create(out, "pseudo-labels", "pseudo-label", settings, inputs, context.force) as draft:
                 labels = book.labels()
                 ids = sorted({n.id for n in normalizers})
                 draft.results |= write(labelled(group, labels, normalizers), ids, draft.folder, out)
