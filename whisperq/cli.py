@@ -3,16 +3,12 @@
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 bad input, 75 checkpointed. Results go to stdout, all else to stderr.
 """
 
-import errno
 import inspect
 import os
-import sys
-import traceback
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,9 +23,8 @@ from whisperq.config import FILE
 from whisperq.disk import first_process
 from whisperq.doctor import examine, findings_json, findings_table, refuse_broken
 from whisperq.dry_run import plan
-from whisperq.errors import WhisperqError
+from whisperq.failing import reported, sentence
 from whisperq.flags import Common
-from whisperq.names import printable
 from whisperq.planning import Plan
 from whisperq.report.plans import plan_tables
 from whisperq.report.printing import print_lineage, print_out, print_result
@@ -37,9 +32,6 @@ from whisperq.report.progress import say
 from whisperq.run_folder import artifact_at
 from whisperq.session import Session
 from whisperq.starter import write_starter
-from whisperq.stopping import AGAIN, INTERRUPT, INTERRUPTED, Told, raised, speaker
-
-BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 app = typer.Typer(
     help="Make Whisper small and fully INT8, honestly measured.",
@@ -134,58 +126,8 @@ def foretell(planned: Plan, as_json: bool) -> None:
     planned.check()
 
 
-@contextmanager
-def reported() -> Iterator[None]:
-    """Every error becomes one sentence and its exit code, and so does a signal to stop."""
-    with raised() as heard:
-        try:
-            yield
-        except typer.Exit:
-            raise
-        except KeyboardInterrupt:
-            stopped(heard)
-        except Exception as error:
-            if heard:  # what a library makes of an exception that comes in the middle of its import, say
-                stopped(heard)
-            explained(error)
-
-
-def stopped(heard: list[int]) -> None:
-    """By these signals, or by a Ctrl-C that came another way."""
-    if not heard or INTERRUPT in heard:
-        fail("interrupted; no half-written artifact is left", INTERRUPTED)
-    fail(f"{Told(heard[0])}; no half-written artifact is left: run the same command again", AGAIN)
-
-
-def explained(error: Exception) -> None:
-    if isinstance(error, WhisperqError):
-        fail(str(error), error.exit_code)
-    traceback_if_asked()
-    if isinstance(error, OSError):
-        place = f": {error.filename}" if error.filename else ""
-        named_badly = isinstance(error, BAD_PATH) or error.errno in (errno.ENAMETOOLONG, errno.EILSEQ)
-        fail(f"{error.strerror or error}{place}", 3 if named_badly else 1)
-    fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
-
-
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def fail(message: str, code: int) -> None:
-    """One sentence on standard error, whichever process it befell."""
-    print(f"{speaker()}: {printable(' '.join(message.split()))}", file=sys.stderr)
-    raise typer.Exit(code)
-
-
-def sentence(message: Any, *_: Any, **__: Any) -> str:
-    """A warning as a user reads it, without the line of code that gave it."""
-    return f"warning: {' '.join(str(message).split())}\n"
-
-
-def traceback_if_asked() -> None:
-    if os.environ.get("WHISPERQ_DEBUG"):
-        traceback.print_exc(file=sys.stderr)
 
 
 class FilesCommand(TyperCommand):
