@@ -26,6 +26,12 @@ class InputError(WhisperqError):
     exit_code = 3
 
 
+class ReadError(WhisperqError):
+    """A file that may well be good could not be read; no InputError, for what is left out as bad must be bad."""
+
+    exit_code = 3
+
+
 class TrainingError(WhisperqError):
     """Training cannot go on, for example because the loss is not finite."""
 

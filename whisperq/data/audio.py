@@ -1,109 +1,43 @@
 """Audio files as float32 mono samples, and long recordings cut where nobody speaks."""
 
-import io
 import math
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
-import soundfile
-import soxr
 
+from whisperq.data.decoder import STANDARD_INPUT, Resampler, Sound
+from whisperq.data.mixing import survey
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 
-DURATION_TOLERANCE = 0.05  # seconds by which a list's rounded duration may miss the file's end
-TRUNCATION_TOLERANCE = 0.1  # seconds: an MP3 without an index only estimates its length
-DURATION_WARNING = 0.5  # seconds missing at which a list and its file cannot both be right
+__all__ = ["STANDARD_INPUT", "audio_seconds", "load_audio", "split_at_silence"]
+
 ENERGY_HOP = 0.01  # seconds
 SILENCE = 1e-10  # mean square, 100 dB below full scale
-STANDARD_INPUT = "standard input"  # the origin of what was read there
 PAUSE = 0.2  # seconds of averaging: longer than the closure of a plosive, as long as a pause
+HELD = 1 << 24  # samples of all channels; what has more is decoded twice rather than held
 
 
 def load_audio(utterance: Utterance, sampling_rate: int) -> np.ndarray:
     """The utterance as float32 mono, (samples,), at `sampling_rate` Hz.
 
     `offset` and `duration` (seconds) select a segment of the file where they mean
-    one. Raises InputError for audio that is missing, undecodable, truncated, empty
-    or not finite.
+    one. Raises InputError for audio that is missing, undecodable, truncated, empty,
+    not finite or no sound, ReadError where reading it fails.
     """
-    samples, file_rate = _decode(utterance)
-    audio = samples.mean(axis=1)
-    if not np.isfinite(audio).all():
-        raise InputError(f"{_where(utterance)} holds samples that are not finite")
-    if file_rate != sampling_rate:
-        audio = soxr.resample(audio, file_rate, sampling_rate, quality="HQ")
+    with Sound(utterance) as sound:
+        blocks = list(sound) if sound.count * sound.channels <= HELD else sound
+        mix, resampled = survey(blocks, sound.where), Resampler(sound.rate, sampling_rate)
+        parts = [resampled(mix(block)) for block in blocks]
+    audio = np.concatenate([*parts, resampled.rest()])
     if not len(audio):
-        raise InputError(f"{_where(utterance)} holds no sample")
-    return np.ascontiguousarray(audio, dtype=np.float32)
+        raise InputError(f"{sound.where} holds no sample")
+    return audio
 
 
 def audio_seconds(utterance: Utterance) -> float:
-    """The utterance's length as its file's header gives it. Raises InputError as `load_audio` does."""
-    with _opened(utterance) as file:
-        return _segment(utterance, file.frames, file.samplerate)[1] / file.samplerate
-
-
-def _where(utterance: Utterance) -> str:
-    if isinstance(utterance.audio, bytes):  # the origin names what file name there is
-        alone = utterance.origin in (STANDARD_INPUT, utterance.id)  # or a pipe: embedded in nothing
-        return utterance.origin if alone else f"{utterance.origin}: the embedded audio"
-    if utterance.origin in ("", utterance.audio):  # named alone, in no list
-        return f"the audio file {utterance.audio}"
-    return f"{utterance.origin}: the audio file {utterance.audio}"
-
-
-def _decode(utterance: Utterance) -> tuple[np.ndarray, int]:
-    """The segment's samples (frames, channels) and the file's own rate in Hz."""
-    with _opened(utterance) as file:
-        start, count = _segment(utterance, file.frames, file.samplerate)
-        if start:
-            file.seek(start)
-        samples = file.read(count, dtype="float32", always_2d=True)
-        rate = file.samplerate
-    if count - len(samples) > TRUNCATION_TOLERANCE * rate:
-        raise InputError(f"{_where(utterance)} is truncated: it holds {len(samples)} of {count} samples")
-    return samples, rate
-
-
-@contextmanager
-def _opened(utterance: Utterance) -> Iterator[soundfile.SoundFile]:
-    """The utterance's file for reading; raises InputError for what goes wrong with it in the meantime."""
-    where, audio = _where(utterance), utterance.audio
-    if isinstance(audio, str) and not os.path.isfile(audio):
-        raise InputError(f"{where} does not exist")
-    try:
-        with soundfile.SoundFile(io.BytesIO(audio) if isinstance(audio, bytes) else audio) as file:
-            yield file
-    # ValueError, MemoryError: a header that claims an absurd length; TypeError: headerless .raw
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
-        detail = getattr(error, "error_string", "") or str(error)
-        raise InputError(f"{where} cannot be decoded ({detail.strip().rstrip('.')})") from error
-
-
-def _segment(utterance: Utterance, frames: int, rate: int) -> tuple[int, int]:
-    """First frame and number of frames of the utterance in a file of `frames` at `rate` Hz."""
-    if frames == 0:
-        raise InputError(f"{_where(utterance)} holds no sample")
-    start = round(utterance.offset * rate)
-    rest = frames - start
-    if rest <= 0:
-        raise InputError(
-            f"{_where(utterance)} ends at {frames / rate:.2f} s, before the offset {utterance.offset:.2f} s"
-        )
-    if utterance.duration is None:
-        return start, rest
-    wanted = round(utterance.duration * rate)
-    if wanted - rest > DURATION_WARNING * rate:
-        warnings.warn(
-            f"{_where(utterance)} holds {rest / rate:.2f} s of the {utterance.duration:.2f} s listed",
-            stacklevel=4,
-        )
-    whole_file = start == 0 and rest - wanted <= DURATION_TOLERANCE * rate
-    return start, rest if whole_file else min(wanted, rest)
+    """The utterance's length as its file's header gives it. Raises InputError and ReadError as `load_audio` does."""
+    with Sound(utterance) as sound:
+        return sound.count / sound.rate
 
 
 def split_at_silence(audio: np.ndarray, sampling_rate: int, max_seconds: float) -> list[tuple[int, int]]:

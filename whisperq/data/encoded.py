@@ -1,0 +1,45 @@
+"""A recording's bytes as libsndfile asks for them."""
+
+import io
+import os
+from typing import BinaryIO
+
+from whisperq.data.containers import checked_head
+
+
+class Encoded(io.RawIOBase):
+    """A file or memory, behind another head where its own is wrong. Raises InputError where its end is missing.
+
+    libsndfile calls `readinto` from C, where no exception gets through: it waits in `fault`.
+    """
+
+    def __init__(self, file: BinaryIO, where: str) -> None:
+        super().__init__()
+        self.file, self.place = file, 0
+        self.head, self.skipped = checked_head(file, where) or (b"", 0)
+        self.size = file.seek(0, os.SEEK_END) + len(self.head) - self.skipped
+        self.fault: BaseException | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+    def readinto(self, buffer) -> int:
+        try:
+            content = self.head[self.place : self.place + len(buffer)] or self._behind_head(len(buffer))
+        except BaseException as error:  # a KeyboardInterrupt too
+            self.fault, content = error, b""
+        buffer[: len(content)] = content
+        self.place += len(content)
+        return len(content)
+
+    def _behind_head(self, count: int) -> bytes:
+        self.file.seek(self.place - len(self.head) + self.skipped)
+        return self.file.read(count)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()

@@ -1,0 +1,77 @@
+"""A recording's channels x as one channel y, at the level of sound.
+
+Where nothing is amiss y is the mean, and s is 1:
+
+    y = s * mean over channels of x     s = 1, or what brings integers that were written as floats back to -1 .. 1
+    y = s * x_c                         of the loudest channel c, where the mean has lost over 20 dB against it
+"""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from whisperq.errors import InputError
+
+CANCELLED = 20  # dB that the mean may lose
+AUDIBLE = 1e-10  # mean square, 100 dB below full scale: nothing is lost of what is softer
+LOUDEST = 8.0  # the greatest sample that is a float's own, 18 dB above full scale
+SCALES = (1 << 15, 1 << 23, 1 << 31)  # full scale of integers, which resampling overshoots
+
+
+@dataclass(frozen=True)
+class Mix:
+    """(frames, channels) -> (frames,), float32."""
+
+    channel: int | None = None
+    scale: float = 1.0
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        mixed = block.mean(axis=1) if self.channel is None else block[:, self.channel]
+        return mixed if self.scale == 1 else mixed * np.float32(self.scale)
+
+
+def survey(blocks: Iterable[np.ndarray], where: str) -> Mix:
+    """How to mix a recording, by all of its blocks (frames, channels); a warning where it is not the mean alone.
+
+    Raises InputError for samples that are not finite or that are no sound.
+    """
+    peak, frames, energies, mixed = 0.0, 0, np.zeros(1), 0.0
+    for block in blocks:
+        peak = np.maximum(peak, np.abs(block).max(initial=0))  # keeps what is not a number
+        frames += len(block)
+        if block.shape[1] > 1 and np.isfinite(peak):
+            energies = energies + np.square(block, dtype=np.float64).sum(axis=0)
+            mixed += float(np.square(block.mean(axis=1), dtype=np.float64).sum())
+    scale = _scale(float(peak), where)
+    return Mix(_channel(energies * scale**2 / max(frames, 1), mixed * scale**2 / max(frames, 1), where), scale)
+
+
+def _scale(peak: float, where: str) -> float:
+    if not np.isfinite(peak):
+        raise InputError(f"{where} holds samples that are not finite")
+    if peak <= LOUDEST:
+        return 1.0
+    for full in SCALES:
+        if peak <= 2 * full:
+            warnings.warn(
+                f"{where} holds samples up to {peak:.0f}, where 1 is full scale: taken for integers of "
+                f"{full.bit_length()} bits and divided by {full}",
+                stacklevel=4,
+            )
+            return 1 / full
+    raise InputError(f"{where} holds samples up to {peak:.3g}, where 1 is full scale: that is no sound")
+
+
+def _channel(energies: np.ndarray, mixed: float, where: str) -> int | None:
+    """The loudest of the channels, whose mean squares are given, where the mixture's is so much smaller."""
+    loudest = int(np.argmax(energies))
+    if energies[loudest] <= max(AUDIBLE, mixed * 10 ** (CANCELLED / 10)):
+        return None
+    lost = f"loses {10 * np.log10(energies[loudest] / mixed):.0f} dB" if mixed else "leaves nothing"
+    warnings.warn(
+        f"{where}: its channels cancel each other, mixing them {lost}; channel {loudest + 1} alone is heard",
+        stacklevel=4,
+    )
+    return loudest

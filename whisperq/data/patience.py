@@ -1,0 +1,51 @@
+"""Reading where a disk or a network may fail for a moment: what is bad stays bad, all else gets another try."""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from whisperq.data.utterance import reason
+from whisperq.errors import InputError, ReadError
+
+WAITS = (0.1, 0.5, 2.0)  # seconds before each further try
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)  # the name's own fault
+T = TypeVar("T")
+
+
+def patiently(action: Callable[[], T], where: str) -> T:
+    """The action's result, tried again where the system or memory fails it.
+
+    Raises InputError for what does not exist, ReadError for what cannot be read at the last try either: --skip-bad
+    leaves out the former, never the latter.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return action()
+        except (OSError, MemoryError) as error:
+            if getattr(error, "errno", None) in ABSENT:
+                raise InputError(f"{where} does not exist") from error
+            if wait is None or isinstance(error, PermissionError):
+                raise ReadError(
+                    f"{where} could not be read ({_said(error)}), which says nothing of what is in it; "
+                    "see to the disk, the network or the memory and run the command again"
+                ) from error
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def _said(error: OSError | MemoryError) -> str:
+    """Without the file's name, which the sentence has already."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return os.strerror(error.errno) if error.errno else reason(error)
+
+
+def is_file(path: str) -> bool:
+    """As os.path.isfile, but a system that cannot tell is no answer. Raises ReadError."""
+    try:
+        return stat.S_ISREG(patiently(lambda: os.stat(path), f"the file {path}").st_mode)
+    except (InputError, ValueError):  # ValueError: a name that no file can have
+        return False
