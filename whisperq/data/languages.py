@@ -2,7 +2,7 @@
 
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
-from whisperq.errors import UsageError, meant
+from whisperq.errors import InputError, meant
 
 CODES = {name: code for code, name in LANGUAGES.items()} | TO_LANGUAGE_CODE  # other names too, such as castilian
 
@@ -10,7 +10,7 @@ CODES = {name: code for code, name in LANGUAGES.items()} | TO_LANGUAGE_CODE  # o
 def code_of(language: str, tokenizer=None) -> str:
     """The code of a language that is given by name or code; as it is where the tokenizer has a token of its own.
 
-    Raises UsageError for what is neither.
+    Raises InputError for what is neither.
     """
     word = language.strip().removeprefix("<|").removesuffix("|>")
     code = CODES.get(word.lower(), word.lower())
@@ -21,7 +21,7 @@ def code_of(language: str, tokenizer=None) -> str:
     ):
         return word
     near = meant(word.lower(), [*CODES, *LANGUAGES])
-    raise UsageError(f"unknown language {language!r}{near}; give a code such as fr, or a name such as French")
+    raise InputError(f"unknown language {language!r}{near}; give a code such as fr, or a name such as French")
 
 
 def name_of(code: str) -> str:

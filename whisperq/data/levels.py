@@ -3,8 +3,8 @@
     e_k = mean of (x - mean x)^2 over block k of 10 ms, then the median over 0.11 s, so that a click counts for nothing
     loud = max e,   floor = the 10th percentile of e where there is anything at all
 
-Two thresholds, as two mistakes differ. What lies in a *pause* may be left out, so that it must be still for certain:
-within 6 dB of the floor and 30 dB below the loudest. What may be *sound* is listened to once more: 6 dB above the floor.
+There are two thresholds, as two mistakes differ. What lies in a pause is left out: it must be still for certain,
+within 6 dB of the floor and 30 dB below the loudest. What may be sound is heard once more: 6 dB above the floor.
 """
 
 from dataclasses import dataclass

@@ -14,6 +14,7 @@ from whisperq.data.audio import split_at_silence
 from whisperq.data.levels import Levels, Ranges
 
 MARGIN = 0.3  # seconds of a pause that stay with the words before and after it
+WORTH_CUTTING = 3.0  # seconds: a pause for which a recording that the window holds is cut, where it need not be
 BEHIND = 0.2  # seconds read behind the window, so that a cut at its very end knows what follows
 
 
@@ -55,13 +56,14 @@ class Piece:
 def pieces_of(recording: int, sound: Sound, longest: int, trim: bool) -> Iterator[Piece]:
     """All of it that is no long pause, in pieces of at most `longest` samples.
 
-    Without `trim` a recording that the window holds, and that has no long pause inside, is one piece as it is.
+    Without `trim` a recording that the window holds is one piece as it is, unless a pause of WORTH_CUTTING lies inside.
     """
     at, rate = 0, sound.rate
     while len(audio := sound.window(at, longest + round(BEHIND * rate))):
         window, more = audio[:longest], len(audio) > longest
         pauses = Levels.of(window, rate).pauses()
-        if not (at or more or trim or any(0 < a and b < len(window) for a, b in pauses)):
+        worth = any(0 < a and b < len(window) and b - a >= WORTH_CUTTING * rate for a, b in pauses)
+        if not (at or more or trim or worth):
             pauses = []
         begin, end, following = _next(window, pauses, round(MARGIN * rate), more)
         if more and end == len(window):  # no pause behind: from the piece's own beginning on the window holds more

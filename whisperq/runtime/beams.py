@@ -74,7 +74,7 @@ def beam_search(runtime: Runtime, features: Tensor, rules: BeamRules) -> list[li
     logits = start(runtime, state, rules, features).logits
     room = rules.max_tokens - len(rules.prompt)
     for step in range(room):
-        log_probs = (runtime.decode_step(tokens, state) if step else logits).log_softmax(dim=-1)
+        log_probs = logits.log_softmax(dim=-1)
         suppress(log_probs, torch.tensor(rules.suppressed, dtype=torch.long, device=log_probs.device))
         if step == 0:
             suppress(log_probs, torch.tensor(rules.suppressed_first, dtype=torch.long, device=log_probs.device))
@@ -88,6 +88,7 @@ def beam_search(runtime: Runtime, features: Tensor, rules: BeamRules) -> list[li
         rows = [before.shape[1] * i + beam for i, pairs in enumerate(chosen) for beam, _ in pairs]
         runtime.branch(state, torch.tensor(rows, device=features.device))
         tokens = torch.tensor([[token] for pairs in chosen for _, token in pairs], device=features.device)
+        logits = runtime.decode_step(tokens, state)
     best = [search.finished[0][1] for search in searches]
     return [ids[:-1] if ids[-1] == rules.end else ids for ids in best]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from whisperq.data.tokens import Codec
 from whisperq.runtime.interface import Runtime
-from whisperq.runtime.starts import Question, Start, start
+from whisperq.runtime.starts import NOTHING, Question, Start, start
 from whisperq.runtime.timestamps import restrict_times
 
 
@@ -94,7 +94,7 @@ def write(
     runtime: Runtime,
     features: Tensor,
     rules: Rules,
-    question: Question = Question(),
+    question: Question = NOTHING,
     known: Sequence[int | None] = (),
     draws: Draws | None = None,
 ) -> list[Written]:
@@ -123,7 +123,7 @@ def decode(
     written: list[Tensor] = []
     for step in range(rules.max_tokens - len(rules.prompt)):
         if step:
-            logits = runtime.decode_step(best[:, None], state)
+            logits = runtime.decode_step(written[-1][:, None], state)
         suppress(logits, suppressed)
         if step == 0:
             suppress(logits, suppressed_first)

@@ -11,7 +11,7 @@ from whisperq.data.tokens import Codec
 from whisperq.runtime.beams import BeamRules
 from whisperq.runtime.ctc import CtcRules, CtcRuntime
 from whisperq.runtime.decoding import Rules
-from whisperq.runtime.fallback import Care, Decoding
+from whisperq.runtime.fallback import ONCE, Care, Decoding
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.seeking import Search
 from whisperq.runtime.starts import Question, Start
@@ -37,7 +37,9 @@ class Tongues:
 
     @property
     def question(self) -> tuple[int, ...]:
-        return tuple(self.codec.languages.values()) if self.asked and len(self.codec.languages) > 1 else ()
+        """All languages' tokens where they are listened for though one is given; a given one of no name is no match."""
+        tokens = tuple(self.codec.languages.values())
+        return tokens if self.asked and len(tokens) > 1 and self.rules.prompt[1] in tokens else ()
 
     def unknown(self, recording: int) -> bool:
         return self.open and recording not in self.heard
@@ -56,10 +58,13 @@ def hear(
     pieces: Iterable[Piece],
     batch_size: int,
     watch: Stopwatch | None = None,
-    care: Care = Care(),
+    care: Care = ONCE,
     tongues: Tongues | None = None,
 ) -> Iterator[tuple[Piece, list[Segment]]]:
-    """What is said in each piece, in order; none where nothing is. Reads no more of `pieces` than one batch ahead."""
+    """What is said in each piece, in order; none where nothing is. Reads one piece more of `pieces` than a batch.
+
+    care: what is done beside decoding once; tongues: takes the languages that are found.
+    """
     tongues = tongues or Tongues(rules, loader.codec)
     listener = Listener(runtime, loader, rules, watch or Stopwatch(loader.device), care, tongues)
     waiting: deque[Search] = deque()  # in order; those that are heard stay until all before them are
@@ -91,13 +96,14 @@ class Coming:
 
     def take(self, waiting: Iterable[Search], tongues: Tongues) -> Search | None:
         """The next one, but of a recording whose language is not known one at a time."""
-        self.next = self.next or next(self.pieces, None)
+        if self.next is None:
+            self.next = next(self.pieces, None)
         if self.next is None:
             return None
         if tongues.unknown(number := self.next.recording):
             if any(one.open and one.piece.recording == number for one in waiting):
                 return None
-        piece, self.next = self.next, None
+        piece, self.next = self.next, next(self.pieces, None)  # who reads them knows now which was a recording's last
         return Search(piece, self.rate)
 
 
@@ -128,14 +134,14 @@ class Listener:
 
     def _rows(self, features, windows: list[Piece]) -> list[list[int]]:
         """The tokens of each window; none where nobody said them."""
-        plain = not (self.care.fallback or self.care.no_speech is not None or self.tongues.open)
+        plain = not (self.care.wanted or self.tongues.open)
         if plain or not isinstance(self.rules, Rules) or isinstance(self.rules, BeamRules):
             return self.rules.read(self.runtime, features)
         codec = self.loader.codec
         question = Question(codec.no_speech if self.care.no_speech is not None else None, self.tongues.question)
         decoding = Decoding(self.runtime, self.rules, codec.decode, self.care, question)
-        places = [(window.recording, round(1000 * window.start)) for window in windows]
-        found = decoding.windows(features, places, [self.tongues.token(w.recording) for w in windows])
+        known = [self.tongues.token(window.recording) for window in windows]
+        found = decoding.windows(features, [window.samples for window in windows], known)
         for window, one in zip(windows, found, strict=True):
             if one.start.language is not None and one.ids and not self.care.silent(one):
                 self.tongues.heard.setdefault(window.recording, one.start)

@@ -31,6 +31,9 @@ class Question:
     languages: tuple[int, ...] = ()
 
 
+NOTHING = Question()
+
+
 @dataclass(frozen=True)
 class Start:
     """After the prompt: logits (batch, vocabulary), or (vocabulary,) of one row.
@@ -58,7 +61,7 @@ def start(
     state: object,
     rules: Prompted,
     features: Tensor,
-    question: Question = Question(),
+    question: Question = NOTHING,
     known: Sequence[int | None] = (),
 ) -> Start:
     """The prompt of every utterance, given to a fresh state; known: of each its language's token, or None."""

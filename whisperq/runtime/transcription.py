@@ -9,7 +9,7 @@ import numpy as np
 from whisperq.data.batches import Loader
 from whisperq.data.pieces import Piece, Whole, pieces_of
 from whisperq.data.utterance import Utterance
-from whisperq.runtime.fallback import Care
+from whisperq.runtime.fallback import ONCE, Care
 from whisperq.runtime.listening import AnyRules, AnyRuntime, hear
 from whisperq.runtime.stopwatch import Stopwatch
 
@@ -52,7 +52,7 @@ def transcribe_batch(
     waveforms: Sequence[np.ndarray],
     batch_size: int,
     watch: Stopwatch,
-    care: Care = Care(),
+    care: Care = ONCE,
 ) -> list[str]:
     """The texts of recordings, each (samples,); the stages' times go to `watch`."""
     pieces = [piece for index, audio in enumerate(waveforms) for piece in cut(index, audio, ears[1].extractor)]

@@ -4,11 +4,14 @@ SLURM sends what `--signal` names, clusters send TERM before they preempt; which
 hears it is theirs to decide, so that processes must agree (`Processes.any`).
 """
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from whisperq.disk import first_process
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 STARTED = time.monotonic()  # the process's start, near enough: max_time counts from there
@@ -40,6 +43,9 @@ def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
     def hear(number: int, _frame: object) -> None:
         if number == signal.SIGINT and stopping.heard:
             raise KeyboardInterrupt
+        if not stopping.heard and first_process():
+            # Nothing that buffers: Python runs this in the middle of whatever the process writes.
+            os.write(2, f"whisperq: {signal.Signals(number).name}: stopping; a further Ctrl-C ends at once\n".encode())
         stopping.heard.append(number)
 
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
