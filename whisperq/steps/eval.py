@@ -32,7 +32,7 @@ from whisperq.runtime.beams import with_beams
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.hearing import Batch, Heard, HeardBook, Loaded, audio_ahead, batches_by_length, hear_batch
 from whisperq.runtime.opening import Opened, open_runtime
-from whisperq.runtime.stopping import Stoppable, Stopped
+from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, spelling_of
 from whisperq.scoring.sets import over_sets, score_set
 from whisperq.training.distributed import Processes, joined

@@ -28,7 +28,7 @@ from whisperq.report.progress import bar, say, say_how
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
 from whisperq.runtime.opening import Opened, open_model
-from whisperq.runtime.stopping import Stoppable, Stopped
+from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
 from whisperq.training.distributed import Processes, joined

@@ -22,7 +22,7 @@ from whisperq.runtime.decoding import with_times
 from whisperq.runtime.fallback import Care
 from whisperq.runtime.listening import AnyRules, Tongues, hear
 from whisperq.runtime.opening import Opened, open_runtime
-from whisperq.runtime.stopping import Stoppable, Stopped
+from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.training.signals import stop_requested
 
 AUTO = "auto"

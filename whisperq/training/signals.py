@@ -23,6 +23,7 @@ class Stopping:
     def __init__(self, max_seconds: float | None) -> None:
         self.heard: list[int] = []  # signals
         self.max_seconds = max_seconds
+        self.raised: type[Exception] | None = None  # by a signal, at once
 
     def __call__(self) -> bool:
         return self.told() or (self.max_seconds is not None and time.monotonic() - STARTED >= self.max_seconds)
@@ -30,6 +31,17 @@ class Stopping:
     def told(self) -> bool:
         """By a signal: for work that keeps nothing, where the end of the time would come again, and again too early."""
         return bool(self.heard)
+
+    @contextmanager
+    def raising(self, error: type[Exception]) -> Iterator[None]:
+        """Inside, a signal raises this, between two operations of Python's: for work that may be lost."""
+        self.raised = error
+        try:
+            if self.heard:
+                raise error
+            yield
+        finally:
+            self.raised = None
 
 
 @contextmanager
@@ -47,6 +59,9 @@ def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
             # Nothing that buffers: Python runs this in the middle of whatever the process writes.
             os.write(2, f"whisperq: {signal.Signals(number).name}: stopping; a further Ctrl-C ends at once\n".encode())
         stopping.heard.append(number)
+        if stopping.raised is not None:
+            error, stopping.raised = stopping.raised, None
+            raise error
 
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
         yield stopping
