@@ -20,8 +20,9 @@ def code_of(language: str, tokenizer=None) -> str:
         f"<|{word}|>"
     ):
         return word
-    near = meant(word.lower(), [*CODES, *LANGUAGES])
-    raise InputError(f"unknown language {language!r}{near}; give a code such as fr, or a name such as French")
+    near = meant(word.lower(), CODES) if len(word) > 3 else ""
+    missing = "" if tokenizer is None else f": this model's tokenizer has no token <|{word}|>"
+    raise InputError(f"unknown language {language!r}{near}{missing}; give a code such as fr, or a name such as French")
 
 
 def name_of(code: str) -> str:

@@ -21,6 +21,7 @@ UNHEARD = 1e-4  # 40 dB below the loudest: too soft for words beside these
 STEADY = 2.5  # 4 dB: all of a stretch within this of its floor is noise; syllables rise and fall by more
 TELLING = 1.0  # seconds that it takes to call something steady
 LONG_PAUSE = 1.5  # seconds: longer than a reader's between sentences; models take what follows for the end
+LEAD = 1.0  # seconds: the latest at which Whisper's first words may begin
 
 Ranges = list[tuple[int, int]]  # of samples: start, end
 
@@ -60,9 +61,9 @@ class Levels:
         return self.loud < NOTHING or steady
 
     def pauses(self) -> Ranges:
-        """Stretches of LONG_PAUSE and more in which certainly nothing is said."""
+        """Stretches of LONG_PAUSE and more, of LEAD at the beginning, in which certainly nothing is said."""
         still = self.blocks <= max(NOTHING, min(FAR_BELOW * self.loud, NEAR_FLOOR * self.floor))
-        return self._ranges(still, LONG_PAUSE)
+        return [(a, b) for a, b in self._ranges(still, LEAD) if a == 0 or b - a >= LONG_PAUSE / HOP * self.hop]
 
     def sounds(self) -> Ranges:
         """Stretches in which something may be said."""
