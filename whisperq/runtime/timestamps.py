@@ -35,17 +35,18 @@ def restrict_times(logits: Tensor, written: Sequence[Tensor], times: range, end:
     after_time = _are_times(written[-1], times)
     after_pair = after_time & _are_times(written[-2], times) if len(written) > 1 else after_time
     closed = after_time & ~after_pair
-    ids = torch.arange(logits.shape[-1], device=logits.device)
     so_far = torch.stack(tuple(written))
     latest = so_far.masked_fill(~_are_times(so_far, times), first - 1).amax(dim=0)  # before the first where none was
     lowest = torch.where(closed, latest, latest + 1)
-    are_times = _are_times(ids, times)
-    unfit_time = are_times & (after_pair[:, None] | (ids < lowest[:, None]))
-    unfit_word = ((ids < end) | (ids >= behind)) & closed[:, None]
-    logits.masked_fill_(unfit_time | unfit_word, -torch.inf)
-    most = torch.maximum(logits[:, :first].amax(dim=-1), _most(logits[:, behind:]))
-    likelier = logits[:, first:behind].logsumexp(dim=-1) > most
-    logits.masked_fill_(likelier[:, None] & ~are_times, -torch.inf)
+    # Views of the vocabulary's parts, each with one mask a row: masks of the whole vocabulary cost more than all else.
+    words, moments, added = logits[:, :end], logits[:, first:behind], logits[:, behind:]
+    ids = torch.arange(first, behind, device=logits.device)
+    moments.masked_fill_(after_pair[:, None] | (ids < lowest[:, None]), -torch.inf)
+    for part in (words, added):
+        part.masked_fill_(closed[:, None], -torch.inf)
+    likelier = moments.logsumexp(dim=-1) > torch.maximum(_most(logits[:, :first]), _most(added))
+    for part in (logits[:, :first], added):
+        part.masked_fill_(likelier[:, None], -torch.inf)
 
 
 def _are_times(ids: Tensor, times: range) -> Tensor:
