@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.rich_utils
 
 from whisperq import __version__
 from whisperq.artifact import Finished, load
@@ -35,6 +36,9 @@ from whisperq.session import Session
 from whisperq.starter import write_starter
 
 BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
+    typer.rich_utils.MAX_WIDTH = 100  # a pipe has no width; at 80 columns the longest options' names are cut short
 
 app = typer.Typer(
     help="Make Whisper small and fully INT8, honestly measured.",
