@@ -11,19 +11,25 @@ from whisperq.errors import InputError
 def without_speech(loader: Loader, given: Sequence[Utterance], drawn: Sequence[Utterance]) -> str | None:
     """None where somebody speaks, else a sentence that says how little there is.
 
-    given: as they were listed; drawn: the same with a model's hypotheses where there was no text, which of a silent
-    recording count for nothing. Reads no more than up to the first one with speech. Raises InputError where no word
-    is in any.
+    given: as they were listed; drawn: the same with a model's hypotheses where there was no text, of which those of
+    silent recordings count for nothing. Reads no more than up to the first one with speech. Raises InputError where no
+    word is in any: where the list says so, or all are silent.
     """
-    words = False
-    for listed, utterance in zip(given, drawn, strict=True):
-        word = utterance.text is None or has_word(utterance.text)  # None: no decoder needs it
-        words = words or (listed.text is not None and word)
-        if word and _sounds(loader, utterance):
-            return None
-    if not words and not all(utterance.text is None for utterance in drawn):
-        raise InputError(f"no word is in any of the {len(drawn):,} recordings to calibrate on; name speech with --data")
-    return f"all {len(drawn):,} recordings to calibrate on are silent or unusable: ranges will not hold speech"
+    pairs = list(zip(given, drawn, strict=True))
+    listed = any(has_word(utterance.text or "") for utterance in given)
+    loud = False
+    for before, after in pairs:
+        if after.text is not None and before.text is not None and not has_word(before.text):
+            continue  # nobody speaks there
+        if _sounds(loader, after):
+            if after.text is None or has_word(after.text):
+                return None
+            loud = True
+    if listed:
+        return f"all {len(pairs):,} recordings to calibrate on are silent or unusable: ranges will not hold speech"
+    if loud:
+        return f"the model hears no word in any of the {len(pairs):,} recordings to calibrate on"
+    raise InputError(f"no word is in any of the {len(pairs):,} recordings to calibrate on; name speech with --data")
 
 
 def has_word(text: str) -> bool:
@@ -31,5 +37,9 @@ def has_word(text: str) -> bool:
 
 
 def _sounds(loader: Loader, utterance: Utterance) -> bool:
-    audio = loader.audio(utterance)
+    """What cannot be read does not: who needs it says so."""
+    try:
+        audio = loader.audio(utterance)
+    except InputError:
+        return False
     return audio is not None and not Levels.of(audio, loader.extractor.sampling_rate).silent
