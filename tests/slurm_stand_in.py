@@ -1,6 +1,6 @@
 """A stand-in for SLURM, which the tests cannot have: sbatch, srun and scontrol as examples/slurm uses them.
 
-    cluster = Cluster(folder)            # puts the three programs into folder/bin
+    cluster = Cluster(folder)            # puts the four programs into folder/bin
     subprocess.run(["sbatch", ...], env={..., "PATH": f"{cluster.bin}:..."})
     cluster.run()                        # until nothing more can start
 
@@ -14,6 +14,7 @@ files. Not imitated: time limits themselves, several nodes, resources, accountin
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -58,10 +59,9 @@ class Job:
     @property
     def output(self) -> Path:
         index = 2**32 - 2 if self.array is None else self.index  # what SLURM calls "no element"
-        values = {"%x": self.name, "%j": self.id, "%A": self.family, "%a": index}
+        values = {"%x": self.name, "%j": self.id, "%A": self.family, "%a": index, "%u": "user", "%%": "%"}
         text = self.flags["output"] or "slurm-%j.out"
-        for key, value in values.items():
-            text = text.replace(key, str(value))
+        text = re.sub("%.", lambda found: str(values.get(found[0], found[0])), text)
         return Path(self.flags["chdir"]) / text
 
     def variables(self) -> dict[str, str]:
@@ -262,6 +262,14 @@ def scontrol(cluster: Cluster, arguments: list[str]) -> int:
     return 0
 
 
+def scancel(cluster: Cluster, arguments: list[str]) -> int:
+    for job in cluster.jobs():
+        if {str(job.family), str(job.id)} & set(arguments):
+            job.state = "CANCELLED"
+            cluster.save(job)
+    return 0
+
+
 def srun(cluster: Cluster, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("srun", allow_abbrev=False)
     parser.add_argument("--wait", type=float, default=float("inf"))
@@ -289,7 +297,7 @@ def wait_for(tasks: list[subprocess.Popen], patience: float) -> None:
         time.sleep(POLL)
 
 
-PROGRAMS = {"sbatch": sbatch, "scontrol": scontrol, "srun": srun}
+PROGRAMS = {"sbatch": sbatch, "scancel": scancel, "scontrol": scontrol, "srun": srun}
 
 if __name__ == "__main__":
     folder, program, *rest = sys.argv[1:]

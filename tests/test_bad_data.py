@@ -28,6 +28,12 @@ def corrupt(folder: Path) -> str:
     return str(path)
 
 
+def cut_off(folder: Path) -> str:
+    path = folder / "cut.wav"
+    path.write_bytes(Path(recording(path, 1)).read_bytes()[:20_000])
+    return str(path)
+
+
 # A bad line in the folder that it is given, and words of the refusal beside "bad.jsonl line 2".
 BAD_LINES = {
     "no JSON": (lambda f: '{"audio_filepath": ', ("is not JSON",)),
@@ -37,6 +43,9 @@ BAD_LINES = {
     "odd duration": (lambda f: line(id="x", duration="long"), ("the duration 'long'",)),
     "id used twice": (lambda f: line(), ("validation-000", "line 1")),
     "corrupt audio": (lambda f: line(id="x", audio_filepath=corrupt(f)), ("corrupt.wav cannot be decoded",)),
+    "audio cut off": (
+        lambda f: line(id="x", audio_filepath=cut_off(f), duration=1), ("cut.wav is truncated", "promises 32000 bytes")
+    ),
     "no sample": (
         lambda f: line(id="x", audio_filepath=recording(f / "none.wav", 0), duration=1), ("holds no sample",)
     ),

@@ -118,6 +118,9 @@ FINISHED = {
     "unknown utterance": Case("plot-attention --utterance nobody", 3, ("nobody is neither a recording",)),
     "uneven micro-batch": Case("distill --out new --micro-batch 3", 2, ("--micro-batch 3", "--batch-size 4")),
     "no CUDA": Case("calibrate --device cuda --out new", 2, ("--device cuda",)),
+    "no CUDA for a student": Case("init-student --layers 2 --device cuda --out new", 2, ("no usable CUDA",)),
+    "no CUDA to quantize": Case("quantize --device cuda --out new", 2, ("no usable CUDA",)),
+    "no CUDA to export": Case("export --model gemm-w8a8 --device cuda --out new", 2, ("no usable CUDA",)),
     "unknown language": Case(
         "calibrate --out new", 3, ("<|xx|>", "language"), lambda w: change_configuration(w, language="xx")
     ),
@@ -170,7 +173,8 @@ def test_calibrations_that_do_not_fit_the_quantization(observing, quantizing, wo
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_utterances(copied_run, workspace, invoke):
-    change_weights(copied_run / "student", put_nan(Q_PROJ))
+    """The weights are finite, and what they make of any input is not."""
+    change_weights(copied_run / "student", lambda tensors: tensors[Q_PROJ].fill_(1e38))
     reseal(copied_run / "student")
     check_refused(Case("distill --out new", 1, ("step 1: the loss is nan", "train-0")), invoke, workspace)
 

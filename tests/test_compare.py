@@ -142,6 +142,35 @@ def test_as_many_words_as_it_says_would_tell() -> None:
     assert [m.verdict(1.0) == "undecided" for m in many] == [True, False]
 
 
+def test_without_spaces_characters_are_compared(here: Path, invoke: Invoke) -> None:
+    reference = "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u6211\u4eec\u53bb\u516c"
+    heard = {"a": reference, "b": reference.replace("\u516c", "\u82b1")}
+    for name, text in heard.items():
+        write_lines(here / f"{name}.jsonl", [{"id": str(i), "text": reference, "pred_text": text} for i in range(30)])
+    found = compared(invoke, "a.jsonl", "b.jsonl", "--out", "c")["sets"]["a"]
+    assert (found["measure"], found["cer_a"], found["cer_b"]) == ("cer", 0, pytest.approx(0.1))
+    assert (found["difference"], found["reference_characters"]) == (pytest.approx(10), 300)
+    text = (here / "c" / "comparison.md").read_text()
+    assert "| CER A | CER B |" in text and "300 characters" in text
+    by_words = compared(invoke, "a.jsonl", "b.jsonl", "--measure", "wer")["sets"]["a"]
+    assert (by_words["wer_b"], by_words["reference_words"]) == (1, 30)
+
+
+def test_evaluations_of_two_measures_or_versions(here: Path, invoke: Invoke) -> None:
+    write_lines(here / "x.jsonl", [{"id": "1", "text": "a b", "pred_text": "a c"}])
+    for measure in ("wer", "cer"):
+        assert invoke("score", "x.jsonl", "--normalizer", "none", "--measure", measure, "--out", measure).exit_code == 0
+    done = invoke("compare", "wer", "cer")
+    assert done.exit_code == 2 and "give --measure" in done.stderr
+    manifest = json.loads((here / "wer" / "manifest.json").read_text())
+    for key in ("measure", "normalizer_version"):
+        del manifest["results"]["sets"]["x"][key]
+    (here / "wer" / "manifest.json").write_text(json.dumps(manifest))
+    done = invoke("compare", "wer", "cer", "--measure", "wer", "--json")
+    assert json.loads(done.stdout)["results"]["sets"]["x"]["wer_a"] == 0.5
+    assert "A, wer, was scored by version 1 of the normalisers" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize("a, b, margin, verdict", VERDICTS.values(), ids=VERDICTS)
 def test_verdicts(a: float, b: float, margin: float, verdict: str, here: Path, invoke: Invoke) -> None:
     system(here / "a.jsonl", a, count=200), system(here / "b.jsonl", b, seed=2, count=200)

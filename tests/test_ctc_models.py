@@ -8,7 +8,7 @@ import torch
 from damage import change_weights
 from tiny_ctc import LETTERS, RATE, VARIANTS, make_processor, save_checkpoint
 from torch import nn
-from transformers import Wav2Vec2FeatureExtractor
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
 from whisperq.data.waveforms import CtcCodec, WaveformExtractor, WaveformLoader, Waveforms
 from whisperq.errors import InputError
@@ -205,6 +205,13 @@ def test_greedy_decoding_is_the_tokenizers(tmp_path, seed):
     labels = np.repeat(generator.choice([0, 4, *range(5, len(LETTERS))], 40), generator.integers(1, 4, 40)).tolist()
     codec = CtcCodec(tokenizer, tokenizer.pad_token_id)
     assert codec.decode(collapse(labels, codec.blank)) == tokenizer.decode(labels)
+
+
+def test_text_that_spells_a_control_token_is_text(tmp_path):
+    letters = {letter: i for i, letter in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *"spadn"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(letters))
+    codec = CtcCodec(Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json")), 0)
+    assert codec.encode("<s>n</s> <pad>") == [letters[c] for c in "sns|pad"]
 
 
 def test_labels_are_in_the_vocabularys_case_and_alphabet(tmp_path):

@@ -180,6 +180,15 @@ def test_the_spelling_map_stays_with_the_hypotheses(workspace, teacher, invoke) 
     assert invoke("compare", "e", "e", "--out", "c", "--spelling", "t").exit_code == 0
 
 
+def test_a_language_without_spaces_is_measured_by_characters(workspace, teacher, invoke) -> None:
+    lines = [{**line, "text": "\u4f60\u597d\u4e16\u754c"} for line in sample_lines("test", 2)]
+    write_lines(workspace / "some.jsonl", lines)
+    done = invoke("eval", "--model", teacher, "--test", "some=some.jsonl", "--normalizer", "basic", "--out", "e")
+    assert done.exit_code == 0 and "Character errors" in done.stdout, done.stderr
+    found = json.loads(Path("e", "results.json").read_text())["sets"]["some"]
+    assert (found["measure"], found["reference_characters"], found["reference_words"]) == ("cer", 8, 2)
+
+
 def test_groups_and_normalisers_of_the_configuration(workspace, teacher, invoke) -> None:
     content = yaml.safe_load(Path("whisperq.yaml").read_text())
     path = content["test"]["digits"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor
 
-from whisperq.data.features import log_mel
+from whisperq.data.features import log_mel, log_mel_range
 
 
 def waveforms(seconds: list[float], rate: int = 16000) -> list[np.ndarray]:
@@ -57,3 +57,34 @@ def test_too_long_is_refused() -> None:
     extractor = WhisperFeatureExtractor(chunk_length=4)
     with pytest.raises(ValueError, match="longer than the model's window of 64000"):
         log_mel([np.zeros(64001, np.float32)], extractor)
+
+
+def hardest(time: np.ndarray) -> dict[str, np.ndarray]:
+    """Recordings at the ends of what samples within -1 and 1 can be."""
+    square = np.sign(np.sin(2 * np.pi * 440 * time))
+    impulse = np.zeros(len(time))
+    impulse[8000] = 1.0
+    return {
+        "silence": np.zeros(len(time)),
+        "a step of 16 bits": np.where(np.arange(len(time)) % 5000, 0.0, 2.0**-15),
+        "an impulse": impulse,
+        "all samples 1": np.ones(len(time)),
+        "a full tone at the greatest filter": np.sin(2 * np.pi * 160 * time),
+        "a full square wave": square,
+        "white noise, clipped": np.clip(100 * np.random.default_rng(0).standard_normal(len(time)), -1, 1),
+        "chirp": np.sin(2 * np.pi * 1000 * time**2),
+    }
+
+
+@pytest.mark.parametrize("mel_bins", [80, 128])
+def test_no_recording_leaves_the_range_that_mathematics_gives(mel_bins: int) -> None:
+    extractor = WhisperFeatureExtractor(feature_size=mel_bins, chunk_length=4)
+    low, high = log_mel_range(extractor)
+    assert low == -1.5  # (log10(1e-10) + 4) / 4
+    tops = []
+    for name, samples in hardest(np.arange(64000) / 16000).items():
+        # transformers' own features, not ours
+        features = extractor(samples.astype(np.float32), sampling_rate=16000, return_tensors="np").input_features
+        assert low <= features.min() and features.max() <= high, name
+        tops.append(features.max())
+    assert high - max(tops) < 0.25  # a bound that is near, not any: an eighth of the features' two units

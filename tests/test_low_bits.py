@@ -126,7 +126,7 @@ def test_packed_weights_that_do_not_fit_are_refused(damage, tmp_path):
         grids["weights"][name] |= {"other bits": {"bits": 5}, "other shape": {"shape": [7, 5]}}[damage]
         (folder / QPARAMS).write_text(json.dumps(grids))
     for load in (lambda: load_quantized(folder, torch.float32, "cpu"), lambda: Int8Runtime.load(folder)):
-        with pytest.raises(InputError, match="do not hold"):
+        with pytest.raises(InputError, match=name.replace(".", r"\.")):
             load()
 
 

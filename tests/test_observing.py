@@ -89,6 +89,8 @@ def test_what_mathematics_knows_is_not_estimated(model, tmp_path):
     assert known["enc.0.probs"] == known["dec.1.cross.probs"] == (0.0, 1.0)
     assert known["enc.1.gate"] == (0.0, 4.0)  # sigmoid(x) / 0.25
     assert {a.split(".")[-1] for a, ends in known.items() if ends} == {"probs", "gate"}
+    heard = {a for a, s in sites.items() if known_range(model, s, (-1.5, 1.8)) == (-1.5, 1.8)}
+    assert heard == {"enc.conv1:input"}
     how = Estimation(("percentile", "mse", "ema"), bits=(8, 4))
     gate = how.site(known["enc.1.gate"])
     gate.observe([torch.tensor([0.9, 1.1])], 0)
@@ -106,9 +108,12 @@ def test_calibrate_takes_known_ranges_and_never_looks_at_probabilities(finished_
     sites = json.loads((tmp_path / "c" / "ranges.json").read_text())["sites"]
     for address, entry in sites.items():
         component = address.split(".")[-1]
-        assert ("known" in entry) == (component in ("probs", "gate")), address
+        assert ("known" in entry) == (component in ("probs", "gate") or address == "enc.conv1:input"), address
         if component == "probs":
             assert {*entry["minima"]} == {0.0} and {*entry["maxima"]} == {1.0}
+    spectrogram = sites["enc.conv1:input"]
+    low, high = spectrogram["ranges"]["ema"]
+    assert low == -1.5 < min(spectrogram["minima"]) and max(spectrogram["maxima"]) < high
     gate = sites["enc.0.gate"]
     assert gate["ranges"]["ema"] == [0.0, 2.0] and 0 < gate["minima"][0] <= gate["maxima"][0] < 2
 

@@ -167,6 +167,11 @@ def test_distill_takes_the_list(workspace, invoke):
     for command in ("init-student", "pseudo-label", "distill --train run/pseudo-labels/train/utterances.jsonl"):
         done = invoke(*command.split())
         assert done.exit_code == 0, done.stderr
+    reported = invoke("report", "run", "--json")
+    assert reported.exit_code == 0 and not json.loads(reported.stdout)["results"]["unreadable"], reported.stderr
+    lineage = json.loads(Path("report/lineage.json").read_text())
+    line = next(e["command"] for e in lineage if e["kind"] == "pseudo-labels")
+    assert line.startswith("whisperq pseudo-label --model ") and line.endswith("--normalizer basic")
     # the tiny teacher says nothing: all words are missing
     refused = invoke(*command.split(), "--max-label-wer", "99", "--force")
     assert refused.exit_code == 3, refused.stderr

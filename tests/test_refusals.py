@@ -7,6 +7,10 @@ import pytest
 REFUSED = {
     "a micro-batch that does not divide": ("distill --micro-batch 3 --batch-size 8", 2, "does not divide"),
     "and of mixed precision": ("mixed-precision --micro-batch 3 --batch-size 8", 2, "does not divide"),
+    "a distillation of nothing": ("distill --ce-weight 0 --kl-weight 0", 2, "--ce-weight and --kl-weight are"),
+    "and a training of bits": ("mixed-precision --task-weight 0 --kl-weight 0", 2, "--task-weight and --kl-weight are"),
+    "too many beams": ("eval --model distilled --beams 1000", 2, "--beams must be at most 32, not 1000"),
+    "too many resamples": ("compare own.jsonl own.jsonl --resamples 10000000000", 2, "--resamples must be at most"),
     "a time that is none": ("distill --max-time 1", 2, "must be a time such as"),
     "two subtitles on standard output": ("transcribe a.wav b.wav --format srt", 2, "name a folder for them"),
     "two recordings of one name": ("transcribe a.wav ./a.wav --format srt --out new", 2, "would both be written"),

@@ -1,17 +1,19 @@
 """`whisperq report`: the tables' numbers, what is bold, what is broken, against direct computations."""
 
 import csv
+import html
 import json
 import re
 import shutil
 import xml.etree.ElementTree as xml
+from functools import partial, reduce
 from pathlib import Path
 
 import jiwer
 import numpy as np
 import pytest
 from conftest import run_command
-from reported import Heard, write_evaluation, write_grid, write_teacher
+from reported import Heard, write_evaluation, write_grid, write_outliers, write_teacher, write_training
 from scipy import stats
 
 from whisperq.config import Source
@@ -24,8 +26,10 @@ from whisperq.report.lineage_commands import command_line
 from whisperq.report.measured import measure
 from whisperq.report.outlier_tables import outlier_tables
 from whisperq.report.pareto import front
+from whisperq.report.sifting import made_of_the_sound
 from whisperq.report.speed_tables import speed_table, speeds
 from whisperq.scoring.crossed import interval_95, resample_blocks, resample_seeds, t_interval
+from whisperq.steps.report import assemble
 
 
 @pytest.fixture(scope="module")
@@ -248,13 +252,72 @@ def test_what_is_no_run_folder_is_one_sentence(tmp_path, monkeypatch):
     assert run_command("report", tmp_path).exit_code == 3
 
 
-def test_results_that_lack_a_key_are_one_sentence(tmp_path, monkeypatch):
+# What of one artifact is not as it must be: the artifact, where in its manifest, and the value there.
+ODD = {
+    "results that lack a key": ("eval/e", ("results",), {}),
+    "a number for a name": ("eval/e", ("results", "device"), [1]),
+    "seconds that are none": ("eval/e", ("results", "sets", "clean", "audio_seconds"), "long"),
+    "an input without a hash": ("eval/e", ("inputs", "model"), {"path": "x"}),
+    "a hash that is a list": ("eval/e", ("inputs", "model", "sha256"), ["a"]),
+    "a setting of another type": ("quantized/gemm-w8a8", ("config", "exclude"), 5),
+    "kurtosis in words": ("outliers/distilled/attention-outputs", ("results", "model", "kurtosis"), "much"),
+    "no ranges": ("calibration", "ranges.json", "{}"),
+    "a log that is no log": ("distilled", "metrics.jsonl", "[1, 2]\n"),
+}
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch) -> Path:
+    """The folder of two runs, good and odd, each with a training, an evaluation and outliers."""
     monkeypatch.chdir(tmp_path)
-    manifest = write_grid(tmp_path) / "none-0" / "eval" / "distilled-float" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "results": {}}))
-    result = run_command("report", "runs")
-    assert result.exit_code == 3 and "unexpected" not in result.stderr
-    assert f"{manifest} lacks 'runtime' in its results" in result.stderr and not (tmp_path / "report").exists()
+    (data := tmp_path / "test.jsonl").write_text("")
+    for name, gate in (("good", "headwise"), ("odd", "none")):
+        run = tmp_path / "runs" / name
+        write_training(run, write_teacher(tmp_path / "teacher"), 3, gate)
+        write_evaluation(run, run / "distilled", "e", [Heard("clean", 2)], "float")
+        write_outliers(run, 4.0, data)
+    return tmp_path / "runs"
+
+
+def spoil(artifact: Path, where: str | tuple[str, ...], value: object) -> None:
+    if isinstance(where, str):
+        (artifact / where).write_text(value)
+        return
+    content = json.loads((artifact / "manifest.json").read_text())
+    reduce(lambda inner, key: inner[key], where[:-1], content)[where[-1]] = value
+    (artifact / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name, where, value", ODD.values(), ids=ODD)
+def test_an_odd_artifact_costs_the_page_nothing_else(two, name, where, value):
+    spoil(two / "odd" / name, where, value)
+    (out := two / "page").mkdir()
+    whole = partial(assemble, ("title", ("runs",)), out, out, 0, rendered=False)
+    shown = made_of_the_sound(gather([two], False), whole, (whole,))
+    named = [path for path, _ in shown.gathered.unreadable]
+    assert f"runs/odd/{name}" in named and all(path.startswith("runs/odd") for path in named)
+    page, text = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert all(f"runs/odd/{name}" in shown and "runs/good/eval/e" in shown for shown in (page, text))
+    assert "headwise" in (out / "table2.csv").read_text()
+
+
+def test_the_command_names_what_is_odd(two):
+    spoil(two / "odd/eval/e", ("results",), {})
+    result = run_command("report", two)
+    assert result.exit_code == 0 and "unexpected" not in result.stderr
+    said = f"{two / 'odd/eval/e/manifest.json'} is damaged: results.runtime is missing"
+    page = html.unescape(Path("report/report.html").read_text())
+    assert said in " ".join(result.stderr.split()) and said in page
+    assert {row["gate"] for row in csv.DictReader(Path("report/table2.csv").open())} == {"headwise"}
+
+
+def test_a_fault_of_no_artifact_is_an_error(two):
+    def fail(gathered):
+        if len(gathered.entries) > 9:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        made_of_the_sound(gather([two], False), fail, (fail,))
 
 
 def test_training_logs_every_block_and_every_head(finished_run):

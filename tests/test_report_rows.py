@@ -1,6 +1,7 @@
 """Which row of a report's tables a result stands in, and with what it is compared."""
 
 import io
+import json
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -111,6 +112,26 @@ def test_costs_are_against_what_was_decoded_alike_on_the_same_device(run):
     assert found == {runtime: pytest.approx(100 * more / 120) for runtime, more in expected.items()}
     (rates,) = [t for t in error_tables(measured) if t.stem == "table2"]
     assert "greedy decoding but where beams are named" in rates.caption
+
+
+def test_sets_without_spaces_have_tables_of_character_errors(run, monkeypatch):
+    write_evaluation(run, run / "distilled", "english", [Heard("clean", 2)], "float")
+    monkeypatch.setattr("reported.WORDS", list("\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d"))
+    write_evaluation(run, run / "distilled", "chinese", [Heard("clean", 2)], "float")
+    by_characters, by_words = error_tables(measure(gather([run], True), 0))
+    assert by_words.title.startswith("Table 2. Word") and by_characters.title.startswith("Table 2. Character")
+    (record,) = by_characters.records
+    assert record["cer_percent"] == pytest.approx(100 * 2 * 5 / 120)  # "wrong" for one character of three, twice
+    assert record["reference_characters"] == 120
+
+
+def test_an_older_normalisers_rates_are_named(run, capsys):
+    out = write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["results"]["sets"]["clean"]["wer"] = 0.25
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    measure(gather([run], False), 0)
+    assert "WER 1.67 %; it was 25.00 %" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_map_that_is_gone_leaves_the_evaluation_out(run, capsys):

@@ -142,14 +142,14 @@ def test_a_calibration_of_an_earlier_version_is_shown_and_not_quantized(copied_r
 def test_results_that_lack_a_key_are_one_sentence(place, copied_run, invoke):
     change_json(copied_run / place / "manifest.json", results={})
     result = invoke("show", f"run/{place}")
-    assert result.exit_code == 3 and f"run/{place}/manifest.json lacks " in refusal(result)
+    assert result.exit_code == 3 and f"run/{place}/manifest.json is damaged: results." in refusal(result)
 
 
 def test_also_deep_inside(copied_run, invoke):
     manifest = copied_run / "student/manifest.json"
     results = json.loads(manifest.read_text())["results"] | {"parameters": {}}
     change_json(manifest, results=results)
-    assert "lacks 'total' in its results" in refusal(invoke("show", "run/student"))
+    assert "results.parameters.total is missing" in refusal(invoke("show", "run/student"))
 
 
 def test_a_file_that_changed_is_refused(copied_run, invoke):

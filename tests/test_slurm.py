@@ -66,9 +66,9 @@ def preloaded(cluster) -> Iterator[None]:
         server.kill()
 
 
-def submit(cluster: Cluster, config: Path, *students: str, **environment: str | Path) -> Path:
+def submit(cluster: Cluster, config: Path, *students: str, runs: Path | None = None, **environment: str | Path) -> Path:
     """submit.sh from another folder; returns RUNS. Jobs wait until cluster.run()."""
-    runs = cluster.folder.parent / "runs"
+    runs = runs or cluster.folder.parent / "runs"
     subprocess.run(
         ["bash", SLURM / "submit.sh", config, runs, *students],
         cwd=cluster.folder, env=variables(cluster, **environment), check=True, capture_output=True, text=True,
@@ -237,3 +237,58 @@ def test_the_real_distill_saves_at_the_signal_and_goes_on(workspace, cluster, in
     assert (distill.restarts, distill.state, calibrate.state) == (1, "COMPLETED", "COMPLETED"), log(distill)
     assert len(distill.started) == 2 and calibrate.started[0] > distill.started[1]
     assert artifact.load(run / "calibration").inputs["model"]["path"] == str(run / "distilled")
+
+
+def test_what_was_queued_before_a_failing_submission_is_taken_back(cluster, journal) -> None:
+    own = cluster.bin / "sbatch"
+    own.rename(cluster.bin / "real-sbatch")
+    own.write_text('#!/bin/sh\ncase "$*" in *quantize.sh) exit 4 ;; esac\nexec real-sbatch "$@"\n')
+    own.chmod(0o755)
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        submit(cluster, ROOT / "examples/paper/whisperq.yaml", "8-none", "16-none", JOURNAL=journal)
+    assert failed.value.returncode == 4 and "taking back" in failed.value.stderr
+    assert {j.name for j in cluster.jobs()} == {"init-student", "distill", "calibrate"}
+    assert {j.state for j in cluster.jobs()} == {"CANCELLED"}
+    cluster.run()
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize("name", ["100 %u of it", "%x %j %%"])
+def test_a_folder_of_runs_may_have_any_name(name: str, tmp_path, cluster, journal) -> None:
+    """The logs lie in it; SLURM takes a path for a pattern."""
+    submit(cluster, ROOT / "examples/paper/whisperq.yaml", "8-none", runs=tmp_path / name, JOURNAL=journal)
+    cluster.run()
+    assert set(states(cluster).values()) == {"COMPLETED"}
+    assert {p.name.partition("-")[0] for p in (tmp_path / name / "logs").iterdir()} >= {"init", "distill", "table"}
+
+
+# WHISPERQ, with FOLDER for one that has a space in its name, and what is started.
+STARTED = {
+    "a path": ("FOLDER/whisperq", ["FOLDER/whisperq"]),
+    "a path and words": ("'FOLDER/whisperq' --nv --bind '/a b'", ["FOLDER/whisperq", "--nv", "--bind", "/a b"]),
+    "nothing is expanded": ('env "$HOME" $(touch x) *', ["env", "$HOME", "$(touch", "x)", "*"]),
+    "on the PATH": ("whisperq", ["whisperq"]),
+    "not given": (None, ["whisperq"]),
+}
+
+
+@pytest.mark.parametrize("command, words", STARTED.values(), ids=STARTED)
+def test_the_command_may_hold_spaces(command: str | None, words: list[str], tmp_path, cluster, journal) -> None:
+    (folder := tmp_path / "my programs").mkdir()
+    shutil.copy(cluster.bin / "whisperq", folder)
+    given = {} if command is None else {"WHISPERQ": command.replace("FOLDER", str(folder))}
+    of_a_job = {"STUDENTS": "8-none", "RUNS": tmp_path, "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": 1}
+    script = 'set -euo pipefail; source "$1"; printf "%s\\n" "${whisperq[@]}"'
+    done = subprocess.run(
+        ["bash", "-c", script, "job", SLURM / "common.sh"],
+        cwd=tmp_path, env=variables(cluster, **of_a_job, **given), check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [word.replace("FOLDER", str(folder)) for word in words]
+
+
+def test_an_open_quote_starts_nothing(tmp_path, cluster) -> None:
+    of_a_job = {"STUDENTS": "8-none", "RUNS": tmp_path, "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": 1}
+    script = 'set -euo pipefail; source "$1"; echo started'
+    environment = variables(cluster, **of_a_job, WHISPERQ="env 'whisperq")
+    done = subprocess.run(["bash", "-c", script, "job", SLURM / "common.sh"], env=environment, capture_output=True)
+    assert done.returncode != 0 and not done.stdout and b"quote" in done.stderr

@@ -44,6 +44,10 @@ def made(tmp_path_factory) -> Path:
     add(run, None, "paper-all-attention", "emulated", 30, 40)
     for a, b in (*(("float", n) for n in (*SYSTEMS, "paper-all-attention")), ("dynamic", "after")):
         against(run, a, b)
+    for name, wrong in (("int8", 7), ("emulated", 6), ("emulated-avx2", 9)):
+        sets = [Heard("librispeech", wrong, utterances=50)]
+        heard = write_evaluation(folder / "beside", run / "quantized/after", name, sets, name[:8], limit=50)
+        shutil.copytree(heard, run / "agreement" / name)
     rounds = {"after": [12.0, 10.0, 11.0], "faster-whisper": [4.0, 5.0, 5.5]}
     timed = {name: [{"rtfx": x, "busy_cores_of_others": 0.1} for x in values] for name, values in rounds.items()}
     machine = {"cpu": "A cpu", "cores": 2, "memory_bytes": 2**33, "flags": {"avx2": True}, "packages": {"torch": "2"}}
@@ -106,6 +110,14 @@ def test_the_table_says_what_the_numbers_say(made):
     assert (made / "results" / "wer.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_equal_transcripts_are_counted(made):
+    """Of 50 utterances as many differ as have a wrong word in one of two runtimes and not in the other."""
+    found = json.loads((made / "results" / "toy.json").read_text())["agreement"]
+    assert found["utterances"] == 50
+    assert found["equal"] == {"int8 / emulated": 49, "int8 / emulated-avx2": 48, "emulated / emulated-avx2": 47}
+    assert "| int8 / emulated | 49 of 50 (98%) |" in (made / "results" / "table.md").read_text()
+
+
 def test_a_changed_manifest_is_no_source(made, tmp_path):
     runs = Path(shutil.copytree(made / "runs", tmp_path / "runs"))
     (runs / "toy/eval/after/hypotheses/ljspeech.jsonl").write_text("")
@@ -113,9 +125,10 @@ def test_a_changed_manifest_is_no_source(made, tmp_path):
         python("table.py", runs, "--out", tmp_path / "results")
 
 
-def test_the_script_is_sound():
+@pytest.mark.parametrize("script", ["whisper/table.sh", "robustness/robustness.sh"])
+def test_the_script_is_sound(script):
     tool = Path(sys.executable).with_name("shellcheck")
-    done = subprocess.run([tool, "-e", "SC1091", WHISPER / "table.sh"], capture_output=True, text=True)
+    done = subprocess.run([tool, "-e", "SC1091", WHISPER.parent / script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

@@ -12,9 +12,12 @@ import jiwer
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer as Transformers
+from whisper_normalizer.basic import BasicTextNormalizer
 
 from whisperq.errors import UsageError
 from whisperq.scoring.intervals import bootstrap_interval
+from whisperq.scoring.measures import writes_no_spaces
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, published_spelling
 from whisperq.scoring.words import count_errors
 
@@ -111,6 +114,76 @@ def test_normalizers_and_their_ids() -> None:
     assert published(text) == "the color of it is"
     assert own(text) == "the hue of it is"
     assert (get_normalizer("basic").id, get_normalizer("none").id) == ("basic", "none")
+
+
+# Word by word: what differs in a vowel sign, a tone, a virama or a nukta alone is another word.
+OTHER_WORDS = {
+    "Hindi": ("\u0915\u0940", "\u0915\u093e"),
+    "Hindi, nukta": ("\u091c\u093c\u0930\u093e", "\u091c\u0930\u093e"),
+    "Thai": ("\u0e1b\u0e39", "\u0e1b\u0e35"),
+    "Thai, tone": ("\u0e02\u0e49\u0e32\u0e27", "\u0e02\u0e48\u0e32\u0e27"),
+    "Tamil": ("\u0b95\u0bbf", "\u0b95\u0bc1"),
+    "Bengali": ("\u0995\u09b2", "\u0995\u09c7\u09b2"),
+    "Burmese": ("\u1000\u102d", "\u1000\u102f"),
+    "Khmer": ("\u1780\u17b6", "\u1780\u17b7"),
+    "Japanese": ("\u304b\u304e", "\u304c\u304e"),
+    "Japanese, half width": ("\uff76\uff9e", "\uff76"),
+    "Russian": ("\u0439", "\u0438"),
+}
+
+
+@pytest.mark.parametrize("name", ["basic", "english"])
+@pytest.mark.parametrize("word, other", OTHER_WORDS.values(), ids=OTHER_WORDS)
+def test_marks_are_parts_of_words(word: str, other: str, name: str) -> None:
+    normalize = get_normalizer(name)
+    found = count_errors([f"{word} {word}"], [f"{word} {other}"], normalize)
+    assert (found.reference_words, found.substitutions) == (2, 1)
+    assert normalize(word) == BasicTextNormalizer(preserve_marks=True)(word)
+
+
+SAME = {
+    "composed or not": ("basic", "cafe\u0301 ve\u0301lo", "caf\u00e9 v\u00e9lo"),
+    "Yoruba without a character of its own": ("basic", "e\u0323\u0300ko\u0323\u0301", "\u1eb9\u0300k\u1ecd\u0301"),
+    "Latin accents are dropped": ("english", "na\u00efve fac\u0327ade", "naive facade"),
+    "Turkish": ("basic", "\u0130stanbul", "istanbul"),
+    "emoji": ("basic", "I \u2764\ufe0f it 1\ufe0f\u20e3", "i it 1"),
+    "direction": ("basic", "\u200f\u0634\u0643\u0631\u0627\u200e \u202bx\u202c", "\u0634\u0643\u0631\u0627 x"),
+    "byte order mark": ("english", "\ufeffso", "so"),
+    **{f"apostrophe {ord(c):x}": ("english", f"don{c}t he{c}s we{c}ll", "do not he is we will")
+       for c in "'\u2019\u2018\u201b\u02bc\u02bb\uff07\u00b4`\u2032"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, text, expected", SAME.values(), ids=SAME)
+def test_what_is_written_differently_is_the_same_word(name: str, text: str, expected: str) -> None:
+    assert get_normalizer(name)(text) == expected
+
+
+def test_basic_is_whispers_where_no_mark_parts_words() -> None:
+    text = "Stra\u00dfe, \u00bfqu\u00e9 (tal)? [noise] \u4f60\u597d\u3002 \ud55c\uad6d\uc5b4 \uff11 M\u00fcller's"
+    assert get_normalizer("basic")(text) == " ".join(Transformers()(text).split())
+
+
+SCRIPTS = {
+    "Chinese": ("\u4eca\u5929\u5929\u6c14", True),
+    "Japanese": ("\u65e5\u672c\u8a9e\u306e\u30c6\u30b9\u30c8", True),
+    "Thai": ("\u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22", True),
+    "Lao": ("\u0eaa\u0eb0\u0e9a\u0eb2\u0e8d\u0e94\u0eb5", True),
+    "Khmer": ("\u1781\u17d2\u1789\u17bb\u17c6", True),
+    "Burmese": ("\u1019\u103c\u1014\u103a\u1019\u102c", True),
+    "Chinese with English terms": ("\u6211\u4eec\u7528 machine learning \u505a transformer", True),
+    "English with a name": ("they say that Tokyo is written \u6771\u4eac there", False),
+    "Korean": ("\ud55c\uad6d\uc5b4 \uc785\ub2c8\ub2e4", False),
+    "Hindi": ("\u0928\u092e\u0938\u094d\u0924\u0947", False),
+    "Vietnamese": ("Ti\u1ebfng Vi\u1ec7t", False),
+    "digits": ("1 2 3", False),
+    "nothing": ("", False),
+}
+
+
+@pytest.mark.parametrize("text, spaceless", SCRIPTS.values(), ids=SCRIPTS)
+def test_scripts_without_spaces(text: str, spaceless: bool) -> None:
+    assert writes_no_spaces([text]) is spaceless
 
 
 def test_a_tokenizers_own_map_comes_first() -> None:

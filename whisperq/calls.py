@@ -15,14 +15,15 @@ from whisperq import artifact, planning
 from whisperq import options as o
 from whisperq.artifact import Artifact
 from whisperq.config import Source
-from whisperq.errors import UsageError
-from whisperq.hashing import bytes_sha256
+from whisperq.errors import InputError, UsageError
+from whisperq.names import LONGEST, file_name, set_file
 from whisperq.refusals import (
     EXPORTED,
     check_batches,
     check_export,
     check_runtime,
     check_set_names,
+    check_weights,
     kind_of,
     seconds_of,
 )
@@ -46,8 +47,8 @@ def part(name: str, noun: str) -> Callable[..., Any]:
 
 def label(text: str) -> str:
     """A folder's name for a model or a site pattern."""
-    name = re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-")
-    return name if len(name) <= 80 else f"{name[:70]}-{bytes_sha256(text.encode())[:8]}"
+    name = re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-").lstrip(".")
+    return name if name and len(name.encode()) <= LONGEST else file_name(text)
 
 
 def model_label(session: Session, path: Path) -> str:
@@ -69,6 +70,7 @@ def pseudo_label(s: Session, config: o.PseudoLabelConfig) -> Artifact:
 def training_data(s: Session, name: str, config: TrainingConfig) -> Any:
     """As the step of this name takes it. Raises UsageError for settings that no training can have."""
     check_batches(config, world=1)  # what does not divide the whole divides no share of it
+    check_weights(config)
     seconds_of(config.max_time)
     return part(name, "TrainingData")(
         s.sources("train", "train"), s.sources("validation", "validation"), s.experiment.normalizer
@@ -176,11 +178,14 @@ def hypotheses(s: Session) -> tuple[list[Source], str]:
     names = []
     for text in s.flags["hypotheses"]:
         name, _, path = text.partition("=")
-        named = bool(path) and not Path(text).exists()
+        named = bool(path) and not os.path.exists(text)  # unlike Path's it bears names of any length
         place = s.run.evaluation(path if named else text)
         sealed = artifact.load(place) if place.is_dir() else None
-        found = sorted((place / "hypotheses").glob("*.jsonl")) if sealed else [place]
-        files += [(name if named else file.stem, file) for file in found]
+        if sealed and sealed.kind not in ("evaluation", "scores"):
+            raise InputError(f"{place} holds a {sealed.kind}, but an evaluation or score is needed here")
+        sets = sealed.results.get("sets") or {} if sealed else {place.stem: None}
+        found = [(n, set_file(place / "hypotheses", n, ".jsonl") if sealed else place) for n in sets]
+        files += [(name if named else own, file) for own, file in found]
         inside = place.resolve().parent
         names.append(place.name if sealed else inside.parent.name if inside.name == "hypotheses" else place.stem)
     check_set_names([name for name, _ in files], "NAME=FILE")
@@ -190,7 +195,7 @@ def hypotheses(s: Session) -> tuple[list[Source], str]:
 
 def score(s: Session, config: o.ScoreConfig) -> Artifact:
     sources, name = hypotheses(s)
-    chosen = [config.normalizer] if config.normalizer else []
+    chosen = [choice for choice in (config.normalizer, config.measure) if choice]
     place = "-".join([name, *chosen, *(["sclite"] if config.scorer == "sclite" else [])])
     return step("score")(sources, s.experiment.normalizer, s.out(f"scores/{place}"), config, s.context())
 

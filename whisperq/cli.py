@@ -6,17 +6,17 @@ Exit codes: 0 done, 1 unexpected, 2 usage, 3 bad input, 75 checkpointed. Results
 import inspect
 import os
 import sys
-import traceback
 import types
 import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import typer.rich_utils
+from typer.core import TyperCommand
 
 from whisperq import __version__
 from whisperq.artifact import Finished, load
@@ -25,7 +25,7 @@ from whisperq.config import FILE
 from whisperq.disk import first_process
 from whisperq.doctor import examine, findings_json, findings_table, refuse_broken
 from whisperq.dry_run import plan
-from whisperq.errors import WhisperqError
+from whisperq.failing import reported, sentence
 from whisperq.flags import Common
 from whisperq.planning import Plan
 from whisperq.report.plans import plan_tables
@@ -34,8 +34,6 @@ from whisperq.report.progress import say
 from whisperq.run_folder import artifact_at
 from whisperq.session import Session
 from whisperq.starter import write_starter
-
-BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
     typer.rich_utils.MAX_WIDTH = 100  # a pipe has no width; at 80 columns the longest options' names are cut short
@@ -133,44 +131,22 @@ def foretell(planned: Plan, as_json: bool) -> None:
     planned.check()
 
 
-@contextmanager
-def reported() -> Iterator[None]:
-    """Every error becomes one sentence and its exit code."""
-    try:
-        yield
-    except WhisperqError as error:
-        fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        fail("interrupted; no half-written artifact is left", 130)
-    except OSError as error:
-        traceback_if_asked()
-        place = f": {error.filename}" if error.filename else ""
-        fail(f"{error.strerror or error}{place}", 3 if isinstance(error, BAD_PATH) else 1)
-    except typer.Exit:
-        raise
-    except Exception as error:
-        traceback_if_asked()
-        fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
-
-
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def fail(message: str, code: int) -> None:
-    """One sentence on standard error, whichever process it befell."""
-    who = "whisperq" if first_process() else f"whisperq, process {os.environ['RANK']}"
-    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
-    raise typer.Exit(code)
+class FilesCommand(TyperCommand):
+    """A command that takes files, whose names may begin with a dash, as the shell's * gives them."""
 
-
-def traceback_if_asked() -> None:
-    if os.environ.get("WHISPERQ_DEBUG"):
-        traceback.print_exc(file=sys.stderr)
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = {option for p in self.params for option in (*p.opts, *p.secondary_opts)}
+        named = [f"./{a}" if a[:1] == "-" and a.split("=")[0] not in known and os.path.isfile(a) else a for a in args]
+        return super().parse_args(ctx, named)
 
 
 for entry in COMMANDS:
-    app.command(entry.name)(function(entry))
+    takes_files = any(flag.positional and flag.many for flag in entry.inputs)
+    app.command(entry.name, cls=FilesCommand if takes_files else None)(function(entry))
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -222,6 +198,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         print(__version__)
         raise typer.Exit()
+    warnings.formatwarning = sentence
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 NormalizerName = Literal["english", "basic", "none"]
+Measure = Literal["wer", "cer"]
 
 
 def option(

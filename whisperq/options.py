@@ -6,7 +6,7 @@ One field is one flag: its default and its help line stand here and nowhere else
 from dataclasses import dataclass
 from typing import Literal
 
-from whisperq.flags import NormalizerName, option
+from whisperq.flags import Measure, NormalizerName, option
 from whisperq.training_options import DistillConfig, InitStudentConfig, MixedPrecisionConfig, PseudoLabelConfig
 
 Observer = Literal["ema", "minmax", "percentile", "mse", "stablequant"]
@@ -118,10 +118,13 @@ class EvalConfig(Execution):
         None, "Text normaliser of every set; default: the one that the set names, else english."
     )
     scorer: Scorer = option("jiwer", "Alignment of words: jiwer's fewest errors, or NIST sclite's costs.")
-    beams: int = option(1, "Hypotheses that are followed at a time, as in generate(num_beams=N); 1: greedy.", low=1)
-    temperature_fallback: bool = option(
-        False, "Decode loops and guesses again, at temperatures of 0.2 to 1."
+    measure: Measure | None = option(
+        None, "Errors of words or of characters; default: cer of sets whose language writes no spaces, else wer."
     )
+    beams: int = option(
+        1, "Hypotheses that are followed at a time, as in generate(num_beams=N); 1: greedy.", low=1, high=32
+    )
+    temperature_fallback: bool = option(False, "Decode loops and guesses again, at temperatures of 0.2 to 1.")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
 
@@ -139,6 +142,9 @@ class ScoreConfig:
         None, "Text normaliser of every set; default: that of the configured set of its name, else english."
     )
     scorer: Scorer = option("jiwer", "Alignment of words: jiwer's fewest errors, or NIST sclite's costs.")
+    measure: Measure | None = option(
+        None, "Errors of words or of characters; default: cer of sets whose language writes no spaces, else wer."
+    )
     spelling: str | None = option(
         None,
         "A model's normalizer.json, for english; default: what the hypotheses' evaluation keeps, else OpenAI's map.",
@@ -147,17 +153,20 @@ class ScoreConfig:
 
 @dataclass(frozen=True)
 class CompareConfig:
-    margin: float = option(0.3, "Points of WER by which B may be worse and still be no worse.", low=0)
+    margin: float = option(0.3, "Points of WER (or CER) by which B may be worse and still be no worse.", low=0)
     blocks: Literal["auto", "speaker", "recording", "utterance"] = option(
         "auto", "What is resampled together; auto: speakers, else recordings, where there are 20, else utterances."
     )
-    resamples: int = option(10_000, "Resamples of the paired bootstrap.", low=100)
+    resamples: int = option(10_000, "Resamples of the paired bootstrap.", low=100, high=1_000_000)
     common: bool = option(False, "Compare the utterances that both have, where one has more.", off="")
     changed: int = option(50, "Utterances of each set to show side by side, those that changed most.", low=0)
     normalizer: NormalizerName | None = option(
         None, "Score both anew by this normaliser; default: the one that both were scored by, else english."
     )
     scorer: Scorer | None = option(None, "Score both anew: jiwer or sclite; default: what both were scored by.")
+    measure: Measure | None = option(
+        None, "Compare errors of words or of characters; default: by what both were measured, else as eval does."
+    )
     spelling: str | None = option(
         None, "A model's normalizer.json, for english; default: what the evaluations keep, else OpenAI's map."
     )

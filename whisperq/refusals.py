@@ -29,6 +29,14 @@ def check_batches(config: TrainingConfig, world: int) -> None:
         raise UsageError(f"--micro-batch {config.micro_batch} does not divide --batch-size {config.batch_size}{whose}")
 
 
+def check_weights(config: TrainingConfig) -> None:
+    """Raises UsageError where no part of the loss has a weight: nothing would be learned."""
+    names = [name for name in ("ce_weight", "task_weight", "kl_weight") if hasattr(config, name)]
+    if not any(getattr(config, name) for name in names):
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise UsageError(f"{flags} are both 0, so that there is nothing to learn from; give one of them a weight")
+
+
 def seconds_of(text: str | None) -> float | None:
     """23:30:00, 45:00 or 1-12:00:00 (days, as SLURM writes them) in seconds. Raises UsageError."""
     if text is None:

@@ -1,5 +1,6 @@
 """The run folder: one experiment, and where its models lie."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class RunFolder:
     def named_model(self, name: str) -> Path | str:
         """A path, a name in this run folder (distilled, student, gemm-w8a8), or else a Hub id."""
         for path in (Path(name), self.root / name, self.root / "quantized" / name):
-            if path.is_dir():
+            if os.path.isdir(path):
                 return path
         if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
             return name
@@ -61,7 +62,7 @@ class RunFolder:
     def evaluation(self, name: str) -> Path:
         """An evaluation or score by its path or its name in the run folder, or a hypotheses file."""
         places = (Path(name), self / name, self / "eval" / name, self / "scores" / name)
-        if found := next((place for place in places if place.exists()), None):
+        if found := next((place for place in places if os.path.exists(place)), None):
             return found
         folders = [self / place for place in ("eval", "scores") if (self / place).is_dir()]
         here = sorted(p.name for folder in folders for p in folder.iterdir() if not p.name.startswith("."))

@@ -105,9 +105,8 @@ class Session:
         return local_folder(chosen)
 
     def student(self) -> Path:
-        name = self.flags.get("model")
-        if name:
-            return self.model()
+        if self.flags.get("model"):
+            return _holds(self.model(), ("student", "distilled"), "student")
         path = self.run / "student"
         if not artifact.is_artifact(path):
             raise InputError(f"there is no finished student at {path}; run whisperq init-student first")
@@ -176,7 +175,7 @@ class Session:
         if flag == "test" and text in configured:
             return configured[text]
         name, _, path = text.partition("=")
-        if flag == "test" and path and not Path(text).exists():
+        if flag == "test" and path and not os.path.exists(text):
             return source(path, Path.cwd(), f"--{flag}", name=name)
         if not text:
             raise UsageError(f"--{flag} needs a list")

@@ -4,11 +4,15 @@
 # A command, `whisperq` where it is simply on the PATH. In a container of the Dockerfile's image:
 #
 #     docker build -t whisperq . && apptainer build whisperq.sif docker-daemon:whisperq:latest
-#     export WHISPERQ="apptainer exec --nv --bind /data $PWD/whisperq.sif whisperq"
+#     export WHISPERQ="apptainer exec --nv --bind /data '$PWD/whisperq.sif' whisperq"
 #
-# with a --bind for each place of data and models: by itself apptainer shows a container the home, /tmp and the run
+# with quotes, as a shell knows them, around what holds a space (a program's path alone needs none), and a --bind for each place of data and models: by itself apptainer shows a container the home, /tmp and the run
 # folders. PYTHONNOUSERSITE=1 keeps Python packages that lie in the home out of it.
-read -ra whisperq <<<"${WHISPERQ:-whisperq}"
+whisperq=("${WHISPERQ:=whisperq}")
+if ! command -v "$WHISPERQ" >/dev/null; then
+    words=$(xargs -n 1 printf '%s\n' <<<"$WHISPERQ") # it knows quotes, and expands nothing
+    mapfile -t whisperq <<<"$words"
+fi
 
 # An array has one student for each index.
 read -ra names <<<"$STUDENTS"

@@ -28,26 +28,45 @@ if [ ${#students[@]} -gt 1 ]; then
     after=aftercorr log=%x-%A-%a array=(--array="0-$((${#students[@]} - 1))")
 fi
 
-# submit STEP [sbatch's flags]: prints the job's id. In RUNS, where no other whisperq.yaml lies.
-# A job whose dependency failed is cancelled; otherwise it would wait for ever.
+# What is queued when a later submission fails, or somebody interrupts, would run up to a gap: it is taken back.
+queued=()
+take_back() {
+    [ ${#queued[@]} -eq 0 ] || echo "not all was queued; taking back ${queued[*]}" >&2
+    [ ${#queued[@]} -eq 0 ] || scancel "${queued[@]}"
+}
+trap take_back EXIT
+
+# submit STEP [sbatch's flags]: `id` becomes the job's. In RUNS, where no other whisperq.yaml lies, and from which the
+# log's place counts: of a whole path SLURM would expand each %. A job whose dependency failed is cancelled; otherwise
+# it would wait for ever.
 submit() {
-    sbatch --parsable --export=ALL --chdir="$RUNS" --output="$RUNS/logs/$log.txt" --kill-on-invalid-dep=yes \
-        "${@:2}" "$SCRIPTS/$1.sh" | cut -d ';' -f 1 # what follows is a federation's cluster
+    id=$(sbatch --parsable --export=ALL --chdir="$RUNS" --output="logs/$log.txt" --kill-on-invalid-dep=yes \
+        "${@:2}" "$SCRIPTS/$1.sh")
+    id=${id%%;*} # what follows is a federation's cluster
+    queued+=("$id")
 }
 
 # each STEP [sbatch's flags]: for each student
 each() { submit "$@" "${array[@]}"; }
 
 gpus=(--ntasks-per-node="${GPUS:-1}" --gpus-per-node="${GPUS:-1}")
-student=$(each init-student)
-distilled=$(each distill "${gpus[@]}" --dependency="$after:$student")
-calibrated=$(each calibrate --dependency="$after:$distilled")
-quantized=$(each quantize --dependency="$after:$calibrated")
-evaluated=$(each eval --dependency="$after:$quantized")
-counted=$(each outliers --dependency="$after:$distilled")
-drawn=$(each plot-attention --dependency="$after:$distilled")
+each init-student
+student=$id
+each distill "${gpus[@]}" --dependency="$after:$student"
+distilled=$id
+each calibrate --dependency="$after:$distilled"
+calibrated=$id
+each quantize --dependency="$after:$calibrated"
+quantized=$id
+each eval --dependency="$after:$quantized"
+evaluated=$id
+each outliers --dependency="$after:$distilled"
+counted=$id
+each plot-attention --dependency="$after:$distilled"
+drawn=$id
 log=%x-%j
-table=$(submit table --dependency="afterok:$evaluated:$counted")
+submit table --dependency="afterok:$evaluated:$counted"
+trap - EXIT
 
 echo "init-student $student, distill $distilled, calibrate $calibrated, quantize $quantized, eval $evaluated,"
-echo "outliers $counted, plot-attention $drawn; last job $table writes $RUNS/table.md"
+echo "outliers $counted, plot-attention $drawn; last job $id writes $RUNS/table.md"

@@ -7,6 +7,8 @@ Differences are points of WER, system - base, both sets pooled; sizes are bytes 
 
 import json
 import struct
+from collections.abc import Iterable
+from itertools import combinations
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from whisperq.hashing import file_sha256
 
 MARGINS = ("0.3", "0.2")
 BASES = ("float", "dynamic")
+RUNTIMES = ("int8", "emulated", "emulated-avx2")
 RATES = ("wer", "wer_interval_95", "reference_words", "utterances", "loops")
 DIFFERENCES = ("wer_a", "wer_b", "difference", "interval_95", "p", "reference_words", "enough_words", "enough_blocks")
 DIFFERENCES += ("blocks", "blocked_by", "verdict", "within_margin", "words_needed")
@@ -33,7 +36,29 @@ def read_model(run: Path) -> dict[str, Any]:
     speed = run / "speed.json"
     timed = {"speed": json.loads(speed.read_text())} if speed.is_file() else {}
     beside = {f.name: symptoms(f) for f in sorted((run / "robustness").glob("*")) if artifact.is_artifact(f)}
-    return {"model": run.name, "float32_bytes": size, "systems": systems, **timed, "robustness": beside}
+    found = {"model": run.name, "float32_bytes": size, "systems": systems, **timed, "robustness": beside}
+    return found | {"agreement": agreement(run / "agreement")}
+
+
+def agreement(folder: Path) -> dict[str, Any]:
+    """How many transcripts of pairs of runtimes are equal letter by letter; {} where they were not compared."""
+    names = [name for name in RUNTIMES if artifact.is_artifact(folder / name)]
+    made = {name: artifact.load(folder / name, "evaluation") for name in names}
+    texts = {name: transcripts(folder / name, one.results["sets"]) for name, one in made.items()}
+    pairs = {f"{a} / {b}": sum(texts[a][k] == texts[b][k] for k in texts[a]) for a, b in combinations(names, 2)}
+    if not pairs:
+        return {}
+    rates = {name: {n: r["wer"] for n, r in one.results["sets"].items()} for name, one in made.items()}
+    hashes = {name: hash_of(one) for name, one in made.items()}
+    return {"utterances": len(texts[names[0]]), "equal": pairs, "wer": rates, "manifests": hashes}
+
+
+def transcripts(evaluation: Path, sets: Iterable[str]) -> dict[tuple[str, str], str]:
+    found = {}
+    for name in sets:
+        lines = (evaluation / "hypotheses" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        found |= {(name, line["id"]): line["pred_text"] for line in map(json.loads, lines)}
+    return found
 
 
 def symptoms(folder: Path) -> dict[str, Any]:

@@ -7,10 +7,11 @@
 #   RUNS      where the run folders go, one for each model; default examples/whisper/run
 #   RESULTS   where the table goes; default examples/whisper/results
 #   SYSTEMS   some of the systems only, such as "float dynamic"; default all
-#   PARTS     some of "systems speed figures robustness"; the table is made of what is there
+#   PARTS     some of "systems speed figures robustness agreement"; the table is made of what is there
 #   LIMIT     first N utterances of each test list; PAPER_LIMIT, KL_LIMIT: of the emulated recipe and of the KL
 #   SOUNDS    recordings of silence, of noise and of music; SPOKEN of each test list: for what may break beside words
 #   ROBUSTNESS  the systems that hear them, default "before after"
+#   AGREEMENT first N utterances of each test list that int8 and the emulation hear side by side, default 100
 #   BATCHES   of calibration, eight utterances each; ROUNDS, SPEED_LJ, SPEED_LIBRI: of the timing,
 #             which is done anew where RUNS/MODEL/speed.json is gone
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
@@ -53,7 +54,7 @@ systems() {
 
 listed() { [[ " $1 " == *" $2 "* ]]; }
 wanted() { [ -z "${SYSTEMS:-}" ] || listed "$SYSTEMS" "$1"; }
-part() { listed "${PARTS:-systems speed figures robustness}" "$1"; }
+part() { listed "${PARTS:-systems speed figures robustness agreement}" "$1"; }
 there() { [ -f "$WHISPERQ_RUN/eval/$1/manifest.json" ]; }
 
 # hear NAME RUNTIME UTTERANCES MODEL
@@ -118,11 +119,22 @@ robustness() {
     done
 }
 
+# Do the integers write what their emulation writes? The measure of that is the emulation beside itself with the
+# instructions of an older CPU: its sums are rounded in another order.
+agreement() {
+    local same=(--model "$WHISPERQ_RUN/quantized/after" "${sets[@]}" --normalizer english --limit "${AGREEMENT:-100}")
+    there after || return 0
+    wq eval "${same[@]}" --runtime int8 --attention-dtype float32 --out "$WHISPERQ_RUN/agreement/int8"
+    wq eval "${same[@]}" --runtime emulated --out "$WHISPERQ_RUN/agreement/emulated"
+    ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
+        whisperq eval "${same[@]}" --runtime emulated --out "$WHISPERQ_RUN/agreement/emulated-avx2" >/dev/null
+}
+
 for name in "$@"; do
     model="$whispers/$name"
     export WHISPERQ_RUN="$runs/$name"
     mkdir -p "$WHISPERQ_RUN"
-    for each in systems:all_systems speed:speed figures:figures robustness:robustness; do
+    for each in systems:all_systems speed:speed figures:figures robustness:robustness agreement:agreement; do
         ! part "${each%%:*}" || "${each##*:}"
     done
 done

@@ -1,5 +1,6 @@
 """Utterances to batches of features and tokens."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from whisperq.data.audio import load_audio
-from whisperq.data.features import log_mel_of, padded
+from whisperq.data.features import log_mel_of, log_mel_range, padded
 from whisperq.data.lazy import without_text
 from whisperq.data.tokens import IGNORED, Codec, Tokens
 from whisperq.data.utterance import Utterance
@@ -57,12 +58,16 @@ class Loader:
         self.skipped.add(utterance.origin)
 
     def audio(self, utterance: Utterance) -> np.ndarray | None:
-        """float32 (samples,), or None where it cannot be used and skip_bad says to go on. Raises InputError."""
+        """float32 (samples,), or None where it cannot be used and skip_bad says to go on.
+
+        Raises InputError, and ReadError, which skip_bad does not keep back.
+        """
         try:
             return load_audio(utterance, self.extractor.sampling_rate)
-        except InputError:
+        except InputError as error:
             if not self.skip_bad:
                 raise
+            warnings.warn(f"left out: {error}", stacklevel=2)
             self.skipped.add(utterance.origin)
             return None
 
@@ -79,6 +84,11 @@ class Loader:
             f"{utterance.origin}: {seconds:.2f} s of audio, but the model's window "
             f"is {self.window_seconds:g} s; cut it, or give --skip-bad"
         )
+
+    @property
+    def heard_range(self) -> tuple[float, float] | None:
+        """Between which ends all features lie, whatever the recording; None where they are not bounded."""
+        return log_mel_range(self.extractor)
 
     @property
     def window_seconds(self) -> float:

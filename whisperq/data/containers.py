@@ -188,6 +188,8 @@ def _wide(head: bytes, there: int) -> bytes:
 
 
 def _at(file: BinaryIO, place: int, count: int) -> bytes:
+    if place >= 1 << 62:  # as lengths of 64 bits can claim
+        return b""
     file.seek(place)
     return file.read(count)
 

@@ -11,8 +11,10 @@ import soundfile
 import soxr
 
 from whisperq.data.encoded import Encoded
-from whisperq.data.patience import is_file, patiently
+from whisperq.data.foreign import converted, kind_of
+from whisperq.data.patience import PatientFile, is_file, patiently
 from whisperq.data.utterance import Utterance
+from whisperq.disk import is_pointer
 from whisperq.errors import InputError
 
 STANDARD_INPUT = "standard input"  # the origin of what was read there
@@ -106,8 +108,14 @@ class Sound:
 def _encoded(audio: str | bytes, where: str) -> Encoded:
     if not isinstance(audio, bytes) and not is_file(audio):
         raise InputError(f"{where} does not exist")
-    file = io.BytesIO(audio) if isinstance(audio, bytes) else open(audio, "rb")
+    file = io.BytesIO(audio) if isinstance(audio, bytes) else PatientFile(audio, where)
     try:
+        start = file.read(64)
+        if is_pointer(start):
+            raise InputError(f"{where} is a pointer of Git LFS, not the file itself: run `git lfs pull`")
+        if kind := kind_of(start):
+            file.close()
+            file = converted(audio, kind, where)
         return Encoded(file, where)
     except BaseException:
         file.close()

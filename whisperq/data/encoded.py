@@ -5,6 +5,7 @@ import os
 from typing import BinaryIO
 
 from whisperq.data.containers import checked_head
+from whisperq.data.patience import PatientFile
 
 
 class Encoded(io.RawIOBase):
@@ -13,7 +14,7 @@ class Encoded(io.RawIOBase):
     libsndfile calls `readinto` from C, where no exception gets through: it waits in `fault`.
     """
 
-    def __init__(self, file: BinaryIO, where: str) -> None:
+    def __init__(self, file: BinaryIO | PatientFile, where: str) -> None:
         super().__init__()
         self.file, self.place = file, 0
         self.head, self.skipped = checked_head(file, where) or (b"", 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
+from whisperq.names import set_file
 
 FOLDER = "hypotheses"  # of an artifact, with a file for each set
 SPELLING = "normalizer.json"  # as models carry it, beside that folder
@@ -21,6 +22,8 @@ class Evaluation:
     files: Mapping[str, Path]
     normalizers: Mapping[str, str] = field(default_factory=dict)  # set -> id
     scorer: str | None = None
+    measures: Mapping[str, str] = field(default_factory=dict)  # set -> wer or cer
+    version: int | None = None  # of the normalisers
     spelling: Path | None = None
 
     @property
@@ -38,10 +41,12 @@ def open_evaluation(place: Path) -> Evaluation:
     if sealed.kind not in KINDS:
         raise InputError(f"{place} holds a {sealed.kind}, but an evaluation or score is needed here")
     sets = sealed.results["sets"]
-    files = {name: place / FOLDER / f"{name}.jsonl" for name in sets}
+    files = {name: set_file(place / FOLDER, name, ".jsonl") for name in sets}
     normalizers = {name: r["normalizer"] for name, r in sets.items()}
     scorers = {r.get("scorer", "jiwer") for r in sets.values()}
-    return Evaluation(place, files, normalizers, scorers.pop(), _there(place / SPELLING))
+    measures = {name: r.get("measure", "wer") for name, r in sets.items()}
+    version = min((r.get("normalizer_version", 1) for r in sets.values()), default=None)
+    return Evaluation(place, files, normalizers, scorers.pop(), measures, version, _there(place / SPELLING))
 
 
 def spelling_beside(file: Path) -> Path | None:

@@ -4,10 +4,14 @@
     M = log10(max(F^T X, 1e-10))           F: mel filters, (n_fft/2 + 1, mel bins)
     y = (max(M, max(M) - 8) + 4) / 4       the floor is one utterance's own
 
+Samples within -1 and 1 cannot leave -1.5 <= y <= (log10(max F * n_fft * sum w^2) + 4) / 4, w being the window: by
+Parseval's theorem all of a frame's power is n_fft * sum (w x)^2. For Whisper's 80 bins the upper end is 1.80.
+
 Window length, filters, hop and rate are the extractor's (a transformers
 `WhisperFeatureExtractor`): 30 s and 80 bins are Whisper's, not ours.
 """
 
+import math
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
@@ -30,6 +34,13 @@ def log_mel(waveforms: Sequence[np.ndarray], extractor, device: str | torch.devi
     `ValueError`, because cutting it would silently lose words.
     """
     return log_mel_of(padded(waveforms, extractor.n_samples).to(device), extractor)
+
+
+def log_mel_range(extractor) -> tuple[float, float]:
+    """The least and the greatest value that a log-mel spectrogram can have, whatever the recording and its level."""
+    window = torch.hann_window(extractor.n_fft, dtype=torch.float64)
+    power = float(np.max(extractor.mel_filters)) * extractor.n_fft * float(window.square().sum())
+    return (math.log10(POWER_FLOOR) + 4.0) / 4.0, (math.log10(power) + 4.0) / 4.0
 
 
 def log_mel_of(samples: torch.Tensor, extractor) -> torch.Tensor:

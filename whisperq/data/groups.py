@@ -29,8 +29,13 @@ class UtteranceGroup:
         return Joined([one.utterances for one in self.lists])
 
     @property
+    def skipped(self) -> list[str]:
+        """The origins of lines that cannot be used."""
+        return [origin for one in self.lists for origin in one.skipped]
+
+    @property
     def bad(self) -> int:
-        return sum(one.bad for one in self.lists)
+        return len(self.skipped)
 
     @property
     def reference(self) -> dict[str, str]:

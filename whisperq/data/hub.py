@@ -16,7 +16,8 @@ from whisperq.config import Source
 from whisperq.data.audio import audio_seconds
 from whisperq.data.index import GrowingIndex, Index
 from whisperq.data.lazy import Indexed
-from whisperq.data.naming import without_second_uses
+from whisperq.data.naming import left_out, without_second_uses
+from whisperq.data.patience import is_file
 from whisperq.data.utterance import (
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,
@@ -44,15 +45,15 @@ class DatasetRows(Indexed):
         return row_utterance(self.title, row, self.data[row], self.source)
 
 
-def read_dataset(source: Source, skip_bad: bool) -> tuple[DatasetRows, int, str]:
-    """The utterances, the number of rows skipped, and a content hash; raises InputError.
+def read_dataset(source: Source, skip_bad: bool) -> tuple[DatasetRows, list[str], str]:
+    """The utterances, the rows skipped, and a content hash; raises InputError.
 
     The SHA-256 goes over ids, texts and encoded audio of the usable rows: the same wherever the cache lies, which
     the library's own fingerprint is not. It costs one reading of the data, an hour for a terabyte.
     """
     title = source.dataset or source.path or ""
     data = undecoded(load(title, source), title, source)
-    growing, names, bad, digest = GrowingIndex(), [], 0, hashlib.sha256()
+    growing, names, bad, digest = GrowingIndex(), [], [], hashlib.sha256()
     for number, row in enumerate(data):
         if source.limit is not None and len(growing) >= source.limit:
             break
@@ -62,16 +63,16 @@ def read_dataset(source: Source, skip_bad: bool) -> tuple[DatasetRows, int, str]
         except InputError:
             if not skip_bad:
                 raise
-            bad += 1
+            bad.append(f"{title} row {number}")
             continue
         growing.add((number, 0, 0, 0), utterance, _seconds(utterance), label_wer)
         names.append(hash(utterance.id))
         _hash(digest, utterance)
     rows, hashes = DatasetRows(data, title, source, growing.finish()), np.array(names, np.int64)
     kept = without_second_uses(rows, hashes, skip_bad)
-    bad += len(rows) - len(kept)
+    bad += [rows[row].origin for row in left_out(len(rows), kept)]
     if not len(kept):
-        raise no_usable_line(title, bad)
+        raise no_usable_line(title, len(bad))
     return DatasetRows(data, title, source, rows.index.take(kept)), bad, digest.hexdigest()
 
 
@@ -84,7 +85,7 @@ def _seconds(utterance: Utterance) -> float | None:
 
 
 def _hash(digest: Any, utterance: Utterance) -> None:
-    audio = utterance.audio if isinstance(utterance.audio, bytes) else utterance.audio.encode()
+    audio = utterance.audio if isinstance(utterance.audio, bytes) else os.fsencode(utterance.audio)
     digest.update(json.dumps([utterance.id, utterance.text, len(audio)]).encode())
     digest.update(audio)
 
@@ -138,7 +139,7 @@ def row_utterance(title: str, index: int, row: dict[str, Any], source: Source) -
     audio = row[source.audio_column] or {}
     path, content = audio.get("path"), audio.get("bytes")
     where = f"{title} row {index}" + (f" ({path})" if path else "")
-    if not content and not (path and os.path.isfile(path)):
+    if not content and not (path and is_file(path)):
         raise InputError(f"{where} has no audio")
     text_columns = (source.text_column,) if source.text_column else TEXT_COLUMNS
     speaker_columns = (source.speaker_column,) if source.speaker_column else SPEAKER_COLUMNS

@@ -5,13 +5,17 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from whisperq.data.patience import patiently
 from whisperq.data.utterance import reason
+from whisperq.disk import is_pointer
 from whisperq.errors import InputError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
 
 
 class Line(NamedTuple):
@@ -41,29 +45,45 @@ class TableFile:
         """All lines but the empty ones; `digest` is updated with every byte."""
         try:
             with open(self.path, "rb") as file:
+                if is_pointer(file.peek(64)):
+                    raise InputError(f"{self.path} is a pointer of Git LFS, not the list itself: run `git lfs pull`")
                 tracked = _Tracked(file, digest)
                 yield from self._csv(tracked) if self.is_csv else self._json(tracked)
                 self.size = tracked.end
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.path}, line {tracked.number}, is not UTF-8 ({reason(error)})") from error
+            known = "UTF-16" if error.object.startswith(UTF_16) else "ISO-8859-1"
+            raise InputError(
+                f"{self.path}, line {tracked.number}, is not UTF-8 ({reason(error)}); if it is {known}, convert it: "
+                f"iconv -f {known} -t UTF-8 {quote(str(self.path))} > NEW"
+            ) from error
         except (OSError, csv.Error) as error:
             raise InputError(f"The utterance list {self.path} cannot be read ({reason(error)})") from error
 
     def again(self, place: int, length: int, check: int) -> dict[str, Any]:
-        """The fields of a line that was good before. Raises InputError for a file that is another by now."""
-        try:
-            if self._file is None:
-                file = open(self.path, "rb", buffering=0)
-                if os.fstat(file.fileno()).st_size != self.size:
-                    raise self._changed()
-                self._file = file
-            raw = os.pread(self._file.fileno(), length, place)  # no position that forked processes would share
-        except OSError as error:
-            raise InputError(f"The utterance list {self.path} cannot be read ({reason(error)})") from error
+        """The fields of a line that was good before.
+
+        Raises InputError for a file that is another by now or gone, ReadError where reading it fails.
+        """
+        raw = patiently(lambda: self._bytes(place, length), f"the utterance list {self.path}")
         if crc32(raw) != check:
             raise self._changed()
         text = raw.decode("utf-8")
         return self._fields(next(csv.reader([text]))) if self.is_csv else json.loads(text)
+
+    def _bytes(self, place: int, length: int) -> bytes:
+        if self._file is None:
+            try:
+                file = open(self.path, "rb", buffering=0)
+            except FileNotFoundError as error:
+                raise InputError(f"The utterance list {self.path} cannot be read ({reason(error)})") from error
+            if os.fstat(file.fileno()).st_size != self.size:
+                raise self._changed()
+            self._file = file
+        try:
+            return os.pread(self._file.fileno(), length, place)  # no position that forked processes would share
+        except OSError:
+            self._file = None  # closed with its last reference; opened anew by the next try
+            raise
 
     def _changed(self) -> InputError:
         return InputError(f"The utterance list {self.path} has changed since it was first read; run the command again")

@@ -26,8 +26,12 @@ class UtteranceList:
 
     source: Source
     utterances: Sequence[Utterance]  # each made when it is asked for
-    bad: int  # lines skipped
+    skipped: Sequence[str]  # the origins of lines and rows that cannot be used
     sha256: str  # of the list or metadata file; for a data set of its ids, texts and audio
+
+    @property
+    def bad(self) -> int:
+        return len(self.skipped)
 
 
 def read(source: Source, skip_bad: bool = False) -> UtteranceList:
@@ -47,7 +51,7 @@ def read(source: Source, skip_bad: bool = False) -> UtteranceList:
         if table:
             raise InputError(f"{place}: `streaming` is for data sets and parquet, lists are never read whole anyway")
         stream = Streamed(source)
-        return UtteranceList(source, stream, 0, stream.sha256)
+        return UtteranceList(source, stream, (), stream.sha256)
     if table:
         return UtteranceList(source, *read_table(table, source, skip_bad))
     return UtteranceList(source, *read_dataset(source, skip_bad))

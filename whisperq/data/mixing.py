@@ -15,7 +15,7 @@ import numpy as np
 from whisperq.errors import InputError
 
 CANCELLED = 20  # dB that the mean may lose
-AUDIBLE = 1e-10  # mean square, 100 dB below full scale: nothing is lost of what is softer
+AUDIBLE = 1e-10  # variance, 100 dB below full scale: nothing is lost of what is softer
 LOUDEST = 8.0  # the greatest sample that is a float's own, 18 dB above full scale
 SCALES = (1 << 15, 1 << 23, 1 << 31)  # full scale of integers, which resampling overshoots
 
@@ -37,15 +37,16 @@ def survey(blocks: Iterable[np.ndarray], where: str) -> Mix:
 
     Raises InputError for samples that are not finite or that are no sound.
     """
-    peak, frames, energies, mixed = 0.0, 0, np.zeros(1), 0.0
+    peak, frames, sums, products = 0.0, 0, np.zeros(1), np.zeros((1, 1))  # by channel, and by pairs of channels
     for block in blocks:
-        peak = np.maximum(peak, np.abs(block).max(initial=0))  # keeps what is not a number
+        peak = np.maximum(peak, max(block.max(initial=0), -block.min(initial=0)))  # keeps what is not a number
         frames += len(block)
-        if block.shape[1] > 1 and np.isfinite(peak):
-            energies = energies + np.square(block, dtype=np.float64).sum(axis=0)
-            mixed += float(np.square(block.mean(axis=1), dtype=np.float64).sum())
+        if block.shape[1] > 1 and peak < 2 * SCALES[-1]:  # what is louder is refused below
+            sums, products = sums + np.ones(len(block), np.float32) @ block, products + block.T @ block
     scale = _scale(float(peak), where)
-    return Mix(_channel(energies * scale**2 / max(frames, 1), mixed * scale**2 / max(frames, 1), where), scale)
+    means = sums / max(frames, 1)  # an offset, which is no sound and does not cancel with the voices
+    covariance = scale**2 * (products / max(frames, 1) - np.outer(means, means))
+    return Mix(_channel(np.diag(covariance), max(float(covariance.mean()), 0.0), where), scale)
 
 
 def _scale(peak: float, where: str) -> float:
@@ -65,7 +66,7 @@ def _scale(peak: float, where: str) -> float:
 
 
 def _channel(energies: np.ndarray, mixed: float, where: str) -> int | None:
-    """The loudest of the channels, whose mean squares are given, where the mixture's is so much smaller."""
+    """The loudest of the channels, whose variances are given, where that of their mean is so much smaller."""
     loudest = int(np.argmax(energies))
     if energies[loudest] <= max(AUDIBLE, mixed * 10 ** (CANCELLED / 10)):
         return None

@@ -25,7 +25,7 @@ def default_id(file: str, offset: Any, naming: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _stem(file: str) -> str:
-    return os.path.splitext(os.path.basename(file))[0]
+    return os.path.splitext(os.path.basename(file.replace("\\", "/")))[0]
 
 
 class Names:
@@ -75,3 +75,8 @@ def without_second_uses(utterances: Indexed, hashes: np.ndarray, skip_bad: bool)
             raise InputError(second_use(other, one))
         second.append(row)
     return np.delete(rows, second)
+
+
+def left_out(count: int, kept: np.ndarray) -> list[int]:
+    """The rows of `count` that were not kept."""
+    return np.delete(np.arange(count), kept).tolist()

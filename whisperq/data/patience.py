@@ -5,7 +5,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from whisperq.data.utterance import reason
 from whisperq.errors import InputError, ReadError
@@ -41,6 +41,44 @@ def _said(error: OSError | MemoryError) -> str:
     if isinstance(error, MemoryError):
         return "out of memory"
     return os.strerror(error.errno) if error.errno else reason(error)
+
+
+class PatientFile:
+    """A file's bytes. Where a read fails the file is opened anew, at the same place. Raises as `patiently` does."""
+
+    def __init__(self, path: str, where: str) -> None:
+        self.path, self.where, self.place = path, where, 0
+        self._file: BinaryIO | None = None
+        self.size = patiently(lambda: self._opened().seek(0, os.SEEK_END), where)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        return self.place
+
+    def read(self, count: int) -> bytes:
+        content = patiently(lambda: self._read(count), self.where)
+        self.place += len(content)
+        return content
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+        self._file = None
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self._file = open(self.path, "rb")
+        return self._file
+
+    def _read(self, count: int) -> bytes:
+        try:
+            file = self._opened()
+            if file.tell() != self.place:
+                file.seek(self.place)
+            return file.read(count)
+        except BaseException:
+            self.close()
+            raise
 
 
 def is_file(path: str) -> bool:

@@ -8,15 +8,18 @@ one pass that keeps an index of it, and read again when its utterance is wanted.
 
 import hashlib
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from whisperq.config import Source
 from whisperq.data.index import GrowingIndex, Index
 from whisperq.data.lazy import Indexed
 from whisperq.data.lines import Line, TableFile
-from whisperq.data.naming import Names, default_id, without_second_uses
+from whisperq.data.naming import Names, default_id, left_out, without_second_uses
+from whisperq.data.patience import is_file
 from whisperq.data.utterance import (
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,
@@ -32,6 +35,7 @@ from whisperq.errors import InputError
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 FILE_COLUMNS = ("audio_filepath", "file_name")
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class Table:
@@ -62,7 +66,7 @@ class Table:
         name = label_of(fields, self.id_columns, where)
         return Utterance(
             id=name or ("" if naming is None else default_id(file, fields.get("offset"), naming)),
-            audio=os.path.join(self.folder, file),
+            audio=_place(self.folder, file),
             text=text_of(fields, self.text_columns, where),
             duration=duration,
             offset=seconds_of(fields, "offset", where) or 0.0,
@@ -85,14 +89,14 @@ class TableLines(Indexed):
         return self.table.utterance(fields, int(index.line[number]), int(index.naming[number]))
 
 
-def read_table(path: Path, source: Source, skip_bad: bool) -> tuple[TableLines, int, str]:
-    """The utterances, the number of lines skipped, and the file's SHA-256; raises InputError.
+def read_table(path: Path, source: Source, skip_bad: bool) -> tuple[TableLines, list[str], str]:
+    """The utterances, the lines skipped, and the file's SHA-256; raises InputError.
 
     Audio files must exist. With `limit`, no line behind the first usable ones is checked.
     """
     _exists.cache_clear()
     table, digest = Table(path, source), hashlib.sha256()
-    growing, names, bad = GrowingIndex(), Names(), 0
+    growing, names, bad = GrowingIndex(), Names(), []
     for line in table.file.lines(digest):
         names.see(str(first_value(line.fields, FILE_COLUMNS)))
         if source.limit is not None and len(growing) >= source.limit:
@@ -104,13 +108,13 @@ def read_table(path: Path, source: Source, skip_bad: bool) -> tuple[TableLines, 
         except InputError:
             if not skip_bad:
                 raise
-            bad += 1
+            bad.append(f"{path} line {line.number}")
     naming, hashes = names.resolve()
     lines = TableLines(table, growing.finish(naming))
     kept = without_second_uses(lines, hashes, skip_bad)
-    bad += len(lines) - len(kept)
+    bad += [lines[row].origin for row in left_out(len(lines), kept)]
     if not len(kept):
-        raise no_usable_line(str(path), bad)
+        raise no_usable_line(str(path), len(bad))
     return TableLines(table, lines.index.take(kept)), bad, digest.hexdigest()
 
 
@@ -120,10 +124,21 @@ def _checked(table: Table, line: Line) -> Utterance:
     utterance = table.utterance(line.fields, line.number, None)
     if not _exists(utterance.audio):
         file = first_value(line.fields, FILE_COLUMNS)
-        raise InputError(f"{utterance.origin} ({file}): the audio file {utterance.audio} does not exist")
+        hint = "; it has a drive's letter: name it from the list's own folder" if DRIVE.match(file) else ""
+        raise InputError(f"{utterance.origin} ({file}): the audio file {utterance.audio} does not exist{hint}")
     return utterance
+
+
+def _place(folder: str, file: str) -> str:
+    """A file's path; it may be written with Windows's separators, or with its accents in Unicode's other form."""
+    place = os.path.join(folder, file)
+    if (file.isascii() and "\\" not in file) or _exists(place):
+        return place
+    forms = (file.replace("\\", "/"), *(normalize(form, file) for form in ("NFC", "NFD")))
+    others = (os.path.join(folder, form) for form in forms)
+    return next(filter(_exists, others), place)
 
 
 @lru_cache(maxsize=1024)  # segments of one recording follow each other
 def _exists(file: str) -> bool:
-    return os.path.isfile(file)
+    return is_file(file)

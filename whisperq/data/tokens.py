@@ -8,8 +8,10 @@ and its text stands between them: <|0.00|> text <|2.40|><|2.40|> text <|3.90|>.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import WhisperProcessor
 
@@ -52,9 +54,22 @@ class Codec:
         return bool(self.languages) and self.task not in self.prompt
 
     def words(self, text: str) -> list[int]:
-        """A text's own tokens; none where nothing is said."""
-        text = text.strip()
-        return self.tokenizer(" " + text, add_special_tokens=False).input_ids if text else []
+        """A text's own tokens; none where nothing is said. What spells a control token or a time is text as well."""
+        text, (plain, added) = text.strip(), self._plain
+        return [added.get(i, i) for i in plain.encode(f" {text}").ids] if text else []
+
+    @cached_property
+    def _plain(self) -> tuple[Tokenizer, dict[int, int]]:
+        """The tokenizer without <|endoftext|>, <|0.00|> and their like; its ids of added words -> the model's."""
+        whole = self.tokenizer.backend_tokenizer
+        plain = Tokenizer(whole.model)
+        plain.pre_tokenizer = whole.pre_tokenizer
+        if whole.normalizer is not None:
+            plain.normalizer = whole.normalizer
+        known = self.tokenizer.added_tokens_decoder
+        words = {i: word for i, word in known.items() if not word.special and not word.content.startswith("<|")}
+        plain.add_tokens(list(words.values()))
+        return plain, {plain.token_to_id(word.content): i for i, word in words.items()}
 
     def encode(self, text: str) -> list[int]:
         """The whole sequence, prompt to <|endoftext|>; where nothing is said, these alone."""

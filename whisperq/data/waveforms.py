@@ -89,14 +89,18 @@ class CtcCodec:
     times: range = range(0)
 
     def encode(self, text: str) -> list[int]:
-        """Labels of a text, in the vocabulary's case; what the vocabulary cannot write is left out."""
+        """Labels of a text, in the vocabulary's case; what the vocabulary cannot write is left out.
+
+        Text that spells a control token, such as <s>, is text.
+        """
         tokens = self.tokenizer.get_vocab()
         letters = [t for t in tokens if len(t) == 1]
         for changed, lacking in ((str.upper, str.islower), (str.lower, str.isupper)):
             if not any(lacking(t) for t in letters):
                 text = changed(text)
         unknown = {self.tokenizer.unk_token_id, self.blank}
-        return [i for i in self.tokenizer(" ".join(text.split())).input_ids if i not in unknown]
+        labels = self.tokenizer(" ".join(text.split()), split_special_tokens=True).input_ids
+        return [i for i in labels if i not in unknown]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Labels of which repeats are collapsed and blanks are gone -> words."""
@@ -125,6 +129,7 @@ class WaveformLoader(Loader):
 
     needs_text = False  # no decoder that the references would lead
     padding = "padding masked"
+    heard_range = None  # samples are scaled by their own spread
 
     def __init__(
         self, extractor: WaveformExtractor, codec: CtcCodec, device: str, skip_bad: bool, counts: Counts

@@ -20,6 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from whisperq.errors import InputError
+from whisperq.models.nearly import WRAPPINGS
 
 ATTENTION = "whisperq_tapped"
 
@@ -131,7 +132,7 @@ def build_ctc(config: PreTrainedConfig) -> nn.Module:
 
 def load_ctc(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[nn.Module, dict]:
     model, report = NETWORKS[config.model_type][1].from_pretrained(
-        folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, key_mapping=WRAPPINGS
     )
     # What pretraining alone needs; many a published checkpoint lacks it, others have more of it.
     for problem in ("missing_keys", "unexpected_keys"):

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 from whisperq.errors import InputError
 from whisperq.models.ctc import build_ctc, load_ctc, read_ctc_config
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
+from whisperq.models.nearly import WRAPPINGS
 from whisperq.models.tables import ctc_axis, ctc_table, whisper_axis, whisper_table
 
 
@@ -41,7 +42,7 @@ def _read_whisper_config(content: dict[str, Any]) -> GatedWhisperConfig:
 
 def _load_whisper(folder: Path, config: GatedWhisperConfig, dtype: torch.dtype) -> tuple[nn.Module, dict]:
     model, report = GatedWhisperForConditionalGeneration.from_pretrained(
-        folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, key_mapping=WRAPPINGS
     )
     model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids; loading forgets that they are fixed
     return model, report

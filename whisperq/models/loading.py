@@ -29,8 +29,13 @@ from transformers.utils import logging as transformers_logging
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models import gated_whisper
+from whisperq.models.configurations import check_content, check_generation, check_values, check_weights
 from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
+from whisperq.models.headers import QUANTIZED, all_finite
+from whisperq.models.nearly import refuse_nearly
+from whisperq.models.pairing import check_ctc, check_whisper
+from whisperq.schema import Wrong
 
 CODE = "modeling_gated_whisper"
 WEIGHTS = ("*.json", "*.txt", "model.safetensors", "model-0*.safetensors")  # not fp32 duplicates, not pickles
@@ -58,6 +63,8 @@ def local_folder(name: str | Path) -> Path:
     """A model's folder; a Hub id is fetched first. Raises InputError."""
     if Path(name).is_dir():
         return Path(name)
+    if Path(name).is_file():
+        raise InputError(f"{name} is a file; name the folder of a model as transformers saves it")
     if str(name).startswith((".", "/")):
         raise InputError(f"there is no model folder {name}")
     from huggingface_hub import snapshot_download
@@ -72,19 +79,32 @@ def local_folder(name: str | Path) -> Path:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Raises InputError where the folder is no model of a known family."""
+    """Raises InputError where the folder is no model of a known family, or its weights are not as config.json says."""
+    refuse_nearly(folder)
     try:
-        content = json.loads((folder / "config.json").read_text())
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model_type = content["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} is no model: it has no readable config.json") from error
     try:
-        return family_of(str(model_type)).read_config(content)
+        family = family_of(str(model_type))
+        is_whisper = family.writes == "tokens"
+        check_content(content, is_whisper)
+        config = family.read_config(content)
+        check_values(config, is_whisper)
+    except Wrong as wrong:
+        raise InputError(f"{folder / 'config.json'} cannot be used: {wrong}") from None
     except InputError as error:
         raise InputError(f"{folder} {error}") from None
     except Exception as error:  # transformers checks every field, with errors of its own
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder / 'config.json'} cannot be used: {reason}") from error
+    try:
+        check_weights(folder, config, is_whisper)
+    except Wrong as wrong:
+        raise InputError(f"the weights of {folder} do not fit its config.json: {wrong}") from None
+    check_generation(folder, config)
+    return config
 
 
 def require_whisper(folder: Path) -> None:
@@ -102,6 +122,10 @@ def load_whisper(folder: Path, dtype: torch.dtype, device: str) -> GatedWhisperF
 def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
     """Weights from safetensors alone, in evaluation mode. Raises InputError for missing or foreign weights."""
     config = load_config(folder)
+    if (folder / QUANTIZED).exists() and not list(folder.glob("model*.safetensors")):
+        raise InputError(
+            f"{folder} holds a quantized model, but a float one is needed here; name the model that it was made from"
+        )
     try:
         model, report = family_of(config).load(folder, config, dtype)
     except Exception as error:
@@ -113,6 +137,9 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
                 f"the weights of {folder} do not fit its config.json: "
                 f"{len(keys)} {problem.replace('_', ' ')}, such as {sorted(map(str, keys))[0]}"
             )
+    for name, values in model.state_dict().items():
+        if not all_finite(values):
+            raise InputError(f"the weights of {folder} are not finite: {name} holds NaN or infinite values")
     return model.to(device).eval()
 
 
@@ -123,9 +150,12 @@ def empty_model(config: GatedWhisperConfig) -> GatedWhisperForConditionalGenerat
 
 
 def load_processor(folder: Path) -> WhisperProcessor | Wav2Vec2Processor:
-    """Feature extractor and tokenizer. Raises InputError."""
-    if (folder / "config.json").exists() and family_of(load_config(folder)).writes == "ctc":
-        return load_ctc_processor(folder)
+    """Feature extractor and tokenizer, the model's own where it lies beside them. Raises InputError."""
+    config = load_config(folder) if (folder / "config.json").exists() else None
+    if config is not None and family_of(config).writes == "ctc":
+        processor = load_ctc_processor(folder)
+        check_ctc(folder, config, processor)
+        return processor
     try:
         # Its parts, not WhisperProcessor.from_pretrained: that reads the model's config too, and where
         # it names code, asks whether to run it.
@@ -136,7 +166,10 @@ def load_processor(folder: Path) -> WhisperProcessor | Wav2Vec2Processor:
         raise InputError(f"{folder} lacks a usable Whisper tokenizer or feature extractor: {reason}") from error
     if "<|startoftranscript|>" not in tokenizer.get_vocab():  # without its files, an empty one is made up
         raise InputError(f"{folder} lacks a usable Whisper tokenizer: it does not know <|startoftranscript|>")
-    return WhisperProcessor(extractor, tokenizer)
+    processor = WhisperProcessor(extractor, tokenizer)
+    if config is not None:
+        check_whisper(folder, config, processor)
+    return processor
 
 
 def load_ctc_processor(folder: Path) -> Wav2Vec2Processor:

@@ -6,7 +6,8 @@
 
 The first observer is the calibration's own. Ranges that are for a number of bits stand under it. A range that
 mathematics knows is every observer's, and stands under "known" too: probabilities have [0, 1], and a gate
-sigmoid(G(x)) / pi_init has [0, 1 / pi_init]. Probabilities are then not looked at at all.
+sigmoid(G(x)) / pi_init has [0, 1 / pi_init], and a log-mel spectrogram the ends of its making (data/features.py), which
+few calibrations reach: a quiet recording lies lower than a loud one. Probabilities are then not looked at at all.
 """
 
 import json
@@ -21,14 +22,22 @@ from whisperq.errors import InputError
 from whisperq.models.sites import Site
 from whisperq.quant.observers import minmax_range
 from whisperq.quant.ranges import BITWISE, Ends, Estimation, SiteRange
+from whisperq.schema import Wrong, count, each, ends, items, maybe, number, one_of, read_json, record
 
 RANGES = "ranges.json"
+SPECTROGRAM = "enc.conv1:input"  # of a model that hears log-mel spectrograms
+OBSERVERS = ("ema", "minmax", "percentile", "mse", "stablequant")
 
 
-def known_range(model: nn.Module, site: Site) -> Ends | None:
-    """The range that a site has by its making, whatever the data; None where only data tell."""
+def known_range(model: nn.Module, site: Site, heard: Ends | None = None) -> Ends | None:
+    """The range that a site has by its making, whatever the data; None where only data tell.
+
+    heard: the range of what the model takes in; None where it has none, as waveforms.
+    """
     if site.component == "probs":
         return 0.0, 1.0
+    if site.address == SPECTROGRAM:
+        return heard
     return (0.0, 1.0 / model.get_submodule(site.module).pi_init) if site.component == "gate" else None
 
 
@@ -38,8 +47,8 @@ def write_ranges(
     """found: what stablequant's search found, by bits and site. Returns the calibration's own ranges."""
     sites = {address: one.as_dict(how) for address, one in observed.items()}
     for bits, ranges in found.items():
-        for address, ends in ranges.items():
-            sites[address]["ranges"]["stablequant"][str(bits)] = ends
+        for address, chosen in ranges.items():
+            sites[address]["ranges"]["stablequant"][str(bits)] = chosen
     content = asdict(how) | {"activation_bits": how.bits if {*how.observers} & {*BITWISE} else None, "sites": sites}
     del content["bits"]
     (folder / RANGES).write_text(json.dumps(content) + "\n")
@@ -48,10 +57,37 @@ def write_ranges(
 
 def read_ranges(folder: Path) -> dict[str, Any]:
     """Raises InputError for ranges in another form, as earlier versions wrote them."""
-    content = json.loads((folder / RANGES).read_text())
+    content = read_json(folder / RANGES, record({}), REMEDY)
     if "observers" not in content:
         raise InputError(f"{folder} is of an earlier version of whisperq; run whisperq calibrate --force first")
-    return content
+    return read_json(folder / RANGES, _ranges, REMEDY)
+
+
+REMEDY = "run whisperq calibrate --force first"
+CONTENT = record(
+    {
+        "observers": items(one_of(*OBSERVERS)),
+        "momentum": number(0.0, 1.0),
+        "sites": each(record({"ranges": record({}), "minima": items(number()), "maxima": items(number())})),
+    },
+    {"percentile": number(0.0, 100.0), "activation_bits": maybe(items(count(2, 16)))},
+)
+
+
+def _ranges(value: Any, place: str) -> None:
+    """What all sites have, then of each the ranges of the observers that there are, and as many minima as maxima."""
+    CONTENT(value, place)
+    if not value["observers"]:
+        raise Wrong("observers is empty")
+    by_bits = record({str(bits): ends for bits in value.get("activation_bits") or ()})
+    ranges = record({observer: by_bits if observer in BITWISE else ends for observer in value["observers"]})
+    for address, site in value["sites"].items():
+        ranges(site["ranges"], f"sites.{address}.ranges")
+        pairs = [list(pair) for pair in zip(site["minima"], site["maxima"], strict=False)]
+        if len(site["minima"]) != len(site["maxima"]) or not pairs:
+            raise Wrong(f"sites.{address}.maxima must be as many as its minima, at least one")
+        for i, pair in enumerate(pairs):
+            ends(pair, f"sites.{address}.minima and maxima.{i}")
 
 
 def chosen_observer(folder: Path, wanted: str | None) -> str:
@@ -89,7 +125,9 @@ def site_ranges(folder: Path, sites: Iterable[str], observer: str, bits: int) ->
 
 
 def _of(entry: Mapping[str, Any], observer: str, bits: int) -> Ends:
+    if "known" in entry:
+        return tuple(entry["known"])
     if observer == "minmax":
         return minmax_range(entry["minima"], entry["maxima"])
-    ends = entry["ranges"][observer]
-    return tuple(ends[str(bits)] if observer in BITWISE else ends)
+    found = entry["ranges"][observer]
+    return tuple(found[str(bits)] if observer in BITWISE else found)

@@ -108,8 +108,47 @@ def read_observed(folder: Path, sites: Iterable[str]) -> dict[str, Observed]:
     }
 
 
+def check_widths(model: nn.Module, folder: Path) -> None:
+    """Raises InputError for statistics of other channels than the model's sites have."""
+    sites = model_sites(model)
+    for name, tensor in _tensors(folder).items():
+        address, kind = name.rsplit(".", 1)
+        if address not in sites:
+            continue
+        module = model.get_submodule(sites[address].module)
+        ways = ("in_features", "in_channels") if sites[address].is_input else ("out_features", "out_channels")
+        width = next((getattr(module, way) for way in ways if hasattr(module, way)), None)
+        if isinstance(module, nn.LayerNorm):
+            width = module.normalized_shape[0]
+        if kind == "rows" and isinstance(module, nn.Conv1d):
+            width *= module.kernel_size[0]
+        if width not in (None, tensor.shape[1]):
+            raise InputError(
+                f"{folder / CHANNELS} is damaged: {name} has {tensor.shape[1]} channels, not {width}; {REMEDY}"
+            )
+
+
 def _tensors(folder: Path) -> dict[str, Tensor]:
+    """Raises InputError for a file that cannot be read, or holds what no calibration keeps."""
+    path = folder / CHANNELS
     try:
-        return load_file(folder / CHANNELS) if (folder / CHANNELS).exists() else {}
+        tensors = load_file(path) if path.exists() else {}
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder / CHANNELS} cannot be read: {error}") from error
+        raise InputError(f"{path} cannot be read: {error}") from error
+    for name, tensor in tensors.items():
+        site, _, kind = name.rpartition(".")
+        other = tensors.get(f"{site}.maxima")
+        if kind not in ("minima", "maxima", "rows") or tensor.dim() != 2 or not tensor.is_floating_point():
+            problem = f"{name} is {tensor.dtype} {list(tensor.shape)}, but must be minima, maxima or rows of floats"
+        elif not tensor.isfinite().all():
+            problem = f"{name} holds NaN or infinite values"
+        elif f"{site}.minima" not in tensors or other is None:
+            problem = f"{site} has no minima or no maxima"
+        elif kind == "minima" and (other.shape != tensor.shape or 0 in tensor.shape or (tensor > other).any()):
+            problem = f"{site}.minima and maxima are no ends of the same channels"
+        elif kind == "rows" and tensor.shape[1] % max(1, other.shape[-1]):
+            problem = f"{name} has rows of {tensor.shape[1]} values, of {other.shape[-1]} channels"
+        else:
+            continue
+        raise InputError(f"{path} is damaged: {problem}; {REMEDY}")
+    return tensors

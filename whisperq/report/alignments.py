@@ -11,7 +11,9 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from whisperq.names import printable
 from whisperq.scoring.alignment import Alignment
+from whisperq.scoring.measures import UNITS
 from whisperq.scoring.sets import ScoredSet, ScoredUtterance, confusions
 
 COLUMNS = 110  # characters of a line before it is continued
@@ -20,15 +22,15 @@ LISTED = 50  # confusions of a kind
 
 def error_text(title: str, scored: ScoredSet, results: dict[str, Any]) -> str:
     """A set's errors: the rates, what was taken for what, and each utterance that is not all right."""
-    e = scored.errors
-    found = e.substitutions + e.deletions + e.insertions
+    e, measure, unit = scored.errors, scored.measure, UNITS[scored.measure]
+    found, other = e.substitutions + e.deletions + e.insertions, "cer" if measure == "wer" else "wer"
     lines = [
         title,
-        f"WER {_percent(results['wer'])} [{found} / {e.reference_words} words: {e.substitutions} substituted, "
-        f"{e.deletions} deleted, {e.insertions} inserted], CER {_percent(results['cer'])}; "
+        f"{measure.upper()} {_percent(results[measure])} [{found} / {e.reference_words} {unit}s: {e.substitutions} "
+        f"substituted, {e.deletions} deleted, {e.insertions} inserted], {other.upper()} {_percent(results[other])}; "
         f"normalizer {scored.normalizer}, scorer {scored.scorer}",
         f"{e.utterances} utterances scored, {e.empty_references} without reference words "
-        f"({e.empty_reference_insertions} words heard there), {results['loops']} looping",
+        f"({e.empty_reference_insertions} {unit}s heard there), {results['loops']} looping",
         "",
     ]
     for kind, rows in confusions(scored.utterances).items():
@@ -39,19 +41,19 @@ def error_text(title: str, scored: ScoredSet, results: dict[str, Any]) -> str:
         lines += [f"         and {len(rows) - LISTED} more"] if len(rows) > LISTED else []
         lines.append("")
     wrong = [u for u in scored.utterances if u.counts.errors or u.loop]
-    lines.append(f"{len(wrong)} utterances that are not all right, in the order of the list:\n")
+    lines += [f"{len(wrong)} utterances that are not all right, in the order of the list:", ""]
     for utterance in wrong:
-        lines += [heading(utterance), *aligned_rows(utterance.alignment), ""]
-    return "\n".join(lines)
+        lines += [heading(utterance, unit), *aligned_rows(utterance.alignment), ""]
+    return "\n".join(map(printable, lines))
 
 
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def heading(utterance: ScoredUtterance) -> str:
+def heading(utterance: ScoredUtterance, unit: str) -> str:
     c = utterance.counts
-    parts = [f"{utterance.id}: {c.errors} errors in {c.words} words"]
+    parts = [f"{utterance.id}: {c.errors} errors in {c.words} {unit}s"]
     if not c.words:
         parts = [f"{utterance.id}: no reference words, not scored"]
     if loop := utterance.loop:

@@ -1,18 +1,57 @@
-"""What the cells of a printed table are made of, and the same table as Markdown."""
+"""What the cells of a printed table are made of, and the same table as Markdown.
 
+Text from outside is never markup, neither Rich's nor HTML's nor Markdown's: `plain`, `html` and `markdown_text` are the
+three ways in which it is shown.
+"""
+
+import re
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from whisperq.names import printable
+
+
+class PlainTable(Table):
+    """A table whose cells are text as it is."""
+
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        super().add_row(*(plain(cell if isinstance(cell, Text) else str(cell)) for cell in cells), **settings)
+
 
 def table(title: str, *columns: str) -> Table:
-    """Text to the left, numbers (columns that begin with #) to the right. The title may hold names: no markup."""
-    result = Table(title=Text(title, style="table.title"), title_justify="left")
+    """Text to the left, numbers (columns that begin with #) to the right."""
+    result = PlainTable(title=plain(title, "table.title"), title_justify="left")
     for column in columns:
-        result.add_column(column.lstrip("#"), justify="right" if column.startswith("#") else "left")
+        result.add_column(plain(column.lstrip("#")), justify="right" if column.startswith("#") else "left")
     return result
+
+
+def plain(text: str | Text, style: str = "") -> Text:
+    """For a console."""
+    return Text(printable(text.plain), text.style) if isinstance(text, Text) else Text(printable(text), style)
+
+
+def html(text: str) -> str:
+    """For a page."""
+    return escape(printable(text))
+
+
+def markdown_text(text: str) -> str:
+    """For Markdown outside of code, in a table too: no HTML, no link, no code, no end of the cell."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", printable(text)).replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([|`\[\]])", r"\\\1", text)
+
+
+def markdown_code(text: str) -> str:
+    """As code, in a table too; what would end that, or be HTML, as entities, which code in backticks has none of."""
+    text = printable(text)
+    if not re.search("[`|<>&]", text):
+        return f"`{text}`"
+    return f"<code>{re.sub(r'[^A-Za-z0-9 ./-]', lambda c: f'&#{ord(c[0])};', text)}</code>"
 
 
 def figure(value: Any, digits: int = 2) -> str:
@@ -35,12 +74,12 @@ def markdown(tables: Sequence[Table]) -> str:
 
 
 def _markdown(one: Table) -> str:
-    rows = [[str(column.header) for column in one.columns]]
+    rows = [[_cell(column.header) for column in one.columns]]
     rows.append(["---:" if column.justify == "right" else "---" for column in one.columns])
     rows += [list(row) for row in zip(*(map(_cell, column.cells) for column in one.columns), strict=True)]
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([f"**{one.title}**", "", *lines, ""])
+    return "\n".join([f"**{_cell(one.title)}**", "", *lines, ""])
 
 
 def _cell(content: Any) -> str:
-    return str(content).replace("|", "\\|").replace("\n", " ")
+    return markdown_text(str(content))

@@ -8,12 +8,13 @@ B:     the  cat  sat  DOWN  on
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from whisperq.names import printable
 from whisperq.report.alignments import stacked, width
 from whisperq.scoring.alignment import Alignment
 from whisperq.scoring.sets import ScoredUtterance
 
 
-def changed_text(a: Sequence[ScoredUtterance], b: Sequence[ScoredUtterance], most: int) -> str:
+def changed_text(a: Sequence[ScoredUtterance], b: Sequence[ScoredUtterance], most: int, unit: str) -> str:
     """Those whose number of errors changed most, at most so many."""
     changes = [y.counts.errors - x.counts.errors for x, y in zip(a, b, strict=True)]
     order = sorted((i for i, change in enumerate(changes) if change), key=lambda i: (-abs(changes[i]), i))
@@ -21,9 +22,9 @@ def changed_text(a: Sequence[ScoredUtterance], b: Sequence[ScoredUtterance], mos
     lines += [f"(the first {most} of them)"] if len(order) > most else []
     for i in order[:most]:
         one, two = a[i].counts, b[i].counts
-        lines += ["", f"{a[i].id}: A {one.errors} errors, B {two.errors} in {one.words} words"]
+        lines += ["", f"{a[i].id}: A {one.errors} errors, B {two.errors} in {one.words} {unit}s"]
         lines += stacked(("REF:", "A:", "B:"), _columns(a[i].alignment, b[i].alignment))
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _columns(a: Alignment, b: Alignment) -> list[tuple[str, str, str]]:

@@ -3,51 +3,53 @@
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from whisperq.report.cells import figure, percent, table
+from whisperq.scoring.measures import UNITS, rule_of
 
 
 def comparison(results: dict[str, Any]) -> list[Table]:
-    """One table for each normaliser and scorer, and one of matched pairs."""
+    """One table for each normaliser, scorer and measure, and one of matched pairs."""
     names = list(results["sets"])
-    kinds = dict.fromkeys((r["normalizer"], r["scorer"]) for r in results["sets"].values())
-    found = [_differences(results, kind) for kind in kinds]
-    pairs = table("Matched pairs sentence segment word errors", "set", "#segments", "#mean B - A", "#z", "#p")
+    rules = dict.fromkeys(map(rule_of, results["sets"].values()))
+    found = [_differences(results, rule) for rule in rules]
+    pairs = table("Matched pairs sentence segment errors", "set", "#segments", "#mean B - A", "#z", "#p")
     for name in names:
         m = results["sets"][name]["matched_pairs"]
-        pairs.add_row(Text(name), figure(m["segments"]), figure(m["mean"], 3), figure(m["z"]), p_value(m["p"]))
+        pairs.add_row(name, figure(m["segments"]), figure(m["mean"], 3), figure(m["z"]), p_value(m["p"]))
     return [*found, pairs]
 
 
-def _differences(results: dict[str, Any], kind: tuple[str, str]) -> Table:
-    normalizer, scorer = kind
+def _differences(results: dict[str, Any], rule: tuple[str, str, str]) -> Table:
+    normalizer, scorer, measure = rule
+    rate, unit = measure.upper(), UNITS[measure]
     title = f"A {results['a']}, B {results['b']}, normalizer {normalizer}, scorer {scorer}"
-    columns = ("#WER A", "#WER B", "#B - A", "#95 % interval", "#p", "#words", "resampled by", "verdict")
+    columns = (f"#{rate} A", f"#{rate} B", "#B - A", "#95 % interval", "#p", f"#{unit}s", "resampled by", "verdict")
     result = table(title, "set", *columns)
     for name, r in results["sets"].items():
-        if (r["normalizer"], r["scorer"]) == kind:
+        if rule_of(r) == rule:
             blocks = f"{r['blocks']:,} {r['blocked_by']}s"
-            words = figure(r["reference_words"])
-            result.add_row(Text(name), *_figures(r), words, blocks, Text(sentence(r, results["margin"])))
+            words = figure(r[f"reference_{unit}s"])
+            result.add_row(name, *_figures(r), words, blocks, sentence(r, results["margin"]))
     for mean in results["means"]:
-        if (mean["normalizer"], mean["scorer"]) == kind:
-            verdict = Text(sentence(mean, results["margin"]))
+        if rule_of(mean) == rule:
+            verdict = sentence(mean, results["margin"])
             result.add_row(
-                "mean over sets", *_figures(mean), figure(mean["reference_words"]), "each set's own", verdict
+                "mean over sets", *_figures(mean), figure(mean[f"reference_{unit}s"]), "each set's own", verdict
             )
     return result
 
 
 def _figures(r: dict[str, Any]) -> list[str]:
     low, high = r["interval_95"]
-    signed = f"{r['difference']:+.2f}"
-    return [percent(r["wer_a"]), percent(r["wer_b"]), signed, f"{low:+.2f} to {high:+.2f}", p_value(r["p"])]
+    rates = [percent(r[f"{rule_of(r)[2]}_{system}"]) for system in "ab"]
+    return [*rates, f"{r['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", p_value(r["p"])]
 
 
 def sentence(r: dict[str, Any], margin: float) -> str:
-    """The verdict in words; differences are percentage points of WER."""
-    words, blocks = f"{r['reference_words']:,} words", f"{r.get('blocks', 0):,} {r.get('blocked_by', 'block')}s"
+    """The verdict in words; differences are percentage points of WER or CER."""
+    unit = UNITS[r.get("measure", "wer")]
+    words, blocks = f"{r[f'reference_{unit}s']:,} {unit}s", f"{r.get('blocks', 0):,} {r.get('blocked_by', 'block')}s"
     few = "" if r["enough_blocks"] else "; too few blocks" if "blocks" not in r else f"; {blocks} are few"
     if r["verdict"] == "undecided":
         wanted = r["words_needed"]

@@ -14,11 +14,13 @@ from whisperq.report.activations import range_figures, spans
 from whisperq.report.distortion_tables import Distorted
 from whisperq.report.error_tables import Measured
 from whisperq.report.figures import save
+from whisperq.report.foreign_figures import is_drawing
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.growth import gate_growth, gate_series, kurtosis_growth, kurtosis_series
 from whisperq.report.measured import System
 from whisperq.report.narrowing import narrowing_figure, narrowings
 from whisperq.report.pareto import pareto_figure, points
+from whisperq.report.progress import say
 from whisperq.report.speed_tables import Speed
 from whisperq.report.systems import Subject, Subjects, plain_last
 
@@ -58,18 +60,20 @@ def draw(
     speeds: Mapping[System, Speed],
     outputs: Sequence[Distorted],
     out: Path,
+    rendered: bool = True,
 ) -> list[Drawn]:
-    """Writes PNG and SVG of each figure below `out`."""
+    """Writes PNG and SVG of each figure below `out`. Not `rendered`: tries them all, which is quick, and has none."""
     folder = out / FOLDER
     folder.mkdir()
     made = [*_pareto(measured, speeds), *_narrowing(outputs)]
     made += [*_kurtosis(gathered), *_gates(gathered), *_ranges(gathered)]
-    drawn = []
+    drawn, copied = [], [*_copied(gathered, folder)]
+    if not rendered:
+        return []
     for section, stem, caption, figure, sources in made:
         names = save(figure, folder, stem)
         drawn.append(Drawn(section, caption, tuple(f"{FOLDER}/{n}" for n in names), tuple(sources)))
-    drawn += _copied(gathered, folder)
-    return sorted(drawn, key=lambda d: list(SECTIONS).index(d.section))
+    return sorted([*drawn, *copied], key=lambda d: list(SECTIONS).index(d.section))
 
 
 Made = tuple[str, str, str, Figure, Sequence[Entry]]  # section, file's stem, caption, figure, sources
@@ -82,11 +86,11 @@ def _pareto(measured: Measured, speeds: Mapping[System, Speed]) -> Iterator[Made
     every = [(rule, *one) for rule, some in ruled.items() for one in points(some, speeds)]
     for number, (rule, title, some) in enumerate(every):
         caption = (
-            f"WER ({title}, normaliser {rule[0]}) against the weights' size and against RTFx, with 95 % intervals. "
-            "Colour: numbers; marker: model, filled where it is gated; dashed: the Pareto front."
+            f"{rule[2].upper()} ({title}, normaliser {rule[0]}) against the weights' size and against RTFx, with 95 % "
+            "intervals. Colour: numbers; marker: model, filled where it is gated; dashed: the Pareto front."
         )
         sources = list(dict.fromkeys(e for p in some for e in speeds[p.system].sources))
-        yield "pareto", f"pareto-{number + 1}", caption, pareto_figure(title, some), sources
+        yield "pareto", f"pareto-{number + 1}", caption, pareto_figure(title, some, rule[2].upper()), sources
 
 
 def _narrowing(outputs: Sequence[Distorted]) -> Iterator[Made]:
@@ -173,7 +177,9 @@ def _copied(gathered: Gathered, folder: Path) -> Iterator[Drawn]:
             continue
         seen.add(what)
         section, caption = COPIED[entry.kind]
-        present = [n for n in entry.results.get("figures", ()) if (entry.path / n).is_file()]
+        present = [n for n in entry.results.get("figures", ()) if is_drawing(entry.path, n)]
+        if missing := [str(n) for n in entry.results.get("figures", ()) if n not in present]:
+            say(f"warning: {entry.name}: {', '.join(missing)} left out: not there, or more than a drawing")
         for stem in dict.fromkeys(Path(name).with_suffix("") for name in present):
             names = [n for n in present if Path(n).with_suffix("") == stem]
             content = tuple(entry.artifact.manifest["files"].get(n) for n in names)

@@ -1,10 +1,11 @@
 """The paper's Table 2: word error rates by set, numbers, gate and layers; and what each quantization costs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from whisperq.report.grids import Cell, Grid, grid
 from whisperq.report.measured import MeasuredSet, Rate, Rates, System, mean_rate
 from whisperq.report.systems import FLOAT, as_columns, plain_last
+from whisperq.scoring.measures import UNITS
 
 Measured = Mapping[MeasuredSet, Rates]
 NAMED = 3  # sets that a mean names
@@ -12,7 +13,7 @@ GROUPS = {"id": "in-distribution (ID)", "ood": "out-of-distribution (OOD)", None
 
 
 def error_tables(measured: Measured) -> list[Grid]:
-    """For each normaliser and scorer one table of rates and one of costs: results under different ones never meet."""
+    """For each normaliser, scorer and measure a table of rates and one of costs: other results never meet."""
     grids = []
     for number, rule in enumerate(dict.fromkeys(s.rule for s in measured)):
         some = {s: rates for s, rates in measured.items() if s.rule == rule}
@@ -58,8 +59,9 @@ def heard_together(measured: Measured) -> Iterator[tuple[list[MeasuredSet], Rate
             yield sets, {system: mean_rate([measured[s][system] for s in sets]) for system in systems}
 
 
-def rate_table(measured: Measured, rule: tuple[str, str], stem: str) -> Grid:
-    """Set x quantized x gate downwards, layers to the right."""
+def rate_table(measured: Measured, rule: Sequence[str], stem: str) -> Grid:
+    """Set x quantized x gate downwards, layers to the right; of sets with one measure."""
+    measure = next(iter(measured)).measure
     systems = [system for rates in measured.values() for system in rates]
     depths = sorted({s.model.depth: s.model.layers for s in systems}.items(), reverse=True)
     rows, records = [], []
@@ -70,19 +72,18 @@ def rate_table(measured: Measured, rule: tuple[str, str], stem: str) -> Grid:
             here = {s.model.depth: s for s in rates if _row(s) == key}
             cells = [_rate_cell(here.get(depth), rates, best) for depth, _ in depths]
             rows.append((Cell(group), Cell(title), Cell(origin), Cell(numbers), Cell(gate), *cells))
-            records += [record(group, title, words, s, rates[s]) for s in here.values()]
+            records += [record(group, title, words, s, rates[s], measure) for s in here.values()]
     caption = (
-        f"WER in %, normaliser {rule[0]}, scorer {rule[1]}, {_decoding(systems)}; below each its 95 % interval, over "
-        "utterances (or the blocks they were recorded in) and seeds. Columns: encoder + decoder layers. Bold: of the "
-        "gates in otherwise equal rows the best, where the paired interval of its difference from every other leaves "
-        "out zero. Of one seed the interval is over utterances alone and does not know how another training would "
-        "have come out; of several it is widened as Student's t is, and with two nothing is bold. Small numbers lead "
-        "to the other seeds."
+        f"{measure.upper()} in %, normaliser {rule[0]}, scorer {rule[1]}, {_decoding(systems)}; below each its 95 % "
+        "interval, over utterances (or the blocks they were recorded in) and seeds. Columns: encoder + decoder layers. "
+        "Bold: of the gates in otherwise equal rows the best, where the paired interval of its difference from every "
+        "other leaves out zero. Of one seed the interval is over utterances alone and does not know how another "
+        "training would have come out; of several it is widened as Student's t is, and with two nothing is bold. Small "
+        "numbers lead to the other seeds."
     )
     columns = ("group", "set", "model", "quantized", "gate", *(f"#{layers} layers" for _, layers in depths))
-    return grid(
-        stem, (f"Table 2. Word error rates, normaliser {rule[0]}", caption), columns, rows, 2, records=tuple(records)
-    )
+    title = f"Table 2. {UNITS[measure].capitalize()} error rates, normaliser {rule[0]}"
+    return grid(stem, (title, caption), columns, rows, 2, records=tuple(records))
 
 
 def _decoding(systems: Iterable[System]) -> str:
@@ -117,16 +118,16 @@ def _but_gate(system: System) -> tuple:
     return model.origin, model.depth, model.numbers, system.execution, system.device
 
 
-def record(group: str, title: str, words: int, system: System, rate: Rate) -> dict:
+def record(group: str, title: str, words: int, system: System, rate: Rate, measure: str) -> dict:
     low, high = rate.interval
     return {
         "group": group,
         "set": title,
-        "reference_words": words,
+        f"reference_{UNITS[measure]}s": words,
         **as_columns(system.model),
         "runtime": system.execution,
         "device": system.device,
-        "wer_percent": rate.points,
+        f"{measure}_percent": rate.points,
         "low_95": low,
         "high_95": high,
         "seeds": " ".join(map(str, rate.seeds)),
@@ -135,8 +136,9 @@ def record(group: str, title: str, words: int, system: System, rate: Rate) -> di
     }
 
 
-def cost_table(measured: Measured, rule: tuple[str, str], stem: str) -> list[Grid]:
+def cost_table(measured: Measured, rule: Sequence[str], stem: str) -> list[Grid]:
     """Each quantized system against the float model of the same origin; none where there is no such pair."""
+    measure = next(iter(measured)).measure
     rows, records = [], []
     for group, title, words, rates in lines(measured):
         for system, base in pairs(rates):
@@ -152,17 +154,19 @@ def cost_table(measured: Measured, rule: tuple[str, str], stem: str) -> list[Gri
             rows.append(
                 (Cell(group), Cell(title), Cell(m.origin), Cell(m.layers), Cell(m.gate), Cell(system.numbers), *cells)
             )
-            difference = {"float_wer_percent": reference.points, "difference": points, "difference_low_95": low}
-            records.append(record(group, title, words, system, rate) | difference | {"difference_high_95": high})
+            difference = {"difference": points, "difference_low_95": low, "difference_high_95": high}
+            known = {f"float_{measure}_percent": reference.points} | difference
+            records.append(record(group, title, words, system, rate, measure) | known)
     if not rows:
         return []
     caption = (
-        f"WER in %, normaliser {rule[0]}, and the difference from the float model on the same utterances in points "
-        "with its paired 95 % interval; bold where that leaves out zero, but never with two seeds. Both were decoded "
-        "alike and on the same kind of device. An interval that includes zero does not "
+        f"{measure.upper()} in %, normaliser {rule[0]}, and the difference from the float model on the same "
+        "utterances in points with its paired 95 % interval; bold where that leaves out zero, but never with two "
+        "seeds. Both were decoded alike and on the same kind of device. An interval that includes zero does not "
         "prove equality: its upper end is what the integers may cost."
     )
-    columns = ("group", "set", "model", "layers", "gate", "quantized", "#float", "#quantized WER", "#difference")
+    numbers = "#float", f"#quantized {measure.upper()}", "#difference"
+    columns = ("group", "set", "model", "layers", "gate", "quantized", *numbers)
     title = f"What quantization costs, normaliser {rule[0]}"
     return [grid(stem, (title, caption), columns, rows, 2, records=tuple(records))]
 

@@ -20,6 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoMinorLocator, LogLocator, NullLocator
 
+from whisperq.names import printable
+
 Statistics = Mapping[str, Any]
 
 MAX_INDIVIDUAL = 12  # sites; beyond it only the worst are drawn one by one
@@ -84,8 +86,8 @@ def safe_name(stem: str) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters, the middle left out."""
-    head = (limit - 1) // 2
+    """At most `limit` characters, the middle left out; none that no SVG can hold."""
+    text, head = printable(text), (limit - 1) // 2
     return text if len(text) <= limit else f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,7 @@ from typing import Any
 from whisperq import artifact
 from whisperq.artifact import Artifact
 from whisperq.errors import InputError
-from whisperq.hashing import file_sha256
 from whisperq.report.progress import track
-from whisperq.report.results import Results
 
 SKIPPED = ("report",)  # kinds that are no result of their own
 
@@ -26,6 +24,7 @@ class Entry:
     sha256: str
     name: str  # its path, from the folder that holds all runs
     problem: str | None = None
+    reference: Mapping[str, str] | None = None  # as a report names it
 
     @property
     def kind(self) -> str:
@@ -35,10 +34,10 @@ class Entry:
     def path(self) -> Path:
         return self.artifact.path
 
-    @cached_property
+    @property
     def results(self) -> dict[str, Any]:
         """Raises InputError, which names the artifact, where a key is not there."""
-        return Results(self.artifact.results, self.path)
+        return self.artifact.results
 
     @property
     def config(self) -> dict[str, Any]:
@@ -120,12 +119,22 @@ def artifacts_below(run: Path) -> Iterable[Path]:
             yield Path(folder)
 
 
+def check_inputs(sealed: Artifact) -> None:
+    """Raises InputError for a manifest whose inputs name no path and hash, by which artifacts find each other."""
+    for role, named in sealed.inputs.items():
+        known = [named.get(key) for key in ("path", "sha256")] if isinstance(named, dict) else [None]
+        if not all(isinstance(value, str) for value in known):
+            raise InputError(f"{sealed.path / artifact.MANIFEST} names its input {role!r} without a path and a sha256")
+
+
 def read_entry(folder: Path, base: Path, verify: bool) -> Entry:
     """Raises InputError for a manifest that cannot be read; files that are not as it says are noted."""
+    named = artifact.reference(folder, verify=False)
     sealed, problem = artifact.load(folder, verify=False), None
+    check_inputs(sealed)
     if verify:
         try:
             artifact.load(folder)
         except InputError as error:
             problem = str(error)
-    return Entry(sealed, file_sha256(folder / artifact.MANIFEST), os.path.relpath(folder, base), problem)
+    return Entry(sealed, named["sha256"], os.path.relpath(folder, base), problem, named)

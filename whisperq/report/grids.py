@@ -5,12 +5,12 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from whisperq.report.cells import html, markdown_text
 from whisperq.report.gathering import Entry
 
 BROKEN = "\u26a0"  # after a number whose chain does not hold
@@ -54,20 +54,21 @@ Broken = Callable[[Entry], bool]
 
 def markdown(grid: Grid, out: Path, broken: Broken) -> str:
     """Each number links to the manifest that it comes from, as a path from `out`."""
-    head = [c.lstrip("#") for c in grid.columns]
+    head = [markdown_text(c.lstrip("#")) for c in grid.columns]
     rule = ["---:" if c.startswith("#") else "---" for c in grid.columns]
     rows = [[_markdown_cell(cell, out, broken) for cell in row] for row in grid.rows]
     lines = [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
-    return "\n".join([f"### {grid.title}", "", grid.caption, "", *lines, ""])
+    return "\n".join([f"### {markdown_text(grid.title)}", "", markdown_text(grid.caption), "", *lines, ""])
 
 
 def _markdown_cell(cell: Cell, out: Path, broken: Broken) -> str:
-    text = (f"**{cell.text}**" if cell.bold else cell.text).replace("|", "\\|")
+    text = markdown_text(cell.text)
+    text = f"**{text}**" if cell.bold else text
     if cell.sources:
         text = f"[{text}](<{manifest_link(cell.sources[0], out)}>)"
         text += "".join(f" [{i}](<{manifest_link(e, out)}>)" for i, e in enumerate(cell.sources[1:], 2))
     marked = f" {BROKEN}" if any(map(broken, cell.sources)) else ""
-    return text + marked + (f" {cell.note}" if cell.note else "")
+    return text + marked + (f" {markdown_text(cell.note)}" if cell.note else "")
 
 
 def manifest_link(entry: Entry, out: Path) -> str:
@@ -88,16 +89,16 @@ def as_csv(grid: Grid) -> str:
 def as_html(grid: Grid, broken: Broken) -> str:
     """Each number links to its artifact's place in the page's lineage."""
     columns = grid.columns[grid.leading :]
-    head = "".join(f"<th{_right(c)} scope=col>{escape(c.lstrip('#'))}</th>" for c in columns)
+    head = "".join(f"<th{_right(c)} scope=col>{html(c.lstrip('#'))}</th>" for c in columns)
     bodies = []
     for shared, rows in groupby(grid.rows, key=lambda row: [cell.text for cell in row[: grid.leading]]):
-        above = ", ".join(escape(text) for text in shared if text)
+        above = ", ".join(html(text) for text in shared if text)
         line = f"<tr class=above><th colspan={len(columns)} scope=rowgroup>{above}</th></tr>" if above else ""
         found = "".join(_html_row(columns, row[grid.leading :], broken) for row in rows)
         bodies.append(f"<tbody>{line}{found}</tbody>")
     return (
-        f'<section id="{grid.stem}"><h3>{escape(grid.title)}</h3><p>{escape(grid.caption)}</p>'
-        f'<div class=wide tabindex=0 role=region aria-label="{escape(grid.title)}"><table>'
+        f'<section id="{grid.stem}"><h3>{html(grid.title)}</h3><p>{html(grid.caption)}</p>'
+        f'<div class=wide tabindex=0 role=region aria-label="{html(grid.title)}"><table>'
         f"<thead><tr>{head}</tr></thead>{''.join(bodies)}</table></div></section>"
     )
 
@@ -105,25 +106,25 @@ def as_html(grid: Grid, broken: Broken) -> str:
 def _html_row(columns: Sequence[str], row: Sequence[Cell], broken: Broken) -> str:
     """On a narrow screen each cell says its column itself."""
     cells = (
-        f'<td{_right(c)} data-column="{escape(c.lstrip("#"))}">{_html_cell(x, broken)}</td>'
+        f'<td{_right(c)} data-column="{html(c.lstrip("#"))}">{_html_cell(x, broken)}</td>'
         for c, x in zip(columns, row, strict=True)
     )
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def _html_cell(cell: Cell, broken: Broken) -> str:
-    text = f"<b>{escape(cell.text)}</b>" if cell.bold else escape(cell.text)
+    text = f"<b>{html(cell.text)}</b>" if cell.bold else html(cell.text)
     if cell.sources:
         text = link(cell.sources[0], text)
         text += "".join(f"<sup>{link(entry, str(i))}</sup>" for i, entry in enumerate(cell.sources[1:], 2))
     if any(map(broken, cell.sources)):
         text += f' <abbr class=broken title="its chain of inputs is broken, see the lineage">{BROKEN}</abbr>'
-    return text + (f" <small>{escape(cell.note)}</small>" if cell.note else "")
+    return text + (f" <small>{html(cell.note)}</small>" if cell.note else "")
 
 
 def link(entry: Entry, text: str) -> str:
     """`text` is HTML."""
-    return f'<a href="#{entry.anchor}" title="{escape(entry.name)}">{text}</a>'
+    return f'<a href="#{entry.anchor}" title="{html(entry.name)}">{text}</a>'
 
 
 def _right(column: str) -> str:

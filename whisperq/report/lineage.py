@@ -105,5 +105,5 @@ def list_hash(places: Sequence[Path]) -> str | None:
         file = next((f for f in (place, *(place / name for name in METADATA_FILES)) if f.is_file()), None)
         if file is None or file.suffix == ".parquet":
             return None
-        lists.append(UtteranceList(Source(path=str(place)), (), 0, file_sha256(file)))
+        lists.append(UtteranceList(Source(path=str(place)), (), (), file_sha256(file)))
     return UtteranceGroup(tuple(lists)).reference["sha256"]

@@ -96,16 +96,24 @@ def _given(entry: Entry, gathered: Gathered) -> dict[str, Any]:
         scorers = {one.config.get("scorer", "jiwer") for one in pair if one} or {"jiwer"}
         if scorers == {config.get("scorer")}:
             del config["scorer"]
-    kinds = set((config.get("normalizers") or {}).values())
-    if entry.kind in ("evaluation", "scores") and not config.get("normalizer") and len(kinds) == 1 != {"english"}:
+    kinds = set(_normalizers(entry).values())
+    if not config.get("normalizer") and len(kinds) == 1 and kinds != {"english"}:
         config["normalizer"] = kinds.pop()  # the configuration may have said so, which the flags do without
     return config
 
 
+def _normalizers(entry: Entry) -> dict[str, str]:
+    """Of each set, or of each list that was labelled; of no other kind does a flag say them."""
+    kinds = entry.config.get("normalizers") or {}
+    if entry.kind == "pseudo-labels" and isinstance(kinds, list):
+        return {f"list {number}": kind for number, kind in enumerate(kinds, 1)}
+    return kinds if entry.kind in ("evaluation", "scores") else {}
+
+
 def _unsaid(entry: Entry) -> Iterator[str]:
     """What the manifest tells and no flag takes, or what it does not tell."""
-    kinds = entry.config.get("normalizers") or {}
-    if entry.kind in ("evaluation", "scores") and not entry.config.get("normalizer") and len(set(kinds.values())) > 1:
+    kinds = _normalizers(entry)
+    if not entry.config.get("normalizer") and len(set(kinds.values())) > 1:
         yield "normalizers: " + ", ".join(f"{name} {kind}" for name, kind in kinds.items())
 
 

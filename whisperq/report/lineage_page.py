@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 
+from whisperq.report.cells import html, markdown_code, markdown_text
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.grids import BROKEN, link, manifest_link
 from whisperq.report.lineage import SAID, Lineage, Link
@@ -22,25 +22,25 @@ def cards(gathered: Gathered, lineage: Lineage, out: Path) -> Iterator[str]:
 
 def _card(entry: Entry, lineage: Lineage, out: Path) -> str:
     breaks = lineage.breaks(entry)
-    torn = f"<p class=broken>{BROKEN} {'; '.join(map(escape, breaks))}</p>" if breaks else ""
+    torn = f"<p class=broken>{BROKEN} {'; '.join(map(html, breaks))}</p>" if breaks else ""
     inputs = "".join(f"<li>{_input(one)}</li>" for one in lineage.links(entry))
     version = entry.artifact.manifest["whisperq"]
-    settings = escape(json.dumps(entry.config, indent=1))
+    settings = html(json.dumps(entry.config, indent=1))
     return (
         f'<article class="card{" torn" if breaks else ""}" id="{entry.anchor}">'
-        f"<h4>{escape(entry.name)} <span>{escape(entry.kind)}</span></h4>{torn}"
-        f"<pre>{escape(command_line(entry, lineage.gathered))}</pre><ul>{inputs}</ul>"
-        f'<p><a href="{escape(manifest_link(entry, out))}">manifest.json</a> '
-        f"<span class=hash>sha256 {entry.sha256[:SHORT]}, whisperq {escape(version)}</span></p>"
+        f"<h4>{html(entry.name)} <span>{html(entry.kind)}</span></h4>{torn}"
+        f"<pre>{html(command_line(entry, lineage.gathered))}</pre><ul>{inputs}</ul>"
+        f'<p><a href="{html(manifest_link(entry, out))}">manifest.json</a> '
+        f"<span class=hash>sha256 {html(entry.sha256[:SHORT])}, whisperq {html(str(version))}</span></p>"
         f"<details><summary>all settings</summary><pre>{settings}</pre></details></article>"
     )
 
 
 def _input(one: Link) -> str:
-    name = link(one.entry, escape(one.entry.name)) if one.entry else f"<code>{escape(one.path)}</code>"
+    name = link(one.entry, html(one.entry.name)) if one.entry else f"<code>{html(one.path)}</code>"
     broken = one.state in ("changed", "gone")
     state = f"<b class=broken>{SAID[one.state]}</b>" if broken else SAID[one.state]
-    return f"{escape(one.role)}: {name}, {state} <span class=hash>{one.sha256[:SHORT]}</span>"
+    return f"{html(one.role)}: {name}, {state} <span class=hash>{html(one.sha256[:SHORT])}</span>"
 
 
 def lineage_record(gathered: Gathered, lineage: Lineage) -> list[dict]:
@@ -66,9 +66,11 @@ def lineage_markdown(gathered: Gathered, lineage: Lineage, out: Path) -> str:
     """One line for each artifact: its command, its manifest, and whether its chain holds."""
     lines = ["## Lineage", "", IN_ITS_RUN, "", "| artifact | kind | command | chain |", "| --- | --- | --- | --- |"]
     for entry in gathered.entries:
-        state = "; ".join(lineage.breaks(entry)).replace("|", "\\|")
-        manifest = f"[{entry.name}](<{manifest_link(entry, out)}>)"
+        state = markdown_text("; ".join(lineage.breaks(entry)))
+        manifest = f"[{markdown_text(entry.name)}](<{manifest_link(entry, out)}>)"
         chain = f"{BROKEN} {state}" if state else "whole"
-        command = command_line(entry, gathered).replace("|", "\\|")
-        lines.append(f"| {manifest} | {entry.kind} | `{command}` | {chain} |")
+        command = markdown_code(command_line(entry, gathered))
+        lines.append(f"| {manifest} | {markdown_text(entry.kind)} | {command} | {chain} |")
+    for name, reason in gathered.unreadable:
+        lines.append(f"| {markdown_text(name)} | - | - | {BROKEN} {markdown_text(reason)} |")
     return "\n".join([*lines, ""])

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
 from whisperq import artifact
@@ -12,6 +12,7 @@ from whisperq.artifact import Artifact
 from whisperq.config import FILE
 from whisperq.errors import InputError
 from whisperq.hashing import file_sha256
+from whisperq.report.cells import plain
 from whisperq.report.gathering import artifacts_below
 
 DEPTH = 4  # folders between an artifact and its run folder at most: outliers/<model>/<site>
@@ -58,38 +59,39 @@ def _run_folder(path: Path) -> Path | None:
 def _grow(tree: Tree, sealed: Artifact, near: Neighbours) -> None:
     for role, entry in sealed.inputs.items():
         found, state = find(role, entry, near)
-        branch = tree.add(f"{escape(role)}: {_named(entry, found)}{state}")
+        branch = tree.add(Text.assemble(plain(f"{role}: "), _named(entry, found), state))
         if found is not None:
             _grow(branch, found, near)
 
 
-def find(role: str, entry: Mapping[str, str], near: Neighbours) -> tuple[Artifact | None, str]:
+def find(role: str, entry: Mapping[str, str], near: Neighbours) -> tuple[Artifact | None, Text]:
     """An input as an artifact that can be followed, where it is one; and what is to be said of the link."""
     place = near.place(entry)
     try:
         if artifact.is_artifact(place):
             same = file_sha256(place / artifact.MANIFEST) == entry["sha256"]
-            return (artifact.load(place, verify=False), "") if same else (None, _broken("has changed since"))
+            return (artifact.load(place, verify=False), Text()) if same else (None, _broken("has changed since"))
     except InputError:
         return None, _broken("is damaged")
     return None, _foreign(role, entry)
 
 
-def _foreign(role: str, entry: Mapping[str, str]) -> str:
+def _foreign(role: str, entry: Mapping[str, str]) -> Text:
     """Of a model, list or recording that no command of ours made."""
     from whisperq.report.lineage import SAID, state_of  # it reads lists, which takes longer to load
 
     state = state_of(role, entry["path"], entry["sha256"])
-    return _broken(SAID[state]) if state in ("changed", "gone") else f" [dim]({SAID[state]})[/dim]"
+    return _broken(SAID[state]) if state in ("changed", "gone") else Text(f" ({SAID[state]})", "dim")
 
 
-def _broken(what: str) -> str:
-    return f" [bold red]broken: it {what}[/bold red]"
+def _broken(what: str) -> Text:
+    return Text(f" broken: it {what}", "bold red")
 
 
-def _named(entry: Mapping[str, str], found: Artifact | None) -> str:
-    return escape(entry["path"]) if found is None else _made(found)
+def _named(entry: Mapping[str, str], found: Artifact | None) -> Text:
+    return plain(entry["path"]) if found is None else _made(found)
 
 
-def _made(sealed: Artifact) -> str:
-    return f"{sealed.kind} [dim]{escape(str(sealed.path))}[/dim] by whisperq {escape(sealed.manifest['command'])}"
+def _made(sealed: Artifact) -> Text:
+    path, command = plain(str(sealed.path), "dim"), sealed.manifest["command"]
+    return Text.assemble(plain(f"{sealed.kind} "), path, plain(f" by whisperq {command}"))

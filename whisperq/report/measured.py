@@ -1,7 +1,7 @@
 """Word error rates of all systems on all test sets, resampled together so that any two can be compared.
 
-Two evaluations share a test set where its name, normaliser, scorer, and every reference are the same; only then do
-their numbers stand in one table.
+Two evaluations share a test set where its name, normaliser, scorer, measure, and every reference are the same; only
+then do their numbers stand in one table.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +14,13 @@ from whisperq.data.evaluations import open_evaluation, read_spelling
 from whisperq.data.hypotheses import read_hypotheses
 from whisperq.errors import InputError, WhisperqError
 from whisperq.hashing import bytes_sha256
+from whisperq.report.cells import percent
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.progress import say, track
 from whisperq.report.systems import Model, Subjects, execution, plain_last
 from whisperq.scoring.comparison import choose_blocks
 from whisperq.scoring.crossed import interval_95, resample_blocks, resample_seeds
+from whisperq.scoring.measures import UNITS, rule_of
 from whisperq.scoring.normalizers import Normalizer, get_normalizer
 from whisperq.scoring.sets import score_set
 
@@ -34,16 +36,21 @@ class MeasuredSet:
     group: str | None
     normalizer: str
     scorer: str
-    words: int  # of the references
+    words: int  # of the references; characters where the measure is CER
     identity: str  # hash of ids and references
+    measure: str = "wer"
 
     @property
-    def rule(self) -> tuple[str, str]:
-        return self.normalizer, self.scorer
+    def rule(self) -> tuple[str, str, str]:
+        return self.normalizer, self.scorer, self.measure
+
+    @property
+    def unit(self) -> str:
+        return UNITS[self.measure]
 
     @property
     def title(self) -> str:
-        return f"{self.name} ({self.words:,} words)"
+        return f"{self.name} ({self.words:,} {self.unit}s)"
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Rate:
-    """A system's WER in percent on a set, the mean of its seeds, with its resamples."""
+    """A system's WER or CER in percent on a set, the mean of its seeds, with its resamples."""
 
     points: float
     resampled: np.ndarray  # (resamples,)
@@ -151,16 +158,19 @@ def read_errors(entry: Entry) -> Iterable[tuple[MeasuredSet, np.ndarray, tuple[s
     spelling = read_spelling(evaluation.spelling) if evaluation.spelling else None
     for name, results in entry.results["sets"].items():
         normalizer = _normalizer(results["normalizer"], spelling)
-        lines, scorer = read_hypotheses(evaluation.files[name]), results.get("scorer", "jiwer")
-        scored = score_set(
-            [x.id for x in lines], [x.text for x in lines], [x.pred_text for x in lines], normalizer, scorer
-        )
+        lines, (known, scorer, measure) = read_hypotheses(evaluation.files[name]), rule_of(results)
+        columns = [x.id for x in lines], [x.text for x in lines], [x.pred_text for x in lines]
+        scored = score_set(*columns, normalizer, scorer, measure)
+        if results.get("wer") not in (None, scored.words.wer):
+            say(
+                f"notice: {entry.name}, {name}: its words are counted anew by today's normaliser {normalizer.id}: "
+                f"WER {percent(scored.words.wer)}; it was {percent(results['wer'])}"
+            )
         kept = [(x, u) for x, u in zip(lines, scored.utterances, strict=True) if u.reference]
-        known = "\n".join(f"{u.id}\t{u.reference}" for _, u in kept)
+        texts = "\n".join(f"{u.id}\t{u.reference}" for _, u in kept)
         words = np.array([u.counts.words for _, u in kept])
-        identity = bytes_sha256(known.encode(errors="backslashreplace"))
-        rule = results["normalizer"], scorer
-        test_set = MeasuredSet(name, results.get("group"), *rule, int(words.sum()), identity)
+        identity = bytes_sha256(texts.encode(errors="backslashreplace"))
+        test_set = MeasuredSet(name, results.get("group"), known, scorer, int(words.sum()), identity, measure)
         blocks = choose_blocks([x.speaker for x, _ in kept], [x.source for x, _ in kept])
         yield test_set, words, blocks, np.array([u.counts.errors for _, u in kept])
 

@@ -6,12 +6,12 @@ Its content policy forbids every request, so that a browser loads nothing from o
 import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 
 from whisperq import __version__
+from whisperq.report.cells import html
 from whisperq.report.drawing import SECTIONS, Drawn
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.grids import BROKEN, Grid, as_html, link
@@ -48,7 +48,7 @@ def html_page(report: Report, folder: Path, out: Path) -> str:
     style = (files("whisperq.report") / "page.css").read_text(encoding="utf-8")
     body = "\n".join(
         [
-            f"<header><h1>{escape(report.title)}</h1>{_runs(report)}{_alarm(report)}{_navigation(report)}</header><main>",
+            f"<header><h1>{html(report.title)}</h1>{_runs(report)}{_alarm(report)}{_navigation(report)}</header><main>",
             "<section id=tables><h2>Tables</h2>",
             *(as_html(grid, report.broken) for grid in report.grids),
             "" if report.grids else "<p>These runs hold no evaluation and no outliers yet.</p>",
@@ -65,22 +65,22 @@ def html_page(report: Report, folder: Path, out: Path) -> str:
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name=viewport content="width=device-width, initial-scale=1"><link rel=icon href="data:,">'
-        f"<title>{escape(report.title)}</title>\n<style>\n{style}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{html(report.title)}</title>\n<style>\n{style}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
 def _runs(report: Report) -> str:
     kinds = groupby(sorted(e.kind for e in report.gathered.entries))
     counted = ", ".join(f"{sum(1 for _ in found)} {kind}" for kind, found in kinds)
-    runs = ", ".join(f"<code>{escape(run)}</code>" for run in report.runs)
-    return f"<p>whisperq {__version__}. Runs: {runs}. {len(report.gathered.entries)} artifacts: {escape(counted)}.</p>"
+    runs = ", ".join(f"<code>{html(run)}</code>" for run in report.runs)
+    return f"<p>whisperq {__version__}. Runs: {runs}. {len(report.gathered.entries)} artifacts: {html(counted)}.</p>"
 
 
 def _alarm(report: Report) -> str:
-    breaks = report.all_breaks() + [f"{path}: {reason}" for path, reason in report.gathered.unreadable]
+    breaks = [f"{path}: {reason}" for path, reason in report.gathered.unreadable] + report.all_breaks()
     if not breaks:
         return ""
-    items = "".join(f"<li>{escape(b)}</li>" for b in breaks[:LISTED])
+    items = "".join(f"<li>{html(b)}</li>" for b in breaks[:LISTED])
     more = f"<li>and {len(breaks) - LISTED} more, in the lineage</li>" if len(breaks) > LISTED else ""
     return (
         f"<div class=alarm role=note><p><span class=broken>{BROKEN} Broken chains.</span> Numbers marked {BROKEN} "
@@ -92,7 +92,7 @@ def _alarm(report: Report) -> str:
 def _navigation(report: Report) -> str:
     tables = [(grid.stem, grid.title) for grid in report.grids]
     sections = [(f"figures-{key}", SECTIONS[key]) for key in dict.fromkeys(d.section for d in report.figures)]
-    links = (f'<a href="#{a}">{escape(text)}</a>' for a, text in (*tables, *sections, ("lineage", "Lineage")))
+    links = (f'<a href="#{a}">{html(text)}</a>' for a, text in (*tables, *sections, ("lineage", "Lineage")))
     return f"<nav>{''.join(links)}</nav>"
 
 
@@ -110,14 +110,14 @@ def _figure(report: Report, one: Drawn, folder: Path) -> str:
     broad = " class=broad" if size and size[0] // 2 > BROAD else ""
     places = f" width={size[0] // 2} height={size[1] // 2}" if size else ""
     marked = f' <span class=broken title="broken chain">{BROKEN}</span>' if any(map(report.broken, one.sources)) else ""
-    sources = "From " + ", ".join(link(entry, escape(entry.name)) for entry in one.sources)
+    sources = "From " + ", ".join(link(entry, html(entry.name)) for entry in one.sources)
     if len(one.sources) > INLINE:
         sources = f"<details><summary>From {len(one.sources)} artifacts</summary>{sources}</details>"
-    saved = " ".join(f'<a href="{escape(f)}">{Path(f).suffix[1:].upper()}</a>' for f in one.files)
+    saved = " ".join(f'<a href="{html(f)}">{Path(f).suffix[1:].upper()}</a>' for f in one.files)
     return (
-        f'<figure{broad}><div class=wide tabindex=0 role=region aria-label="{escape(one.caption)}">'
-        f'<img alt="{escape(one.caption)}" src="data:{kind};base64,{data}"{places}></div>'
-        f"<figcaption>{escape(one.caption)}{marked} {sources} {saved}</figcaption></figure>"
+        f'<figure{broad}><div class=wide tabindex=0 role=region aria-label="{html(one.caption)}">'
+        f'<img alt="{html(one.caption)}" src="data:{kind};base64,{data}"{places}></div>'
+        f"<figcaption>{html(one.caption)}{marked} {sources} {saved}</figcaption></figure>"
     )
 
 

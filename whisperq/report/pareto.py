@@ -34,7 +34,7 @@ def points(measured: Measured, speeds: Mapping[System, Speed]) -> list[tuple[str
     for sets, rates in heard_together(measured):
         known = {s: speeds[s] for s in rates if s in speeds and speeds[s].megabytes is not None}
         names = ", ".join(s.name for s in sets) if len(sets) <= NAMED else f"{len(sets)} sets"
-        title = f"{'mean of ' if len(sets) > 1 else ''}{names}; {sum(s.words for s in sets):,} words"
+        title = f"{'mean of ' if len(sets) > 1 else ''}{names}; {sum(s.words for s in sets):,} {sets[0].unit}s"
         some = [(s, v, rates[s]) for s, v in sorted(known.items(), key=lambda x: x[0].order())]
         found += apart(title, [Point(s, v.megabytes, v.rtfx, r.points, r.interval) for s, v, r in some])
     return found
@@ -58,7 +58,7 @@ def front(some: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 @style()
-def pareto_figure(title: str, some: Sequence[Point]) -> Figure:
+def pareto_figure(title: str, some: Sequence[Point], measure: str) -> Figure:
     """Colour: numbers; marker: model; filled: gated. Size to the left, speed to the right."""
     figure = new_figure(7.2, 3.2 + 0.16 * len(some), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -78,7 +78,7 @@ def pareto_figure(title: str, some: Sequence[Point]) -> Figure:
     _number(right, [(p.rtfx, p.wer) for p in some])
     _front(left, front((p.megabytes, p.wer) for p in some), "left")
     _front(right, [(-cost, wer) for cost, wer in front((-p.rtfx, p.wer) for p in some)], "right")
-    left.set_ylabel(f"WER (%), {shorten(title, 40)}")
+    left.set_ylabel(f"{measure} (%), {shorten(title, 40)}")
     left.set_xlabel("weights on disk (MB, logarithmic)")
     right.set_xlabel("RTFx (s of audio per s, logarithmic)")
     handles, names = left.get_legend_handles_labels()

@@ -1,6 +1,5 @@
 """What --dry-run prints."""
 
-from rich.markup import escape
 from rich.table import Table
 
 from whisperq.planning import NOT_TRIED, Plan, Setting
@@ -13,10 +12,10 @@ def plan_tables(plan: Plan) -> list[Table | str]:
         settings.add_row(name.replace("_", "-"), _value(setting), setting.origin)
     reads = table("It would read", "", "what", "state")
     for one in plan.reads:
-        reads.add_row(one.role, escape(one.what), one.state)
+        reads.add_row(one.role, one.what, one.state)
     writes = table("It would write", "where", "state")
     for write in plan.writes or ():
-        writes.add_row(escape(write.what), escape(write.state))
+        writes.add_row(write.what, write.state)
     if not plan.writes:
         writes.add_row("standard output", "-")
     return [settings, reads, writes, NOT_TRIED]
@@ -27,5 +26,5 @@ def _value(setting: Setting) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return escape(", ".join(map(str, value))) or "-"
-    return "-" if value is None else escape(str(value))
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console, RenderableType
 
 from whisperq.artifact import Artifact
+from whisperq.report.cells import plain
 from whisperq.report.lineage_tree import lineage_tree
 from whisperq.report.tables import tables
 
@@ -18,7 +19,7 @@ def print_out(what: str | Iterable[RenderableType]) -> None:
         return
     console = _console()
     for each in what:
-        console.print(each, highlight=False)
+        console.print(plain(each) if isinstance(each, str) else each, highlight=False)
 
 
 def print_result(result: Artifact, as_json: bool) -> None:
@@ -30,8 +31,8 @@ def print_result(result: Artifact, as_json: bool) -> None:
     for each in tables(result):
         out.print(each)
     for figure in result.results.get("figures", ()):
-        out.print(f"figure: {result.path / figure}", highlight=False, soft_wrap=True)
-    out.print(f"{result.kind}: {result.path}", highlight=False, soft_wrap=True)
+        out.print(plain(f"figure: {result.path / str(figure)}"), highlight=False, soft_wrap=True)
+    out.print(plain(f"{result.kind}: {result.path}"), highlight=False, soft_wrap=True)
 
 
 def print_lineage(result: Artifact) -> None:

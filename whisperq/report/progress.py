@@ -5,13 +5,22 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
 from whisperq.disk import first_process
+from whisperq.names import printable
 
 console = Console(stderr=True)
 T = TypeVar("T")
+NAMED = 20  # utterances, before the rest is a number
+
+
+class DescriptionColumn(ProgressColumn):
+    """What is done, as text: it may name a test set."""
+
+    def render(self, task: Task) -> Text:
+        return Text(printable(task.description))
 
 
 class RateColumn(ProgressColumn):
@@ -25,7 +34,7 @@ class RateColumn(ProgressColumn):
 def bar() -> Progress:
     """A bar with rate and time left; silent where standard error is no terminal."""
     return Progress(
-        TextColumn("{task.description}"),
+        DescriptionColumn(),
         BarColumn(),
         MofNCompleteColumn(),
         RateColumn(),
@@ -59,7 +68,24 @@ def say_how(runtime) -> None:
         say(f"notice: {notice}")
 
 
+def say_left_out(origins: Iterable[str]) -> None:
+    """Which utterances --skip-bad left out: said at the end of a command."""
+    if names := list(dict.fromkeys(origins)):
+        more = f"; and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        say(f"left out as unusable, {len(names):,}: {'; '.join(names[:NAMED])}{more}")
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is announced: what is tried out has been announced before, or will be."""
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 def say(text: str) -> None:
     """One announcement, such as which model was chosen."""
     if first_process():
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(text), highlight=False, markup=False, soft_wrap=True)

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from whisperq.report.cells import table
 from whisperq.report.comparisons import p_value
@@ -30,7 +29,7 @@ def robustness_tables(results: Mapping[str, Any]) -> list[Table]:
         counts = [f"{row[f'count_{x}']} of {row['total']}" for x in "ab"]
         only = [str(row["pairs"][key]) for key in ("first", "second")]
         cells = (*counts, *only, f"{100 * row['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", p_value(row["p"]))
-        found.add_row(TITLES[row["symptom"]], Text(row["recordings"]), *cells, words(row))
+        found.add_row(TITLES.get(row["symptom"], row["symptom"]), row["recordings"], *cells, words(row))
     return [found]
 
 
@@ -65,7 +64,7 @@ def robustness_grids(gathered: Gathered) -> list[Grid]:
 
 def _row(entry: Entry, found: Mapping[str, Any]) -> tuple[Cell, ...]:
     low, high = (100 * end for end in found["difference_interval_95"])
-    title = (_name(entry), TITLES[found["symptom"]], found["recordings"], f"{found['total']:,}")
+    title = (_name(entry), TITLES.get(found["symptom"], found["symptom"]), found["recordings"], f"{found['total']:,}")
     change = Cell(f"{100 * found['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", bold=low > 0 or high < 0)
     return (
         *map(Cell, title),

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from whisperq.report.cells import figure, percent, table
+from whisperq.scoring.measures import UNITS
 
-COUNTED = ("substitutions", "deletions", "insertions", "hits", "reference_words", "utterances", "empty_references")
-COLUMNS = ("#WER", "#95 % interval", "#CER", "#sub", "#del", "#ins", "#hits", "#words", "#utterances", "#no reference")
+ERRORS = ("substitutions", "deletions", "insertions", "hits")
+COLUMNS = ("#sub", "#del", "#ins", "#hits")
+RATES = {"wer": ("wer", "cer"), "cer": ("cer", "wer")}  # the measure, whose errors are counted, first
 
 
 def evaluation(results: dict[str, Any]) -> list[Table]:
@@ -21,7 +22,7 @@ def evaluation(results: dict[str, Any]) -> list[Table]:
 
 
 def scores(results: dict[str, Any], of: str = "") -> list[Table]:
-    """One table for each normaliser and scorer: their figures are never put together."""
+    """One table for each normaliser, scorer and measure: their figures are never put together."""
     found = [_table(results["sets"], average, of) for average in results.get("averages") or _single(results["sets"])]
     if any(r.get("loops") for r in results["sets"].values()):
         found.append(_loops(results["sets"]))
@@ -34,27 +35,31 @@ def _single(sets: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _table(sets: dict[str, Any], average: dict[str, Any], of: str) -> Table:
-    title = ", ".join(part for part in ("Word errors", of, f"normalizer {average['normalizer']}") if part)
-    skipped = any("skipped" in sets[name] for name in average["sets"])
-    columns = (*COLUMNS, *(("#skipped",) if skipped else ()), "#loops")
-    result = table(f"{title}, scorer {average['scorer']}", "set", "group", *columns)
+    measure = average.get("measure", "wer")
+    first, second = RATES[measure]
+    title = f"{UNITS[measure].capitalize()} errors"
+    title = ", ".join(part for part in (title, of, f"normalizer {average['normalizer']}") if part)
+    more = ("skipped",) if any("skipped" in sets[name] for name in average["sets"]) else ()
+    rates = f"#{first.upper()}", "#95 % interval", f"#{second.upper()}"
+    counted = *COLUMNS, f"#{UNITS[measure]}s", "#utterances", "#no reference", *(f"#{key}" for key in more), "#loops"
+    result = table(f"{title}, scorer {average['scorer']}", "set", "group", *rates, *counted)
     for name in average["sets"]:
         r = sets[name]
-        counts = [figure(r.get(key)) for key in (*COUNTED, *(("skipped",) if skipped else ()), "loops")]
-        result.add_row(
-            Text(name), Text(r.get("group") or ""), percent(r["wer"]), _interval(r), percent(r.get("cer")), *counts
-        )
+        found = [r["character_errors"][key] for key in ERRORS] if measure == "cer" else [r.get(key) for key in ERRORS]
+        keys = f"reference_{UNITS[measure]}s", "utterances", "empty_references", *more, "loops"
+        counts = map(figure, [*found, *(r.get(key) for key in keys)])
+        numbers = percent(r[first]), _interval(r, measure), percent(r.get(second))
+        result.add_row(name, r.get("group") or "", *numbers, *counts)
     if len(average["sets"]) > 1:
-        result.add_row("mean over sets", "", percent(average["mean_wer"]), "", percent(average["mean_cer"]))
-        for group, mean in average["groups"].items():
-            result.add_row(
-                Text(f"mean over {group}"), Text(group), percent(mean["mean_wer"]), "", percent(mean["mean_cer"])
-            )
+        groups = [(f"mean over {group}", group, mean) for group, mean in average["groups"].items()]
+        for title, group, mean in (("mean over sets", "", average), *groups):
+            numbers = percent(mean[f"mean_{first}"]), "", percent(mean[f"mean_{second}"])
+            result.add_row(title, group, *numbers)
     return result
 
 
-def _interval(r: dict[str, Any]) -> str:
-    low, high = r["wer_interval_95"]
+def _interval(r: dict[str, Any], measure: str) -> str:
+    low, high = r[f"{measure}_interval_95"]
     return "-" if low is None else f"{100 * low:.2f}-{100 * high:.2f}"
 
 
@@ -62,9 +67,9 @@ def _loops(sets: dict[str, Any]) -> Table:
     result = table("Hypotheses that run in circles", "set", "utterance", "said again and again", "#times")
     for name, r in sets.items():
         for one in r["looping"]:
-            result.add_row(Text(name), Text(one["id"]), Text(one["ngram"]), figure(one["times"]))
+            result.add_row(name, one["id"], one["ngram"], figure(one["times"]))
         if (more := r["loops"] - len(r["looping"])) > 0:
-            result.add_row(Text(name), f"and {more:,} more")
+            result.add_row(name, f"and {more:,} more")
     return result
 
 
@@ -76,7 +81,7 @@ def speed(results: dict[str, Any], where: str) -> list[Table]:
     result = table(title, "set", "#audio (s)", "#wall (s)", "#features (s)", "#decoding (s)", "#RTFx")
     for name, r in results["sets"].items():
         keys = ("audio_seconds", "wall_seconds", "features_seconds", "decoding_seconds", "rtfx")
-        result.add_row(Text(name), *(figure(r.get(key), 1) for key in keys))
+        result.add_row(name, *(figure(r.get(key), 1) for key in keys))
     return [result]
 
 
@@ -108,5 +113,5 @@ def confusion_tables(results: dict[str, Any]) -> list[Table]:
     return found
 
 
-def _cells(rows: Sequence[Sequence[Any]], i: int) -> list[Text | str]:
-    return [Text(" -> ".join(rows[i][:-1])), figure(rows[i][-1])] if i < len(rows) else ["", ""]
+def _cells(rows: Sequence[Sequence[Any]], i: int) -> list[str]:
+    return [" -> ".join(rows[i][:-1]), figure(rows[i][-1])] if i < len(rows) else ["", ""]

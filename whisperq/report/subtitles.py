@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whisperq.data.segments import Segment, Transcript
+from whisperq.names import printable
 
 EXTENSIONS = {"text": "txt", "json": "json", "srt": "srt", "vtt": "vtt"}
 ONE_RECORDING = ("srt", "vtt")  # formats in which one file cannot hold two recordings
@@ -27,7 +28,7 @@ def as_text(transcripts: Sequence[Transcript], several: bool | None = None) -> s
     sentences, and who wants the pieces apart asks for another format.
     """
     several = len(transcripts) > 1 if several is None else several
-    return "".join(f"{t.name}\t{t.text}\n" if several else f"{t.text}\n" for t in transcripts)
+    return "".join(f"{printable(t.name)}\t{t.text}\n" if several else f"{t.text}\n" for t in transcripts)
 
 
 def as_json(transcripts: Sequence[Transcript], heading: Mapping[str, Any]) -> str:
@@ -50,7 +51,8 @@ def as_json(transcripts: Sequence[Transcript], heading: Mapping[str, Any]) -> st
         }
         for t in transcripts
     ]
-    return json.dumps({**heading, "files": files}, ensure_ascii=False) + "\n"
+    content = json.dumps({**heading, "files": files}, ensure_ascii=False) + "\n"
+    return content.encode("utf-8", "backslashreplace").decode()  # a name's bytes that are no UTF-8, as JSON's escapes
 
 
 def as_srt(segments: Sequence[Segment]) -> str:

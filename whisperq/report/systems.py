@@ -16,7 +16,7 @@ from whisperq.report.tables import scheme
 
 FLOAT = "float"
 # Of what runs a model these change no result that is compared, or stand in a column of their own.
-UNSAID = ("runtime", "batch_size", "normalizer", "scorer", "skip_bad")
+UNSAID = ("runtime", "batch_size", "normalizer", "scorer", "measure", "skip_bad")
 USUAL_OBSERVER = "ema"
 
 

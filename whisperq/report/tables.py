@@ -4,20 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
 from whisperq.artifact import Artifact
 from whisperq.report import comparisons, scores
 from whisperq.report.cells import figure, megabytes, percent, table
 from whisperq.report.eased import eased_tables
-from whisperq.report.results import Results
 from whisperq.report.robustness import robustness_tables
 
 
 def tables(artifact: Artifact) -> list[Table]:
     """One or more tables for any kind of artifact. Raises InputError for a manifest that lacks some of its results."""
     builder: Callable[[dict[str, Any]], list[Table]] = BUILDERS.get(artifact.kind, _plain)
-    return builder(Results(artifact.results, artifact.path))
+    return builder(artifact.results)
 
 
 def _plain(results: dict[str, Any]) -> list[Table]:
@@ -145,7 +143,8 @@ def _sensitivity(results: dict[str, Any]) -> list[Table]:
 
     def cells(state: dict[str, Any]) -> list[str]:
         snr = "infinite" if state["snr_db"] is None else figure(state["snr_db"], 1)
-        return [snr, f"{state['kl']:.2e}"] + ([percent(state["wer"])] if state["wer"] is not None else [])
+        kl = "-" if state["kl"] is None else f"{state['kl']:.2e}"
+        return [snr, kl] + ([percent(state["wer"])] if state["wer"] is not None else [])
 
     words = results["float_wer"] is not None
     kinds = ("#SNR (dB)", "#KL (nats/token)") + (("#WER",) if words else ())
@@ -202,7 +201,7 @@ def _report(results: dict[str, Any]) -> list[Table]:
         found.add_row(title, figure(rows))
     broken = table("Broken chains", "what")
     for line in (*results["broken"], *(f"{path}: {reason}" for path, reason in results["unreadable"])):
-        broken.add_row(Text(line))
+        broken.add_row(line)
     return [found, broken] if broken.rows else [found]
 
 

@@ -19,7 +19,7 @@ from whisperq.models.plan import CONVOLVED, Plan
 from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
 from whisperq.models.scaling import Findings, has_outliers, scale, widen, widened, with_margin
 from whisperq.models.sites import model_sites, resolve
-from whisperq.models.statistics import has_rows, held_channels, read_channels, read_observed
+from whisperq.models.statistics import check_widths, has_rows, held_channels, read_channels, read_observed
 from whisperq.options import QuantizeConfig
 from whisperq.quant.grid import fake_quantize
 from whisperq.quant.observers import ema_range, minmax_range
@@ -64,6 +64,8 @@ def prepare_activations(
     Raises UsageError for settings that this model has no use for, InputError where the calibration lacks something.
     """
     alpha, bits = alpha_of(config.smooth), config.activation_bits
+    if calibration:
+        check_widths(network, calibration)
     found = Activations(results={"smooth": alpha, "smoothed": [], "smoothed_observer": None, "observer": None})
     raw = _rows(plan, calibration, config, found)
     observer = chosen_observer(calibration, config.observer) if calibration else None

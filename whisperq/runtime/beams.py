@@ -14,7 +14,7 @@ from torch import Tensor
 
 from whisperq.errors import UsageError
 from whisperq.runtime.ctc import CtcRules
-from whisperq.runtime.decoding import Rules, suppress
+from whisperq.runtime.decoding import Rules, finite, suppress
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.starts import start
 
@@ -74,7 +74,7 @@ def beam_search(runtime: Runtime, features: Tensor, rules: BeamRules) -> list[li
     logits = start(runtime, state, rules, features).logits
     room = rules.max_tokens - len(rules.prompt)
     for step in range(room):
-        log_probs = logits.log_softmax(dim=-1)
+        log_probs = finite(logits).log_softmax(dim=-1)
         suppress(log_probs, torch.tensor(rules.suppressed, dtype=torch.long, device=log_probs.device))
         if step == 0:
             suppress(log_probs, torch.tensor(rules.suppressed_first, dtype=torch.long, device=log_probs.device))

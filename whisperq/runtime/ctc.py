@@ -15,6 +15,7 @@ from whisperq.models.ctc import frame_counts
 from whisperq.models.plan import layer_weights
 from whisperq.models.sites import model_sites
 from whisperq.models.tables import ATTENTION_PRODUCTS
+from whisperq.runtime.decoding import finite
 from whisperq.runtime.interface import Products
 
 
@@ -41,7 +42,7 @@ class CtcRules:
     @torch.inference_mode()
     def read(self, runtime: CtcRuntime, waveforms: Waveforms) -> list[list[int]]:
         """Each utterance's labels."""
-        return [collapse(rows.argmax(dim=-1).tolist(), self.blank) for rows in runtime.logits(waveforms.rows())]
+        return [collapse(finite(r).argmax(dim=-1).tolist(), self.blank) for r in runtime.logits(waveforms.rows())]
 
 
 def collapse(labels: Sequence[int], blank: int) -> list[int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from whisperq.data.tokens import Codec
+from whisperq.errors import InputError
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.starts import NOTHING, Question, Start, start
 from whisperq.runtime.timestamps import restrict_times
@@ -124,6 +125,7 @@ def decode(
     for step in range(rules.max_tokens - len(rules.prompt)):
         if step:
             logits = runtime.decode_step(written[-1][:, None], state)
+        finite(logits)
         suppress(logits, suppressed)
         if step == 0:
             suppress(logits, suppressed_first)
@@ -144,6 +146,16 @@ def drawn(logits: Tensor, draws: Draws) -> Tensor:
     sums = (logits.double() / draws.temperature).softmax(dim=-1).cumsum(dim=-1)
     places = torch.tensor([numbers.random() for numbers in draws.numbers], dtype=torch.float64, device=logits.device)
     return torch.searchsorted(sums, places[:, None] * sums[:, -1:], right=True).squeeze(1)
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The same (..., vocabulary). Raises InputError where a row's greatest value is not finite: it says nothing."""
+    if not logits.amax(dim=-1).isfinite().all():
+        raise InputError(
+            "decoding stopped: the model's logits are not finite; its weights are damaged, or too large for the number "
+            "format (--dtype float32 is the widest)"
+        )
+    return logits
 
 
 def suppress(logits: Tensor, tokens: Tensor) -> None:

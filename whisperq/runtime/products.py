@@ -25,6 +25,14 @@ class IntegerWeight:
     scale: Tensor
     bias: Tensor
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no kernel may get: they read as many scales and biases as there are outputs."""
+        outputs = (len(self.codes),)
+        floats = all(t.shape == outputs and t.dtype == torch.float32 for t in (self.scale, self.bias))
+        if self.codes.dim() != 2 or self.codes.dtype != torch.int8 or not floats:
+            found = ", ".join(f"{t.dtype} {list(t.shape)}" for t in (self.codes, self.scale, self.bias))
+            raise ValueError(f"codes (N, K) are int8, scales and biases (N) float32, not {found}")
+
     def chunk(self, count: int) -> list["IntegerWeight"]:
         """The outputs in so many equal parts."""
         parts = zip(*(t.chunk(count) for t in (self.codes, self.scale, self.bias)), strict=True)

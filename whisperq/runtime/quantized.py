@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from whisperq.errors import InputError
 from whisperq.models.families import family_of
 from whisperq.models.folding import divide, read_scales, write_scales
+from whisperq.models.headers import QUANTIZED as WEIGHTS
 from whisperq.models.loading import load_config
+from whisperq.models.nearly import plain_name
 from whisperq.models.plan import CONVOLVED, Weight
 from whisperq.models.sites import Watcher
 from whisperq.quant.clipping import mse_weight_qparams
@@ -38,10 +39,8 @@ from whisperq.quant.grid import (
 from whisperq.quant.packing import pack, unpack
 from whisperq.quant.wide import ActivationRange, WideQParams, fake_quantize_wide
 from whisperq.runtime.native.emulation import on_grid, on_token_grids
+from whisperq.runtime.tensors import CHANNEL_SCALE, QPARAMS, read_qparams
 
-WEIGHTS = "quantized.safetensors"
-QPARAMS = "qparams.json"
-CHANNEL_SCALE = ".channel_scale"
 GRIDS = {"rtn": weight_qparams, "mse": mse_weight_qparams}
 Ranges = Mapping[str, ActivationRange]
 
@@ -119,7 +118,7 @@ def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
     found = {}
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, "pt") as file:
-            found |= {name: file.get_slice(name)[:0].dtype for name in file.keys() if file.get_slice(name).get_shape()}
+            found |= {plain_name(n): file.get_slice(n)[:0].dtype for n in file.keys() if file.get_slice(n).get_shape()}
     return found
 
 
@@ -197,25 +196,19 @@ def _stored_codes(weight: QuantizedWeight) -> Tensor:
 
 def load_quantized(folder: Path, dtype: torch.dtype, device: str) -> tuple[PreTrainedModel, Quantization]:
     """The model with dequantized weights, and its grids. Raises InputError."""
-    try:
-        tensors = load_file(folder / WEIGHTS)
-        content = json.loads((folder / QPARAMS).read_text())
-        weights = {name: read_weight(tensors.__getitem__, name, grid) for name, grid in content["weights"].items()}
-        activations = {a: _read_activation(entry, device) for a, entry in content["activations"].items()}
-        for address, entry in content.get("caches", {}).items():
-            scale = tensors[f"{address}{CHANNEL_SCALE}"].to(device)
-            zero_point = torch.zeros_like(scale, dtype=torch.int32)
-            activations[address] = QParams(scale, zero_point, entry["quant_min"], entry["quant_max"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise InputError(f"the quantized model {folder} cannot be read: {error}") from error
     config = load_config(folder)
+    content = read_qparams(folder, config)
+    tensors = load_file(folder / WEIGHTS)
+    weights = {name: read_weight(tensors.__getitem__, name, grid) for name, grid in content["weights"].items()}
+    activations = {a: _read_activation(entry, device) for a, entry in content["activations"].items()}
+    for address, entry in content.get("caches", {}).items():
+        scale = tensors[f"{address}{CHANNEL_SCALE}"].to(device)
+        zero_point = torch.zeros_like(scale, dtype=torch.int32)
+        activations[address] = QParams(scale, zero_point, entry["quant_min"], entry["quant_max"])
     model = family_of(config).build(config)
     grids = (".scale", ".zero_point", CHANNEL_SCALE)
     floats = {n: t for n, t in tensors.items() if n not in weights and not n.endswith(grids)}
-    report = model.load_state_dict(floats, strict=False)
-    absent = set(report.missing_keys) - weights.keys() - set(family_of(config).tied)
-    if absent or report.unexpected_keys:
-        raise InputError(f"the weights of {folder} do not fit its config.json, such as {sorted(absent)[:1]}")
+    model.load_state_dict(floats, strict=False)  # all are there, by the checks above; quantized weights follow
     apply_weights(model, weights)
     scales = read_scales(folder)
     divide(model, scales)

@@ -1,6 +1,5 @@
 """A model's tensors on disk as arrays, float or quantized, without a network around them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError
 from whisperq.models.folding import divisors, read_scales, table_divisor
+from whisperq.models.headers import QUANTIZED as WEIGHTS
+from whisperq.models.headers import all_finite, expected_of, headers, weight_files
 from whisperq.models.loading import load_config
+from whisperq.models.nearly import stored_name
 from whisperq.quant.grid import QParams, dequantize
 from whisperq.quant.wide import ActivationRange, WideQParams
-from whisperq.runtime.quantized import QPARAMS, WEIGHTS, PerToken, QuantizedWeight, read_weight
+from whisperq.runtime.quantized import PerToken, QuantizedWeight, read_weight
+from whisperq.runtime.tensors import check_floats, read_qparams
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,7 @@ class Stored:
         return Codes(weight.codes.numpy(), weight.qparams.scale.numpy())
 
     def _quantized(self, name: str) -> QuantizedWeight:
-        try:
-            return read_weight(self._read, name, {**self.weights, **self.grouped}[name])
-        except (ValueError, KeyError) as error:
-            raise InputError(f"the weights of {self.folder} cannot be read: {name}: {error}") from error
+        return read_weight(self._read, name, self.weights.get(name) or self.grouped[name])
 
     def _read(self, name: str) -> torch.Tensor:
         if name not in self.files:
@@ -75,7 +75,10 @@ class Stored:
             raise InputError(f"the weights of {self.folder} do not fit its config.json: {name} is missing")
         # Opened anew each time: pages that have been read are given back with the tensor, not at the end.
         with safe_open(self.files[name], "pt") as file:
-            return file.get_tensor(name)
+            values = file.get_tensor(stored_name(file, name))
+        if not self.weights and not all_finite(values):  # of a quantized model that is known
+            raise InputError(f"the weights of {self.folder} are not finite: {name} holds NaN or infinite values")
+        return values
 
     def _weight_norm(self, name: str) -> tuple[str, str] | None:
         """The names of g and v of a weight g v / |v|, as newer and older PyTorch write them; None where it is none."""
@@ -87,27 +90,22 @@ class Stored:
 def open_stored(folder: Path, most_bits: int = 8) -> Stored:
     """Tensors are read when they are asked for; activations have at most `most_bits`. Raises InputError."""
     config = load_config(folder)
-    quantized = (folder / WEIGHTS).exists()
-    paths = [folder / WEIGHTS] if quantized else sorted(folder.glob("model*.safetensors"))
+    paths = weight_files(folder)
     if not paths:
         raise InputError(f"the weights of {folder} cannot be read: it has no safetensors")
-    try:
-        content = json.loads((folder / QPARAMS).read_text()) if quantized else {"weights": {}, "activations": {}}
-        files = {name: path for path in paths for name in _names(path)}
-        weights = content["weights"]
-        grouped = {name: grid for name, grid in weights.items() if grid.get("group")}
-        activations = _activations(content["activations"], most_bits)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"the weights of {folder} cannot be read: {error}") from error
+    quantized = paths[0].name == WEIGHTS
+    content = read_qparams(folder, config) if quantized else {"weights": {}, "activations": {}}
+    held = headers(paths)
+    if not quantized:
+        check_floats(folder, expected_of(folder, config), held)
+    files = {name: one.path for name, one in held.items()}
+    weights = content["weights"]
+    grouped = {name: grid for name, grid in weights.items() if grid.get("group")}
+    activations = _activations(content["activations"], most_bits)
     whole = {name: grid for name, grid in weights.items() if name not in grouped}
     scales = read_scales(folder) if quantized else {}
     table = table_divisor(config, scales)
     return Stored(folder, config, files, whole, grouped, activations, divisors(scales), table)
-
-
-def _names(path: Path) -> list[str]:
-    with safe_open(path, "pt") as file:
-        return list(file.keys())
 
 
 def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParams | WideQParams | PerToken]:

@@ -19,6 +19,7 @@ from whisperq.quant.grid import QParams, fake_quantize
 from whisperq.quant.wide import WideQParams, fake_quantize_wide, half_codes, half_grids
 from whisperq.runtime.dynamic import TokenCodes, TokenGrid
 from whisperq.runtime.kernels import Grid, Kernels
+from whisperq.runtime.native.checks import address
 from whisperq.runtime.native.kernels import NativeKernels
 from whisperq.runtime.native.products import FEW, NARROW, FewRowsNarrowProduct, FewRowsWideProduct
 from whisperq.runtime.products import IntegerWeight, Product
@@ -79,9 +80,12 @@ class Halves:
         if not isinstance(self.kernels, NativeKernels):
             return torch.cat(half_codes(x if channels is None else x[:, channels], wide))
         count = x.shape[1] if channels is None else len(channels)
-        codes = torch.empty(2 * len(x), count, dtype=torch.uint8)
+        if channels is not None and not 0 <= int(channels.min()) <= int(channels.max()) < x.shape[1]:
+            raise ValueError(f"{x.shape[1]} channels do not hold the wide ones, {channels.tolist()}")
+        x, codes = x.contiguous(), torch.empty(2 * len(x), count, dtype=torch.uint8)
+        start = address(x, torch.float32, *x.shape)
         self.kernels.library.quantize_halves(
-            x.contiguous().data_ptr(), *x.shape, None if channels is None else channels.data_ptr(), count,
+            start, *x.shape, None if channels is None else address(channels, torch.int64, count), count,
             float(wide.scale), float(wide.zero_point), wide.quant_max, self.grid.half_bits, codes.data_ptr(),
         )  # fmt: skip
         return codes

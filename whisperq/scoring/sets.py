@@ -3,7 +3,9 @@
     CER = (S + D + I) / C     over the characters of the normalised texts, spaces between words included, as jiwer's
 
 WER and CER are sums of errors over sums of words and characters (micro-averaged) within a set, and unweighted means
-over sets. Figures under different normalisers or scorers are never put together: each such pair has a table of its own.
+over sets. A set has one measure: WER, or CER where its language writes no spaces (scoring/measures.py); then all
+alignments are of characters. Figures under different normalisers, scorers or measures are never put together: each
+such triple has a table of its own.
 """
 
 from collections import Counter
@@ -18,7 +20,8 @@ import jiwer
 from whisperq.scoring.alignment import Alignment, align
 from whisperq.scoring.intervals import bootstrap_interval
 from whisperq.scoring.loops import Loop, find_loop
-from whisperq.scoring.normalizers import Normalizer
+from whisperq.scoring.measures import characters, rule_of, writes_no_spaces
+from whisperq.scoring.normalizers import VERSION, Normalizer
 from whisperq.scoring.words import Counts, WordErrors, counts, tally
 
 TOP = 20  # confusions in the results
@@ -27,7 +30,7 @@ NAMED_LOOPS = 20  # looping hypotheses that the results name
 
 @dataclass(frozen=True)
 class ScoredUtterance:
-    """One hypothesis against its reference, both normalised."""
+    """One hypothesis against its reference, both normalised; of a set measured by CER each character is a word."""
 
     id: str
     reference: str
@@ -48,27 +51,36 @@ class ScoredSet:
     """All utterances in order, those without reference words too, which no rate counts."""
 
     utterances: tuple[ScoredUtterance, ...]
-    errors: WordErrors
+    errors: WordErrors  # of what the measure counts, words or characters
+    words: WordErrors
     normalizer: str  # its id
     scorer: str
+    measure: str  # wer or cer
 
     def results(self, seed: int) -> dict[str, Any]:
-        low, high = bootstrap_interval(self.errors.per_utterance, seed=seed)
         loops = [u for u in self.utterances if u.loop]
         named = [{"id": u.id, "ngram": u.loop.ngram, "times": u.loop.times} for u in loops[:NAMED_LOOPS]]
         return {
-            **self.errors.as_dict(),
-            **self._characters(),
-            "wer_interval_95": [low, high],
+            "measure": self.measure,
+            **self.words.as_dict(),
+            **self._characters(seed),
+            "wer_interval_95": list(bootstrap_interval(self.words.per_utterance, seed=seed)),
             "normalizer": self.normalizer,
-            "normalizer_changed_words": self.errors.normalizer_changed_words,
+            "normalizer_version": VERSION,
+            "normalizer_changed_words": self.words.normalizer_changed_words,
             "scorer": self.scorer,
             "loops": len(loops),
             "looping": named,
             "confusions": {kind: top[:TOP] for kind, top in confusions(self.utterances).items()},
         }
 
-    def _characters(self) -> dict[str, float | int | None]:
+    def _characters(self, seed: int) -> dict[str, Any]:
+        """By the scorer's alignment where characters are the measure, else by jiwer's."""
+        if self.measure == "cer":
+            found = {key: getattr(self.errors, key) for key in ("hits", "substitutions", "deletions", "insertions")}
+            interval = list(bootstrap_interval(self.errors.per_utterance, seed=seed))
+            rate = {"cer": self.errors.wer, "reference_characters": self.errors.reference_words}
+            return {**rate, "cer_interval_95": interval, "character_errors": found}
         scored = [u for u in self.utterances if u.reference]
         if not scored:
             return {"cer": None, "reference_characters": 0}
@@ -77,13 +89,25 @@ class ScoredSet:
 
 
 def score_set(
-    ids: Sequence[str], references: Sequence[str], hypotheses: Sequence[str], normalizer: Normalizer, scorer: str
+    ids: Sequence[str],
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    normalizer: Normalizer,
+    scorer: str,
+    measure: str | None = None,
 ) -> ScoredSet:
-    """Align raw texts after normalising them."""
+    """Align raw texts after normalising them. measure: wer or cer; None: what the references' script asks for."""
     pairs = [(normalizer(r), normalizer(h)) for r, h in zip(references, hypotheses, strict=True)]
+    spaceless = writes_no_spaces(r for r, _ in pairs)
+    measure = measure or ("cer" if spaceless else "wer")
     alignments = align([r for r, _ in pairs], [h for _, h in pairs], scorer)
+    words = errors = tally(references, alignments)
+    if measure == "cer":
+        pairs = [(characters(r, spaceless), characters(h, spaceless)) for r, h in pairs]
+        alignments = align([r for r, _ in pairs], [h for _, h in pairs], scorer)
+        errors = tally(references, alignments)
     found = tuple(ScoredUtterance(i, *p, a) for i, p, a in zip(ids, pairs, alignments, strict=True))
-    return ScoredSet(found, tally(references, alignments), normalizer.id, scorer)
+    return ScoredSet(found, errors, words, normalizer.id, scorer, measure)
 
 
 def confusions(utterances: Sequence[ScoredUtterance]) -> dict[str, list[list[Any]]]:
@@ -98,14 +122,14 @@ def confusions(utterances: Sequence[ScoredUtterance]) -> dict[str, list[list[Any
 
 
 def averages(sets: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Unweighted means over sets and over each group, apart for each normaliser and scorer, in the sets' order."""
-    kinds = dict.fromkeys((r["normalizer"], r["scorer"]) for r in sets.values())
+    """Unweighted means over sets and over each group, apart for each rule, in the sets' order."""
     found = []
-    for normalizer, scorer in kinds:
-        names = [n for n, r in sets.items() if (r["normalizer"], r["scorer"]) == (normalizer, scorer)]
+    for rule in dict.fromkeys(map(rule_of, sets.values())):
+        names = [n for n, r in sets.items() if rule_of(r) == rule]
         groups = dict.fromkeys(g for n in names if (g := sets[n].get("group")))
         means = {group: _mean(sets, [n for n in names if sets[n].get("group") == group]) for group in groups}
-        found.append({"normalizer": normalizer, "scorer": scorer, **_mean(sets, names), "groups": means})
+        named = dict(zip(("normalizer", "scorer", "measure"), rule, strict=True))
+        found.append({**named, **_mean(sets, names), "groups": means})
     return found
 
 
@@ -115,6 +139,6 @@ def _mean(sets: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[s
 
 
 def over_sets(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All averages, and the mean WER where the sets can be put together: under one normaliser and scorer."""
+    """All averages, and the mean WER where the sets can be put together: under one rule."""
     found = averages(sets)
     return {"averages": found, "mean_wer": found[0]["mean_wer"] if len(found) == 1 else None}

@@ -8,6 +8,7 @@ Several processes each observe every world-th batch; what is written is what one
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,13 +33,13 @@ from whisperq.options import CalibrateConfig
 from whisperq.quant.ranges import Ends, Estimation, SiteRange
 from whisperq.quant.row_sample import ROWS, RowSample
 from whisperq.quant.smoothing import ChannelExtrema
-from whisperq.report.progress import say, track
+from whisperq.report.progress import say, say_left_out, track
 from whisperq.runtime.development import Development, layers_of
 from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
 from whisperq.runtime.stablequant import Book, Criterion, Desk, Trial, search, summary, write_log
 from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.normalizers import normalizer_of
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
 
 Merging = TypeVar("Merging", SiteRange, ChannelExtrema, RowSample)
@@ -71,9 +72,11 @@ def calibrate(
     settings = context.settings(config, **({"normalizer": development.normalizer} if development else {}))
     sealed = (out, "calibration", "calibrate", settings, inputs, context.force)
     book = Book(out, settings, inputs)
-    book.look("calibrate", context.force)
     how = Estimation(config.observer, config.momentum, config.percentile, config.activation_bits)
-    with joined(compute_device(context.device)) as processes:
+    with joined(compute_device(context.device)) as processes, ExitStack() as held:
+        if development:  # trials are kept
+            held.enter_context(alone(out, "calibrate", processes))
+        book.look("calibrate", context.force)
         with artifact.create(*sealed) as draft, open_model(model, context, config.skip_bad) as opened:
             if opened.runtime.name != "float":
                 raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
@@ -99,6 +102,7 @@ def calibrate(
                 "stablequant": summary(log),
             }
         if processes.main:
+            say_left_out([*data_list.skipped, *sorted(skipped)])
             book.remove()
         return processes.result(out)
 
@@ -196,7 +200,7 @@ def observe(
     """
     sites = model_sites(opened.model)
     chosen = resolve(config.sites, sites) if config.sites else list(sites)
-    ranges = {a: how.site(known_range(opened.model, sites[a])) for a in chosen}
+    ranges = {a: how.site(known_range(opened.model, sites[a], opened.loader.heard_range)) for a in chosen}
     unseen = [a for a in chosen if sites[a].component == "probs"]  # large, and their range is known
     products = set(product_inputs(opened.model)) & set(chosen) if config.channel_maxima else set()
     kept = {*(channel_sites(opened.model) if config.channel_maxima else ()), *cache_sites(opened.model)}

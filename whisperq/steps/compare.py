@@ -1,4 +1,4 @@
-"""Which of two systems makes fewer word errors on the same utterances, and how sure that is."""
+"""Which of two systems makes fewer errors, of words or of characters, on the same utterances, and how sure that is."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +12,9 @@ from whisperq.data.evaluations import Evaluation, common_sets, open_evaluation, 
 from whisperq.data.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.names import file_name
 from whisperq.options import CompareConfig
-from whisperq.report.cells import markdown
+from whisperq.report.cells import markdown, markdown_text
 from whisperq.report.changes import changed_text
 from whisperq.report.comparisons import comparison
 from whisperq.report.progress import say, track
@@ -25,7 +26,8 @@ from whisperq.scoring.comparison import (
     mean_difference,
     paired_bootstrap,
 )
-from whisperq.scoring.normalizers import Normalizer, get_normalizer
+from whisperq.scoring.measures import UNITS, rule_of
+from whisperq.scoring.normalizers import VERSION, Normalizer, get_normalizer
 from whisperq.scoring.segments import matched_pairs
 from whisperq.scoring.sets import ScoredSet, score_set
 
@@ -38,21 +40,24 @@ def compare(a: Path, b: Path, normalizer: str, out: Path, config: CompareConfig,
     `normalizer` serves files that nobody has scored. Writes comparison.json, comparison.md and changed/<set>.txt.
     Raises UsageError for different normalisers, scorers or references, InputError for what cannot be read.
     """
+    inputs = {"a": artifact.reference(a), "b": artifact.reference(b)}
+    inputs |= {"spelling map": artifact.reference(Path(config.spelling))} if config.spelling else {}
     both = open_evaluation(a), open_evaluation(b)
     sets = common_sets(*both)
     normalizers = {name: agreed_normalizer(name, both, config, normalizer) for name in sets}
-    scorer = agreed_scorer(both, config)
+    scorer, measures = agreed_scorer(both, config), {name: agreed_measure(name, both, config) for name in sets}
+    say_of_versions(both)
     settings = context.settings(config, normalizers={n: f.id for n, f in normalizers.items()}, scorer=scorer)
-    inputs = {"a": artifact.reference(a), "b": artifact.reference(b)}
-    inputs |= {"spelling map": artifact.reference(Path(config.spelling))} if config.spelling else {}
     with artifact.create(out, "comparison", "compare", settings, inputs, context.force) as draft:
         (draft.folder / "changed").mkdir()
         judged = {}
         for number, (name, files) in enumerate(track(sets.items(), len(sets), "compare", "sets")):
-            one = pair(name, files, normalizers[name], scorer, config.common)
+            rule = normalizers[name], scorer, measures[name]
+            one = pair(name, files, rule, config.common)
             judged[name] = judge(name, one, config, context.seed + number)
-            text = changed_text(one.a.utterances, one.b.utterances, config.changed)
-            (draft.folder / "changed" / f"{name}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+            text = changed_text(one.a.utterances, one.b.utterances, config.changed, UNITS[one.a.measure])
+            file = draft.folder / "changed" / f"{file_name(name)}.txt"
+            file.write_text(text, encoding="utf-8", errors="backslashreplace")
         names = [e.name for e in both] if both[0].name != both[1].name else [str(a), str(b)]
         draft.results |= {"a": names[0], "b": names[1], "margin": config.margin, "resamples": config.resamples}
         draft.results |= {
@@ -60,15 +65,15 @@ def compare(a: Path, b: Path, normalizer: str, out: Path, config: CompareConfig,
             "means": list(means(judged, config.margin)),
         }
         (draft.folder / "comparison.json").write_text(json.dumps(artifact.plain(draft.results), indent=2) + "\n")
-        text = f"# {names[1]} against {names[0]}\n\n{markdown(comparison(draft.results))}"
+        title = markdown_text(f"{names[1]} against {names[0]}")
+        text = f"# {title}\n\n{markdown(comparison(draft.results))}"
         (draft.folder / "comparison.md").write_text(text, encoding="utf-8")
     return artifact.load(out)
 
 
 def agreed_normalizer(name: str, both: Sequence[Evaluation], config: CompareConfig, default: str) -> Normalizer:
     """--normalizer, else the one that both were scored with, else the default. Raises UsageError and InputError."""
-    own = [name if name in e.files else next(iter(e.files)) for e in both]  # a pair of single sets has two names
-    known = {e.normalizers[n] for e, n in zip(both, own, strict=True) if n in e.normalizers}
+    known = said(name, both, "normalizers")
     if not config.normalizer and len(known) > 1:
         raise UsageError(
             f"in {name} the normalisers differ ({' and '.join(sorted(known))}); "
@@ -81,6 +86,12 @@ def agreed_normalizer(name: str, both: Sequence[Evaluation], config: CompareConf
     if mapping is None and not config.normalizer and known:
         raise InputError(f"{name} was scored with a spelling map that is not there any more; name it with --spelling")
     return get_normalizer("english", mapping)
+
+
+def said(name: str, both: Sequence[Evaluation], what: str) -> set[str]:
+    """What A and B say of how a set was scored."""
+    own = [name if name in e.files else next(iter(e.files)) for e in both]  # a pair of single sets has two names
+    return {getattr(e, what)[n] for e, n in zip(both, own, strict=True) if n in getattr(e, what)}
 
 
 def agreed_spelling(both: Sequence[Evaluation], config: CompareConfig) -> dict[str, str] | None:
@@ -99,6 +110,24 @@ def agreed_scorer(both: Sequence[Evaluation], config: CompareConfig) -> str:
     return config.scorer or next(iter(known), "jiwer")
 
 
+def agreed_measure(name: str, both: Sequence[Evaluation], config: CompareConfig) -> str | None:
+    """None where nobody has chosen: then the references do. Raises UsageError."""
+    known = said(name, both, "measures")
+    if not config.measure and len(known) > 1:
+        raise UsageError(f"in {name} A and B were measured by WER and by CER; give --measure, by which both are now")
+    return config.measure or next(iter(known), None)
+
+
+def say_of_versions(both: Sequence[Evaluation]) -> None:
+    """The rates that an older evaluation states can be others than those that come out here."""
+    for label, one in zip("AB", both, strict=True):
+        if one.version not in (None, VERSION):
+            say(
+                f"notice: {label}, {one.name}, was scored by version {one.version} of the normalisers; "
+                f"both are scored anew by version {VERSION}"
+            )
+
+
 @dataclass(frozen=True)
 class Pair:
     """Both systems on one set's utterances, those without reference words left out."""
@@ -108,8 +137,12 @@ class Pair:
     b: ScoredSet
 
 
-def pair(name: str, files: tuple[Path, Path], normalizer: Normalizer, scorer: str, common: bool) -> Pair:
-    """Raises UsageError for different utterances (without `common`) and different references."""
+def pair(name: str, files: tuple[Path, Path], rule: tuple[Normalizer, str, str | None], common: bool) -> Pair:
+    """rule: normaliser, scorer and measure, as `score_set` takes them.
+
+    Raises UsageError for different utterances (without `common`) and different references.
+    """
+    normalizer = rule[0]
     of_a, of_b = ({line.id: line for line in read_hypotheses(file)} for file in files)
     missing = [len(of_a.keys() - of_b.keys()), len(of_b.keys() - of_a.keys())]
     if any(missing) and not common:
@@ -127,7 +160,7 @@ def pair(name: str, files: tuple[Path, Path], normalizer: Normalizer, scorer: st
     if not ids:
         raise InputError(f"{name} has no reference words that both have heard: there is nothing to compare")
     references = [of_a[i].text for i in ids]
-    a, b = (score_set(ids, references, [of[i].pred_text for i in ids], normalizer, scorer) for of in (of_a, of_b))
+    a, b = (score_set(ids, references, [of[i].pred_text for i in ids], *rule) for of in (of_a, of_b))
     return Pair(tuple(of_a[i] for i in ids), a, b)
 
 
@@ -154,13 +187,16 @@ def judge(name: str, one: Pair, config: CompareConfig, seed: int) -> Judged:
     difference = paired_bootstrap(errors, words, blocks, config.resamples, seed)
     pairs = matched_pairs([u.alignment for u in one.a.utterances], [u.alignment for u in one.b.utterances])
     changes = [y - x for x, y in errors]
+    measure = one.a.measure
     results = {
         "normalizer": one.a.normalizer,
+        "normalizer_version": VERSION,
         "scorer": one.a.scorer,
+        "measure": measure,
         "utterances": len(words),
-        "wer_a": one.a.errors.wer,
-        "wer_b": one.b.errors.wer,
-        **describe(difference, config.margin, sum(words), count),
+        f"{measure}_a": one.a.errors.wer,
+        f"{measure}_b": one.b.errors.wer,
+        **describe(difference, config.margin, sum(words), count, measure),
         "blocked_by": kind,
         "blocks": count,
         "matched_pairs": {**asdict(pairs), "enough_segments": pairs.segments >= FEW_SEGMENTS},
@@ -173,8 +209,8 @@ def judge(name: str, one: Pair, config: CompareConfig, seed: int) -> Judged:
     return Judged(results, difference)
 
 
-def describe(difference: Difference, margin: float, words: int, blocks: int) -> dict[str, Any]:
-    """Points of WER, B - A; positive where B is worse."""
+def describe(difference: Difference, margin: float, words: int, blocks: int, measure: str) -> dict[str, Any]:
+    """Points of the measure, B - A; positive where B is worse. words: characters where these are measured."""
     enough = {"enough_words": words >= ENOUGH_WORDS, "enough_blocks": blocks >= ENOUGH_BLOCKS}
     verdict = difference.verdict(margin, **enough)
     return {
@@ -183,19 +219,20 @@ def describe(difference: Difference, margin: float, words: int, blocks: int) -> 
         "p": difference.p,
         "verdict": verdict,
         "within_margin": difference.interval[1] < margin,
-        "reference_words": words,
+        f"reference_{UNITS[measure]}s": words,
         **enough,
         "words_needed": difference.words_needed(margin, words) if verdict == "undecided" else None,
     }
 
 
 def means(judged: Mapping[str, Judged], margin: float) -> Iterator[dict[str, Any]]:
-    """Of several sets under one normaliser the unweighted mean."""
-    for kind in dict.fromkeys(j.results["normalizer"] for j in judged.values()):
-        some = [j for j in judged.values() if j.results["normalizer"] == kind]
+    """Of several sets under one normaliser and measure the unweighted mean."""
+    for rule in dict.fromkeys(rule_of(j.results) for j in judged.values()):
+        some = [j for j in judged.values() if rule_of(j.results) == rule]
         if len(some) > 1:
-            words = sum(j.results["reference_words"] for j in some)
-            rates = {key: fmean(j.results[key] for j in some) for key in ("wer_a", "wer_b")}
+            normalizer, scorer, measure = rule
+            words = sum(j.results[f"reference_{UNITS[measure]}s"] for j in some)
+            rates = {key: fmean(j.results[key] for j in some) for key in (f"{measure}_a", f"{measure}_b")}
             blocks = min(j.results["blocks"] for j in some)
-            described = describe(mean_difference([j.difference for j in some]), margin, words, blocks)
-            yield {"normalizer": kind, "scorer": some[0].results["scorer"], **rates, **described}
+            described = describe(mean_difference([j.difference for j in some]), margin, words, blocks, measure)
+            yield {"normalizer": normalizer, "scorer": scorer, "measure": measure, **rates, **described}

@@ -25,7 +25,7 @@ from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device
 from whisperq.options import EvalConfig
-from whisperq.report.progress import bar, say, say_how
+from whisperq.report.progress import bar, say, say_how, say_left_out
 from whisperq.report.scores import evaluation
 from whisperq.report.sets import warn_of_changed_words, write_results, write_set
 from whisperq.runtime.beams import with_beams
@@ -35,7 +35,7 @@ from whisperq.runtime.opening import Opened, open_runtime
 from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, spelling_of
 from whisperq.scoring.sets import over_sets, score_set
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
 from whisperq.training.speed import memory_gib
 
@@ -64,6 +64,7 @@ class Sealed:
 
     out: Path
     scorer: str
+    measure: str | None
     seed: int
 
 
@@ -83,17 +84,12 @@ def eval(
         check_words(one)
     settings = context.settings(config, normalizers=normalizers)
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
-    sealed = Sealed(out, config.scorer, context.seed)
+    sealed = Sealed(out, config.scorer, config.measure, context.seed)
     book = HeardBook(out, settings, inputs)
-    try:
-        artifact.refuse_overwrite(out, "eval", settings, inputs, context.force)
-    except artifact.Finished:
-        book.remove_leftovers()
-        raise
-    if not context.force:
-        book.check()
-    with joined(compute_device(context.device)) as processes, book.worth_keeping():
+    with joined(compute_device(context.device)) as processes, alone(out, "eval", processes), book.worth_keeping():
+        book.look("eval", context.force)
         with stop_requested() as stopping, open_runtime(model, config, context, config.skip_bad) as opened:
+            inputs = artifact.all_read(inputs)
             say_how(opened.runtime)
             rules = with_beams(opened.rules, config.beams)
             care = careful(rules, config.temperature_fallback, context.seed)
@@ -108,6 +104,7 @@ def eval(
                 draft.results |= {**how, "sets": results, **over_sets(results)}
                 title = f"Word errors of {model.resolve().name}"
                 write_results(draft.folder, title, draft.results, evaluation(draft.results))
+            say_left_out(origin for one in sets for origin in unusable(one, book))
             book.remove()
         return processes.result(out)
 
@@ -208,7 +205,8 @@ def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder:
     lines = [line_of(utterance, x.text or "", x.seconds, x.wall) for utterance, x in read]
     normalize = normalizer_of(one.normalizer, opened.processor.tokenizer)
     ids, texts = [line.id for line in lines], [line.text for line in lines]
-    scored = score_set(ids, texts, [line.pred_text for line in lines], normalize, sealed.scorer)
+    heard_texts = [line.pred_text for line in lines]
+    scored = score_set(ids, texts, heard_texts, normalize, sealed.scorer, sealed.measure)
     if not scored.errors.reference_words:  # those that have some could not be read
         raise InputError(f"the test set {one.name} has no reference words left: it has no word error rate")
     warn_of_changed_words(one.name, scored)
@@ -220,6 +218,12 @@ def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder:
     }
     write_set(folder, sealed.out, one.name, lines, scored, results)
     return results
+
+
+def unusable(one: TestSet, book: HeardBook) -> list[str]:
+    """Where a set's lines and recordings are that could not be used."""
+    heard = book.heard(one.name)
+    return [*one.read.skipped, *(u.origin for n, u in enumerate(one.utterances) if heard[n].text is None)]
 
 
 def speed(lines: Sequence[HypothesisLine], times: Mapping[str, float]) -> dict[str, float]:

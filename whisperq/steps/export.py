@@ -11,8 +11,9 @@ from transformers import GenerationConfig
 from whisperq import artifact
 from whisperq.errors import UsageError
 from whisperq.flags import Context
+from whisperq.models.descriptions import own_file
 from whisperq.models.families import family_of
-from whisperq.models.loading import load_processor
+from whisperq.models.loading import compute_device, load_processor
 from whisperq.options import ExportConfig
 from whisperq.refusals import check_export, dynamic_refusal
 from whisperq.report.progress import say, track
@@ -36,10 +37,11 @@ def export(model: Path, out: Path, config: ExportConfig, context: Context) -> ar
     Raises UsageError for what graphs of integers cannot express, InputError for a model that cannot be read.
     """
     require("onnx", "onnx", "whisperq export")
-    results = quantized_results(model)
+    compute_device(context.device)  # as in init-student: one that is not there was asked for in vain
     check_export(model, config.float)
-    settings = {"float": results is None}  # nothing else decides the graphs
     inputs = {"model": artifact.reference(model)}
+    results = quantized_results(model)
+    settings = {"float": results is None}  # nothing else decides the graphs
     with artifact.create(out, "onnx", "export", settings, inputs, context.force) as draft:
         stored = open_stored(model)
         check_expressible(model, stored)
@@ -120,8 +122,8 @@ def describe(model: Path, stored: Stored, folder: Path) -> None:
     if family.writes == "ctc":
         return
     if (model / "generation_config.json").exists():
-        shutil.copy(model / "generation_config.json", folder)
+        shutil.copyfile(own_file(model, "generation_config.json"), folder / "generation_config.json")
     else:
         GenerationConfig.from_model_config(stored.config).save_pretrained(folder)
     if (model / "normalizer.json").exists():  # the tokenizer's spelling map, which transformers forgets to save
-        shutil.copy(model / "normalizer.json", folder)
+        shutil.copyfile(own_file(model, "normalizer.json"), folder / "normalizer.json")

@@ -9,7 +9,14 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.layers import copied_layers, parse_indices
-from whisperq.models.loading import load_processor, load_whisper, local_folder, parameter_count, save_model
+from whisperq.models.loading import (
+    compute_device,
+    load_processor,
+    load_whisper,
+    local_folder,
+    parameter_count,
+    save_model,
+)
 from whisperq.training_options import InitStudentConfig
 
 
@@ -18,6 +25,7 @@ def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, cont
 
     Raises InputError (no Whisper teacher) and UsageError (layers that it does not have).
     """
+    compute_device(context.device)  # nothing is computed on one, but one that is not there was asked for in vain
     folder = local_folder(teacher)
     inputs = {"teacher": artifact.reference(folder)}
     with artifact.create(out, "student", "init-student", context.settings(config), inputs, context.force) as draft:

@@ -19,17 +19,17 @@ from whisperq.data.batches import Batch
 from whisperq.data.groups import UtteranceGroup
 from whisperq.errors import UsageError
 from whisperq.flags import Context
-from whisperq.models.descriptions import copy_descriptions, describe
+from whisperq.models.descriptions import copy_descriptions, describe, descriptions
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_model, load_processor
 from whisperq.models.plan import make_plan
-from whisperq.refusals import check_batches, seconds_of
+from whisperq.refusals import check_batches, check_weights, seconds_of
 from whisperq.report.bits import plot_bits
-from whisperq.report.progress import say, stepping
+from whisperq.report.progress import say, say_left_out, stepping
 from whisperq.runtime.quantized import Quantization, save_quantization
 from whisperq.training.checkpoints import Progress
 from whisperq.training.determinism import prepare_determinism
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.job import Beginning, Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import autocast_dtype
@@ -38,7 +38,14 @@ from whisperq.training.mixed import MixedLearner, MixedWeights, search_steps
 from whisperq.training.outcome import entries, sizes
 from whisperq.training.pair import make_pair
 from whisperq.training.run import Surroundings, Training
-from whisperq.training.search import check_search, check_target, parse_widths, sensitive_choice, uniform_choice
+from whisperq.training.search import (
+    SearchBook,
+    check_search,
+    check_target,
+    parse_widths,
+    sensitive_choice,
+    uniform_choice,
+)
 from whisperq.training.signals import stop_requested
 from whisperq.training_options import MixedPrecisionConfig
 
@@ -56,8 +63,13 @@ def mixed_precision(
     check_search(config)
     if config.deterministic:
         prepare_determinism()
-    with joined(compute_device(context.device)) as processes, stop_requested(seconds_of(config.max_time)) as stopping:
+    with (
+        joined(compute_device(context.device)) as processes,
+        stop_requested(seconds_of(config.max_time)) as stopping,
+        alone(out, "mixed-precision", processes),
+    ):
         check_batches(config, processes.world)
+        check_weights(config)
         train, validation = data.read(config.skip_bad)
         inputs = {"model": artifact.reference(model), "train": train.reference, "validation": validation.reference}
         # Where the search ends hangs on max_steps: more steps are another search, and so not the same training.
@@ -67,8 +79,9 @@ def mixed_precision(
         )
         fresh = beginning.start is None
         work = Work(model, (train, validation, data.normalizer), config, context, processes, fresh)
+        book = SearchBook(out, settings, inputs)
         if fresh:
-            work.settle(processes, stopping.told)
+            work.settle(processes, stopping.told, book)
         with stepping("mixed-precision", config.max_steps, beginning.step) as advance:
             around, material = Surroundings(processes, stopping, say, advance), work.material
             training = Training(work.learner, material.feed, material.validation, beginning.checkpoints, config, around)
@@ -77,6 +90,8 @@ def mixed_precision(
         if processes.main:
             with beginning.draft() as draft:
                 work.finish(draft, reached, beginning)
+            say_left_out(material.left_out())
+            book.remove()
         return processes.result(out)
 
 
@@ -95,6 +110,7 @@ class Work:
         """fresh: whether it begins, or goes on from a checkpoint."""
         device = compute_device(context.device)
         self.model, self.config = model, config
+        descriptions(model)  # what cannot be copied is refused before the training
         self.student, floats = (load_model(model, torch.float32, device) for _ in range(2))
         check_family(self.student, config)
         self.material = prepare(self.student, load_processor(model), data, config, context, processes)
@@ -109,7 +125,7 @@ class Work:
         self.learner = MixedLearner(pair, self.weights, config, self.autocast, context.seed, processes)
         self.search_seconds = 0.0  # of a search before the first step, which is part of the training's time
 
-    def settle(self, processes: Processes, told: Callable[[], bool]) -> None:
+    def settle(self, processes: Processes, told: Callable[[], bool], book: SearchBook) -> None:
         """The widths of a baseline, before the first step. Raises Interrupted."""
         began = time.perf_counter()
         if self.config.mode == "uniform":
@@ -119,7 +135,8 @@ class Work:
             batches = self.first_batches()
             total = len(processes.share(batches)) * len(self.weights.layers)
             with stepping("sensitivity", total, 0) as advance:
-                self.weights.choice = sensitive_choice(self.student, self.weights, batches, processes, told, advance)
+                found = sensitive_choice(self.student, self.weights, batches, processes, told, book, advance)
+            self.weights.choice = found
         self.search_seconds = time.perf_counter() - began
 
     def first_batches(self) -> list[Batch]:
@@ -133,8 +150,8 @@ class Work:
         """The best weights as a quantized model, with the widths, the metrics and what was reached."""
         self.learner.load_weights(load_file(beginning.checkpoints.best_path(reached.best_step)))
         choice = self.weights.settled()
-        save_quantization(self.student, Quantization(self.weights.quantized(choice), {}), {}, draft.folder)
         copy_descriptions(self.model, draft.folder)
+        save_quantization(self.student, Quantization(self.weights.quantized(choice), {}), {}, draft.folder)
         if self.student.can_generate():
             self.student.generation_config.save_pretrained(draft.folder)
         shutil.copy(beginning.checkpoints.folder / METRICS, draft.folder / METRICS)

@@ -22,7 +22,7 @@ from whisperq.models.loading import compute_device
 from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
 from whisperq.options import OutliersConfig
 from whisperq.report.figures import plot_outliers
-from whisperq.report.progress import track
+from whisperq.report.progress import say_left_out, track
 from whisperq.runtime.opening import OpenedModel, open_model
 from whisperq.scoring.outliers import TensorStatistics, summarize
 from whisperq.training.distributed import Processes, joined
@@ -50,6 +50,7 @@ def outliers(
             if processes.main:
                 titles = dict(zip(models, distinct_titles([p.resolve() for p in models.values()]), strict=True))
                 draft.results |= report(found, titles, group.bad, draft.folder)
+                say_left_out(group.skipped)
         return processes.result(out)
 
 
@@ -96,6 +97,7 @@ def measure(
         for address, other in ((a, s) for shard in others for a, s in shard.items()):
             statistics[address].merge(other)
         skipped = set().union(*processes.gather(opened.loader.skipped))
+        say_left_out(sorted(skipped))
         figures = {a: s.as_dict() for a, s in statistics.items()}
         return artifact.plain(
             {

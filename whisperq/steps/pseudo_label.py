@@ -24,14 +24,15 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device, local_folder, require_whisper
-from whisperq.report.progress import bar, say, say_how
+from whisperq.report.progress import bar, say, say_how, say_left_out
+from whisperq.report.sets import warn_of_changes
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
 from whisperq.runtime.opening import Opened, open_model
 from whisperq.runtime.stoppable import Stoppable, Stopped
-from whisperq.scoring.normalizers import Normalizer, normalizer_of
+from whisperq.scoring.normalizers import VERSION, Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
 from whisperq.training_options import PseudoLabelConfig
 
@@ -56,21 +57,24 @@ def pseudo_label(
     names = [config.normalizer or source.normalizer or normalizer for source in data]
     settings = context.settings(config, normalizers=names)
     inputs = {"model": artifact.reference(folder), "data": group.reference}
-    sealed = (out, "pseudo-labels", "pseudo-label", settings, inputs, context.force)
     book = LabelBook(out, settings, inputs)
-    book.look("pseudo-label", context.force)
-    with joined(compute_device(context.device)) as processes:
+    with joined(compute_device(context.device)) as processes, alone(out, "pseudo-label", processes):
+        book.look("pseudo-label", context.force)
         with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as opened:
+            inputs = artifact.all_read(inputs)
             say_how(opened.runtime)
             care = careful(opened.rules, config.temperature_fallback, context.seed)
             ears = replace(opened, runtime=Stoppable(opened.runtime, stopping), care=care)
             listen(ears, utterances, book, config.batch_size, processes, stopping)
             normalizers = [normalizer_of(name, opened.processor.tokenizer) for name in names]
         if processes.main:
-            with artifact.create(*sealed) as draft:
+            with artifact.create(out, "pseudo-labels", "pseudo-label", settings, inputs, context.force) as draft:
                 labels = book.labels()
-                draft.results |= write(labelled(group, labels, normalizers), draft.folder, out)
-                draft.results |= left_out(labels, group.bad) | {"normalizers": sorted({n.id for n in normalizers})}
+                ids = sorted({n.id for n in normalizers})
+                draft.results |= write(labelled(group, labels, normalizers), ids, draft.folder, out)
+                draft.results |= left_out(labels, group.bad) | {"normalizers": ids, "normalizer_version": VERSION}
+            unread = [n for n, label in labels.items() if label.left_out == UNREADABLE]
+            say_left_out([*group.skipped, *(utterances[n].origin for n in sorted(unread))])
             book.remove()
         return processes.result(out)
 
@@ -145,7 +149,7 @@ def labelled(
             number += 1
 
 
-def write(found: Iterator[Labelled], folder: Path, out: Path) -> dict[str, Any]:
+def write(found: Iterator[Labelled], normalizers: Sequence[str], folder: Path, out: Path) -> dict[str, Any]:
     """The list, one JSON object a line, and its figures. Raises InputError where nothing could be labelled."""
     taken: set[str] = set()
     seconds, means, words, wers, errors = [], [], 0, [], []
@@ -161,7 +165,7 @@ def write(found: Iterator[Labelled], folder: Path, out: Path) -> dict[str, Any]:
     if not means:
         raise InputError("no recording could be labelled")
     total = together(errors)
-    warn_of_changed_words(total)
+    warn_of_changes("in all", normalizers, total)
     return {
         **total.as_dict(),
         "utterances": len(means),
@@ -207,14 +211,6 @@ def together(parts: Sequence[WordErrors]) -> WordErrors:
     names = [field.name for field in fields(WordErrors) if field.name != "per_utterance"]
     counts = {name: sum(getattr(part, name) for part in parts) for name in names}
     return WordErrors(**counts, per_utterance=tuple(pair for part in parts for pair in part.per_utterance))
-
-
-def warn_of_changed_words(errors: WordErrors) -> None:
-    if errors.normalizer_changed_words:
-        say(
-            "warning: normalising changed the number of reference words from "
-            f"{errors.raw_reference_words:,} to {errors.reference_words:,}; basic keeps digits apart"
-        )
 
 
 def left_out(labels: Mapping[int, Label], bad: int) -> dict[str, int]:

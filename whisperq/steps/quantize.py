@@ -1,6 +1,5 @@
 """Integers for weights, and for activations with a calibration's ranges or each token's own."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.caches import cache_grids, cache_sites
 from whisperq.models.descriptions import copy_descriptions, describe
-from whisperq.models.loading import load_model
+from whisperq.models.loading import compute_device, load_model
 from whisperq.models.plan import PaperScope, Plan, make_plan
 from whisperq.models.statistics import held_channels
 from whisperq.options import QuantizeConfig
@@ -29,6 +28,7 @@ from whisperq.runtime.quantized import (
     save_quantization,
     stored_dtypes,
 )
+from whisperq.schema import each, read_json, record, text
 
 
 def quantize(
@@ -45,6 +45,7 @@ def quantize(
     Raises UsageError for settings that contradict each other, InputError where the calibration is of another
     model, lacks a site, or was made for other bits.
     """
+    compute_device(context.device)  # as in init-student: one that is not there was asked for in vain
     check_combination(config)
     inputs = {"model": artifact.reference(model)}
     if calibration:
@@ -55,6 +56,7 @@ def quantize(
         inputs["sensitivity"] = artifact.reference(sensitivity)
         exclude += worst_parts(sensitivity, config.keep_worst, inputs["model"])
     with artifact.create(out, "quantized", "quantize", context.settings(config), inputs, context.force) as draft:
+        copy_descriptions(model, draft.folder)
         network = load_model(model, torch.float32, "cpu")
         plan = make_plan(network, config.recipe, exclude, config.encoder_only, config.activations, paper_scope(config))
         activations = prepare_activations(network, plan, calibration, config)
@@ -66,7 +68,6 @@ def quantize(
         plan.activations += cached
         plan.float_activations = {a: why for a, why in plan.float_activations.items() if a not in cached}
         save_quantization(network, quantization, activations.ranges, draft.folder, stored_dtypes(model))
-        copy_descriptions(model, draft.folder)
         if network.can_generate():  # a model may live without its settings; eval needs them
             network.generation_config.save_pretrained(draft.folder)
         draft.results |= {
@@ -96,7 +97,7 @@ def worst_parts(sensitivity: Path, count: int, model: dict[str, str]) -> tuple[s
     sealed = artifact.load(sensitivity, "sensitivity")
     if sealed.inputs["float"]["sha256"] != model["sha256"]:
         raise InputError(f"{sensitivity} was measured of another model than {model['path']}; give --sensitivity")
-    parts = json.loads((sensitivity / "sensitivity.json").read_text())["parts"]
+    parts = read_json(sensitivity / "sensitivity.json", record({"parts": each(record({"exclude": text}))}))["parts"]
     if count > len(parts):
         raise UsageError(f"--keep-worst {count} is more than the {len(parts)} parts of {sensitivity}")
     return tuple(part["exclude"] for part in list(parts.values())[:count])

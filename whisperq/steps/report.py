@@ -1,16 +1,20 @@
 """Run folders gathered into one report: the paper's tables, figures, and where every number comes from."""
 
 import json
+import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from whisperq import artifact
 from whisperq.flags import Context
 from whisperq.options import ReportConfig
+from whisperq.report.cells import markdown_text
 from whisperq.report.distortion_tables import distorted, distortion_tables
 from whisperq.report.drawing import draw
 from whisperq.report.error_tables import error_tables
-from whisperq.report.gathering import gather
+from whisperq.report.gathering import Gathered, gather
 from whisperq.report.grids import as_csv, markdown
 from whisperq.report.lineage import Lineage
 from whisperq.report.lineage_page import lineage_markdown, lineage_record
@@ -19,6 +23,7 @@ from whisperq.report.outlier_tables import outlier_tables
 from whisperq.report.page import Report, html_page
 from whisperq.report.progress import say
 from whisperq.report.robustness import robustness_grids
+from whisperq.report.sifting import made_of_the_sound
 from whisperq.report.speed_tables import speed_table, speeds
 
 
@@ -28,27 +33,36 @@ def report(runs: Sequence[Path], out: Path, config: ReportConfig, context: Conte
     Raises InputError for a folder that is not there or holds no artifact. A broken chain is shown, not refused.
     """
     gathered = gather(runs, config.verify)
-    inputs = {e.name: {"path": str(e.path), "sha256": e.sha256} for e in gathered.entries}
+    inputs = {e.name: e.reference for e in gathered.entries}
     with artifact.create(out, "report", "report", context.settings(config), inputs, context.force) as draft:
-        lineage = Lineage(gathered)
-        measured, fast = measure(gathered, context.seed), speeds(gathered, context.seed)
-        outputs = distorted(gathered)
-        grids = (*outlier_tables(gathered), *error_tables(measured), *distortion_tables(outputs), *speed_table(fast))
-        grids += tuple(robustness_grids(gathered))
-        figures = draw(gathered, measured, fast, outputs, draft.folder)
-        shown = Report(config.title, tuple(map(str, runs)), gathered, lineage, grids, tuple(figures))
-        write(shown, draft.folder, out)
-        breaks = shown.all_breaks()
-        for line in breaks:
+        whole = partial(assemble, (config.title, tuple(map(str, runs))), draft.folder, out, context.seed)
+        shown = made_of_the_sound(gathered, whole, (partial(whole, rendered=False), whole))
+        breaks, unreadable = shown.all_breaks(), shown.gathered.unreadable
+        for line in (*(f"{path}: {reason}" for path, reason in unreadable), *breaks):
             say(f"warning: {line}")
         draft.results |= {
-            "artifacts": len(gathered.entries),
-            "tables": {grid.title: len(grid.rows) for grid in grids},
-            "drawn": len(figures),
+            "artifacts": len(shown.gathered.entries),
+            "tables": {grid.title: len(grid.rows) for grid in shown.grids},
+            "drawn": len(shown.figures),
             "broken": breaks,
-            "unreadable": [list(pair) for pair in gathered.unreadable],
+            "unreadable": [list(pair) for pair in unreadable],
         }
     return artifact.load(out)
+
+
+def assemble(
+    names: tuple[str, tuple[str, ...]], folder: Path, out: Path, seed: int, gathered: Gathered, rendered: bool = True
+) -> Report:
+    """Everything, written into `folder` in the place of what lies there; names: the title and the runs."""
+    for old in folder.iterdir():
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    measured, fast, outputs = measure(gathered, seed), speeds(gathered, seed), distorted(gathered)
+    grids = (*outlier_tables(gathered), *error_tables(measured), *distortion_tables(outputs), *speed_table(fast))
+    grids += tuple(robustness_grids(gathered))
+    figures = draw(gathered, measured, fast, outputs, folder, rendered)
+    shown = Report(*names, gathered, Lineage(gathered), grids, tuple(figures))
+    write(shown, folder, out)
+    return shown
 
 
 def write(shown: Report, folder: Path, out: Path) -> None:
@@ -63,6 +77,8 @@ def write(shown: Report, folder: Path, out: Path) -> None:
 
 def as_markdown(shown: Report, out: Path) -> str:
     tables = [markdown(grid, out, shown.broken) for grid in shown.grids]
-    figures = [f"![{d.caption}](<{d.files[0]}>)\n\n*{d.caption}*\n" for d in shown.figures]
+    captions = [(markdown_text(d.caption), quote(d.files[0])) for d in shown.figures]
+    figures = [f"![{caption}](<{file}>)\n\n*{caption}*\n" for caption, file in captions]
     lineage = lineage_markdown(shown.gathered, shown.lineage, out)
-    return "\n".join([f"# {shown.title}", "", "## Tables", "", *tables, "## Figures", "", *figures, lineage])
+    title = f"# {markdown_text(shown.title)}"
+    return "\n".join([title, "", "## Tables", "", *tables, "## Figures", "", *figures, lineage])

@@ -25,7 +25,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.options import RobustnessConfig
 from whisperq.report.cells import markdown
-from whisperq.report.progress import say_how, track
+from whisperq.report.progress import say_how, say_left_out, track
 from whisperq.report.robustness import robustness_tables
 from whisperq.runtime.decoding import with_times
 from whisperq.runtime.opening import Opened, open_runtime
@@ -71,8 +71,9 @@ def robustness(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("whisperq robustness works in one process; start it without torchrun, or as one task")
-    sealed, lists = artifact.load(model, "quantized"), {s.name: read_all([s], config.skip_bad) for s in test}
+    lists = {s.name: read_all([s], config.skip_bad) for s in test}
     inputs = {"model": artifact.reference(model), "float": artifact.reference(floats)}
+    sealed = artifact.load(model, "quantized")
     if sealed.inputs["model"]["sha256"] != inputs["float"]["sha256"]:
         raise InputError(f"{model} was made from another model than {floats}")
     for group in lists.values():
@@ -117,6 +118,7 @@ def listen(
             "model": str(folder), "runtime": opened.runtime.name, "device": opened.loader.device,
             "sampling_rate": opened.loader.extractor.sampling_rate,
         }  # fmt: skip
+    say_left_out(sorted(opened.loader.skipped))
     texts = [" ".join(segment.text for segment in segments) for segments in plain]
     return System(recordings, texts, timed, examine(recordings, texts, timed, normalize), how)
 

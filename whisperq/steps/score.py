@@ -28,16 +28,17 @@ def score(
     check_set_names([s.name for s in files], "NAME=FILE")
     names = {s.name: config.normalizer or s.normalizer or normalizer for s in files}
     check_spelling(config.spelling, names.values())
-    lines = {source.name: read_hypotheses(Path(source.path or "")) for source in files}
     spelling = spelling_file(files, config) if "english" in names.values() else None
-    inputs = {f"hypotheses {s.name}": artifact.reference(Path(s.path or "")) for s in files}
+    paths = {f"hypotheses {s.name}": Path(s.path or "") for s in files}
+    inputs = {role: artifact.reference(path) for role, path in paths.items() if path.is_file()}
+    lines = {source.name: read_hypotheses(Path(source.path or "")) for source in files}
     inputs |= {"spelling map": artifact.reference(spelling)} if spelling else {}
     settings = context.settings(config, normalizers=names, groups={s.name: s.group for s in files})
     with artifact.create(out, "scores", "score", settings, inputs, context.force) as draft:
         mapping = read_spelling(spelling) if spelling else published_spelling()
         if "english" in names.values():
             (draft.folder / SPELLING).write_text(json.dumps(mapping, indent=2) + "\n", encoding="utf-8")
-        found = {n: scored(n, lines[n], get_normalizer(names[n], mapping), config.scorer) for n in lines}
+        found = {n: scored(n, lines[n], get_normalizer(names[n], mapping), config) for n in lines}
         groups = {s.name: s.group for s in files}
         sets = {n: artifact.plain({"group": groups[n], **one.results(context.seed)}) for n, one in found.items()}
         for name, one in found.items():
@@ -58,8 +59,9 @@ def check_spelling(spelling: str | None, normalizers: Collection[str]) -> None:
         raise UsageError(f"--spelling is for the normalizer english; all sets are scored by {others}")
 
 
-def scored(name: str, lines: Sequence[HypothesisLine], normalizer: Normalizer, scorer: str) -> ScoredSet:
-    found = score_set([x.id for x in lines], [x.text for x in lines], [x.pred_text for x in lines], normalizer, scorer)
+def scored(name: str, lines: Sequence[HypothesisLine], normalizer: Normalizer, config: ScoreConfig) -> ScoredSet:
+    columns = [x.id for x in lines], [x.text for x in lines], [x.pred_text for x in lines]
+    found = score_set(*columns, normalizer, config.scorer, config.measure)
     if not found.errors.reference_words:
         raise InputError(f"{name} has no reference words after normalising: it has no word error rate")
     return found

@@ -27,7 +27,7 @@ from whisperq.models.folding import fold
 from whisperq.models.loading import compute_device
 from whisperq.options import SensitivityConfig
 from whisperq.report.lineage_commands import flags, run_root
-from whisperq.report.progress import say, track
+from whisperq.report.progress import say, say_left_out, track
 from whisperq.report.sensitivity import plot_sensitivity
 from whisperq.runtime.mixture import Mixture, Part, divide, smooth_alike, trained_floats
 from whisperq.runtime.opening import OpenedModel, open_model
@@ -58,10 +58,10 @@ def sensitivity(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("whisperq sensitivity works in one process; start it without torchrun, or as one task")
-    sealed, group = artifact.load(model, "quantized"), read_all(data, config.skip_bad)
+    group = read_all(data, config.skip_bad)
     utterances = Joined([one.utterances[: config.limit] for one in group.lists])
     inputs = {"model": artifact.reference(model), "float": artifact.reference(floats), "data": group.reference}
-    check_pair(sealed, inputs["float"])
+    check_pair(sealed := artifact.load(model, "quantized"), inputs["float"])
     normalizer = data[0].normalizer or normalizer
     settings = context.settings(config, **({"normalizer": normalizer} if config.wer else {}))
     with artifact.create(out, "sensitivity", "sensitivity", settings, inputs, context.force) as draft:
@@ -92,6 +92,7 @@ def sensitivity(
         }
     if parts and "mode" not in sealed.results:
         say(f"the worst parts stay float with: {keeping_line(sealed, floats, out, min(config.worst, len(parts)))}")
+    say_left_out([*group.skipped, *sorted(opened.loader.skipped)])
     return artifact.load(out)
 
 

@@ -12,7 +12,7 @@ from whisperq.data.pieces import Piece, pieces_of
 from whisperq.data.recording import Recording
 from whisperq.data.segments import Language, Segment, Transcript
 from whisperq.data.utterance import Utterance
-from whisperq.errors import InputError, Interrupted, UsageError
+from whisperq.errors import InputError, Interrupted, ReadError, UsageError
 from whisperq.flags import Context
 from whisperq.options import TranscribeConfig
 from whisperq.report.progress import bar, say, say_how
@@ -26,6 +26,7 @@ from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.training.signals import stop_requested
 
 AUTO = "auto"
+Unusable = InputError | ReadError
 SURE, UNLIKELY = 0.8, 0.1  # probabilities of the language heard and of the one given, where they contradict each other
 
 
@@ -108,7 +109,7 @@ class Task:
     """All recordings, and what became of them by number."""
 
     recordings: Sequence[Utterance]
-    bad: dict[int, InputError] = field(default_factory=dict)  # why they could not be used
+    bad: dict[int, Unusable] = field(default_factory=dict)  # why they could not be used
     seconds: dict[int, float] = field(default_factory=dict)
     pieces: dict[int, int] = field(default_factory=dict)  # how many each had: all of them have been read
 
@@ -118,13 +119,13 @@ class Task:
         for number, recording in enumerate(self.recordings):
             try:
                 total += audio_seconds(recording)
-            except InputError as error:
+            except (InputError, ReadError) as error:
                 self.leave_out(number, error)
         if len(self.bad) == len(self.recordings):
             raise self.bad[0]
         return total
 
-    def leave_out(self, number: int, error: InputError) -> None:
+    def leave_out(self, number: int, error: Unusable) -> None:
         self.bad[number] = error
         if len(self.recordings) > 1:
             say(f"left out: {error}")
@@ -162,7 +163,7 @@ class Task:
                         for piece in pieces_of(number, sound, extractor.n_samples, trim=True):
                             count += 1
                             yield piece
-            except InputError as error:
+            except (InputError, ReadError) as error:
                 self.leave_out(number, error)
             self.pieces[number] = count
 
@@ -189,8 +190,12 @@ class Task:
             )
 
     def conclude(self, skip_bad: bool) -> None:
-        """Raises the error of recordings that could not be used: of all, or of any where they are not to be skipped."""
-        if not self.bad or (skip_bad and len(self.bad) < len(self.recordings)):
+        """Raises the error of recordings that could not be used: of all, or of any where they are not to be skipped.
+
+        What may be good but could not be read is never skipped.
+        """
+        unread = any(isinstance(error, ReadError) for error in self.bad.values())
+        if not self.bad or (skip_bad and not unread and len(self.bad) < len(self.recordings)):
             return
         first = next(iter(self.bad.values()))
         if len(self.recordings) == 1:

@@ -1,5 +1,6 @@
 """What a training learns from and is judged by, whatever it trains."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,15 @@ class Material:
     normalizer: Normalizer
     validation: Validation
     feed: Feed
-    bad_lines: int
+    bad_lines: Sequence[str]
 
     def notices(self) -> list[str]:
         dropped = self.feed.dropped.items()
         return [f"left out of the training data, {reason}: {count:,} utterances" for reason, count in dropped]
+
+    def left_out(self) -> list[str]:
+        """Where the lines and recordings are that could not be used."""
+        return [*self.bad_lines, *sorted(self.loader.skipped)]
 
     def results(self, reached: Progress, autocast: torch.dtype) -> dict[str, Any]:
         """What every training's manifest says of how it went."""
@@ -42,7 +47,7 @@ class Material:
             "training_seconds": reached.seconds,
             "device": self.loader.device,
             "autocast": str(autocast).removeprefix("torch."),
-            "skipped": len(self.loader.skipped) + self.bad_lines,
+            "skipped": len(self.loader.skipped) + len(self.bad_lines),
             "dropped": self.feed.dropped,
         }
 
@@ -68,4 +73,4 @@ def prepare(
     check_validation(loader, normalizer, utterances)
     judged = Validation(loader, rules, normalizer, utterances, processes)
     feed = Feed(train, loader, config, context.seed)
-    return Material(loader, normalizer, judged, feed, train.bad + validation.bad)
+    return Material(loader, normalizer, judged, feed, [*train.skipped, *validation.skipped])

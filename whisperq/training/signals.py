@@ -1,7 +1,7 @@
 """Being told to stop: by a signal, or because the job's time is over.
 
-SLURM sends what `--signal` names, clusters send TERM before they preempt; which of the processes of a job
-hears it is theirs to decide, so that processes must agree (`Processes.any`).
+SLURM sends what `--signal` names, clusters send TERM before they preempt, a terminal that closes HUP; which of the
+processes of a job hears it is theirs to decide, so that processes must agree (`Processes.any`).
 """
 
 import os
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from whisperq.disk import first_process
+from whisperq.stopping import heard_signals
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 STARTED = time.monotonic()  # the process's start, near enough: max_time counts from there
 
 
@@ -46,7 +46,7 @@ class Stopping:
 
 @contextmanager
 def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
-    """Inside, the first TERM, USR1, USR2 or Ctrl-C only sets a flag, and so does the end of `max_seconds`.
+    """Inside, the first TERM, HUP, USR1, USR2 or Ctrl-C only sets a flag, and so does the end of `max_seconds`.
 
     Further ones change nothing, but a second Ctrl-C raises KeyboardInterrupt: whoever sits there means it.
     """
@@ -66,7 +66,7 @@ def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
         yield stopping
         return
-    before = {number: signal.signal(number, hear) for number in STOPPING}
+    before = {number: signal.signal(number, hear) for number in heard_signals()}
     try:
         yield stopping
     finally:

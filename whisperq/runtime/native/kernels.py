@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm, scaled_attention, split_heads
+from whisperq.runtime.native.checks import address, rows_address
 
 
 class Weight(Structure):
@@ -39,18 +40,25 @@ _ATTEND = [_POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, c_int32, _Shape
 _APPEND = [_POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape]
 _ARGUMENTS = {
     "few_rows_product": [_POINTER, _COUNT, Weight, c_int32, _POINTER, CGrid],
-    "few_rows_wide_product": [
-        _POINTER, _COUNT, c_float, c_int32, c_float, c_int32, Weight, c_int32, _POINTER, CGrid
-    ],
+    "few_rows_wide_product": [_POINTER, _COUNT, c_float, c_int32, c_float, c_int32, Weight, c_int32, _POINTER, CGrid],
     "few_rows_narrow_add": [
-        _POINTER, _COUNT, _COUNT, c_float, c_int32, c_float, c_int32, _POINTER, _POINTER, _POINTER, _COUNT, _POINTER
+        _POINTER,
+        _COUNT,
+        _COUNT,
+        c_float,
+        c_int32,
+        c_float,
+        c_int32,
+        _POINTER,
+        _POINTER,
+        _POINTER,
+        _COUNT,
+        _POINTER,
     ],
     "layer_norm": [_POINTER, _POINTER, _POINTER, c_float, _COUNT, _COUNT, c_int32, _Out],
     "quantize": [_POINTER, _COUNT, _Out],
     "quantize_divided": [_POINTER, _POINTER, _COUNT, _COUNT, _Out],
-    "quantize_halves": [
-        _POINTER, _COUNT, _COUNT, _POINTER, _COUNT, c_float, c_float, c_float, c_int32, _POINTER
-    ],
+    "quantize_halves": [_POINTER, _COUNT, _COUNT, _POINTER, _COUNT, c_float, c_float, c_float, c_int32, _POINTER],
     "gate_context": [_POINTER, _COUNT, _COUNT, _COUNT, _Gate, _Out],
     "attention_bf16": [_POINTER, _POINTER, _POINTER, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out],
     "attend_bf16": _ATTEND,
@@ -77,8 +85,7 @@ class NativeKernels:
     def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None, gelu: bool = False) -> Tensor:
         rows, width = x.shape
         result, out = _result(rows, width, grid)
-        weight, bias = norm.weight.data_ptr(), norm.bias.data_ptr()
-        self.library.layer_norm(x.data_ptr(), weight, bias, norm.epsilon, rows, width, gelu, out)
+        self.library.layer_norm(*norm_addresses(x, norm), norm.epsilon, rows, width, gelu, out)
         return result
 
     def quantize(self, x: Tensor, grid: Grid | None) -> Tensor:
@@ -88,10 +95,11 @@ class NativeKernels:
         codes = torch.empty_like(x, dtype=torch.uint8)
         out = _Out(codes.data_ptr(), None, CGrid(grid.scale, grid.zero_point, grid.quant_max))
         if grid.divisor is None:
-            self.library.quantize(x.data_ptr(), x.numel(), out)
+            self.library.quantize(address(x, torch.float32, *x.shape), x.numel(), out)
         else:
-            width = len(grid.divisor)
-            self.library.quantize_divided(x.data_ptr(), grid.divisor.data_ptr(), x.numel() // width, width, out)
+            width = x.shape[-1]
+            divisor = address(grid.divisor, torch.float32, width)
+            self.library.quantize_divided(address(x, torch.float32, *x.shape), divisor, x.numel() // width, width, out)
         return codes
 
     def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
@@ -99,22 +107,33 @@ class NativeKernels:
             return self._gated(_float_context(qkv, batch, heads), heads, gate, grid)
         rows, width = qkv.shape[0], heads.count * heads.dim
         result, out = _result(rows, width, grid)
-        start, step = qkv.data_ptr(), width * qkv.element_size()
+        start, step = rows_address(qkv, torch.bfloat16, batch * (rows // batch), 3 * width), width * qkv.element_size()
         # Twice as many tasks as threads, so that none waits long for the last one.
         parts = -(-2 * torch.get_num_threads() // (batch * heads.count))
         shape = _Shape(batch, rows // batch, heads.count, heads.dim)
         self.library.attention_bf16(
-            start, start + step, start + 2 * step, qkv.stride(0), shape, heads.scaling, _gate(gate, heads), parts, out
+            start,
+            start + step,
+            start + 2 * step,
+            qkv.stride(0),
+            shape,
+            heads.scaling,
+            _gate(gate, heads, rows),
+            parts,
+            out,
         )
         return result
 
     def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
         batch, heads, dim, capacity = cache.keys.shape
-        length = keys.shape[0] // batch
-        name = "codes" if cache.scales is not None else "float" if keys.dtype == torch.float32 else "bf16"
+        length, dtype = keys.shape[0] // batch, torch.float32 if cache.scales is not None else cache.keys.dtype
+        if keys.stride(0) != values.stride(0) or not 0 <= cache.past <= capacity - length:
+            raise ValueError(f"a cache of {capacity} entries, {cache.past} of them filled, has no room for {length}")
+        name = "codes" if cache.scales is not None else "float" if dtype == torch.float32 else "bf16"
+        new = (rows_address(x, dtype, batch * length, heads * dim) for x in (keys, values))
         getattr(self.library, f"append_{name}")(
-            keys.data_ptr(), values.data_ptr(), keys.stride(0), cache.keys.data_ptr(), cache.values.data_ptr(),
-            capacity, cache.past, _Shape(batch, length, heads, dim), *_scales(cache),
+            *new, keys.stride(0), *_held(cache, Heads(heads, dim)), capacity, cache.past,
+            _Shape(batch, length, heads, dim), *_scales(cache),
         )  # fmt: skip
         cache.past += length
 
@@ -123,18 +142,25 @@ class NativeKernels:
     ) -> Tensor:
         rows, (batch, _, _, capacity) = query.shape[0], cache.keys.shape
         result, out = _result(rows, heads.count * heads.dim, grid)
-        name = ("" if cache.scales is None else "codes_") + ("float" if query.dtype == torch.float32 else "bf16")
+        if not 0 <= causal <= cache.past <= capacity or (causal and causal != rows // batch):
+            raise ValueError(
+                f"{rows // batch} queries cannot attend to {cache.past} entries, {causal} of them their own"
+            )
+        dtype = torch.float32 if query.dtype == torch.float32 else torch.bfloat16
+        name = ("" if cache.scales is None else "codes_") + ("float" if dtype == torch.float32 else "bf16")
         getattr(self.library, f"attend_{name}")(
-            query.data_ptr(), query.stride(0), cache.keys.data_ptr(), cache.values.data_ptr(), capacity,
-            cache.past - causal, causal, _Shape(batch, rows // batch, heads.count, heads.dim), heads.scaling,
-            _gate(gate, heads), out, *_scales(cache),
+            rows_address(query, dtype, batch * (rows // batch), heads.count * heads.dim), query.stride(0),
+            *_held(cache, heads, None if cache.scales is not None else dtype), capacity, cache.past - causal, causal,
+            _Shape(batch, rows // batch, heads.count, heads.dim), heads.scaling, _gate(gate, heads, rows), out,
+            *_scales(cache),
         )  # fmt: skip
         return result
 
     def _gated(self, context: Tensor, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
         result, out = _result(*context.shape, grid)
         rows = context.shape[0]
-        self.library.gate_context(context.data_ptr(), rows, heads.count, heads.dim, _gate(gate, heads), out)
+        start = address(context, torch.float32, rows, heads.count * heads.dim)
+        self.library.gate_context(start, rows, heads.count, heads.dim, _gate(gate, heads, rows), out)
         return result
 
 
@@ -147,16 +173,36 @@ def _result(rows: int, width: int, grid: Grid | None) -> tuple[Tensor, _Out]:
     return result, _Out(result.data_ptr(), None, CGrid(grid.scale, grid.zero_point, grid.quant_max))
 
 
+def norm_addresses(x: Tensor, norm: Norm) -> tuple[int, int, int]:
+    """Of rows, weight and bias."""
+    rows, width = x.shape
+    weight, bias = (address(t, torch.float32, width) for t in (norm.weight, norm.bias))
+    return address(x, torch.float32, rows, width), weight, bias
+
+
+def _held(cache: Cache, heads: Heads, dtype: torch.dtype | None = None) -> tuple[int, int]:
+    """Where a cache's keys and values lie; of their own number format where none is asked for."""
+    batch, _, _, capacity = cache.keys.shape
+    dtype = torch.int8 if cache.scales is not None else dtype or cache.keys.dtype
+    return (
+        address(cache.keys, dtype, batch, heads.count, heads.dim, capacity),
+        address(cache.values, dtype, batch, heads.count, capacity, heads.dim),
+    )
+
+
 def _scales(cache: Cache) -> list[int]:
-    return [s.data_ptr() for s in cache.scales or ()]
+    width = cache.keys.shape[1] * cache.keys.shape[2]
+    return [address(s, torch.float32, width) for s in cache.scales or ()]
 
 
-def _gate(gate: GateLogits | None, heads: Heads) -> _Gate:
+def _gate(gate: GateLogits | None, heads: Heads, rows: int) -> _Gate:
     if gate is None:
         return _Gate()
     logits = gate.logits
-    width = logits.shape[1] // heads.count
-    return _Gate(logits.data_ptr(), logits.stride(0), width, logits.dtype == torch.bfloat16, gate.factor)
+    width = heads.dim if logits.shape[1] == heads.count * heads.dim else 1
+    is_bf16 = logits.dtype == torch.bfloat16
+    start = rows_address(logits, torch.bfloat16 if is_bf16 else torch.float32, rows, width * heads.count)
+    return _Gate(start, logits.stride(0), width, is_bf16, gate.factor)
 
 
 def _float_context(qkv: Tensor, batch: int, heads: Heads) -> Tensor:

@@ -6,12 +6,31 @@ from torch import Tensor
 
 from whisperq.quant.grid import QParams
 from whisperq.runtime.kernels import Grid
+from whisperq.runtime.native.checks import address
 from whisperq.runtime.native.kernels import CGrid, NativeKernels, Weight
 from whisperq.runtime.products import IntegerWeight, Product
 
 FEW = 8  # rows, up to which it is the quicker one
 NARROW = 64  # channels, up to which sums of 16-bit codes fit in 32 bits
 VALUES, HALVES, ADDED, GELU_CODES, GELU_VALUES = range(5)  # `Kind` of products.cpp
+
+
+def weight_of(codes: Tensor | None, correction: Tensor, scale: Tensor, bias: Tensor, inputs: int = 0) -> Weight:
+    """The kernels' view of codes (outputs, inputs) and what belongs to them, (outputs) each. Raises ValueError."""
+    outputs = len(bias)
+    inputs = inputs if codes is None else codes.shape[1]
+    start = None if codes is None else address(codes, torch.int8, outputs, inputs)
+    whole, floats = (
+        address(correction, torch.int32, outputs),
+        (address(t, torch.float32, outputs) for t in (scale, bias)),
+    )
+    return Weight(start, whole, *floats, outputs, inputs)
+
+
+def result_address(result: Tensor, kind: int, rows: int, outputs: int) -> int:
+    """Where a product of this kind goes. Raises ValueError."""
+    dtype = {HALVES: torch.bfloat16, GELU_CODES: torch.uint8}.get(kind, torch.float32)
+    return address(result, dtype, rows, outputs)
 
 
 class FewRowsProduct:
@@ -23,8 +42,7 @@ class FewRowsProduct:
         sums = torch.cat([part.sum(dim=1, dtype=torch.int32) for part in self.codes.split(4096)])
         self._correction = sums * grid.zero_point
         self._scale, self._bias = weight.scale * grid.scale, weight.bias.contiguous()
-        tensors = (self.codes, self._correction, self._scale, self._bias)
-        self._weight = Weight(*(t.data_ptr() for t in tensors), *self.codes.shape)
+        self._weight = weight_of(self.codes, self._correction, self._scale, self._bias)
         self._run = kernels.library.few_rows_product
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -49,7 +67,8 @@ class FewRowsProduct:
 
     def _into(self, x: Tensor, result: Tensor, kind: int, grid: Grid | None = None) -> Tensor:
         out = CGrid() if grid is None else CGrid(grid.scale, grid.zero_point, grid.quant_max)
-        self._run(x.data_ptr(), len(x), self._weight, kind, result.data_ptr(), out)
+        start = address(x, torch.uint8, len(x), self.codes.shape[1])
+        self._run(start, len(x), self._weight, kind, result_address(result, kind, len(x), len(self.codes)), out)
         return result
 
 
@@ -60,8 +79,7 @@ class FewRowsWideProduct:
         self.codes, self._bias = weight.codes.contiguous(), weight.bias.contiguous()
         self._sums = self.codes.sum(dim=1, dtype=torch.int32)
         self._scale = weight.scale * float(grid.scale)
-        tensors = (self.codes, self._sums, self._scale, self._bias)
-        self._weight = Weight(*(t.data_ptr() for t in tensors), *self.codes.shape)
+        self._weight = weight_of(self.codes, self._sums, self._scale, self._bias)
         half = grid.quant_max.bit_length() // 2
         self._grid = (float(grid.scale), int(grid.zero_point), float(grid.quant_max), half)
         self._run = kernels.library.few_rows_wide_product
@@ -80,7 +98,8 @@ class FewRowsWideProduct:
 
     def _into(self, x: Tensor, result: Tensor, kind: int, grid: Grid | None = None) -> Tensor:
         out = CGrid() if grid is None else CGrid(grid.scale, grid.zero_point, grid.quant_max)
-        self._run(x.data_ptr(), len(x), *self._grid, self._weight, kind, result.data_ptr(), out)
+        start, end = address(x, torch.float32, len(x), self.codes.shape[1]), len(self.codes)
+        self._run(start, len(x), *self._grid, self._weight, kind, result_address(result, kind, len(x), end), out)
         return result
 
 
@@ -94,11 +113,12 @@ class FewRowsNarrowProduct:
         self._packed = codes.unflatten(0, (-1, 16)).unflatten(2, (-1, 4)).transpose(1, 2).contiguous()
         self._sums = codes.sum(dim=1, dtype=torch.int32)
         self._scale = F.pad(weight.scale * float(grid.scale), (0, missing))
-        self._outputs, half = outputs, grid.quant_max.bit_length() // 2
+        self._outputs, self._inputs, half = outputs, channels, grid.quant_max.bit_length() // 2
         self._grid = (float(grid.scale), int(grid.zero_point), float(grid.quant_max), half)
         self._run = kernels.library.few_rows_narrow_add
 
     def add(self, x: Tensor, sum: Tensor) -> Tensor:
-        weight = (t.data_ptr() for t in (self._packed, self._sums, self._scale))
-        self._run(x.data_ptr(), *x.shape, *self._grid, *weight, self._outputs, sum.data_ptr())
+        rows, weight = len(x), (t.data_ptr() for t in (self._packed, self._sums, self._scale))
+        start, end = (address(t, torch.float32, rows, n) for t, n in ((x, self._inputs), (sum, self._outputs)))
+        self._run(start, rows, self._inputs, *self._grid, *weight, self._outputs, end)
         return sum

@@ -8,8 +8,18 @@ from torch import Tensor
 
 from whisperq.runtime.dynamic import DynamicProduct, Sums, TokenCodes, TokenGrid
 from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm
-from whisperq.runtime.native.kernels import NativeKernels, Weight
-from whisperq.runtime.native.products import ADDED, FEW, GELU_CODES, GELU_VALUES, HALVES, VALUES
+from whisperq.runtime.native.checks import address, rows_address
+from whisperq.runtime.native.kernels import NativeKernels, Weight, norm_addresses
+from whisperq.runtime.native.products import (
+    ADDED,
+    FEW,
+    GELU_CODES,
+    GELU_VALUES,
+    HALVES,
+    VALUES,
+    result_address,
+    weight_of,
+)
 from whisperq.runtime.products import IntegerWeight
 
 ROWS = 256  # of sums at a time: they are finished while they lie in the cache
@@ -51,8 +61,7 @@ class TokenKernels(NativeKernels):
         if not isinstance(grid, TokenGrid):
             return super().layer_norm(x, norm, grid, gelu)
         result, out = _empty(*x.shape, grid)
-        weight, bias = norm.weight.data_ptr(), norm.bias.data_ptr()
-        self.library.layer_norm_tokens(x.data_ptr(), weight, bias, norm.epsilon, *x.shape, gelu, out)
+        self.library.layer_norm_tokens(*norm_addresses(x, norm), norm.epsilon, *x.shape, gelu, out)
         return result
 
     def quantize(self, x: Tensor, grid: AnyGrid, gelu: bool = False) -> Result:
@@ -61,7 +70,7 @@ class TokenKernels(NativeKernels):
             return super().quantize(x, grid)
         x = x.contiguous()
         result, out = _empty(*x.shape, grid)
-        self.library.quantize_tokens(x.data_ptr(), *x.shape, gelu, out)
+        self.library.quantize_tokens(address(x, torch.float32, *x.shape), *x.shape, gelu, out)
         return result
 
     def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid) -> Result:
@@ -86,9 +95,8 @@ class NativeDynamicProduct(DynamicProduct):
         super().__init__(weight, grid, sums)
         self._kernels, self._few = kernels, FEW if few_rows and kernels.multiplies_few_rows else 0
         self._codes = weight.codes.contiguous() if self._few else None
-        tensors = (self._totals, self._scale, self._bias)
-        codes = self._codes.data_ptr() if self._few else None
-        self._weight = Weight(codes, *(t.data_ptr() for t in tensors), *weight.codes.shape)
+        self._inputs = weight.codes.shape[1]
+        self._weight = weight_of(self._codes, self._totals, self._scale, self._bias, self._inputs)
 
     def __call__(self, x: TokenCodes, dtype: torch.dtype = torch.float32) -> Tensor:
         width = self._outputs if len(x) <= self._few else self._sums.width
@@ -110,24 +118,27 @@ class NativeDynamicProduct(DynamicProduct):
     def _into(self, x: TokenCodes, result: Tensor, kind: int) -> Tensor:
         """What fills `result` (rows, outputs), whose rows may lie further apart."""
         if len(x) > self._few:
-            self._finish(x, kind, result.data_ptr(), result.stride(0), _Tokens())
+            dtype = torch.bfloat16 if kind == HALVES else torch.float32
+            start = rows_address(result, dtype, len(x), self._outputs)
+            self._finish(x, kind, start, result.stride(0), _Tokens())
         else:
-            run = self._kernels.library.few_rows_tokens
-            run(x.codes.data_ptr(), len(x), _grids(x), self._weight, kind, result.data_ptr())
+            run, codes = self._kernels.library.few_rows_tokens, address(x.codes, torch.uint8, len(x), self._inputs)
+            run(codes, len(x), _grids(x), self._weight, kind, result_address(result, kind, len(x), self._outputs))
         return result
 
     def _finish(self, x: TokenCodes, kind: int, result: int | None, stride: int, tokens: _Tokens) -> None:
         """Some rows after the others, into the memory at `result` or into `tokens`."""
         for first in range(0, len(x), ROWS):
             sums = self._sums(x.codes[first : first + ROWS]).float()
+            start = rows_address(sums, torch.float32, len(sums), self._outputs)
             self._kernels.library.finish_tokens(
-                sums.data_ptr(), sums.stride(0), len(sums), first, _grids(x), self._sums.shift, self._weight, kind,
+                start, sums.stride(0), len(sums), first, _grids(x), self._sums.shift, self._weight, kind,
                 result, stride, tokens,
             )  # fmt: skip
 
 
 def _grids(x: TokenCodes) -> _RowGrids:
-    return _RowGrids(x.scale.data_ptr(), x.zero_point.data_ptr())
+    return _RowGrids(address(x.scale, torch.float32, len(x)), address(x.zero_point, torch.int32, len(x)))
 
 
 def _empty(rows: int, width: int, grid: TokenGrid) -> tuple[TokenCodes, _Tokens]:

@@ -1,0 +1,69 @@
+"""One odd manifest is named beside the unreadable ones, and costs the report nothing else.
+
+What a manifest may hold is more than any check foresees. So the report is made of all; where that fails, each artifact
+is tried with those alone that it was made from, ancestors first, and what fails then is left out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from whisperq.errors import WhisperqError
+from whisperq.report.gathering import Entry, Gathered
+from whisperq.report.progress import silence
+
+T = TypeVar("T")
+
+
+def made_of_the_sound(
+    gathered: Gathered, make: Callable[[Gathered], T], trials: Sequence[Callable[[Gathered], object]]
+) -> T:
+    """What `make` makes of all entries, or of those that each trial, the quickest first, can do something with.
+
+    Raises what `make` does where no entry alone is to blame.
+    """
+    try:
+        return make(gathered)
+    except Exception:
+        for trial in trials:
+            with silence():
+                sound = sift(gathered, trial)
+            if len(sound.entries) < len(gathered.entries):
+                return made_of_the_sound(sound, make, trials)
+        raise
+
+
+def sift(gathered: Gathered, trial: Callable[[Gathered], object]) -> Gathered:
+    """Those that the trial takes, each with the sound ones that it was made from; the others become unreadable."""
+    sound: set[str] = set()
+    odd: dict[str, str] = {}
+    for entry in ancestors_first(gathered):
+        alone = tuple(e for e in line(entry, gathered) if e.sha256 in sound or e is entry)
+        try:
+            trial(replace(gathered, entries=alone, unreadable=()))
+            sound.add(entry.sha256)
+        except WhisperqError as error:
+            odd[entry.name] = str(error)
+        except Exception as error:
+            odd[entry.name] = f"its manifest or files are not as whisperq writes them ({type(error).__name__}: {error})"
+    entries = tuple(e for e in gathered.entries if e.sha256 in sound)
+    return Gathered(entries, (*gathered.unreadable, *odd.items()))
+
+
+def ancestors_first(gathered: Gathered) -> Iterator[Entry]:
+    done: set[str] = set()
+    for entry in gathered.entries:
+        for one in line(entry, gathered):
+            if one.sha256 not in done:
+                done.add(one.sha256)
+                yield one
+
+
+def line(entry: Entry, gathered: Gathered, below: frozenset[str] = frozenset()) -> Iterator[Entry]:
+    """What it was made from, the first ones first, and itself; of a circle, which only a forger draws, each once."""
+    inside = below | {entry.sha256}
+    for named in entry.artifact.inputs.values():
+        found = gathered.by_hash.get(named["sha256"])
+        if found is not None and found.sha256 not in inside:
+            yield from line(found, gathered, inside)
+    yield entry
