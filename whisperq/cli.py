@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 unexpected, 2 usage, 3 bad input, 75 checkpointed. Results
 
 import inspect
 import os
+import sys
 import types
 import typing
 import warnings
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.rich_utils
 from typer.core import TyperCommand
 
 from whisperq import __version__
@@ -32,6 +34,9 @@ from whisperq.report.progress import say
 from whisperq.run_folder import artifact_at
 from whisperq.session import Session
 from whisperq.starter import write_starter
+
+if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
+    typer.rich_utils.MAX_WIDTH = 100  # a pipe has no width; at 80 columns the longest options' names are cut short
 
 app = typer.Typer(
     help="Make Whisper small and fully INT8, honestly measured.",

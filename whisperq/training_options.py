@@ -119,4 +119,5 @@ class PseudoLabelConfig:
     normalizer: NormalizerName | None = option(
         None, "Text normaliser of the labels' word error rates; default: the one that the list names, else english."
     )
+    temperature_fallback: bool = option(False, "Decode loops and guesses again, at temperatures of 0.2 to 1.")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from whisperq.options import Execution
 from whisperq.refusals import check_runtime, kind_of
 from whisperq.runtime.ctc import CtcRules, PyTorchCtc
 from whisperq.runtime.decoding import make_rules
+from whisperq.runtime.fallback import ONCE, Care
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.quantized import load_quantized, quantizers
 from whisperq.runtime.transcription import AnyRules, AnyRuntime, Hypothesis, transcribe
@@ -37,6 +38,7 @@ class Opened:
     loader: Loader
     rules: AnyRules
     runtime: AnyRuntime
+    care: Care = field(default=ONCE, kw_only=True)  # what is done beside decoding each window once
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from whisperq.config import Source
 from whisperq.data.batches import epoch_order, require_texts, teacher_forced
 from whisperq.data.groups import identity, read_all
 from whisperq.data.lazy import Joined
+from whisperq.data.spoken import without_speech
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
@@ -153,7 +154,7 @@ def stable_ranges(
 def draw(
     utterances: Sequence[Utterance], opened: OpenedModel, config: CalibrateConfig, seed: int, processes: Processes
 ) -> list[Utterance]:
-    """As many as are asked for, each with a text.
+    """As many as are asked for, each with a text. Raises InputError where no word is in any.
 
     Drawn from all sources: the first batches of the first list would be one speaker or corpus.
     """
@@ -167,7 +168,11 @@ def draw(
         )
 
     order = epoch_order(len(utterances), seed, epoch=0)[: config.batches * config.batch_size]
-    return with_hypotheses(opened, [utterances[i] for i in order], config.batch_size, listen)
+    given = [utterances[i] for i in order]
+    drawn = with_hypotheses(opened, given, config.batch_size, listen)
+    if drawn and (warning := without_speech(opened.loader, given, drawn)):
+        say(f"warning: {warning}")
+    return drawn
 
 
 def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from whisperq.flags import Context
 from whisperq.models.loading import compute_device, local_folder, require_whisper
 from whisperq.report.progress import bar, say, say_how, say_left_out
 from whisperq.report.sets import warn_of_changes
+from whisperq.runtime.fallback import careful
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
 from whisperq.runtime.opening import Opened, open_model
+from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.scoring.normalizers import VERSION, Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
 from whisperq.training.distributed import Processes, alone, joined
@@ -61,7 +63,9 @@ def pseudo_label(
         with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as opened:
             inputs = artifact.all_read(inputs)
             say_how(opened.runtime)
-            listen(opened, utterances, book, config.batch_size, processes, stopping)
+            care = careful(opened.rules, config.temperature_fallback, context.seed)
+            ears = replace(opened, runtime=Stoppable(opened.runtime, stopping), care=care)
+            listen(ears, utterances, book, config.batch_size, processes, stopping)
             normalizers = [normalizer_of(name, opened.processor.tokenizer) for name in names]
         if processes.main:
             with artifact.create(out, "pseudo-labels", "pseudo-label", settings, inputs, context.force) as draft:
@@ -99,13 +103,17 @@ def listen(
         task = progress.add_task("pseudo-label", total=sum(map(len, pending)), unit="utterances")
         for start in range(0, len(pending), processes.world):
             together, rest = pending[start : start + processes.world], pending[start + processes.world :]
+            lost = 0
             for batch in together[processes.rank : processes.rank + 1]:
                 part = utterances[batch.start : batch.stop]
-                found = label_batch(opened.runtime, opened.loader, opened.rules, part, batch.start)
-                keep([label for label in found if label.number not in done])
+                try:
+                    found = label_batch(opened.runtime, opened.loader, opened.rules, part, batch.start, opened.care)
+                    keep([label for label in found if label.number not in done])
+                except Stopped:  # in the middle of it
+                    lost = len(batch)
             progress.advance(task, sum(map(len, together)))
-            if processes.any(stopping()) and rest:
-                ready = len(numbers) - sum(map(len, rest))
+            if processes.any(stopping()) and (processes.any(lost > 0) or rest):
+                ready = len(numbers) - sum(map(len, rest)) - lost
                 raise Interrupted(
                     f"told to stop: {ready:,} of {len(numbers):,} utterances are done, the same command does the rest"
                 )

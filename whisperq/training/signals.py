@@ -4,12 +4,14 @@ SLURM sends what `--signal` names, clusters send TERM before they preempt, a ter
 processes of a job hears it is theirs to decide, so that processes must agree (`Processes.any`).
 """
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from whisperq.disk import first_process
 from whisperq.stopping import heard_signals
 
 STARTED = time.monotonic()  # the process's start, near enough: max_time counts from there
@@ -21,6 +23,7 @@ class Stopping:
     def __init__(self, max_seconds: float | None) -> None:
         self.heard: list[int] = []  # signals
         self.max_seconds = max_seconds
+        self.raised: type[Exception] | None = None  # by a signal, at once
 
     def __call__(self) -> bool:
         return self.told() or (self.max_seconds is not None and time.monotonic() - STARTED >= self.max_seconds)
@@ -28,6 +31,17 @@ class Stopping:
     def told(self) -> bool:
         """By a signal: for work that keeps nothing, where the end of the time would come again, and again too early."""
         return bool(self.heard)
+
+    @contextmanager
+    def raising(self, error: type[Exception]) -> Iterator[None]:
+        """Inside, a signal raises this, between two operations of Python's: for work that may be lost."""
+        self.raised = error
+        try:
+            if self.heard:
+                raise error
+            yield
+        finally:
+            self.raised = None
 
 
 @contextmanager
@@ -41,7 +55,13 @@ def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
     def hear(number: int, _frame: object) -> None:
         if number == signal.SIGINT and stopping.heard:
             raise KeyboardInterrupt
+        if not stopping.heard and first_process():
+            # Nothing that buffers: Python runs this in the middle of whatever the process writes.
+            os.write(2, f"whisperq: {signal.Signals(number).name}: stopping; a further Ctrl-C ends at once\n".encode())
         stopping.heard.append(number)
+        if stopping.raised is not None:
+            error, stopping.raised = stopping.raised, None
+            raise error
 
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
         yield stopping
