@@ -17,11 +17,12 @@ from whisperq.data.tokens import make_codec
 from whisperq.errors import UsageError
 from whisperq.runtime.beams import BeamRules, with_beams
 from whisperq.runtime.ctc import CtcRules
-from whisperq.runtime.decoding import Rules, make_rules
+from whisperq.runtime.decoding import Rules, make_rules, write
 from whisperq.runtime.int8 import Int8Runtime
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.opening import open_model
 from whisperq.runtime.pytorch import PyTorchRuntime
+from whisperq.runtime.starts import Question
 
 LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 ENGINES, RUNTIMES = ("onnx", "openvino"), ("float", "emulated", "int8", "onnx", "openvino")
@@ -90,6 +91,14 @@ def test_one_beam_is_greedy(name: str, folders) -> None:
         assert with_beams(rules, 1) is rules
         alone = BeamRules(**vars(rules), beams=1)
         assert alone.read(runtime, features(5, 1)) == rules.read(runtime, features(5, 1))
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_takes_the_prompt_in_two_parts(name: str, folders) -> None:
+    """As it is given where something is asked at its first token."""
+    with running(name, folders) as (runtime, rules):
+        asked = write(runtime, features(5, 1), rules, Question(no_speech=5, languages=(PROMPT[1], 7)))
+        assert [one.ids for one in asked] == rules.read(runtime, features(5, 1))
 
 
 @pytest.mark.parametrize("beams", [3, 5])

@@ -1,7 +1,9 @@
 """What `eval` leaves: the same files as `score`, the lines' speakers, times apart, and its place after a kill."""
 
 import json
+import os
 import shutil
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from conftest import Invoke, sample_lines, write_lines
 import whisperq.steps.eval as step
 from whisperq.data.utterance import Utterance
 from whisperq.runtime.hearing import batches_by_length
+from whisperq.runtime.pytorch import PyTorchRuntime
 
 FILES = {"results.json", "results.md", "errors/digits.txt", "digits.ref.trn", "digits.hyp.trn"}
 
@@ -199,3 +202,23 @@ def test_groups_and_normalisers_of_the_configuration(workspace, teacher, invoke)
     assert basic["sets"] == ["near", "far"] and list(basic["groups"]) == ["id", "ood"]
     assert english["sets"] == ["english"] and english["normalizer"] == "english"
     assert results["mean_wer"] is None
+
+
+def test_a_signal_stops_at_the_next_token(workspace: Path, teacher: Path, invoke: Invoke, monkeypatch, capfd) -> None:
+    """In the middle of the second batch: it is said at once, nothing more is computed, and the first batch stays."""
+    real, calls = PyTorchRuntime.decode_step, []
+
+    def decode_step(self, tokens, state):
+        calls.append(len(tokens))
+        if len(calls) == 3:  # the warm-up, and a step for each batch
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, tokens, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PyTorchRuntime, "decode_step", decode_step)
+        done = invoke("eval", "--model", teacher, "--batch-size", "3", "--out", "e")
+    assert done.exit_code == 75 and "are left" in done.stderr and len(calls) == 3
+    assert "SIGINT: stopping" in capfd.readouterr().err
+    assert invoke("eval", "--model", teacher, "--batch-size", "3", "--out", "e").exit_code == 0
+    whole = evaluate(invoke, teacher, "--out", "w")
+    assert heard(workspace / "e") == heard(workspace / "w") and whole["results"]["sets"]["digits"]["utterances"] == 8

@@ -1,6 +1,9 @@
 """Bits learned with the weights, the two baselines, and the model that comes of them."""
 
 import json
+import signal
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +40,19 @@ from whisperq.report.bits import bits_figure
 from whisperq.runtime.mixture import trained_floats
 from whisperq.runtime.opening import open_model
 from whisperq.runtime.quantized import Quantization, load_quantized
+from whisperq.training import search
 from whisperq.training.distributed import ALONE
 from whisperq.training.mixed import LOGITS, SCALES, MixedLearner, MixedWeights
 from whisperq.training.pair import make_pair
-from whisperq.training.search import check_search, check_target, sensitive_choice, sensitivities, uniform_choice
+from whisperq.training.search import (
+    SearchBook,
+    added_up,
+    check_search,
+    check_target,
+    costs_of,
+    sensitive_choice,
+    uniform_choice,
+)
 from whisperq.training_options import MixedPrecisionConfig
 
 WIDTHS = [2, 3, 4, 6, 8]
@@ -164,11 +176,15 @@ def test_a_tied_table_counts_once():
     assert sum(site.address == "proj_out" for site in weights.sites) == 1
 
 
-def test_sensitivity_is_the_divergence_that_a_weight_causes_alone():
+def book(folder: Path) -> SearchBook:
+    return SearchBook(folder / "made", {"mode": "two-stage"}, {})
+
+
+def test_sensitivity_is_the_divergence_that_a_weight_causes_alone(tmp_path):
     ours = learner(mode="two-stage")
     network, mixed, data = ours.student, ours.mixed, batch()
     before = {n: p.clone() for n, p in network.named_parameters()}
-    costs = sensitivities(network, mixed, [data, batch(1, 3)])
+    costs = added_up(costs_of(network, mixed, enumerate([data, batch(1, 3)])), mixed)
     assert all(torch.equal(p, before[n]) for n, p in network.named_parameters())
     place, width = 4, 1
     site, grid = mixed.sites[place], symmetric_qparams(mixed.layers[place].log_scales.exp()[width], WIDTHS[width])
@@ -181,7 +197,7 @@ def test_sensitivity_is_the_divergence_that_a_weight_causes_alone():
         expected += kl_divergence(Categorical(logits=taught), Categorical(logits=found)).sum().item()
     assert costs[place, width] == pytest.approx(expected, rel=1e-3)
     assert (costs[:, 0] > costs[:, -1]).mean() > 0.9  # two bits cost more than eight
-    choice = sensitive_choice(network, mixed, [data, batch(1, 3)], ALONE, lambda: False)
+    choice = sensitive_choice(network, mixed, [data, batch(1, 3)], ALONE, lambda: False, book(tmp_path))
     rows = range(len(choice))
     others = [uniform_choice(mixed), np.roll(choice, 1)]
     assert 3.45 <= mixed.mean_bits(choice) <= 3.5
@@ -324,19 +340,22 @@ def test_told_to_stop_it_ends_in_the_same_bits(flags, stops, run_mixed):
     assert refused.exit_code == 2 and "--force" in refused.stderr
 
 
-def test_a_search_for_widths_heeds_a_signal():
-    """And it begins no further weight; a growing training would be another search, and is refused."""
-    ours, asked = learner(mode="two-stage"), []
-
-    def told() -> bool:
-        asked.append(len(asked))
-        return len(asked) > 2
-
+def test_a_search_for_widths_heeds_a_signal_and_goes_on_where_it_was(tmp_path):
+    """It begins no further weight, and none again: a job that is always too short comes to an end."""
+    ours = learner(mode="two-stage")
+    batches = [batch(), batch(1, 3)]
+    expected = sensitive_choice(ours.student, ours.mixed, batches, ALONE, lambda: False, book(tmp_path / "whole"))
     before = {n: p.clone() for n, p in ours.student.named_parameters()}
-    with pytest.raises(Interrupted, match="begins anew"):
-        sensitive_choice(ours.student, ours.mixed, [batch()], ALONE, told)
-    assert len(asked) == 4  # before three weights, and by all processes at the end
-    assert all(torch.equal(p, before[n]) for n, p in ours.student.named_parameters())
+    measurements, jobs, choice = len(batches) * len(ours.mixed.layers), 0, None
+    while choice is None and jobs <= measurements // 7:
+        try:
+            told = partial(lambda asked: next(asked) >= 7, count())
+            choice = sensitive_choice(ours.student, ours.mixed, batches, ALONE, told, book(tmp_path))
+        except Interrupted as error:
+            assert "measurements are left, the same command goes on with them" in str(error)
+        jobs += 1
+        assert all(torch.equal(p, before[n]) for n, p in ours.student.named_parameters())
+    assert choice == expected
 
 
 @pytest.mark.parametrize("flags, code", [((), 2), (("--mode", "uniform"), 0)])
@@ -440,3 +459,28 @@ def test_two_processes_train_a_ctc_model(tmp_path):
     assert ended(jobs) == [0, 0, 0], [j.said for j in jobs]
     alone, both = (artifact.load(tmp_path / place).results["final"] for place in ("alone", "both"))
     assert both == {key: pytest.approx(value, rel=1e-2) for key, value in alone.items()}
+
+
+def test_a_search_that_is_killed_goes_on(tmp_path, run_mixed, monkeypatch):
+    """A real process, at some moment of its search; what it had measured is not measured again."""
+    flags, asked, cost = ("--mode", "two-stage", "--search-batches", "2"), [], search._cost
+    monkeypatch.setattr(search, "_cost", lambda *given: asked.append(given) or cost(*given))
+    assert run_mixed(*flags, "--out", "whole").exit_code == 0
+    whole = len(asked)
+    job = Job(tmp_path, "mixed-precision", "--model", "tiny", *map(str, FLAGS), *flags, "--out", "parts")
+    job.until(lambda: len(measured()) >= 3)
+    job.signal(signal.SIGKILL)
+    assert job.exit_code() == -signal.SIGKILL
+    kept = len(measured())
+    done = run_mixed(*flags, "--out", "parts")
+    assert done.exit_code == 0 and len(asked) - whole == whole - kept, done.output
+    for name in ("quantized.safetensors", "bits.json"):
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
+    assert not Path("parts-partial").exists()
+
+
+def measured() -> list[bytes]:
+    """The whole lines."""
+    return [
+        line for path in Path("parts-partial").glob("search-*.jsonl") for line in path.read_bytes().split(b"\n")[:-1]
+    ]

@@ -44,7 +44,8 @@ def test_transcribe_hears_recordings_without_their_padding(invoke, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     lines = [json.loads(line) for line in (SAMPLE / "test.jsonl").read_text().splitlines()[:4]]
     files = [SAMPLE / line["audio_filepath"] for line in lines]
-    done = invoke("transcribe", *files, "--model", TEACHER, "--padding", "short", "--format", "json", "--out", "all.json")
+    how = ("--model", TEACHER, "--padding", "short", "--format", "json", "--out", "all.json")
+    done = invoke("transcribe", *files, *how)
     assert done.exit_code == 0, done.output
     assert "padding is left out, but for a tail of 0.5 s" in done.output
 

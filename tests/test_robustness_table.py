@@ -29,8 +29,8 @@ def test_words_are_counted_in_every_format_and_levels_are_compared(tmp_path):
     write(run / "heard/ours, srt/paused/one.srt", SRT)
     write(run / "heard/ours, srt/paused/two.srt", "1\n00:00:00,000 --> 00:00:01,000\nnothing was lost\n")
     segments = [{"start": 0.0, "end": 1.0, "text": "You"}, {"start": 1.0, "end": 2.0, "text": "you."}]
-    write(run / "heard/ours, json/sounds/hum.json", json.dumps({"recordings": [{"segments": segments}]}))
-    write(run / "heard/ours, json/sounds/drums.json", json.dumps({"recordings": [{"segments": []}]}))
+    write(run / "heard/ours, json/sounds/hum.json", json.dumps({"files": [{"segments": segments}]}))
+    write(run / "heard/ours, json/sounds/drums.json", json.dumps({"files": [{"segments": []}]}))
     with create(run / "distilled", "distilled", "distill", {}) as draft:
         (draft.folder / "model.safetensors").write_bytes(b"1")
     for name, wrong in (("float", 1), ("int8", 3)):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -27,6 +28,7 @@ from whisperq.options import Execution
 from whisperq.report.subtitles import as_srt, as_text, as_vtt
 from whisperq.runtime.decoding import Rules, greedy, make_rules, with_times
 from whisperq.runtime.opening import open_runtime
+from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.timestamps import restrict_times
 from whisperq.runtime.transcription import Piece, hear
 
@@ -174,12 +176,14 @@ def test_out_takes_one_file_or_a_folder_of_them(clips, invoke):
 
 
 ERRORS = {
-    "missing": (["a.ogg", "no.wav"], 3, "the audio file no.wav does not exist"),
-    "corrupt": (["a.ogg", "bad.wav"], 3, "the audio file bad.wav cannot be decoded"),
+    "missing": (["no.wav"], 3, "the audio file no.wav does not exist"),
+    "corrupt": (["bad.wav", "no.wav"], 3, "the audio file bad.wav cannot be decoded"),
     "empty": (["empty.wav"], 3, "the audio file empty.wav holds no sample"),
     "folder": (["."], 3, ". is a folder; name the recordings in it"),
     "subtitles of two": (["a.ogg", "b.wav", "--format", "srt"], 2, "name a folder for them with --out"),
     "into one file": (["a.ogg", "b.wav", "--format", "srt", "--out", "a.ogg"], 2, "a.ogg is no folder"),
+    "under a file": (["a.ogg", "--out", "b.wav/t.txt"], 3, "b.wav/t.txt cannot be written"),
+    "no language": (["a.ogg", "--language", "frensh"], 2, "unknown language 'frensh' (did you mean french?)"),
     "same names": (["a.ogg", "./a.ogg", "--format", "srt", "--out", "s"], 2, "both be written to s/a.srt"),
     "nothing on standard input": (["-"], 3, "whisperq: standard input cannot be decoded"),
     "standard input twice": (["-", "-"], 2, "standard input can be read once"),
@@ -232,9 +236,10 @@ def test_subtitles_of_awkward_texts():
     assert (as_srt(()), as_vtt(()), as_text([Transcript("a", 1.0, ())])) == ("", "WEBVTT\n", "\n")
 
 
+@pytest.mark.parametrize("added", [0, 1, 7])
 @pytest.mark.parametrize("seed", range(6))
-def test_time_rules_are_transformers(seed):
-    """Random logits, the likelihood of times varied; every step of several texts."""
+def test_time_rules_are_transformers(seed, added):
+    """Random logits, the likelihood of times varied; every step of several texts. Words added behind are others."""
     first = PROMPT[-1] + 1
     size = first + 201
     settings = GenerationConfig(eos_token_id=END, no_timestamps_token_id=first - 1, max_initial_timestamp_index=50)
@@ -247,8 +252,12 @@ def test_time_rules_are_transformers(seed):
         logits[:, first:] += 4 * torch.rand(8, 1, generator=generator) - 5
         logits[:, END] -= 5
         expected = theirs(ids, logits)
+        more = torch.full((8, added), -20.0)  # behind the times, and unlikely
+        logits = torch.cat([logits, more], dim=1)
         restrict_times(logits, written, range(first, size), END)
-        torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+        torch.testing.assert_close(logits[:, :size], expected, rtol=0, atol=0)
+        closed = torch.isinf(expected[:, :END]).all(dim=-1)  # where no word may follow
+        assert torch.equal(torch.isinf(logits[:, size:]), closed[:, None].expand(-1, added))
         written.append(logits.argmax(dim=-1))
         ids = torch.cat([ids, written[-1][:, None]], dim=1)
     assert (ids[:, 3:] >= first).any() and (ids[:, 3:] < first).any()
@@ -317,4 +326,88 @@ def test_a_checkpoint_that_knows_times_writes_them(clips, invoke, tmp_path):
     assert contents["--no-timestamps"]["timestamps"] == "pieces"
     for segment in contents[None]["files"][0]["segments"]:
         assert 0 <= segment["start"] < segment["end"] <= 1.671
-    assert invoke("transcribe", "a.ogg", "--model", model).stdout == "zero zero\n"  # text needs no times
+    assert invoke("transcribe", "a.ogg", "--model", model).stdout == f"{contents[None]['files'][0]['text']}\n"
+    assert invoke("transcribe", "a.ogg", "--model", model, "--no-timestamps").stdout == "zero zero\n"
+
+
+BEHIND = {
+    "none": (["a.ogg", "bad.wav", "b.wav"], 3),
+    "--skip-bad": (["a.ogg", "bad.wav", "b.wav", "--skip-bad"], 0),
+    "missing": (["no.wav", "a.ogg", "b.wav"], 3),
+    "cut off": (["a.ogg", "cut.ogg", "b.wav"], 3),
+}
+
+
+@pytest.mark.parametrize("arguments, code", BEHIND.values(), ids=BEHIND)
+@pytest.mark.parametrize("place", ["stdout", "joint", "folder", "srt"])
+def test_good_recordings_are_kept_beside_bad_ones(arguments, code, place, clips, invoke, monkeypatch):
+    Path("bad.wav").write_bytes(b"RIFF nothing")
+    content = Path("a.ogg").read_bytes()
+    Path("cut.ogg").write_bytes(content[: len(content) // 2])
+    wanted = {"stdout": (), "joint": ("--out", "t.txt"), "srt": ("--out", "s", "--format", "srt"),
+              "folder": ("--out", "s", "--format", "srt")}[place]  # fmt: skip
+    if place == "folder":
+        Path("s").mkdir()
+    result = invoke("transcribe", *arguments, "--model", TEACHER, *wanted)
+    assert result.exit_code == code, result.stderr
+    assert "left out: the audio file" in result.stderr
+    if place in ("stdout", "joint"):
+        text = result.stdout if place == "stdout" else Path("t.txt").read_text()
+        assert text == "a.ogg\tzero zero\nb.wav\tone zero six zero\n"
+    else:
+        assert sorted(p.name for p in Path("s").iterdir()) == ["a.srt", "b.srt"]
+    if code:
+        assert "1 of 3 recordings could not be used" in result.stderr
+
+
+@pytest.mark.parametrize("format", ["text", "json", "srt"])
+def test_what_was_done_stays_when_it_is_stopped(format, clips, invoke, monkeypatch):
+    """A signal in the second recording: the first one is there, whole."""
+    real, calls = PyTorchRuntime.encode, []
+
+    def encode(self, features):
+        calls.append(len(features))
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, features)
+
+    monkeypatch.setattr(PyTorchRuntime, "encode", encode)
+    out = ("--out", "s" if format == "srt" else "t")
+    result = invoke("transcribe", *clips, "--model", TEACHER, "--batch-size", "1", "--format", format, *out)
+    assert result.exit_code == 75 and "1 of 2 recordings are transcribed" in result.stderr
+    found = Path("s/a.srt" if format == "srt" else "t").read_text()
+    assert "zero zero" in found and "six" not in found
+    assert not [p for p in Path().rglob("*partial*")]
+
+
+def test_lines_come_as_they_are_done(clips, invoke, monkeypatch):
+    """Whoever is killed has printed what was done before."""
+    seen, real = [], PyTorchRuntime.encode
+
+    def encode(self, features):
+        seen.append(sys.stdout.getvalue() if hasattr(sys.stdout, "getvalue") else "")
+        return real(self, features)
+
+    monkeypatch.setattr(PyTorchRuntime, "encode", encode)
+    printed = []
+    monkeypatch.setattr("builtins.print", lambda *a, **k: printed.append((len(seen), a[0])))
+    invoke("transcribe", *clips, "--model", TEACHER, "--batch-size", "1")
+    assert printed[:2] == [(1, "a.ogg\tzero zero\n"), (2, "b.wav\tone zero six zero\n")]
+
+
+SILENCES = {
+    "zeros": np.zeros(3 * RATE),
+    "a sample": np.full(1, 0.1),
+    "a hundredth": np.full(160, 0.1),
+    "room": 0.003 * np.random.default_rng(0).standard_normal(5 * RATE),
+    "noise": 0.1 * np.random.default_rng(1).standard_normal(5 * RATE),
+    "offset": np.full(3 * RATE, 0.2),
+}
+
+
+@pytest.mark.parametrize("samples", SILENCES.values(), ids=SILENCES)
+def test_where_nobody_speaks_nothing_is_written(samples, clips, invoke):
+    soundfile.write("still.wav", samples, RATE)
+    result = invoke("transcribe", "still.wav", "--model", TEACHER, "--json")
+    (file,) = json.loads(result.stdout)["files"]
+    assert (file["text"], file["segments"]) == ("", []) and file["duration"] == round(len(samples) / RATE, 3)

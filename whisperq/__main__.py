@@ -1,6 +1,14 @@
-"""`python -m whisperq`: what torchrun needs."""
+"""The program: `whisperq`, and `python -m whisperq`, which torchrun needs."""
 
-from whisperq.cli import app
+from whisperq.stopping import leave_when_told
+
+
+def main() -> None:
+    leave_when_told()  # before the imports, which take their time
+    from whisperq.cli import app
+
+    app()
+
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -7,29 +7,36 @@
 The payload is written into a hidden sibling, hashed, synced and renamed: a folder with a manifest
 is complete, a folder without one is never read. The same command over its own finished output
 raises `Finished`; a different one is refused unless `force`. Of several processes at one task the first writes.
+
+An input is named by `reference` before anything of it is read. Where it is another when all is read, nothing is sealed.
 """
 
 import hashlib
 import json
-import math
-import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from whisperq import __version__, manifests
-from whisperq.disk import first_process, sync
-from whisperq.errors import InputError, UsageError
+from whisperq import manifests
+from whisperq.disk import first_process, system_errors
+from whisperq.errors import InputError, Interrupted, UsageError
 from whisperq.hashing import file_sha256
+from whisperq.publishing import PARTIAL, clear_killed, destination, publish, sibling
+from whisperq.references import MANIFEST, Reference, all_read, blaming, stamps
 from whisperq.schema import Fields, count, read_json, record, text
+from whisperq.sealing import SCHEMA, plain, seal
 
-MANIFEST = "manifest.json"
-SCHEMA = 1
+__all__ = [
+    "MANIFEST", "Artifact", "Draft", "Finished", "all_read", "create", "is_artifact", "load", "plain", "reference",
+    "refuse_overwrite",
+]  # fmt: skip
+
+ATTEMPTS = 5  # at reading a folder that others replace
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,17 @@ def load(path: Path, kind: str | None = None, verify: bool = True) -> Artifact:
     Raises InputError: no manifest, one that is not as whisperq.manifests says, a newer schema, another kind, a file
     that is missing or whose sha256 differs (`verify`).
     """
+    for _ in range(ATTEMPTS):
+        before = stamps(path, (MANIFEST,))
+        try:
+            return _load(path, kind, verify)
+        except (InputError, FileNotFoundError):
+            if before == stamps(path, (MANIFEST,)):
+                raise
+    return _load(path, kind, verify)
+
+
+def _load(path: Path, kind: str | None, verify: bool) -> Artifact:
     if not is_artifact(path):
         raise InputError(f"{path} is not a finished whisperq artifact: it has no {MANIFEST}")
     manifest = Fields(read_json(path / MANIFEST, _this_version), path / MANIFEST)
@@ -113,20 +131,37 @@ def _verify(path: Path, files: Mapping[str, str]) -> None:
             )
 
 
-def reference(path: Path) -> dict[str, str]:
-    """How a manifest names an input: its path and the sha256 of its manifest, or of its content.
+def reference(path: Path, verify: bool = True) -> Reference:
+    """An input, before anything of it is read; without `verify` an artifact may be damaged.
 
-    Raises InputError for an artifact whose files are not what its manifest says.
+    Raises InputError for an artifact whose files are not what its manifest says, Interrupted for one being replaced.
     """
+    for _ in range(ATTEMPTS):
+        found = Reference(path, stamps(path, _covered(path)), partial(_sha256, verify=verify))
+        if found.files == stamps(path, _covered(path)):
+            return found
+    raise Interrupted(f"{path} is being written; run the same command again when it is there")
+
+
+def _covered(path: Path) -> list[str]:
+    """The names of what the hash of an input covers; "" for a file itself."""
     if is_artifact(path):
-        load(path)
-        return {"path": str(path.resolve()), "sha256": file_sha256(path / MANIFEST)}
+        return [MANIFEST, *load(path, verify=False).manifest["files"]]
     if path.is_file():
-        return {"path": str(path.resolve()), "sha256": file_sha256(path)}
+        return [""]
+    return [p.name for p in sorted(path.iterdir()) if p.is_file() and p.suffix in (".json", ".safetensors", ".txt")]
+
+
+def _sha256(path: Path, verify: bool) -> str:
+    if is_artifact(path):
+        load(path, verify=verify)
+        return file_sha256(path / MANIFEST)
+    if path.is_file():
+        return file_sha256(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.is_file() and p.suffix in (".json", ".safetensors", ".txt")):
-        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
-    return {"path": str(path.resolve()), "sha256": digest.hexdigest()}
+    for name in _covered(path):
+        digest.update(f"{name} {file_sha256(path / name)}\n".encode())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -135,26 +170,30 @@ def create(
 ) -> Iterator[Draft]:
     """Write an artifact; it appears at `out` whole or not at all.
 
-    Raises Finished when `out` already is this very result, UsageError when it is something else.
-    What processes other than the first put into their drafts is thrown away.
+    Raises Finished when `out` already is this very result, UsageError when it is something else, Interrupted when an
+    input was replaced meanwhile. What processes other than the first put into their drafts is thrown away.
     """
     out = Path(out)
     refuse_overwrite(out, command, config, inputs, force)
+    out = destination(out)
     if not first_process():
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, blaming(inputs):
             yield Draft(Path(folder))
         return
     new_parents = [folder for folder in out.parents if not folder.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _clear_killed(out)
-    folder = _sibling(out, "partial")
-    shutil.rmtree(folder, ignore_errors=True)  # of an earlier process with our number, as in containers
-    folder.mkdir()
+    folder = sibling(out, PARTIAL)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier process with our number, as in containers
+        folder.mkdir()
         draft = Draft(folder)
-        yield draft
-        _seal(draft, kind, command, json.loads(json.dumps(config)), inputs)
-        _publish(folder, out)
+        with system_errors(out):
+            with blaming(inputs):
+                yield draft
+            seal(folder, kind, command, json.loads(json.dumps(config)), all_read(inputs), draft.results)
+            if not publish(folder, out, replace=force):
+                with suppress(Finished):  # another process was quicker; equal results are one
+                    refuse_overwrite(out, command, config, inputs, force)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # a refusal leaves no empty folder
@@ -162,27 +201,14 @@ def create(
                 parent.rmdir()
 
 
-def _sibling(out: Path, purpose: str) -> Path:
-    """A hidden neighbour of this process alone: jobs on several nodes share the file system, not the numbers."""
-    return out.parent / f".{out.name}.{purpose}-{socket.gethostname()}-{os.getpid()}"
-
-
-def _clear_killed(out: Path) -> None:
-    """Remove what killed processes of this machine left half-written: of a large model that is gigabytes."""
-    for folder in out.parent.glob(f".{out.name}.partial-{socket.gethostname()}-*"):
-        try:
-            os.kill(int(folder.name.rsplit("-", 1)[1]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (PermissionError, ValueError):
-            continue  # somebody else's, and alive
-
-
 def refuse_overwrite(
     out: Path, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any], force: bool
 ) -> None:
     """Raises as `create` does, before long work begins. A setting that an older version did not know is None."""
     config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
+    place = destination(out)
+    if first_process():
+        clear_killed(place, MANIFEST)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not is_artifact(out):
@@ -198,44 +224,3 @@ def refuse_overwrite(
     differing = ", ".join(keys) or "its command"
     remedy = "give --force to replace it or --out to write elsewhere"
     raise UsageError(f"{out} already holds another result (it differs in {differing}); {remedy}")
-
-
-def _seal(draft: Draft, kind: str, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    files = sorted(p for p in draft.folder.rglob("*") if p.is_file())
-    manifest = {
-        "kind": kind,
-        "schema": SCHEMA,
-        "whisperq": __version__,
-        "command": command,
-        "status": "complete",
-        "config": config,
-        "inputs": inputs,
-        "results": plain(draft.results),
-        "files": {str(p.relative_to(draft.folder)): file_sha256(p) for p in files},
-    }
-    text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
-    for file in files:
-        sync(file)
-    (draft.folder / MANIFEST).write_text(text)
-    sync(draft.folder / MANIFEST)
-    for file in files:  # safetensors writes for the owner alone; a run folder's group reads along
-        file.chmod((draft.folder / MANIFEST).stat().st_mode)
-
-
-def plain(value: Any) -> Any:
-    """NaN and infinity as null: strict JSON has neither, and one odd figure must not cost a day's result."""
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _publish(folder: Path, out: Path) -> None:
-    """Rename into place; an older artifact steps aside first, so that no moment shows a mixture."""
-    old = _sibling(out, "replaced")
-    if out.exists():
-        out.rename(old)
-    folder.rename(out)
-    sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -222,8 +222,10 @@ def transcribe(s: Session, config: o.TranscribeConfig) -> str:
             raise UsageError(f"--json and --format {s.flags['format']} contradict each other; give one of them")
         config = replace(config, format="json")
     model, runtime = runnable(s, config, "int8")
-    out = Path(s.common.out) if s.common.out else None
-    return step("transcribe")(model, s.flags["files"], out, replace(config, runtime=runtime), s.context())
+    out, context = Path(s.common.out) if s.common.out else None, s.context()
+    if config.language is None and s.experiment.path is None:  # nobody has said which
+        context = replace(context, language=None)
+    return step("transcribe")(model, s.flags["files"], out, replace(config, runtime=runtime), context)
 
 
 def outliers(s: Session, config: o.OutliersConfig) -> Artifact:

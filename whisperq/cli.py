@@ -3,21 +3,19 @@
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 bad input, 75 checkpointed. Results go to stdout, all else to stderr.
 """
 
-import errno
 import inspect
 import os
 import sys
-import traceback
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.rich_utils
 from typer.core import TyperCommand
 
 from whisperq import __version__
@@ -27,9 +25,8 @@ from whisperq.config import FILE
 from whisperq.disk import first_process
 from whisperq.doctor import examine, findings_json, findings_table, refuse_broken
 from whisperq.dry_run import plan
-from whisperq.errors import WhisperqError
+from whisperq.failing import reported, sentence
 from whisperq.flags import Common
-from whisperq.names import printable
 from whisperq.planning import Plan
 from whisperq.report.plans import plan_tables
 from whisperq.report.printing import print_lineage, print_out, print_result
@@ -38,7 +35,8 @@ from whisperq.run_folder import artifact_at
 from whisperq.session import Session
 from whisperq.starter import write_starter
 
-BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
+    typer.rich_utils.MAX_WIDTH = 100  # a pipe has no width; at 80 columns the longest options' names are cut short
 
 app = typer.Typer(
     help="Make Whisper small and fully INT8, honestly measured.",
@@ -133,46 +131,8 @@ def foretell(planned: Plan, as_json: bool) -> None:
     planned.check()
 
 
-@contextmanager
-def reported() -> Iterator[None]:
-    """Every error becomes one sentence and its exit code."""
-    try:
-        yield
-    except WhisperqError as error:
-        fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        fail("interrupted; no half-written artifact is left", 130)
-    except OSError as error:
-        traceback_if_asked()
-        place = f": {error.filename}" if error.filename else ""
-        named_badly = isinstance(error, BAD_PATH) or error.errno in (errno.ENAMETOOLONG, errno.EILSEQ)
-        fail(f"{error.strerror or error}{place}", 3 if named_badly else 1)
-    except typer.Exit:
-        raise
-    except Exception as error:
-        traceback_if_asked()
-        fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
-
-
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def fail(message: str, code: int) -> None:
-    """One sentence on standard error, whichever process it befell."""
-    who = "whisperq" if first_process() else f"whisperq, process {os.environ['RANK']}"
-    print(f"{who}: {printable(' '.join(message.split()))}", file=sys.stderr)
-    raise typer.Exit(code)
-
-
-def sentence(message: Any, *_: Any, **__: Any) -> str:
-    """A warning as a user reads it, without the line of code that gave it."""
-    return f"warning: {' '.join(str(message).split())}\n"
-
-
-def traceback_if_asked() -> None:
-    if os.environ.get("WHISPERQ_DEBUG"):
-        traceback.print_exc(file=sys.stderr)
 
 
 class FilesCommand(TyperCommand):

@@ -1,7 +1,12 @@
 """Writing so that a killed process or a lost machine leaves the old or the new, and nothing between."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from whisperq.errors import WhisperqError
 
 
 def first_process() -> bool:
@@ -40,3 +45,20 @@ def replace(path: Path, text: str) -> None:
     sync(partial)
     partial.rename(path)
     sync(path.parent)
+
+
+@contextmanager
+def system_errors(place: Path) -> Iterator[None]:
+    """A full disk is an OSError that names the place, whoever noticed: libraries in Rust have classes of their own."""
+    try:
+        yield
+    except WhisperqError:
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(place)) from error
+        raise
+    except Exception as error:
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(place)) from error

@@ -165,14 +165,19 @@ def codecs() -> Iterator[Finding]:
 def compiler() -> Iterator[Finding]:
     """The kernels are really compiled: a compiler that is there may still lack what it takes."""
     from whisperq.runtime.native.build import NoKernels, library
+    from whisperq.runtime.native.places import kept, no_cache
 
+    compiler = shutil.which(os.environ.get("CXX") or "c++")
     try:
         library()
     except NoKernels as error:
         remedy = "install g++ or name one in CXX; until then int8 runs on PyTorch's operators, more slowly"
         yield Finding("compiler", "int8 kernels", "warning", str(error), remedy)
     else:
-        yield Finding("compiler", "int8 kernels", "ok", f"compiled ({shutil.which(os.environ.get('CXX') or 'c++')})")
+        yield Finding("compiler", "int8 kernels", "ok", f"compiled ({compiler})")
+    if compiler and (reason := no_cache(kept())):
+        remedy = f"chmod 700 {kept()}, or name a folder of yours in XDG_CACHE_HOME"
+        yield Finding("compiler", "cache", "warning", f"{reason}: each command compiles its own kernels", remedy)
 
 
 def extras() -> Iterator[Finding]:

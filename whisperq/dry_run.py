@@ -15,9 +15,11 @@ from typing import Any
 from whisperq import artifact
 from whisperq.config import FILE, Experiment, Source
 from whisperq.disk import hub_cache, hub_is_offline
+from whisperq.errors import UsageError
 from whisperq.flags import Common
 from whisperq.hashing import file_sha256
 from whisperq.planning import Call, Origin, Plan, Read, Setting, Write, written_down
+from whisperq.publishing import destination
 from whisperq.report.gathering import gather
 from whisperq.report.transcripts import STDIN, named_once, output_files
 from whisperq.run_folder import work_folder
@@ -119,6 +121,10 @@ def written(call: Call) -> Write | None:
     out = call.out
     if out is None or call.step == "transcribe":
         return None
+    try:
+        destination(out)
+    except UsageError as error:
+        return Write(str(out), str(error), refused=True)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         left = _left_over(call, out)
         return Write(str(out), f"new; goes on with {left} where that was the same command" if left else "new")

@@ -125,6 +125,7 @@ class EvalConfig(Execution):
     beams: int = option(
         1, "Hypotheses that are followed at a time, as in generate(num_beams=N); 1: greedy.", low=1, high=32
     )
+    temperature_fallback: bool = option(False, "Decode loops and guesses again, at temperatures of 0.2 to 1.")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 
 
@@ -185,9 +186,18 @@ class TranscribeConfig(Execution):
     )
     format: Literal["text", "json", "srt", "vtt"] = option("text", "How to write the transcripts.")
     batch_size: int = option(8, "Pieces of audio decoded together.", low=1)
-    timestamps: bool | None = option(
-        None, "Times as the model writes them, not those of the pieces; default: in json, srt, vtt where it knows how."
+    language: str | None = option(
+        None,
+        "Spoken language by code or name, or auto: found out by the model; default: the configuration's, else auto.",
     )
+    timestamps: bool | None = option(
+        None, "Decode with times and go on from the last one, or give the pieces' times; default: where it knows how."
+    )
+    temperature_fallback: bool = option(True, "Decode loops and guesses again, at temperatures of 0.2 to 1.")
+    no_speech_threshold: float = option(
+        0.6, "Probability of no speech above which what is unlikely, too, counts as silence; 1: never.", low=0, high=1
+    )
+    skip_bad: bool = option(False, "Count unusable recordings and go on without an error.")
 
 
 @dataclass(frozen=True)

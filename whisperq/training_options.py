@@ -120,4 +120,5 @@ class PseudoLabelConfig:
         None, "Text normaliser of the labels' word error rates; default: the one that the list names, else english."
     )
     padding: Padding = padding_option()
+    temperature_fallback: bool = option(False, "Decode loops and guesses again, at temperatures of 0.2 to 1.")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")

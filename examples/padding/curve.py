@@ -8,6 +8,7 @@ how many recordings were decoded again in full. Done work is not done again.
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from whisperq.flags import Context
     from whisperq.options import Execution
     from whisperq.runtime.opening import open_runtime
-    from whisperq.runtime.padding import Short, rows_of, speech_frames
+    from whisperq.runtime.padding import Short, noise, rows_of, speech_frames
     from whisperq.scoring.normalizers import get_normalizer, published_spelling
     from whisperq.scoring.words import count_errors
 
@@ -50,8 +51,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with open_runtime(options.model, Execution(runtime=options.runtime), Context(device="cpu")) as opened:
         rate = opened.loader.extractor.sampling_rate
         heard = [opened.loader.features([load_audio(Utterance(f, f, None, None), rate)]) for f in files]
+        padding = partial(opened.loader.features, [noise(rate)])
         for tail in (None, *TAILS):
-            runtime = opened.runtime if tail is None else Short(opened.runtime, tail)
+            runtime = opened.runtime if tail is None else Short(opened.runtime, padding, tail)
             texts = [opened.loader.codec.decode(opened.rules.read(runtime, one)[0]) for one in heard]
             errors = count_errors([line["text"] for line in lines], texts, normalize)
             result = {"wer": errors.wer, "reference_words": errors.reference_words}

@@ -26,7 +26,7 @@ CUE = re.compile(r"^(\d+|[\d:,.]+ --> [\d:,.]+)$")  # a number or the times of a
 def text_of(file: Path) -> str:
     content = file.read_text(encoding="utf-8")
     if file.suffix == ".json":
-        return " ".join(segment["text"] for one in json.loads(content)["recordings"] for segment in one["segments"])
+        return " ".join(segment["text"] for one in json.loads(content)["files"] for segment in one["segments"])
     lines = content.splitlines()
     return " ".join(line for line in lines if file.suffix != ".srt" or not CUE.fullmatch(line))
 

@@ -13,12 +13,21 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Language:
+    """The language that a model heard."""
+
+    code: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Transcript:
     """A recording's segments in order; stretches in which nothing is said have none."""
 
     name: str  # as the user named the recording; - is standard input
     duration: float  # seconds
     segments: tuple[Segment, ...]
+    language: Language | None = None  # where the model found it out
 
     @property
     def text(self) -> str:

@@ -6,8 +6,8 @@ token and is to predict all but the first. A model that writes times is prompted
 and its text stands between them: <|0.00|> text <|2.40|><|2.40|> text <|3.90|>.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -15,11 +15,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import WhisperProcessor
 
+from whisperq.data.languages import code_of, languages_of
 from whisperq.data.segments import Segment
 from whisperq.errors import InputError
 
 IGNORED = -100  # cross-entropy's mark for padding
 TIME_STEP = 0.02  # seconds between two of the vocabulary's times
+TIMES = 1501  # <|0.00|> to <|30.00|>: openai/whisper's; a model of a shorter window may name fewer
+NO_SPEECH = ("<|nospeech|>", "<|nocaptions|>")  # the same token's newer and older name
 MULTILINGUAL_VOCABULARY = 51865  # openai/whisper: smaller ones are English only
 
 
@@ -40,7 +43,15 @@ class Codec:
     prompt: tuple[int, ...]
     end: int
     max_tokens: int  # what the decoder takes, prompt included
-    times: range = range(0)  # ids of <|0.00|>, <|0.02|>, ...; the vocabulary's last, or none
+    times: range = range(0)  # ids of <|0.00|>, <|0.02|>, ...; none where the vocabulary has none
+    languages: Mapping[str, int] = field(default_factory=dict)  # code -> token; none of an English-only model
+    task: int | None = None  # its token, where there are languages
+    no_speech: int | None = None  # <|nospeech|>, that the model was trained to begin with where nobody speaks
+
+    @property
+    def open_language(self) -> bool:
+        """Whether nobody said which language it is, so that each recording's own is to be found out."""
+        return bool(self.languages) and self.task not in self.prompt
 
     def words(self, text: str) -> list[int]:
         """A text's own tokens; none where nothing is said. What spells a control token or a time is text as well."""
@@ -136,13 +147,40 @@ def make_codec(processor: WhisperProcessor, model, language: str | None, task: s
         multilingual = model.config.vocab_size >= MULTILINGUAL_VOCABULARY
     names = ["<|startoftranscript|>"]
     if multilingual and language is not None:
-        names += [f"<|{language}|>", f"<|{task}|>"]
-    elif not multilingual and language not in (None, "en"):
+        names += [f"<|{code_of(language, tokenizer)}|>", f"<|{task}|>"]
+    elif not multilingual and language is not None and code_of(language, tokenizer) != "en":
         raise InputError(f"this model is English only, but the configuration's language is {language!r}")
     names.append("<|notimestamps|>")
-    ids = [tokenizer.convert_tokens_to_ids(name) for name in names]
+    ids = [named(tokenizer, name) for name in names]
     for name, index in zip(names, ids, strict=True):
-        if index is None or tokenizer.convert_ids_to_tokens(index) != name:
+        if index is None:
             raise InputError(f"this model's tokenizer has no token {name}; check language and task")
-    times = range(ids[-1] + 1, model.config.vocab_size)  # Whisper's order: every id above <|notimestamps|> is a time
-    return Codec(tokenizer, tuple(ids), tokenizer.eos_token_id, model.config.max_target_positions, times)
+    return Codec(
+        tokenizer,
+        tuple(ids),
+        tokenizer.eos_token_id,
+        model.config.max_target_positions,
+        time_ids(tokenizer, ids[-1] + 1, model.config.vocab_size),
+        languages_of(tokenizer) if multilingual else {},
+        named(tokenizer, f"<|{task}|>") if multilingual else None,
+        next((index for name in NO_SPEECH if (index := named(tokenizer, name)) is not None), None),
+    )
+
+
+def named(tokenizer, name: str) -> int | None:
+    """The id of a token; unknown ones would get another's."""
+    index = tokenizer.convert_tokens_to_ids(name)
+    return index if index is not None and tokenizer.convert_ids_to_tokens(index) == name else None
+
+
+def time_ids(tokenizer, first: int, vocabulary: int) -> range:
+    """The ids of <|0.00|>, <|0.02|>, ... by their names; `first` is the id behind <|notimestamps|>, where they begin.
+
+    What somebody has added behind them is no time. Tokenizers of English-only models name none of them.
+    """
+    names = [f"<|{TIME_STEP * i:.2f}|>" for i in range(min(TIMES, vocabulary - first))]
+    if first >= len(tokenizer):
+        return range(first, first + len(names))
+    found = tokenizer.convert_tokens_to_ids(names)
+    count = next((i for i, token in enumerate(found) if token != first + i), len(names))
+    return range(first, first + count)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 from whisperq import artifact
 from whisperq.artifact import Artifact
 from whisperq.errors import InputError
-from whisperq.hashing import file_sha256
 from whisperq.report.progress import track
 
 SKIPPED = ("report",)  # kinds that are no result of their own
@@ -25,6 +24,7 @@ class Entry:
     sha256: str
     name: str  # its path, from the folder that holds all runs
     problem: str | None = None
+    reference: Mapping[str, str] | None = None  # as a report names it
 
     @property
     def kind(self) -> str:
@@ -129,6 +129,7 @@ def check_inputs(sealed: Artifact) -> None:
 
 def read_entry(folder: Path, base: Path, verify: bool) -> Entry:
     """Raises InputError for a manifest that cannot be read; files that are not as it says are noted."""
+    named = artifact.reference(folder, verify=False)
     sealed, problem = artifact.load(folder, verify=False), None
     check_inputs(sealed)
     if verify:
@@ -136,4 +137,4 @@ def read_entry(folder: Path, base: Path, verify: bool) -> Entry:
             artifact.load(folder)
         except InputError as error:
             problem = str(error)
-    return Entry(sealed, file_sha256(folder / artifact.MANIFEST), os.path.relpath(folder, base), problem)
+    return Entry(sealed, named["sha256"], os.path.relpath(folder, base), problem, named)

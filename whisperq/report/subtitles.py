@@ -21,13 +21,13 @@ def write(format: str, transcripts: Sequence[Transcript], heading: Mapping[str, 
     return as_srt(transcript.segments) if format == "srt" else as_vtt(transcript.segments)
 
 
-def as_text(transcripts: Sequence[Transcript]) -> str:
-    """One line for each recording, behind its name and a tab where there are several.
+def as_text(transcripts: Sequence[Transcript], several: bool | None = None) -> str:
+    """One line for each recording, behind its name and a tab where there are several, as `several` may say.
 
     A line is a recording, so that wc, paste, cut and diff apply; where a long one was cut says nothing about its
     sentences, and who wants the pieces apart asks for another format.
     """
-    several = len(transcripts) > 1
+    several = len(transcripts) > 1 if several is None else several
     return "".join(f"{printable(t.name)}\t{t.text}\n" if several else f"{t.text}\n" for t in transcripts)
 
 
@@ -35,12 +35,18 @@ def as_json(transcripts: Sequence[Transcript], heading: Mapping[str, Any]) -> st
     """One object on one line; times in seconds, to the millisecond.
 
     {...heading, "files": [{"audio_filepath", "duration", "text", "segments": [{"start", "end", "text"}]}]}
+    and of a file whose language the model found out "language" and "language_probability".
     """
     files = [
         {
             "audio_filepath": t.name,
             "duration": round(t.duration, 3),
             "text": t.text,
+            **(
+                {"language": t.language.code, "language_probability": round(t.language.probability, 3)}
+                if t.language
+                else {}
+            ),
             "segments": [{"start": round(s.start, 3), "end": round(s.end, 3), "text": s.text} for s in t.segments],
         }
         for t in transcripts

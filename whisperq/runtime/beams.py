@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from whisperq.errors import UsageError
+from whisperq.runtime.ctc import CtcRules
 from whisperq.runtime.decoding import Rules, finite, suppress
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.padding import guarded
-from whisperq.runtime.transcription import AnyRules
+from whisperq.runtime.starts import start
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class BeamRules(Rules):
         return guarded(runtime, features, lambda some, _: beam_search(runtime, some, self), self.words)
 
 
-def with_beams(rules: AnyRules, beams: int) -> AnyRules:
+def with_beams(rules: Rules | CtcRules, beams: int) -> Rules | CtcRules:
     """The same rules with so many beams; one is greedy. Raises UsageError for CTC, which has no beams."""
     if beams == 1:
         return rules
@@ -71,10 +72,10 @@ def beam_search(runtime: Runtime, features: Tensor, rules: BeamRules) -> list[li
     """features (batch, mel bins, frames) -> each utterance's best new tokens, without prompt and end."""
     state = runtime.encode(features)
     searches = [Search(rules.beams, [(0.0, [])]) for _ in features]  # from the prompt on they branch
-    tokens = torch.tensor([rules.prompt] * len(features), device=features.device)
+    logits = start(runtime, state, rules, features).logits
     room = rules.max_tokens - len(rules.prompt)
     for step in range(room):
-        log_probs = finite(runtime.decode_step(tokens, state)).log_softmax(dim=-1)
+        log_probs = finite(logits).log_softmax(dim=-1)
         suppress(log_probs, torch.tensor(rules.suppressed, dtype=torch.long, device=log_probs.device))
         if step == 0:
             suppress(log_probs, torch.tensor(rules.suppressed_first, dtype=torch.long, device=log_probs.device))
@@ -88,6 +89,7 @@ def beam_search(runtime: Runtime, features: Tensor, rules: BeamRules) -> list[li
         rows = [before.shape[1] * i + beam for i, pairs in enumerate(chosen) for beam, _ in pairs]
         runtime.branch(state, torch.tensor(rows, device=features.device))
         tokens = torch.tensor([[token] for pairs in chosen for _, token in pairs], device=features.device)
+        logits = runtime.decode_step(tokens, state)
     best = [search.finished[0][1] for search in searches]
     return [ids[:-1] if ids[-1] == rules.end else ids for ids in best]
 

@@ -1,7 +1,9 @@
-"""Greedy decoding, once for every runtime."""
+"""Greedy decoding, once for every runtime; at a temperature tokens are drawn instead."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from whisperq.data.tokens import Codec
 from whisperq.errors import InputError
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.padding import guarded
+from whisperq.runtime.starts import NOTHING, Question, Start, start
 from whisperq.runtime.timestamps import restrict_times
 
 
@@ -23,6 +26,7 @@ class Rules:
     suppressed_first: tuple[int, ...] = ()  # never written first
     times: range = range(0)  # ids of the times that are to be written; none: the prompt ends in <|notimestamps|>
     knows_times: bool = False  # whether the model was trained to write them
+    languages: tuple[int, ...] = ()  # the prompt's second token is the likeliest of these; none: it is known
 
     def read(self, runtime: Runtime, features: Tensor) -> list[list[int]]:
         """Each utterance's tokens."""
@@ -33,6 +37,23 @@ class Rules:
         return [token for token in tokens if token not in self.times]
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Tokens are drawn from softmax(logits / temperature), each utterance's with its own numbers."""
+
+    temperature: float
+    numbers: Sequence[np.random.Generator]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What decoding one window gives; mean_logprob: natural, of all tokens and the end, after suppression."""
+
+    ids: list[int]
+    mean_logprob: float
+    start: Start  # one row's
+
+
 def make_rules(codec: Codec, generation_config) -> Rules:
     """Prompt, and suppressed tokens as `generate` reads them; the only limit is the decoder's own length.
 
@@ -41,13 +62,17 @@ def make_rules(codec: Codec, generation_config) -> Rules:
     whether its own training wrote some.
     """
     signs = (getattr(generation_config, name, None) for name in ("alignment_heads", "trained_with_times"))
+    prompt, languages = codec.prompt, tuple(codec.languages.values())
+    if codec.open_language:
+        prompt = (prompt[0], languages[0], codec.task, prompt[-1])
     return Rules(
-        codec.prompt,
+        prompt,
         codec.end,
         codec.max_tokens,
         tuple(generation_config.suppress_tokens or ()),
         tuple(generation_config.begin_suppress_tokens or ()),
         knows_times=bool(codec.times) and any(signs),
+        languages=languages if codec.open_language and len(languages) > 1 else (),
     )
 
 
@@ -66,27 +91,66 @@ def greedy(
     the end included: openai/whisper's `sum_logprobs`, of the distribution that is left after suppression.
     """
     state = runtime.encode(features)
-    tokens = torch.tensor([rules.prompt] * len(features), device=features.device)
-    done = torch.zeros(len(features), dtype=torch.bool, device=features.device)
-    suppressed = torch.tensor(rules.suppressed, dtype=torch.long, device=features.device)
-    suppressed_first = torch.tensor(rules.suppressed_first, dtype=torch.long, device=features.device)
+    logits = start(runtime, state, rules, features).logits
+    return decode(runtime, state, logits, rules, log_probabilities)
+
+
+@torch.inference_mode()
+def write(
+    runtime: Runtime,
+    features: Tensor,
+    rules: Rules,
+    question: Question = NOTHING,
+    known: Sequence[int | None] = (),
+    draws: Draws | None = None,
+) -> list[Written]:
+    """As `greedy`, with what tells a success from a failure; question and known as `start` takes them."""
+    state = runtime.encode(features)
+    begun = start(runtime, state, rules, features, question, known)
+    sums = torch.zeros(len(features), dtype=torch.float64, device=begun.logits.device)
+    rows = decode(runtime, state, begun.logits, rules, sums, draws)
+    triples = zip(rows, sums.tolist(), begun.rows(), strict=True)
+    return [Written(ids, total / (len(ids) + 1), one) for ids, total, one in triples]
+
+
+def decode(
+    runtime: Runtime,
+    state: object,
+    logits: Tensor,
+    rules: Rules,
+    log_probabilities: Tensor | None = None,
+    draws: Draws | None = None,
+) -> list[list[int]]:
+    """On from the logits (batch, vocabulary) behind the prompt, until every utterance has come to its end."""
+    device = logits.device
+    done = torch.zeros(len(logits), dtype=torch.bool, device=device)
+    suppressed = torch.tensor(rules.suppressed, dtype=torch.long, device=device)
+    suppressed_first = torch.tensor(rules.suppressed_first, dtype=torch.long, device=device)
     written: list[Tensor] = []
     for step in range(rules.max_tokens - len(rules.prompt)):
-        logits = finite(runtime.decode_step(tokens, state))
+        if step:
+            logits = runtime.decode_step(written[-1][:, None], state)
+        finite(logits)
         suppress(logits, suppressed)
         if step == 0:
             suppress(logits, suppressed_first)
         if rules.times:
             restrict_times(logits, written, rules.times, rules.end)
-        best = logits.argmax(dim=-1).masked_fill(done, rules.end)
+        best = (drawn(logits, draws) if draws else logits.argmax(dim=-1)).masked_fill(done, rules.end)
         if log_probabilities is not None:
             log_probabilities += _log_probability(logits, best).masked_fill(done, 0.0)
         written.append(best)
         done |= best == rules.end
         if bool(done.all()):
             break
-        tokens = best[:, None]
     return [_until_end(row, rules.end) for row in torch.stack(written, dim=1).tolist()]
+
+
+def drawn(logits: Tensor, draws: Draws) -> Tensor:
+    """logits (batch, vocabulary) -> a token of each row, at a place in the sum of all probabilities."""
+    sums = (logits.double() / draws.temperature).softmax(dim=-1).cumsum(dim=-1)
+    places = torch.tensor([numbers.random() for numbers in draws.numbers], dtype=torch.float64, device=logits.device)
+    return torch.searchsorted(sums, places[:, None] * sums[:, -1:], right=True).squeeze(1)
 
 
 def finite(logits: Tensor) -> Tensor:

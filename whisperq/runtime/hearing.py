@@ -69,7 +69,8 @@ def hear_batch(opened: Opened, name: str, loaded: Loaded, size: int) -> list[Hea
         return unread
     watch = Stopwatch(opened.loader.device)
     began, before = time.perf_counter(), again_in_full(opened.runtime)
-    texts = transcribe_batch((opened.runtime, opened.loader, opened.rules), list(audio.values()), size, watch)
+    ears = opened.runtime, opened.loader, opened.rules
+    texts = transcribe_batch(ears, list(audio.values()), size, watch, opened.care)
     times = {"wall": time.perf_counter() - began, **watch.seconds}
     shares = {stage: seconds / len(audio) for stage, seconds in times.items()}
     rate = opened.loader.extractor.sampling_rate

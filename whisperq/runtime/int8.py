@@ -32,7 +32,7 @@ class State:
 
 @dataclass(frozen=True)
 class Kept:
-    """The state of silence: keys and values of the encoder's layers, (window, 2 * d_model), and of cross-attention."""
+    """The state over padding: keys and values of the encoder's layers, (window, 2 d_model), and of cross-attention."""
 
     encoder: list[Tensor]
     cross: list[Cache]

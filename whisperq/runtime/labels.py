@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from whisperq.data.batches import Loader
 from whisperq.data.utterance import Utterance
-from whisperq.runtime.decoding import Rules, greedy
+from whisperq.runtime.decoding import Rules
+from whisperq.runtime.fallback import ONCE, Care, Decoding
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.unfinished import Unfinished, appending, whole_lines
 
@@ -40,7 +39,7 @@ class Label:
 
 
 def label_batch(
-    runtime: Runtime, loader: Loader, rules: Rules, utterances: Sequence[Utterance], first: int
+    runtime: Runtime, loader: Loader, rules: Rules, utterances: Sequence[Utterance], first: int, care: Care = ONCE
 ) -> list[Label]:
     """The labels of a batch whose first utterance has the number `first`: texts as `transcribe` hears them."""
     rate, window = loader.extractor.sampling_rate, loader.extractor.n_samples
@@ -56,12 +55,11 @@ def label_batch(
     if not heard:
         return labels
     features = loader.features(list(heard.values()))
-    sums = torch.zeros(len(features), dtype=torch.float64, device=features.device)
-    rows = greedy(runtime, features, rules, sums)
+    decoding = Decoding(runtime, rules, loader.codec.decode, care)
     room = rules.max_tokens - len(rules.prompt)
-    for (number, audio), ids, total in zip(heard.items(), rows, sums.tolist(), strict=True):
-        why = UNFINISHED if len(ids) == room else None
-        labels.append(Label(number, len(audio) / rate, loader.codec.decode(ids), total / (len(ids) + 1), why))
+    for (number, audio), one in zip(heard.items(), decoding.windows(features, list(heard.values())), strict=True):
+        why = UNFINISHED if len(one.ids) == room else None
+        labels.append(Label(number, len(audio) / rate, loader.codec.decode(one.ids), one.mean_logprob, why))
     return labels
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from whisperq.options import Execution
 from whisperq.refusals import check_runtime, kind_of
 from whisperq.runtime.ctc import CtcRules, PyTorchCtc
 from whisperq.runtime.decoding import Rules, make_rules
-from whisperq.runtime.padding import Short
+from whisperq.runtime.fallback import ONCE, Care
+from whisperq.runtime.padding import Short, noise
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.quantized import load_quantized, quantizers
 from whisperq.runtime.transcription import AnyRules, AnyRuntime, Hypothesis, transcribe
@@ -38,6 +39,7 @@ class Opened:
     loader: Loader
     rules: AnyRules
     runtime: AnyRuntime
+    care: Care = field(default=ONCE, kw_only=True)  # what is done beside decoding each window once
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def with_padding(opened: Opened, padding: Padding) -> Opened:
     if not isinstance(opened.rules, Rules):
         raise UsageError("--padding short is for Whisper: a CTC model computes no padding; leave it out")
     opened.loader.short = True
-    return replace(opened, runtime=Short(opened.runtime))
+    heard = partial(opened.loader.features, [noise(opened.loader.extractor.sampling_rate)])
+    return replace(opened, runtime=Short(opened.runtime, heard))
 
 
 def _integer_runtime(config: PreTrainedConfig) -> type:

@@ -1,19 +1,23 @@
 """Padding that is not computed: the encoder works on the speech and a short tail, the rest of the window is kept.
 
-    n = least multiple of STEP >= ceil(f / 2) + tail, at most N        rows of one recording that are computed
-    K = [K(x)_0 .. K(x)_(n-1), K(s)_n .. K(s)_(N-1)]                   keys, values alike, of every encoder layer
-    e = [e(x)_0 .. e(x)_(n-1), e(s)_n .. e(s)_(N-1)]                   what cross-attention sees
+    n = least multiple of STEP >= ceil(f / 2) + tail, at least STEP, at most N      rows that are computed
+    K = [K(x)_0 .. K(x)_(n-1), K(s)_n .. K(s)_(N-1)]       keys, values alike, of every encoder layer
+    e = [e(x)_0 .. e(x)_(n-1), e(s)_n .. e(s)_(N-1)]       what cross-attention sees
 
-f: frames before the padding, two for each row; N: rows of the window; x: the recording; s: silence, whose state is kept
-from the first recording on that needs it. Over padding the encoder is nearly the same for every recording, and each row
-keeps its own position. Cut off without anything in its place, the padding takes the model's sense with it.
+f: frames before the padding, two for each row; N: rows of the window; x: the recording; s: the kept state's window,
+half a second of noise and padding behind it. Over padding the encoder is nearly the same for every recording, and each
+row keeps its own position. Behind sound it must lie: of nothing but silence the encoder makes something else, at which
+a small model makes up words. The state is computed when a recording first needs it: that costs one window, and on disk
+it would take a third of a quantized model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +26,7 @@ from whisperq.scoring.loops import find_loop
 ROWS_PER_SECOND = 50  # of Whisper's encoder: a hop of 10 ms, and the second convolution's stride of two
 TAIL_SECONDS = 0.5  # by measurement: examples/padding
 STEP = 25  # rows: recordings of as many rows are one batch, so that what is computed does not hang on the batch
-SILENCE = -0.68  # log-mel of padding: eight decades below the loudest cell of read speech, the median
+NOISE_SECONDS, NOISE = STEP / ROWS_PER_SECOND, 0.2  # in front of the padding that is kept: root mean square of samples
 TOKENS, TOKENS_PER_SECOND, TOO_MANY = 4.0, 5.0, 1.5  # what is expected of speech, and how many times that is too much
 
 Found = TypeVar("Found")
@@ -32,7 +36,7 @@ class Partial(Protocol):
     """A runtime whose encoder can leave padding out."""
 
     def keep(self, features: Tensor) -> Any:
-        """The state of silence, features (1, mel bins, frames): of every layer what other recordings' rows see."""
+        """The state over features (1, mel bins, frames): of every layer what the rows of other recordings see."""
 
     def encode_rows(self, features: Tensor, rows: Sequence[int], kept: Any) -> Any:
         """As `encode`, but of each utterance only so many rows are computed; the others are `kept`."""
@@ -51,8 +55,14 @@ def speech_frames(features: Tensor) -> list[int]:
 
 def rows_of(frames: int, tail: float, window: int) -> int:
     """How many rows are computed for so many frames before the padding; tail in seconds, window in rows."""
-    needed = -(-frames // 2) + round(tail * ROWS_PER_SECOND)
-    return max(1, min(window, -(-needed // STEP) * STEP))
+    needed = max(1, -(-frames // 2) + round(tail * ROWS_PER_SECOND))
+    return min(window, -(-needed // STEP) * STEP)
+
+
+def noise(rate: int) -> np.ndarray:
+    """What sounds before the padding that is kept, (samples,): the same on every machine."""
+    drawn = np.random.RandomState(0).standard_normal(round(NOISE_SECONDS * rate))
+    return (NOISE * drawn).astype(np.float32)
 
 
 def groups(rows: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -66,6 +76,7 @@ class Short:
     """A runtime that leaves padding out; `again` counts windows that were decoded again in full."""
 
     runtime: Any  # a Runtime and Partial
+    padding: Callable[[], Tensor]  # features (1, mel bins, frames) of the window whose state is kept
     tail: float = TAIL_SECONDS
     again: int = 0
     _full: bool = False
@@ -82,13 +93,12 @@ class Short:
         rows = [rows_of(frames, self.tail, window) for frames in speech_frames(features)]
         if self._full or min(rows) == window:
             return self.runtime.encode(features)
-        return self.runtime.encode_rows(features, rows, self.kept(features))
+        return self.runtime.encode_rows(features, rows, self.kept)
 
-    def kept(self, features: Tensor) -> Any:
-        """The state of silence, made when it is first needed."""
-        if "state" not in self.__dict__:
-            self.state = self.runtime.keep(torch.full_like(features[:1], SILENCE))
-        return self.state
+    @cached_property
+    def kept(self) -> Any:
+        """Made when it is first needed."""
+        return self.runtime.keep(self.padding())
 
     def doubtful(self, features: Tensor, texts: Sequence[Sequence[int]]) -> list[int]:
         """The utterances whose tokens, without times, are none, run in circles or are too many for their length.

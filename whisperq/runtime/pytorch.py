@@ -25,7 +25,7 @@ class DecoderState:
 
 @dataclass(frozen=True)
 class Kept:
-    """The state of silence: of every layer of the encoder, and of the decoder's cross-attention."""
+    """The state over padding: of every layer of the encoder, and of the decoder's cross-attention."""
 
     encoder: list[Pair]
     cross: list[Pair]
@@ -34,7 +34,7 @@ class Kept:
 
 @dataclass
 class Beyond:
-    """In place of a cache, for one layer: keys and values of the rows computed, then those kept of silence."""
+    """In place of a cache, for one layer: keys and values of the rows computed, then those kept."""
 
     kept: Pair | None = None
     own: list[Pair] = field(default_factory=list)

@@ -23,22 +23,36 @@ LATEST_FIRST = 50  # steps of 0.02 s: openai/whisper's max_initial_timestamp of 
 def restrict_times(logits: Tensor, written: Sequence[Tensor], times: range, end: int) -> None:
     """Forbid, in place, what may not follow: logits (batch, vocabulary); written holds a (batch,) for each step so far.
 
-    times: ids of <|0.00|>, <|0.02|>, ..., the vocabulary's last; <|notimestamps|> lies before them, words before `end`.
+    times: ids of <|0.00|>, <|0.02|>, ...; <|notimestamps|> lies before them. All from `end` to there are no words, but
+    what was added to the vocabulary behind the times are words as those before `end`.
     """
-    first = times.start
+    first, behind = times.start, times.stop
     logits[:, first - 1] = -torch.inf  # <|notimestamps|>
     if not written:
         logits[:, :first] = -torch.inf
-        logits[:, first + LATEST_FIRST + 1 :] = -torch.inf
+        logits[:, min(first + LATEST_FIRST + 1, behind) :] = -torch.inf
         return
-    after_time = written[-1] >= first
-    after_pair = after_time & (written[-2] >= first) if len(written) > 1 else after_time
+    after_time = _are_times(written[-1], times)
+    after_pair = after_time & _are_times(written[-2], times) if len(written) > 1 else after_time
     closed = after_time & ~after_pair
-    ids = torch.arange(logits.shape[-1], device=logits.device)
-    latest = torch.stack(tuple(written)).amax(dim=0)  # a time where there was one: their ids are the highest and grow
+    so_far = torch.stack(tuple(written))
+    latest = so_far.masked_fill(~_are_times(so_far, times), first - 1).amax(dim=0)  # before the first where none was
     lowest = torch.where(closed, latest, latest + 1)
-    unfit_time = (ids >= first) & (after_pair[:, None] | (ids < lowest[:, None]))
-    unfit_word = (ids < end) & closed[:, None]
-    logits.masked_fill_(unfit_time | unfit_word, -torch.inf)
-    likelier = logits[:, first:].logsumexp(dim=-1) > logits[:, :first].amax(dim=-1)
-    logits[:, :first].masked_fill_(likelier[:, None], -torch.inf)
+    # Views of the vocabulary's parts, each with one mask a row: masks of the whole vocabulary cost more than all else.
+    words, moments, added = logits[:, :end], logits[:, first:behind], logits[:, behind:]
+    ids = torch.arange(first, behind, device=logits.device)
+    moments.masked_fill_(after_pair[:, None] | (ids < lowest[:, None]), -torch.inf)
+    for part in (words, added):
+        part.masked_fill_(closed[:, None], -torch.inf)
+    likelier = moments.logsumexp(dim=-1) > torch.maximum(_most(logits[:, :first]), _most(added))
+    for part in (logits[:, :first], added):
+        part.masked_fill_(likelier[:, None], -torch.inf)
+
+
+def _are_times(ids: Tensor, times: range) -> Tensor:
+    return (ids >= times.start) & (ids < times.stop)
+
+
+def _most(logits: Tensor) -> Tensor:
+    """logits (batch, some) -> (batch,); -inf where there are none."""
+    return logits.amax(dim=-1) if logits.shape[-1] else logits.new_full(logits.shape[:1], -torch.inf)

@@ -1,24 +1,17 @@
 """Recordings of any length to text, with the time that it took."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import numpy as np
 
-from whisperq.data.audio import split_at_silence
 from whisperq.data.batches import Loader
-from whisperq.data.segments import Segment
-from whisperq.data.tokens import Codec
+from whisperq.data.pieces import Piece, Whole, pieces_of
 from whisperq.data.utterance import Utterance
-from whisperq.runtime.ctc import CtcRules, CtcRuntime
-from whisperq.runtime.decoding import Rules
-from whisperq.runtime.interface import Runtime
+from whisperq.runtime.fallback import ONCE, Care
+from whisperq.runtime.listening import AnyRules, AnyRuntime, hear
 from whisperq.runtime.stopwatch import Stopwatch
-
-AnyRuntime = Runtime | CtcRuntime
-AnyRules = Rules | CtcRules
 
 
 @dataclass(frozen=True)
@@ -55,58 +48,22 @@ def transcribe(
 
 
 def transcribe_batch(
-    ears: tuple[AnyRuntime, Loader, AnyRules], waveforms: Sequence[np.ndarray], batch_size: int, watch: Stopwatch
+    ears: tuple[AnyRuntime, Loader, AnyRules],
+    waveforms: Sequence[np.ndarray],
+    batch_size: int,
+    watch: Stopwatch,
+    care: Care = ONCE,
 ) -> list[str]:
     """The texts of recordings, each (samples,); the stages' times go to `watch`."""
-    runtime, loader, rules = ears
-    pieces = [piece for index, audio in enumerate(waveforms) for piece in cut(index, audio, loader.extractor)]
+    pieces = [piece for index, audio in enumerate(waveforms) for piece in cut(index, audio, ears[1].extractor)]
     texts: list[list[str]] = [[] for _ in waveforms]
-    for piece, segments in hear(runtime, loader, rules, pieces, batch_size, watch):
+    for piece, segments in hear(*ears, pieces, batch_size, watch, care):
         texts[piece.recording] += [segment.text for segment in segments]
     watch.finish()
     return [" ".join(parts) for parts in texts]
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a recording that the window holds."""
-
-    recording: int  # its place in the list
-    start: float  # seconds into it
-    seconds: float
-    samples: np.ndarray  # (samples,)
-
-
 def cut(recording: int, audio: np.ndarray, extractor) -> list[Piece]:
-    """All of (samples,), cut at silence where the window is shorter."""
-    rate = extractor.sampling_rate
-    ranges = [(0, len(audio))]
-    if len(audio) > extractor.n_samples:
-        ranges = split_at_silence(audio, rate, extractor.n_samples / rate)
-    return [Piece(recording, a / rate, (b - a) / rate, audio[a:b]) for a, b in ranges]
-
-
-def hear(
-    runtime: AnyRuntime,
-    loader: Loader,
-    rules: AnyRules,
-    pieces: Iterable[Piece],
-    batch_size: int,
-    watch: Stopwatch | None = None,
-) -> Iterator[tuple[Piece, list[Segment]]]:
-    """What is said in each piece, in order; none where nothing is. Reads no more of `pieces` than one batch ahead."""
-    pieces, watch = iter(pieces), watch or Stopwatch(loader.device)
-    while part := list(islice(pieces, batch_size)):
-        with watch.timing("features"):
-            features = loader.features([piece.samples for piece in part])
-        with watch.timing("decoding"):
-            rows = rules.read(runtime, features)
-        for piece, ids in zip(part, rows, strict=True):
-            yield piece, _segments(piece, ids, loader.codec, bool(rules.times))
-
-
-def _segments(piece: Piece, ids: list[int], codec: Codec, timed: bool) -> list[Segment]:
-    if timed:
-        return codec.segments(ids, piece.start, piece.seconds)
-    text = codec.decode(ids)
-    return [Segment(piece.start, piece.start + piece.seconds, text)] if text else []
+    """All of (samples,) that is no long pause; one piece where there is none inside and the window holds it."""
+    sound = Whole(audio, extractor.sampling_rate)
+    return list(pieces_of(recording, sound, extractor.n_samples, trim=False))

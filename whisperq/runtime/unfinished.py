@@ -34,7 +34,10 @@ class Unfinished:
         self.settings = json.loads(json.dumps({**config, **hashes}))  # as they will be read back
 
     def look(self, command: str, force: bool) -> None:
-        """Before long work begins: raises as `artifact.refuse_overwrite` does, and where not forced as `check` does."""
+        """Before long work begins: raises as `artifact.refuse_overwrite` does, and where not forced as `check` does.
+
+        For whoever is alone at it (training/distributed.py): another would be looking at what is being written.
+        """
         try:
             artifact.refuse_overwrite(self.out, command, self.config, self.inputs, force)
         except artifact.Finished:

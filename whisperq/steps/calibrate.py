@@ -8,6 +8,7 @@ Several processes each observe every world-th batch; what is written is what one
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from whisperq.config import Source
 from whisperq.data.batches import epoch_order, require_texts, teacher_forced
 from whisperq.data.groups import identity, read_all
 from whisperq.data.lazy import Joined
+from whisperq.data.spoken import without_speech
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
@@ -37,7 +39,7 @@ from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
 from whisperq.runtime.stablequant import Book, Criterion, Desk, Trial, search, summary, write_log
 from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.normalizers import normalizer_of
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
 
 Merging = TypeVar("Merging", SiteRange, ChannelExtrema, RowSample)
@@ -70,9 +72,11 @@ def calibrate(
     settings = context.settings(config, **({"normalizer": development.normalizer} if development else {}))
     sealed = (out, "calibration", "calibrate", settings, inputs, context.force)
     book = Book(out, settings, inputs)
-    book.look("calibrate", context.force)
     how = Estimation(config.observer, config.momentum, config.percentile, config.activation_bits)
-    with joined(compute_device(context.device)) as processes:
+    with joined(compute_device(context.device)) as processes, ExitStack() as held:
+        if development:  # trials are kept
+            held.enter_context(alone(out, "calibrate", processes))
+        book.look("calibrate", context.force)
         with artifact.create(*sealed) as draft, open_model(model, context, config.skip_bad) as opened:
             if opened.runtime.name != "float":
                 raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
@@ -150,7 +154,7 @@ def stable_ranges(
 def draw(
     utterances: Sequence[Utterance], opened: OpenedModel, config: CalibrateConfig, seed: int, processes: Processes
 ) -> list[Utterance]:
-    """As many as are asked for, each with a text.
+    """As many as are asked for, each with a text. Raises InputError where no word is in any.
 
     Drawn from all sources: the first batches of the first list would be one speaker or corpus.
     """
@@ -164,7 +168,11 @@ def draw(
         )
 
     order = epoch_order(len(utterances), seed, epoch=0)[: config.batches * config.batch_size]
-    return with_hypotheses(opened, [utterances[i] for i in order], config.batch_size, listen)
+    given = [utterances[i] for i in order]
+    drawn = with_hypotheses(opened, given, config.batch_size, listen)
+    if drawn and (warning := without_speech(opened.loader, given, drawn)):
+        say(f"warning: {warning}")
+    return drawn
 
 
 def refuse_test_data(data: Sequence[Source], test: Sequence[Source]) -> None:

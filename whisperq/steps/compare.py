@@ -40,14 +40,14 @@ def compare(a: Path, b: Path, normalizer: str, out: Path, config: CompareConfig,
     `normalizer` serves files that nobody has scored. Writes comparison.json, comparison.md and changed/<set>.txt.
     Raises UsageError for different normalisers, scorers or references, InputError for what cannot be read.
     """
+    inputs = {"a": artifact.reference(a), "b": artifact.reference(b)}
+    inputs |= {"spelling map": artifact.reference(Path(config.spelling))} if config.spelling else {}
     both = open_evaluation(a), open_evaluation(b)
     sets = common_sets(*both)
     normalizers = {name: agreed_normalizer(name, both, config, normalizer) for name in sets}
     scorer, measures = agreed_scorer(both, config), {name: agreed_measure(name, both, config) for name in sets}
     say_of_versions(both)
     settings = context.settings(config, normalizers={n: f.id for n, f in normalizers.items()}, scorer=scorer)
-    inputs = {"a": artifact.reference(a), "b": artifact.reference(b)}
-    inputs |= {"spelling map": artifact.reference(Path(config.spelling))} if config.spelling else {}
     with artifact.create(out, "comparison", "compare", settings, inputs, context.force) as draft:
         (draft.folder / "changed").mkdir()
         judged = {}

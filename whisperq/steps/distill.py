@@ -17,7 +17,7 @@ from whisperq.refusals import check_batches, check_weights, seconds_of
 from whisperq.report.progress import say, say_left_out, stepping
 from whisperq.training.checkpoints import Checkpoints, Progress
 from whisperq.training.determinism import prepare_determinism
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.job import Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import Distiller, autocast_dtype
@@ -38,7 +38,11 @@ def distill(
     """
     if config.deterministic:
         prepare_determinism()
-    with joined(compute_device(context.device)) as processes, stop_requested(seconds_of(config.max_time)) as stopping:
+    with (
+        joined(compute_device(context.device)) as processes,
+        stop_requested(seconds_of(config.max_time)) as stopping,
+        alone(out, "distill", processes),
+    ):
         check_batches(config, processes.world)
         check_weights(config)
         teacher_folder = local_folder(teacher)
@@ -54,6 +58,7 @@ def distill(
         job = Job("distill", "distilled", out, settings, inputs)
         beginning = job.begin(config, context.force, processes, say)
         pupil = Pupil(student, teacher_folder, (train, validation, data.normalizer), config, context, processes)
+        artifact.all_read(inputs)
         with stepping("distill", config.max_steps, beginning.step) as advance:
             around = Surroundings(processes, stopping, say, advance)
             checkpoints = beginning.checkpoints
@@ -61,7 +66,7 @@ def distill(
             training = Training(pupil.distiller, material.feed, material.validation, checkpoints, config, around)
             reached = beginning.train(training)
         if processes.main:
-            with beginning.draft() as draft:
+            with beginning.draft(all_read=True) as draft:
                 pupil.finish(draft, reached, checkpoints)
             say_left_out(material.left_out())
         return processes.result(out)

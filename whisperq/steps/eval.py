@@ -29,12 +29,14 @@ from whisperq.report.progress import bar, say, say_again, say_how, say_left_out
 from whisperq.report.scores import evaluation
 from whisperq.report.sets import warn_of_changed_words, write_results, write_set
 from whisperq.runtime.beams import with_beams
-from whisperq.runtime.hearing import Batch, Heard, HeardBook, audio_ahead, batches_by_length, hear_batch
+from whisperq.runtime.fallback import careful
+from whisperq.runtime.hearing import Batch, Heard, HeardBook, Loaded, audio_ahead, batches_by_length, hear_batch
 from whisperq.runtime.opening import Opened, open_runtime
 from whisperq.runtime.padding import left_out_padding
+from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, spelling_of
 from whisperq.scoring.sets import over_sets, score_set
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
 from whisperq.training.speed import memory_gib
 
@@ -85,18 +87,16 @@ def eval(
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
     sealed = Sealed(out, config.scorer, config.measure, context.seed)
     book = HeardBook(out, settings, inputs)
-    try:
-        artifact.refuse_overwrite(out, "eval", settings, inputs, context.force)
-    except artifact.Finished:
-        book.remove_leftovers()
-        raise
-    if not context.force:
-        book.check()
-    with joined(compute_device(context.device)) as processes, book.worth_keeping():
+    with joined(compute_device(context.device)) as processes, alone(out, "eval", processes), book.worth_keeping():
+        book.look("eval", context.force)
         with stop_requested() as stopping, open_runtime(model, config, context, config.skip_bad) as opened:
+            inputs = artifact.all_read(inputs)
             say_how(opened.runtime)
-            opened = replace(opened, rules=with_beams(opened.rules, config.beams))
-            warm_up = listen(opened, sets, book, config.batch_size, processes, stopping)
+            rules = with_beams(opened.rules, config.beams)
+            care = careful(rules, config.temperature_fallback, context.seed)
+            opened = replace(opened, rules=rules, runtime=Stoppable(opened.runtime, stopping), care=care)
+            state = Listening(opened, config.batch_size, processes, stopping)
+            warm_up = listen(state, sets, book)
             how = summary(opened, processes.gather((warm_up, memory_gib())))
         if processes.main:
             with artifact.create(out, "evaluation", "eval", settings, inputs, context.force) as draft:
@@ -140,34 +140,41 @@ class Listening:
     size: int  # utterances of a batch
     processes: Processes
     stopping: Callable[[], bool]
-    left: int  # utterances that are not heard yet, of all sets
+    left: int = 0  # utterances that are not heard yet, of all sets
     warm_up: float = 0.0  # seconds
 
     def hear(self, one: TestSet, pending: Sequence[Batch]) -> Iterator[list[Heard]]:
-        """What this process heard in each of its batches; the first is heard once before, to warm up."""
+        """What this process heard in each of its batches; the first is heard once before, to warm up.
+
+        Raises Interrupted where any process was told to stop; a batch that it stopped in is lost.
+        """
         world, utterances = self.processes.world, one.utterances
         with closing(audio_ahead(self.opened.loader, utterances, pending[self.processes.rank :: world])) as own:
             for start in range(0, len(pending), world):
+                lost = False
                 if loaded := next(own, None):
-                    if start == 0:
-                        began = perf_counter()
-                        hear_batch(self.opened, one.name, loaded, self.size)
-                        self.warm_up += perf_counter() - began
-                    yield hear_batch(self.opened, one.name, loaded, self.size)
-                self.left -= sum(map(len, pending[start : start + world]))
-                if self.processes.any(self.stopping()) and self.left:
+                    try:
+                        found = self.hear_batch(one.name, loaded, warm_up=start == 0)
+                    except Stopped:
+                        lost = True
+                    else:
+                        yield found
+                self.left -= sum(map(len, pending[start : start + world])) - lost * len(loaded[0] if loaded else ())
+                if self.processes.any(self.stopping()) and (self.processes.any(lost) or self.left):
                     raise Interrupted(f"told to stop: {self.left:,} utterances are left, the same command hears them")
 
+    def hear_batch(self, name: str, loaded: Loaded, warm_up: bool) -> list[Heard]:
+        """Raises Stopped."""
+        if warm_up:
+            began = perf_counter()
+            hear_batch(self.opened, name, loaded, self.size)
+            self.warm_up += perf_counter() - began
+        return hear_batch(self.opened, name, loaded, self.size)
 
-def listen(
-    opened: Opened,
-    sets: Sequence[TestSet],
-    book: HeardBook,
-    size: int,
-    processes: Processes,
-    stopping: Callable[[], bool],
-) -> float:
+
+def listen(state: Listening, sets: Sequence[TestSet], book: HeardBook) -> float:
     """Hear what is not heard yet, and keep it; the seconds of warming up."""
+    processes = state.processes
     processes.wait()  # all have looked at what lies there
     if processes.main:
         book.prepare()
@@ -175,12 +182,11 @@ def listen(
     done = {one.name: set(book.heard(one.name)) for one in sets}
     processes.wait()  # nobody writes before all have read
     # A batch is made up, and so padded and summed, as if nothing had been done.
-    batches = {one.name: batches_by_length(one.utterances, size) for one in sets}
+    batches = {one.name: batches_by_length(one.utterances, state.size) for one in sets}
     pending = {name: [b for b in batches[name] if not done[name] >= set(b)] for name in batches}
-    left = sum(len(b) for some in pending.values() for b in some)
+    state.left = sum(len(b) for some in pending.values() for b in some)
     if any(done.values()):
-        say(f"going on: {left:,} of {sum(len(one.utterances) for one in sets):,} utterances are left")
-    state = Listening(opened, size, processes, stopping, left)
+        say(f"going on: {state.left:,} of {sum(len(one.utterances) for one in sets):,} utterances are left")
     with book.writing(processes.rank) as keep:
         for one in sets:
             own = sum(map(len, pending[one.name][processes.rank :: processes.world]))

@@ -38,10 +38,10 @@ def export(model: Path, out: Path, config: ExportConfig, context: Context) -> ar
     """
     require("onnx", "onnx", "whisperq export")
     compute_device(context.device)  # as in init-student: one that is not there was asked for in vain
-    results = quantized_results(model)
     check_export(model, config.float)
-    settings = {"float": results is None}  # nothing else decides the graphs
     inputs = {"model": artifact.reference(model)}
+    results = quantized_results(model)
+    settings = {"float": results is None}  # nothing else decides the graphs
     with artifact.create(out, "onnx", "export", settings, inputs, context.force) as draft:
         stored = open_stored(model)
         check_expressible(model, stored)

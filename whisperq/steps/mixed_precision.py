@@ -29,7 +29,7 @@ from whisperq.report.progress import say, say_left_out, stepping
 from whisperq.runtime.quantized import Quantization, save_quantization
 from whisperq.training.checkpoints import Progress
 from whisperq.training.determinism import prepare_determinism
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.job import Beginning, Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import autocast_dtype
@@ -38,7 +38,14 @@ from whisperq.training.mixed import MixedLearner, MixedWeights, search_steps
 from whisperq.training.outcome import entries, sizes
 from whisperq.training.pair import make_pair
 from whisperq.training.run import Surroundings, Training
-from whisperq.training.search import check_search, check_target, parse_widths, sensitive_choice, uniform_choice
+from whisperq.training.search import (
+    SearchBook,
+    check_search,
+    check_target,
+    parse_widths,
+    sensitive_choice,
+    uniform_choice,
+)
 from whisperq.training.signals import stop_requested
 from whisperq.training_options import MixedPrecisionConfig
 
@@ -56,7 +63,11 @@ def mixed_precision(
     check_search(config)
     if config.deterministic:
         prepare_determinism()
-    with joined(compute_device(context.device)) as processes, stop_requested(seconds_of(config.max_time)) as stopping:
+    with (
+        joined(compute_device(context.device)) as processes,
+        stop_requested(seconds_of(config.max_time)) as stopping,
+        alone(out, "mixed-precision", processes),
+    ):
         check_batches(config, processes.world)
         check_weights(config)
         train, validation = data.read(config.skip_bad)
@@ -68,8 +79,9 @@ def mixed_precision(
         )
         fresh = beginning.start is None
         work = Work(model, (train, validation, data.normalizer), config, context, processes, fresh)
+        book = SearchBook(out, settings, inputs)
         if fresh:
-            work.settle(processes, stopping.told)
+            work.settle(processes, stopping.told, book)
         with stepping("mixed-precision", config.max_steps, beginning.step) as advance:
             around, material = Surroundings(processes, stopping, say, advance), work.material
             training = Training(work.learner, material.feed, material.validation, beginning.checkpoints, config, around)
@@ -79,6 +91,7 @@ def mixed_precision(
             with beginning.draft() as draft:
                 work.finish(draft, reached, beginning)
             say_left_out(material.left_out())
+            book.remove()
         return processes.result(out)
 
 
@@ -112,7 +125,7 @@ class Work:
         self.learner = MixedLearner(pair, self.weights, config, self.autocast, context.seed, processes)
         self.search_seconds = 0.0  # of a search before the first step, which is part of the training's time
 
-    def settle(self, processes: Processes, told: Callable[[], bool]) -> None:
+    def settle(self, processes: Processes, told: Callable[[], bool], book: SearchBook) -> None:
         """The widths of a baseline, before the first step. Raises Interrupted."""
         began = time.perf_counter()
         if self.config.mode == "uniform":
@@ -122,7 +135,8 @@ class Work:
             batches = self.first_batches()
             total = len(processes.share(batches)) * len(self.weights.layers)
             with stepping("sensitivity", total, 0) as advance:
-                self.weights.choice = sensitive_choice(self.student, self.weights, batches, processes, told, advance)
+                found = sensitive_choice(self.student, self.weights, batches, processes, told, book, advance)
+            self.weights.choice = found
         self.search_seconds = time.perf_counter() - began
 
     def first_batches(self) -> list[Batch]:

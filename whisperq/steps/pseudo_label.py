@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ from whisperq.flags import Context
 from whisperq.models.loading import compute_device, local_folder, require_whisper
 from whisperq.report.progress import bar, say, say_again, say_how, say_left_out
 from whisperq.report.sets import warn_of_changes
+from whisperq.runtime.fallback import careful
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
 from whisperq.runtime.opening import Opened, open_model, with_padding
 from whisperq.runtime.padding import again_in_full, left_out_padding
+from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.scoring.normalizers import VERSION, Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
-from whisperq.training.distributed import Processes, joined
+from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
 from whisperq.training_options import PseudoLabelConfig
 
@@ -56,18 +58,20 @@ def pseudo_label(
     names = [config.normalizer or source.normalizer or normalizer for source in data]
     settings = context.settings(config, normalizers=names)
     inputs = {"model": artifact.reference(folder), "data": group.reference}
-    sealed = (out, "pseudo-labels", "pseudo-label", settings, inputs, context.force)
     book = LabelBook(out, settings, inputs)
-    book.look("pseudo-label", context.force)
-    with joined(compute_device(context.device)) as processes:
+    with joined(compute_device(context.device)) as processes, alone(out, "pseudo-label", processes):
+        book.look("pseudo-label", context.force)
         with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as opened:
+            inputs = artifact.all_read(inputs)
             opened = with_padding(opened, config.padding)
             say_how(opened.runtime)
-            listen(opened, utterances, book, config.batch_size, processes, stopping)
+            care = careful(opened.rules, config.temperature_fallback, context.seed)
+            ears = replace(opened, runtime=Stoppable(opened.runtime, stopping), care=care)
+            listen(ears, utterances, book, config.batch_size, processes, stopping)
             again = sum(processes.gather(again_in_full(opened.runtime)))
             normalizers = [normalizer_of(name, opened.processor.tokenizer) for name in names]
         if processes.main:
-            with artifact.create(*sealed) as draft:
+            with artifact.create(out, "pseudo-labels", "pseudo-label", settings, inputs, context.force) as draft:
                 labels = book.labels()
                 ids = sorted({n.id for n in normalizers})
                 draft.results |= write(labelled(group, labels, normalizers), ids, draft.folder, out)
@@ -104,13 +108,17 @@ def listen(
         task = progress.add_task("pseudo-label", total=sum(map(len, pending)), unit="utterances")
         for start in range(0, len(pending), processes.world):
             together, rest = pending[start : start + processes.world], pending[start + processes.world :]
+            lost = 0
             for batch in together[processes.rank : processes.rank + 1]:
                 part = utterances[batch.start : batch.stop]
-                found = label_batch(opened.runtime, opened.loader, opened.rules, part, batch.start)
-                keep([label for label in found if label.number not in done])
+                try:
+                    found = label_batch(opened.runtime, opened.loader, opened.rules, part, batch.start, opened.care)
+                    keep([label for label in found if label.number not in done])
+                except Stopped:  # in the middle of it
+                    lost = len(batch)
             progress.advance(task, sum(map(len, together)))
-            if processes.any(stopping()) and rest:
-                ready = len(numbers) - sum(map(len, rest))
+            if processes.any(stopping()) and (processes.any(lost > 0) or rest):
+                ready = len(numbers) - sum(map(len, rest)) - lost
                 raise Interrupted(
                     f"told to stop: {ready:,} of {len(numbers):,} utterances are done, the same command does the rest"
                 )

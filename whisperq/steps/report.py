@@ -33,7 +33,7 @@ def report(runs: Sequence[Path], out: Path, config: ReportConfig, context: Conte
     Raises InputError for a folder that is not there or holds no artifact. A broken chain is shown, not refused.
     """
     gathered = gather(runs, config.verify)
-    inputs = {e.name: {"path": str(e.path), "sha256": e.sha256} for e in gathered.entries}
+    inputs = {e.name: e.reference for e in gathered.entries}
     with artifact.create(out, "report", "report", context.settings(config), inputs, context.force) as draft:
         whole = partial(assemble, (config.title, tuple(map(str, runs))), draft.folder, out, context.seed)
         shown = made_of_the_sound(gathered, whole, (partial(whole, rendered=False), whole))

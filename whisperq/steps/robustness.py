@@ -71,8 +71,9 @@ def robustness(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("whisperq robustness works in one process; start it without torchrun, or as one task")
-    sealed, lists = artifact.load(model, "quantized"), {s.name: read_all([s], config.skip_bad) for s in test}
+    lists = {s.name: read_all([s], config.skip_bad) for s in test}
     inputs = {"model": artifact.reference(model), "float": artifact.reference(floats)}
+    sealed = artifact.load(model, "quantized")
     if sealed.inputs["model"]["sha256"] != inputs["float"]["sha256"]:
         raise InputError(f"{model} was made from another model than {floats}")
     for group in lists.values():

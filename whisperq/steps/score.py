@@ -28,9 +28,10 @@ def score(
     check_set_names([s.name for s in files], "NAME=FILE")
     names = {s.name: config.normalizer or s.normalizer or normalizer for s in files}
     check_spelling(config.spelling, names.values())
-    lines = {source.name: read_hypotheses(Path(source.path or "")) for source in files}
     spelling = spelling_file(files, config) if "english" in names.values() else None
-    inputs = {f"hypotheses {s.name}": artifact.reference(Path(s.path or "")) for s in files}
+    paths = {f"hypotheses {s.name}": Path(s.path or "") for s in files}
+    inputs = {role: artifact.reference(path) for role, path in paths.items() if path.is_file()}
+    lines = {source.name: read_hypotheses(Path(source.path or "")) for source in files}
     inputs |= {"spelling map": artifact.reference(spelling)} if spelling else {}
     settings = context.settings(config, normalizers=names, groups={s.name: s.group for s in files})
     with artifact.create(out, "scores", "score", settings, inputs, context.force) as draft:

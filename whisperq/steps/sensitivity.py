@@ -58,10 +58,10 @@ def sensitivity(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("whisperq sensitivity works in one process; start it without torchrun, or as one task")
-    sealed, group = artifact.load(model, "quantized"), read_all(data, config.skip_bad)
+    group = read_all(data, config.skip_bad)
     utterances = Joined([one.utterances[: config.limit] for one in group.lists])
     inputs = {"model": artifact.reference(model), "float": artifact.reference(floats), "data": group.reference}
-    check_pair(sealed, inputs["float"])
+    check_pair(sealed := artifact.load(model, "quantized"), inputs["float"])
     normalizer = data[0].normalizer or normalizer
     settings = context.settings(config, **({"normalizer": normalizer} if config.wer else {}))
     with artifact.create(out, "sensitivity", "sensitivity", settings, inputs, context.force) as draft:

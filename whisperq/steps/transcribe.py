@@ -1,56 +1,84 @@
-"""Recordings of any length to text, subtitles or JSON."""
+"""Recordings of any length to text, subtitles or JSON, written as they are done."""
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from whisperq import artifact
 from whisperq.data.audio import audio_seconds
-from whisperq.data.segments import Segment, Transcript
+from whisperq.data.languages import code_of, name_of
+from whisperq.data.pieces import Piece, pieces_of
+from whisperq.data.recording import Recording
+from whisperq.data.segments import Language, Segment, Transcript
 from whisperq.data.utterance import Utterance
-from whisperq.errors import InputError, UsageError
+from whisperq.errors import InputError, Interrupted, ReadError, UsageError
 from whisperq.flags import Context
 from whisperq.options import TranscribeConfig
 from whisperq.report.progress import bar, say, say_how
-from whisperq.report.subtitles import write
+from whisperq.report.scribe import Scribe, check_writable
 from whisperq.report.transcripts import STDIN, named_once, output_files
 from whisperq.runtime.decoding import with_times
+from whisperq.runtime.fallback import Care
+from whisperq.runtime.listening import AnyRules, Tongues, hear
 from whisperq.runtime.opening import Opened, open_runtime
-from whisperq.runtime.transcription import AnyRules, Piece, cut, hear
+from whisperq.runtime.stoppable import Stoppable, Stopped
+from whisperq.training.signals import stop_requested
+
+AUTO = "auto"
+Unusable = InputError | ReadError
+SURE, UNLIKELY = 0.8, 0.1  # probabilities of the language heard and of the one given, where they contradict each other
 
 
 def transcribe(
     model: Path, files: tuple[str, ...], out: Path | None, config: TranscribeConfig, context: Context
 ) -> str:
-    """The transcripts of all files, in their order: the text to print, or "" where `out` takes it.
+    """The transcripts of all files, in their order, on standard output or where `out` takes them; nothing is returned.
 
     A file named - is read from standard input. `out` is a file, or a folder that takes one file for each recording:
-    where it is a folder already, and where several recordings become srt or vtt. All is written in the end, or
-    nothing. Raises UsageError for an output that exists (without --force) or cannot hold the transcripts, InputError
-    for audio and models that cannot be used; missing and unreadable audio before the model is loaded.
+    where it is a folder already, and where several recordings become srt or vtt. Each is written when it is done.
+    Raises UsageError for an output that exists (without --force) or cannot hold the transcripts, InputError for models
+    that cannot be used, in the end for recordings that could not (without skip_bad), and at once where none can;
+    Interrupted where it was told to stop.
     """
     places = output_files(files, out, config.format)
     if taken := next((place for place in places if place.exists()), None):
         if not context.force or taken.is_dir():
             raise UsageError(f"{taken} exists; give --force to replace it, or another --out")
-    recordings = [open_recording(name) for name in named_once(files)]
-    seconds = sum(map(audio_seconds, recordings))
+    context = replace(context, language=chosen_language(config, context))
+    task = Task([open_recording(name) for name in named_once(files)])
+    seconds = task.look()
+    check_writable(places)
     if artifact.is_artifact(model):
         artifact.load(model)  # its files are what its manifest says
-    with open_runtime(model, config, context) as opened:
+    with stop_requested() as stopping, open_runtime(model, config, context) as opened:
         say_how(opened.runtime)
         rules = choose_rules(opened, config)
-        transcripts = listen(opened, rules, recordings, seconds, config.batch_size)
-        times = "model" if rules.times else "pieces"
-        heading = {"model": str(model), "runtime": opened.runtime.name, "timestamps": times}
-    if out is None:
-        return write(config.format, transcripts, heading)
-    groups = [transcripts] if len(places) == 1 else [[t] for t in transcripts]
-    for place, group in zip(places, groups, strict=True):
-        write_whole(place, write(config.format, group, heading))
-        say(f"transcript: {place}")
+        heading = {"model": str(model), "runtime": opened.runtime.name, "timestamps": times_of(rules)}
+        scribe = Scribe(places, config.format, len(files) > 1, heading)
+        opened = replace(opened, runtime=Stoppable(opened.runtime, stopping), rules=rules)
+        try:
+            for number, transcript in task.listen(opened, seconds, config, context):
+                scribe.take(number, transcript)
+        except Stopped:
+            done = f"{len(scribe.done):,} of {len(files):,} recordings are transcribed"
+            raise Interrupted(f"told to stop: {done}; name the others, or give --force to do all again") from None
+        finally:
+            scribe.close()
+    task.conclude(config.skip_bad)
     return ""
+
+
+def chosen_language(config: TranscribeConfig, context: Context) -> str | None:
+    """Its code; None: to be found out. Raises UsageError for --language of no language."""
+    if config.language is None:
+        return context.language
+    if config.language.strip().lower() == AUTO:
+        return None
+    try:
+        return code_of(config.language)
+    except InputError as error:
+        raise UsageError(f"--language: {error}") from None
 
 
 def open_recording(name: str) -> Utterance:
@@ -65,45 +93,111 @@ def open_recording(name: str) -> Utterance:
 
 
 def choose_rules(opened: Opened, config: TranscribeConfig) -> AnyRules:
-    """With the model's own times where they are asked for, or can be had and will be shown. Raises UsageError."""
-    wanted = config.timestamps
-    if wanted is None:
-        wanted = opened.rules.knows_times and config.format != "text"
+    """With the model's own times where it knows them, or they are asked for. Raises UsageError."""
+    wanted = opened.rules.knows_times if config.timestamps is None else config.timestamps
     if wanted and not opened.loader.codec.times:
         raise UsageError("this model's vocabulary has no times; leave out --timestamps")
     return with_times(opened.rules, opened.loader.codec) if wanted else opened.rules
 
 
-def listen(
-    opened: Opened, rules: AnyRules, recordings: Sequence[Utterance], seconds: float, batch_size: int
-) -> list[Transcript]:
-    """Pieces of all recordings decoded together; a recording is read when its turn comes. `seconds`: of all audio."""
-    heard: list[list[Segment]] = [[] for _ in recordings]
-    lengths = [0.0] * len(recordings)
-    with bar() as progress:
-        task = progress.add_task("transcribe", total=round(seconds), unit="s of audio")
-        pieces = all_pieces(opened, recordings)
-        for piece, segments in hear(opened.runtime, opened.loader, rules, pieces, batch_size):
-            heard[piece.recording] += segments
-            lengths[piece.recording] += piece.seconds
-            progress.advance(task, piece.seconds)
-    triples = zip(recordings, lengths, heard, strict=True)
-    return [Transcript(recording.id, length, tuple(segments)) for recording, length, segments in triples]
+def times_of(rules: AnyRules) -> str:
+    return "model" if rules.times else "pieces"
 
 
-def all_pieces(opened: Opened, recordings: Sequence[Utterance]) -> Iterator[Piece]:
-    for index, recording in enumerate(recordings):
-        audio = opened.loader.audio(recording)
-        if audio is not None:
-            yield from cut(index, audio, opened.loader.extractor)
+@dataclass
+class Task:
+    """All recordings, and what became of them by number."""
 
+    recordings: Sequence[Utterance]
+    bad: dict[int, Unusable] = field(default_factory=dict)  # why they could not be used
+    seconds: dict[int, float] = field(default_factory=dict)
+    pieces: dict[int, int] = field(default_factory=dict)  # how many each had: all of them have been read
 
-def write_whole(place: Path, content: str) -> None:
-    """UTF-8, written beside and renamed: the file is there whole or not at all."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.partial-{os.getpid()}")
-    try:
-        temporary.write_text(content, encoding="utf-8", newline="\n")
-        temporary.replace(place)
-    finally:
-        temporary.unlink(missing_ok=True)
+    def look(self) -> float:
+        """Seconds of all recordings, as their headers have them. Raises InputError where none can be used."""
+        total = 0.0
+        for number, recording in enumerate(self.recordings):
+            try:
+                total += audio_seconds(recording)
+            except (InputError, ReadError) as error:
+                self.leave_out(number, error)
+        if len(self.bad) == len(self.recordings):
+            raise self.bad[0]
+        return total
+
+    def leave_out(self, number: int, error: Unusable) -> None:
+        self.bad[number] = error
+        if len(self.recordings) > 1:
+            say(f"left out: {error}")
+
+    def listen(
+        self, opened: Opened, seconds: float, config: TranscribeConfig, context: Context
+    ) -> Iterator[tuple[int, Transcript]]:
+        """The number and transcript of each usable recording when all of it was heard. `seconds`: of all audio."""
+        care = Care(config.temperature_fallback, config.no_speech_threshold, context.seed)
+        tongues = Tongues(opened.rules, opened.loader.codec, asked=True)
+        heard: list[list[Segment]] = [[] for _ in self.recordings]
+        found, next_one = [0] * len(heard), 0
+        with bar() as progress:
+            shown = progress.add_task("transcribe", total=round(seconds), unit="s of audio")
+            ears = (opened.runtime, opened.loader, opened.rules)
+            for piece, segments in hear(*ears, self.read(opened), config.batch_size, care=care, tongues=tongues):
+                heard[piece.recording] += segments
+                found[piece.recording] += 1
+                progress.advance(shown, piece.seconds)
+                while next_one < len(heard) and self.pieces.get(next_one) == found[next_one]:
+                    yield from self.finished(next_one, heard[next_one], tongues)
+                    next_one += 1
+            for number in range(next_one, len(heard)):
+                yield from self.finished(number, heard[number], tongues)
+
+    def read(self, opened: Opened) -> Iterator[Piece]:
+        """The pieces of all recordings that can be used; each is opened when its turn comes."""
+        extractor = opened.loader.extractor
+        for number, recording in enumerate(self.recordings):
+            count = 0
+            try:
+                if number not in self.bad:
+                    with Recording(recording, extractor.sampling_rate) as sound:
+                        self.seconds[number] = sound.seconds
+                        for piece in pieces_of(number, sound, extractor.n_samples, trim=True):
+                            count += 1
+                            yield piece
+            except (InputError, ReadError) as error:
+                self.leave_out(number, error)
+            self.pieces[number] = count
+
+    def finished(self, number: int, segments: list[Segment], tongues: Tongues) -> Iterator[tuple[int, Transcript]]:
+        if number in self.bad:
+            return
+        recording, language = self.recordings[number], None
+        if start := tongues.heard.get(number):
+            language = Language(tongues.code(start.language), start.probability)
+            self.announce(recording, language, tongues, start.of_prompt)
+        found = language if tongues.open else None
+        yield number, Transcript(recording.id, self.seconds[number], tuple(segments), found)
+
+    def announce(self, recording: Utterance, heard: Language, tongues: Tongues, of_prompt: float) -> None:
+        """Which language was found out, or that it is hardly the one that was given."""
+        title = f"{name_of(heard.code)}, probability {heard.probability:.2f}"
+        if tongues.open:
+            say(f"language of {recording.id}: {title}")
+        elif heard.probability >= SURE and of_prompt <= UNLIKELY:
+            given = name_of(tongues.code(tongues.rules.prompt[1]))
+            say(
+                f"warning: {recording.id} sounds like {title}, but is transcribed as {given}; "
+                f"give --language {heard.code}, or --language {AUTO}"
+            )
+
+    def conclude(self, skip_bad: bool) -> None:
+        """Raises the error of recordings that could not be used: of all, or of any where they are not to be skipped.
+
+        What may be good but could not be read is never skipped.
+        """
+        unread = any(isinstance(error, ReadError) for error in self.bad.values())
+        if not self.bad or (skip_bad and not unread and len(self.bad) < len(self.recordings)):
+            return
+        first = next(iter(self.bad.values()))
+        if len(self.recordings) == 1:
+            raise first
+        raise InputError(f"{len(self.bad):,} of {len(self.recordings):,} recordings could not be used: {first}")

@@ -14,9 +14,10 @@ import itertools
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,44 +26,11 @@ from torch import Tensor
 from whisperq.disk import replace, sync
 from whisperq.errors import InputError, TrainingError
 from whisperq.hashing import file_sha256
+from whisperq.training.stored_state import Identity, Progress, read_state
 
 MARK = "COMPLETE"
 STATE = "state.json"
 TENSORS = ("student", "optimizer")
-
-
-@dataclass
-class Progress:
-    """How far a training is, tensors apart."""
-
-    step: int = 0
-    position: dict[str, Any] | None = None  # of the data, after this step
-    best_step: int | None = None
-    best_wer: float | None = None
-    best_sha256: str | None = None  # of its file
-    validated: int = 0  # the last step whose validation is done
-    owed: bool = False  # whether this step's validation is still to be done
-    log_bytes: int = 0  # of metrics.jsonl
-    seconds: float = 0.0  # of training; validations and checkpoints are not counted
-    last: dict[str, Any] | None = None  # the last step's figures
-    skipped: list[str] = field(default_factory=list)  # origins of utterances that were unusable
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a training is: settings that decide its result, and its inputs' hashes."""
-
-    settings: Mapping[str, Any]
-    inputs: Mapping[str, str]  # role -> sha256
-
-    def differences(self, other: "Identity") -> tuple[list[str], list[str]]:
-        """Settings and inputs that differ; a greater max_steps in `other` is the same training, going on."""
-        mine, theirs = dict(self.settings), dict(other.settings)
-        if theirs.get("max_steps", 0) >= mine.get("max_steps", 0):
-            mine.pop("max_steps", None), theirs.pop("max_steps", None)
-        keys = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
-        roles = sorted(r for r in {*self.inputs, *other.inputs} if self.inputs.get(r) != other.inputs.get(r))
-        return keys, roles
 
 
 @dataclass(frozen=True)
@@ -89,10 +57,32 @@ def read_checkpoint(path: Path) -> Checkpoint:
         for name in (*(f"{t}.safetensors" for t in TENSORS), STATE):
             if file_sha256(path / name) != hashes[name]:
                 raise ValueError(f"{name} is not the file that was written")
-        state = json.loads((path / STATE).read_text())
-        return Checkpoint(path, Progress(**state["progress"]), Identity(state["settings"], state["inputs"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the checkpoint {path} is damaged: {error}") from error
+        progress, identity = read_state((path / STATE).read_text())
+        if path.resolve().name != folder_name(progress.step):
+            raise ValueError(f"{STATE} is of step {progress.step}")
+        return Checkpoint(path, progress, identity)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    """The error for a checkpoint that cannot be used."""
+    what = f"{error} is missing" if isinstance(error, KeyError) else error
+    return InputError(f"the checkpoint {path} is damaged: {what}")
+
+
+def folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def require_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raises KeyError for a tensor that is missing, ValueError for one too many or of another shape or dtype."""
+    for name in found.keys() - expected.keys():
+        raise ValueError(f"the tensor {name} is not of this network")
+    for name, tensor in expected.items():
+        ours, theirs = ((tuple(t.shape), t.dtype) for t in (tensor, found[name]))
+        if ours != theirs:
+            raise ValueError(f"the tensor {name} has shape and type {theirs} instead of {ours}")
 
 
 class Checkpoints:
@@ -105,13 +95,15 @@ class Checkpoints:
         """Complete checkpoints, oldest first."""
         return sorted(p for p in self.folder.glob("step-*") if (p / MARK).is_file())
 
-    def newest(self) -> tuple[Checkpoint | None, dict[Path, str]]:
-        """The newest checkpoint that is whole, and what is wrong with newer ones.
+    def newest(self, known: Mapping[Path, str] = MappingProxyType({})) -> tuple[Checkpoint | None, dict[Path, str]]:
+        """The newest checkpoint that is whole, and what is wrong with newer ones; of some that is known already.
 
         Raises InputError where there are some, but all damaged.
         """
-        problems: dict[Path, str] = {}
+        problems = dict(known)
         for path in reversed(self.paths()):
+            if path in problems:
+                continue
             try:
                 return read_checkpoint(path), problems
             except InputError as error:
@@ -129,9 +121,9 @@ class Checkpoints:
 
     def save(self, tensors: Mapping[str, Mapping[str, Tensor]], progress: Progress) -> None:
         """Raises TrainingError, the older checkpoints untouched, where the disk takes no more."""
-        final = self.folder / f"step-{progress.step:08d}"
+        final = self.folder / folder_name(progress.step)
         partial = self.folder / f".{final.name}.partial"
-        self._clear_half_written()
+        self.clear_half_written()
         try:
             partial.mkdir(parents=True)
             for name in TENSORS:
@@ -146,7 +138,7 @@ class Checkpoints:
             sync(self.folder)
             replace(final / MARK, json.dumps(hashes) + "\n")
         except (OSError, SafetensorError) as error:
-            self._clear_half_written()
+            self.clear_half_written()
             raise self._failed(f"the checkpoint of step {progress.step}", error) from error
         self._prune()
 
@@ -166,7 +158,7 @@ class Checkpoints:
     def best_path(self, step: int) -> Path:
         return self.folder / f"best-{step:08d}.safetensors"
 
-    def _clear_half_written(self) -> None:
+    def clear_half_written(self) -> None:
         """What a killed process or a full disk left: of a large student gigabytes."""
         for path in self.folder.glob(".*.partial"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -193,7 +185,10 @@ class Checkpoints:
         for path in self.paths()[: -self.keep]:
             (path / MARK).unlink()  # first, so that a removal cut short leaves nothing that looks whole
             shutil.rmtree(path, ignore_errors=True)
-        named = {json.loads((p / STATE).read_text())["progress"]["best_step"] for p in self.paths()}
+        named = set()
+        for path in self.paths():
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # a damaged one counts for nothing
+                named.add(read_state((path / STATE).read_text())[0].best_step)
         for path in self.folder.glob("best-*.safetensors"):
             if int(path.stem.split("-")[1]) not in named:
                 path.unlink()

@@ -6,7 +6,7 @@ of SLURM's own variables examples/slurm makes them). Without them a process is a
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +16,9 @@ import torch
 import torch.distributed as dist
 
 from whisperq.artifact import Artifact, load
-from whisperq.errors import TrainingError, UsageError
+from whisperq.errors import TrainingError, UsageError, WhisperqError
+from whisperq.locking import locked
+from whisperq.publishing import destination
 
 PATIENCE = timedelta(hours=2)  # for the slowest shard of a validation; a process that died is noticed at once
 T = TypeVar("T")
@@ -115,6 +117,21 @@ def joined(device: str) -> Iterator[Processes]:
             dist.distributed_c10d._abort_process_group()  # NCCL's orderly end would wait for the dead
         elif dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def alone(out: Path, command: str, processes: Processes) -> Iterator[None]:
+    """Nobody else is at work on `out` inside. Raises Interrupted, in all processes, where somebody is already."""
+    problem: WhisperqError | None = None
+    with ExitStack() as held:
+        if processes.main:
+            try:
+                held.enter_context(locked(destination(out), command))
+            except WhisperqError as error:
+                problem = error
+        if problem := processes.gather(problem)[0]:
+            raise problem
+        yield
 
 
 def _number(name: str, default: int) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ class Job:
             raise UsageError(
                 f"{self.out} is finished, and its checkpoints are gone: give --force to train anew, or --out"
             )
-        return Beginning(self, checkpoints, start, grown)
+        older = partial(starting_point, checkpoints, config.resume, False, processes, say)
+        return Beginning(self, checkpoints, start, grown, older)
 
     def grows(self) -> bool:
         """Whether `out` is this very training with fewer steps, which goes on from its last checkpoint."""
@@ -69,12 +71,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where a job's training starts; `force`: whether it may replace what is there."""
+    """Where a job's training starts; `force`: whether it may replace what is there.
+
+    older: gives the checkpoint to go on from where some, by path, turn out to be damaged, and how.
+    """
 
     job: Job
     checkpoints: Checkpoints
     start: Checkpoint | None
     force: bool
+    older: Callable[[Mapping[Path, str]], Checkpoint | None]
 
     @property
     def step(self) -> int:
@@ -82,18 +88,32 @@ class Beginning:
 
     def train(self, training: Training) -> Progress:
         """All steps that are left. Raises TrainingError and Interrupted, each saying what was saved."""
-        if self.start:
-            training.go_on_from(self.start)
+        self._go_on(training)
         try:
             return training.run()
         except TrainingError as error:
             where = self.checkpoints.folder
             raise TrainingError(f"{error}; metrics and the best weights so far are in {where}") from error
 
-    def draft(self) -> AbstractContextManager[artifact.Draft]:
-        """The artifact, to be filled."""
+    def _go_on(self, training: Training) -> None:
+        """From the newest checkpoint that the training can use; all processes agree."""
+        start, problems = self.start, {}
+        while start:
+            problem = None
+            try:
+                training.go_on_from(start)
+            except InputError as error:
+                problem = str(error)
+            if not (found := [p for p in training.around.processes.gather(problem) if p]):
+                return
+            problems[start.path] = found[0]
+            start = self.older(known=problems)
+
+    def draft(self, all_read: bool = False) -> AbstractContextManager[artifact.Draft]:
+        """The artifact, to be filled; all_read: whether `artifact.all_read` has seen its inputs, perhaps days ago."""
         job = self.job
-        return artifact.create(job.out, job.kind, job.command, job.settings, job.inputs, self.force)
+        inputs = {role: dict(entry) for role, entry in job.inputs.items()} if all_read else job.inputs
+        return artifact.create(job.out, job.kind, job.command, job.settings, inputs, self.force)
 
 
 def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> Identity:

@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED
 from whisperq.errors import InputError, TrainingError, UsageError
+from whisperq.training.checkpoints import require_like
 from whisperq.training.determinism import deterministic
 from whisperq.training.distributed import ALONE, Processes
 from whisperq.training.losses import Weighting
@@ -184,10 +185,9 @@ class Learner:
         return {k: v for k, v in self.student.state_dict().items() if k != "proj_out.weight"}
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
-        """Raises KeyError for tensors of another network."""
-        report = self.student.load_state_dict(tensors, strict=False)
-        if report.unexpected_keys or set(report.missing_keys) - {"proj_out.weight"}:
-            raise KeyError(f"{len(report.unexpected_keys)} tensors too many, {len(report.missing_keys)} missing")
+        """Raises ValueError and KeyError for tensors of another network."""
+        require_like(tensors, self.weights())
+        self.student.load_state_dict(tensors, strict=False)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Moments and step counts by parameter: `<name>/exp_avg`, `<name>/exp_avg_sq`, `<name>/step`."""
@@ -195,10 +195,13 @@ class Learner:
         return {f"{n}/{k}": t for n, p in self.trained.items() for k, t in state[p].items()}
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
-        """Raises KeyError for a state that is not of these parameters."""
+        """Raises ValueError and KeyError for a state that is not of these parameters."""
+        step = torch.zeros((), dtype=torch.float32)
+        expected = {name: {"step": step, "exp_avg": p, "exp_avg_sq": p} for name, p in self.trained.items()}
+        require_like(tensors, {f"{name}/{k}": t for name, state in expected.items() for k, t in state.items()})
         for name, parameter in self.trained.items():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self.optimizer.state[parameter] = {k: tensors[f"{name}/{k}"].to(parameter.device) for k in keys}
+            state = {k: tensors[f"{name}/{k}"].to(parameter.device) for k in expected[name]}
+            self.optimizer.state[parameter] = state
 
 
 class Distiller(Learner):

@@ -26,6 +26,7 @@ from whisperq.quant.grid import quantize, storage_dtype
 from whisperq.quant.gumbel import gumbel_noise, priced, relaxed, temperature
 from whisperq.quant.learned import initial_scales, mixture, relative_errors, symmetric_qparams
 from whisperq.runtime.quantized import QuantizedWeight
+from whisperq.training.checkpoints import require_like
 from whisperq.training.distributed import ALONE, Processes
 from whisperq.training.loop import Learner, recompute_layers
 from whisperq.training_options import MixedPrecisionConfig
@@ -219,13 +220,15 @@ class MixedLearner(Learner):
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raises ValueError and KeyError for tensors of another network, or other widths."""
         mine = self.weights()
-        if mine.keys() != tensors.keys():
-            raise KeyError(f"{len(mine.keys() ^ tensors.keys())} tensors too many or missing")
+        require_like(tensors, mine)
+        choice = tensors[CHOICE].tolist()
+        if any(i != UNDECIDED and not 0 <= i < len(self.mixed.widths) for i in choice):
+            raise ValueError(f"the widths chosen are none of {self.mixed.widths}")
         for name, tensor in tensors.items():
             if name != CHOICE:
                 mine[name].copy_(tensor)
-        choice = tensors[CHOICE].tolist()
         self.mixed.choice = None if UNDECIDED in choice else choice
 
 

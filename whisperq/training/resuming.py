@@ -1,8 +1,9 @@
 """Which checkpoint a training goes on from, and what becomes of those that it does not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from whisperq.errors import InputError, UsageError, WhisperqError
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, read_checkpoint
@@ -10,16 +11,22 @@ from whisperq.training.distributed import Processes
 
 
 def starting_point(
-    checkpoints: Checkpoints, resume: str, force: bool, processes: Processes, say: Callable[[str], None]
+    checkpoints: Checkpoints,
+    resume: str,
+    force: bool,
+    processes: Processes,
+    say: Callable[[str], None],
+    known: Mapping[Path, str] = MappingProxyType({}),
 ) -> Checkpoint | None:
     """The checkpoint to go on from; None to begin. The first process decides for all.
 
+    known: checkpoints that turned out to be damaged, and how.
     Raises InputError for one that cannot be used or was made from other inputs, UsageError for one of other settings.
     """
     found: Checkpoint | WhisperqError | None = None
     if processes.main:
         try:
-            found = _choose(checkpoints, resume, force, say)
+            found = _choose(checkpoints, resume, force, say, known)
         except WhisperqError as error:
             found = error
     found = processes.gather(found)[0]
@@ -28,13 +35,17 @@ def starting_point(
     return found
 
 
-def _choose(checkpoints: Checkpoints, resume: str, force: bool, say: Callable[[str], None]) -> Checkpoint | None:
+def _choose(
+    checkpoints: Checkpoints, resume: str, force: bool, say: Callable[[str], None], known: Mapping[Path, str]
+) -> Checkpoint | None:
+    if resume != "auto" and known:  # the user named it
+        raise InputError(next(iter(known.values())))
     if resume == "never":
         _begin_anew(checkpoints, say)
         return None
     if resume != "auto":
         return _named(checkpoints, Path(resume), say)
-    newest, problems = checkpoints.newest()
+    newest, problems = checkpoints.newest(known)
     if newest is None:
         return None
     try:

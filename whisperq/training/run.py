@@ -8,13 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from safetensors import SafetensorError
+
 from whisperq.data.feed import Feed, TrainingStep
 from whisperq.errors import Interrupted
-from whisperq.training.checkpoints import Checkpoint, Checkpoints, Progress
+from whisperq.training.checkpoints import Checkpoint, Checkpoints, damaged
 from whisperq.training.distributed import Processes
 from whisperq.training.logs import MetricsLog
 from whisperq.training.loop import Learner, Step
 from whisperq.training.speed import Speed
+from whisperq.training.stored_state import Progress, require_like_start
 from whisperq.training.validation import Validation
 from whisperq.training_options import TrainingConfig
 
@@ -49,10 +52,16 @@ class Training:
         self.pending: list[Step] = []  # updates whose figures are not read yet
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
-        """Raises InputError for tensors that are not this student's."""
-        tensors = checkpoint.tensors()
-        self.learner.load_weights(tensors["student"])
-        self.learner.load_optimizer_state(tensors["optimizer"])
+        """Raises InputError for tensors that are not this student's, and for a position that is none of these data."""
+        try:
+            if checkpoint.progress.position is not None:
+                start = {**self.feed.chapters.start(), "window": 0, "taken": 0}
+                require_like_start(checkpoint.progress.position, start)
+            tensors = checkpoint.tensors()
+            self.learner.load_weights(tensors["student"])
+            self.learner.load_optimizer_state(tensors["optimizer"])
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise damaged(checkpoint.path, error) from error
         self.progress = checkpoint.progress
         self.seconds_before = checkpoint.progress.seconds
         self.feed.loader.skipped |= set(checkpoint.progress.skipped)
@@ -63,6 +72,7 @@ class Training:
         if processes.main:
             folder = self.checkpoints.folder
             folder.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.clear_half_written()
             self.log = MetricsLog(folder, self.config.report_to, progress.log_bytes, progress.step)
         self.speed = Speed(processes)
         try:

@@ -10,7 +10,11 @@ uniform    one width for all layers, or the target's two neighbours, mixed witho
 The paper (arXiv 2501.03643) does not publish its baselines' search; both are ours.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +25,7 @@ from whisperq.errors import Interrupted, UsageError
 from whisperq.quant.allocation import TOLERANCE, allocate, spread
 from whisperq.quant.grid import fake_quantize
 from whisperq.quant.learned import symmetric_qparams
+from whisperq.runtime.unfinished import Unfinished, appending, whole_lines
 from whisperq.training.distributed import Processes
 from whisperq.training.losses import kl_sum
 from whisperq.training.mixed import MixedWeights, feasible
@@ -65,49 +70,108 @@ def uniform_choice(weights: MixedWeights) -> list[int]:
     return feasible(spread(weights.sizes, weights.widths, weights.target), weights)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """KL in nats that a weight causes alone in a batch, at each width."""
+
+    batch: int
+    address: str
+    kl: list[float]
+
+
+class SearchBook(Unfinished):
+    """The costs so far, beside the place where the result will lie: a search longer than a job goes on in the next.
+
+    NAME-partial/search-<rank>.jsonl  what one process has measured
+    """
+
+    def __init__(self, out: Path, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> None:
+        super().__init__(out, config, inputs, "measurements", "search-*.jsonl")
+
+    def costs(self) -> list[Cost]:
+        return [cost for path in self.files() for cost in whole_lines(path, Cost)[0]]
+
+    def writing(self, rank: int) -> AbstractContextManager[Callable[[Sequence[Cost]], None]]:
+        return appending(self.folder / f"search-{rank}.jsonl", Cost)
+
+
 def sensitive_choice(
     network: nn.Module,
     weights: MixedWeights,
     batches: Sequence[Batch],
     processes: Processes,
     told: Callable[[], bool],
+    book: SearchBook,
     advance: Callable[[str], None] = lambda word: None,
 ) -> list[int]:
     """The two-stage baseline's; each process measures its share of the batches, and all agree.
 
-    told: whether by a signal to stop; then Interrupted is raised, and nothing of the search is kept.
+    told: whether by a signal to stop; then Interrupted is raised, and the same command measures what is left.
     """
-    mine = sensitivities(network, weights, processes.share(batches), told, advance)
-    if processes.any(told()):
-        raise Interrupted("told to stop while looking for widths, before the first step: the same command begins anew")
-    return processes.gather(feasible(sum(processes.gather(mine)), weights))[0]
+    if processes.main:
+        book.prepare()
+    processes.wait()
+    known = {(cost.batch, cost.address): cost for cost in book.costs()}
+    processes.wait()  # nobody writes before all have read
+    own = processes.share(list(enumerate(batches)))
+    with book.writing(processes.rank) as keep:
+        for cost in costs_of(network, weights, own, known.keys(), told, advance):
+            keep([cost])
+            known[cost.batch, cost.address] = cost
+    found = {key: cost for part in processes.gather(known) for key, cost in part.items()}
+    if left := len(batches) * len(weights.layers) - len(found):
+        raise Interrupted(
+            f"told to stop while looking for widths: {left:,} of {len(found) + left:,} measurements are left, "
+            "the same command goes on with them"
+        )
+    return feasible(added_up(found.values(), weights), weights)
+
+
+def added_up(costs: Iterable[Cost], weights: MixedWeights) -> np.ndarray:
+    """(layers, widths), over all batches, in their order whoever measured what: sums of floats hang on it."""
+    rows: dict[str, list[list[float]]] = {}
+    for cost in sorted(costs, key=lambda cost: cost.batch):
+        rows.setdefault(cost.address, []).append(cost.kl)
+    return np.array([np.sum(rows[layer.site.address], axis=0) for layer in weights.layers])
+
+
+def costs_of(
+    network: nn.Module,
+    weights: MixedWeights,
+    batches: Iterable[tuple[int, Batch]],
+    known: Collection[tuple[int, str]] = (),
+    told: Callable[[], bool] = lambda: False,
+    advance: Callable[[str], None] = lambda word: None,
+) -> Iterator[Cost]:
+    """What each weight costs alone in each numbered batch; the network is left as it was.
+
+    known: by batch and address what need not be measured. told: asked before each measurement; where it says so, the
+    rest is left out. advance: called after each weight of each batch, with its address.
+    """
+    network.eval()
+    for number, batch in batches:
+        missing = {layer.site.address for layer in weights.layers} - {a for n, a in known if n == number}
+        exact = _predicted(network, batch) if missing else None
+        for layer in weights.layers:
+            address = layer.site.address
+            if address in missing:
+                if told():
+                    return
+                yield Cost(number, address, _cost(network, weights, layer, batch, exact))
+            advance(address)
 
 
 @torch.inference_mode()
-def sensitivities(
-    network: nn.Module,
-    weights: MixedWeights,
-    batches: Iterable[Batch],
-    told: Callable[[], bool] = lambda: False,
-    advance: Callable[[str], None] = lambda word: None,
-) -> np.ndarray:
-    """costs (layers, widths): KL in nats that each weight causes alone; the network is left as it was.
+def _cost(network: nn.Module, weights: MixedWeights, layer: Any, batch: Batch, exact: torch.Tensor) -> list[float]:
+    found = []
+    for k, bits in enumerate(weights.widths):
+        grid = symmetric_qparams(layer.log_scales[k].exp(), bits)
+        layer.network.copy_(fake_quantize(layer.latent, grid))
+        found.append(float(kl_sum(_predicted(network, batch), exact, 1.0)))
+    layer.network.copy_(layer.latent)
+    return found
 
-    told: asked before each weight of each batch; where it says so, the rest is left out.
-    advance: called after each weight of each batch, with its address.
-    """
-    costs = np.zeros((len(weights.layers), len(weights.widths)))
-    network.eval()
-    for batch in batches:
-        exact = batch.counted(teacher_forced(network, batch, network.device)).float()
-        for row, layer in zip(costs, weights.layers, strict=True):
-            if told():
-                return costs
-            for k, bits in enumerate(weights.widths):
-                grid = symmetric_qparams(layer.log_scales[k].exp(), bits)
-                layer.network.copy_(fake_quantize(layer.latent, grid))
-                found = batch.counted(teacher_forced(network, batch, network.device)).float()
-                row[k] += float(kl_sum(found, exact, 1.0))
-            layer.network.copy_(layer.latent)
-            advance(layer.site.address)
-    return costs
+
+@torch.inference_mode()
+def _predicted(network: nn.Module, batch: Batch) -> torch.Tensor:
+    return batch.counted(teacher_forced(network, batch, network.device)).float()

@@ -1,16 +1,19 @@
 """Being told to stop: by a signal, or because the job's time is over.
 
-SLURM sends what `--signal` names, clusters send TERM before they preempt; which of the processes of a job
-hears it is theirs to decide, so that processes must agree (`Processes.any`).
+SLURM sends what `--signal` names, clusters send TERM before they preempt, a terminal that closes HUP; which of the
+processes of a job hears it is theirs to decide, so that processes must agree (`Processes.any`).
 """
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+from whisperq.disk import first_process
+from whisperq.stopping import heard_signals
+
 STARTED = time.monotonic()  # the process's start, near enough: max_time counts from there
 
 
@@ -20,6 +23,7 @@ class Stopping:
     def __init__(self, max_seconds: float | None) -> None:
         self.heard: list[int] = []  # signals
         self.max_seconds = max_seconds
+        self.raised: type[Exception] | None = None  # by a signal, at once
 
     def __call__(self) -> bool:
         return self.told() or (self.max_seconds is not None and time.monotonic() - STARTED >= self.max_seconds)
@@ -28,10 +32,21 @@ class Stopping:
         """By a signal: for work that keeps nothing, where the end of the time would come again, and again too early."""
         return bool(self.heard)
 
+    @contextmanager
+    def raising(self, error: type[Exception]) -> Iterator[None]:
+        """Inside, a signal raises this, between two operations of Python's: for work that may be lost."""
+        self.raised = error
+        try:
+            if self.heard:
+                raise error
+            yield
+        finally:
+            self.raised = None
+
 
 @contextmanager
 def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
-    """Inside, the first TERM, USR1, USR2 or Ctrl-C only sets a flag, and so does the end of `max_seconds`.
+    """Inside, the first TERM, HUP, USR1, USR2 or Ctrl-C only sets a flag, and so does the end of `max_seconds`.
 
     Further ones change nothing, but a second Ctrl-C raises KeyboardInterrupt: whoever sits there means it.
     """
@@ -40,12 +55,18 @@ def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
     def hear(number: int, _frame: object) -> None:
         if number == signal.SIGINT and stopping.heard:
             raise KeyboardInterrupt
+        if not stopping.heard and first_process():
+            # Nothing that buffers: Python runs this in the middle of whatever the process writes.
+            os.write(2, f"whisperq: {signal.Signals(number).name}: stopping; a further Ctrl-C ends at once\n".encode())
         stopping.heard.append(number)
+        if stopping.raised is not None:
+            error, stopping.raised = stopping.raised, None
+            raise error
 
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
         yield stopping
         return
-    before = {number: signal.signal(number, hear) for number in STOPPING}
+    before = {number: signal.signal(number, hear) for number in heard_signals()}
     try:
         yield stopping
     finally:

@@ -1,0 +1,108 @@
+"""Signals to stop, from the first import on: 75 and a line, 130 for a Ctrl-C, and nothing half-written."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import Job
+
+from whisperq.stopping import STOPPING, leave_when_told, raised
+
+
+def listening(process: subprocess.Popen, number: int) -> bool:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
+    return bool(caught >> (number - 1) & 1)
+
+
+# How long after the handlers are there: while the command line is imported, while torch is, and at work.
+EARLY = [(n, 0.02) for n in STOPPING] + [(signal.SIGUSR2, 0.8), (signal.SIGINT, 1.6), (signal.SIGHUP, 2.4)]
+
+
+@pytest.mark.parametrize("number, seconds", EARLY)
+def test_a_signal_in_the_first_seconds(number, seconds, workspace, finished_run):
+    command = [sys.executable, "-m", "whisperq", "distill", "--run", str(finished_run), "--out", "made", "--force"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not listening(process, signal.SIGUSR2):
+            assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(seconds)
+        process.send_signal(number)
+        said = process.communicate()[1]
+    assert process.returncode == (130 if number == signal.SIGINT else 75), said
+    last = said.splitlines()[-1]
+    assert last.startswith("whisperq: ") and "Traceback" not in said
+    assert "interrupted" in last if number == signal.SIGINT else signal.Signals(number).name in last, said
+    assert not Path("made").exists() and not list(Path().glob(".made*"))
+
+
+def test_nohup_stays_deaf_to_hup_and_a_fork_dies_as_it_would():
+    script = (
+        "import os, signal\n"
+        "from whisperq.stopping import leave_when_told\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "leave_when_told()\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "child = os.fork()\n"
+        "os.kill(os.getpid(), signal.SIGTERM) if not child else print(os.waitpid(child, 0)[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{int(signal.SIGTERM)}\n"), done.stderr
+
+
+def test_who_imports_whisperq_keeps_its_own_handlers(invoke, workspace):
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    assert invoke("init-student").exit_code == 0 and invoke("quantize", "--bits", "x").exit_code == 2
+    assert {number: signal.getsignal(number) for number in STOPPING} == before
+
+
+def test_only_the_first_is_raised_but_a_ctrl_c_always():
+    with raised() as heard:
+        with pytest.raises(KeyboardInterrupt, match="told to stop \\(SIGTERM\\)"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert heard == [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT] and callable(leave_when_told)
+
+
+COMMANDS = {
+    "outliers": "outliers --model distilled",
+    "calibrate": "calibrate",
+    "sensitivity": "sensitivity --model gemm-w8a8",
+    "quantize": "quantize",
+    "export": "export --model gemm-w8a8",
+    "plot-attention": "plot-attention --layer dec.0",
+    "robustness": "robustness --model gemm-w8a8 --limit 1",
+    "init-student": "init-student",
+}
+KEPT = {
+    "distill": ("distill --max-steps 400 --save-every 1000", "made-checkpoints"),
+    "eval": ("eval --model student --batch-size 1", "made-partial"),
+}
+
+
+@pytest.mark.parametrize("name, number", [(n, list(STOPPING)[i % 5]) for i, n in enumerate(COMMANDS)])
+def test_a_signal_in_the_middle_leaves_nothing_and_asks_to_be_run_again(name, number, copied_run):
+    folder = copied_run.parent
+    job = Job(folder, *COMMANDS[name].split(), "--out", "made")
+    job.until(lambda: list(folder.glob(".made.partial-*")))
+    job.signal(signal.SIGSTOP)  # so that no work is quicker than we
+    job.signal(number)
+    job.signal(signal.SIGCONT)
+    assert job.exit_code() == (130 if number == signal.SIGINT else 75), job.said
+    assert "no half-written artifact is left" in job.said and "Traceback" not in job.said
+    assert not list(folder.glob(".made*")) and not (folder / "made").exists()
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_hup_is_term(name, copied_run):
+    command, place = KEPT[name]
+    job = Job(copied_run.parent, *command.split(), "--out", "made")
+    job.until(lambda: list((copied_run.parent / place).glob("*")))
+    job.signal(signal.SIGHUP)
+    assert job.exit_code() == 75 and "told to stop" in job.said, job.said

@@ -1,0 +1,70 @@
+"""How every error ends: one sentence on standard error and an exit code.
+
+75: told to stop, the same command goes on; 130: Ctrl-C; 1: unexpected; others are the error's own (whisperq.errors).
+"""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from whisperq.errors import WhisperqError
+from whisperq.names import printable
+from whisperq.stopping import AGAIN, INTERRUPT, INTERRUPTED, Told, raised, speaker
+
+BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Every error becomes one sentence and its exit code, and so does a signal to stop."""
+    with raised() as heard:
+        try:
+            yield
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            stopped(heard)
+        except Exception as error:
+            if heard:  # what a library makes of an exception that comes in the middle of its import, say
+                stopped(heard)
+            explained(error)
+
+
+def stopped(heard: list[int]) -> None:
+    """By these signals, or by a Ctrl-C that came another way."""
+    if not heard or INTERRUPT in heard:
+        fail("interrupted; no half-written artifact is left", INTERRUPTED)
+    fail(f"{Told(heard[0])}; no half-written artifact is left: run the same command again", AGAIN)
+
+
+def explained(error: Exception) -> None:
+    if isinstance(error, WhisperqError):
+        fail(str(error), error.exit_code)
+    traceback_if_asked()
+    if isinstance(error, OSError):
+        place = f": {error.filename}" if error.filename else ""
+        named_badly = isinstance(error, BAD_PATH) or error.errno in (errno.ENAMETOOLONG, errno.EILSEQ)
+        fail(f"{error.strerror or error}{place}", 3 if named_badly else 1)
+    fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
+
+
+def fail(message: str, code: int) -> None:
+    """One sentence on standard error, whichever process it befell."""
+    print(f"{speaker()}: {printable(' '.join(message.split()))}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def sentence(message: Any, *_: Any, **__: Any) -> str:
+    """A warning as a user reads it, without the line of code that gave it."""
+    return f"warning: {' '.join(str(message).split())}\n"
+
+
+def traceback_if_asked() -> None:
+    if os.environ.get("WHISPERQ_DEBUG"):
+        traceback.print_exc(file=sys.stderr)

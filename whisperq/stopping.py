@@ -1,0 +1,86 @@
+"""What TERM, HUP, USR1, USR2 and Ctrl-C do where no work keeps its own account of them (training/signals.py).
+
+Before a command's work begins they end the process with one line. While it works they are raised where it is, so that
+what it had half written is removed: `Told`, or KeyboardInterrupt for a Ctrl-C.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+INTERRUPT = signal.SIGINT
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, INTERRUPT)
+AGAIN, INTERRUPTED = 75, 130  # exit codes: EX_TEMPFAIL of sysexits.h; 128 and SIGINT's number
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Told(KeyboardInterrupt):
+    """Told to stop by a signal of a cluster's; like a Ctrl-C, no `except Exception` holds it up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"told to stop ({signal.Signals(number).name})")
+
+
+def heard_signals() -> list[signal.Signals]:
+    """All of STOPPING but a HUP that nohup has turned off."""
+    return [n for n in STOPPING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+
+
+def leave_when_told() -> None:
+    """From now on until `raised`: for a process that has begun nothing."""
+
+    def leave(number: int) -> None:
+        said = "interrupted" if number == INTERRUPT else f"{Told(number)}; run the same command again"
+        with suppress(OSError):
+            os.write(2, f"{speaker()}: {said}\n".encode())
+        os._exit(INTERRUPTED if number == INTERRUPT else AGAIN)
+
+    for number in heard_signals():
+        signal.signal(number, _of_this_process(leave))
+
+
+@contextmanager
+def raised() -> Iterator[list[int]]:
+    """Inside, the first signal is raised, once: what then tidies up is left alone, but for a second Ctrl-C.
+
+    Gives the signals heard: what a library makes of an exception that comes at any moment is its own affair.
+    """
+    heard: list[int] = []
+
+    def hear(number: int) -> None:
+        heard.append(number)
+        if number == INTERRUPT:
+            raise KeyboardInterrupt
+        if len(heard) == 1:
+            raise Told(number)
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
+        yield heard
+        return
+    before = {number: signal.signal(number, _of_this_process(hear)) for number in heard_signals()}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _of_this_process(hear: Callable[[int], None]) -> Handler:
+    """A handler that a forked process does not inherit: there the signal does what it does by itself."""
+    mine = os.getpid()
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == mine:
+            return hear(number)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    return handler
+
+
+def speaker() -> str:
+    """Who speaks on standard error: of several processes each has its number."""
+    return "whisperq" if (rank := os.environ.get("RANK", "0")) == "0" else f"whisperq, process {rank}"

@@ -1,0 +1,97 @@
+"""What a checkpoint holds beside its tensors, and whether what was read is that."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+@dataclass
+class Progress:
+    """How far a training is, tensors apart."""
+
+    step: int = 0
+    position: dict[str, Any] | None = None  # of the data, after this step
+    best_step: int | None = None
+    best_wer: float | None = None
+    best_sha256: str | None = None  # of its file
+    validated: int = 0  # the last step whose validation is done
+    owed: bool = False  # whether this step's validation is still to be done
+    log_bytes: int = 0  # of metrics.jsonl
+    seconds: float = 0.0  # of training; validations and checkpoints are not counted
+    last: dict[str, Any] | None = None  # the last step's figures
+    skipped: list[str] = field(default_factory=list)  # origins of utterances that were unusable
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a training is: settings that decide its result, and its inputs' hashes."""
+
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]  # role -> sha256
+
+    def differences(self, other: "Identity") -> tuple[list[str], list[str]]:
+        """Settings and inputs that differ; a greater max_steps in `other` is the same training, going on."""
+        mine, theirs = dict(self.settings), dict(other.settings)
+        if theirs.get("max_steps", 0) >= mine.get("max_steps", 0):
+            mine.pop("max_steps", None), theirs.pop("max_steps", None)
+        keys = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+        roles = sorted(r for r in {*self.inputs, *other.inputs} if self.inputs.get(r) != other.inputs.get(r))
+        return keys, roles
+
+
+def read_state(text: str) -> tuple[Progress, Identity]:
+    """Raises ValueError, KeyError and TypeError for a state.json that no training wrote."""
+    state = json.loads(text)
+    progress, settings, inputs = (require(state[key], dict, key) for key in ("progress", "settings", "inputs"))
+    hints = get_type_hints(Progress)
+    for name, value in progress.items():
+        require(value, hints[name], name)
+    for name, value in inputs.items():
+        require(value, str, f"the {name} input")
+    require(settings.get("max_steps", 0), int, "max_steps")
+    found = Progress(**progress)
+    check_counts(found)
+    return found, Identity(settings, inputs)
+
+
+def check_counts(progress: Progress) -> None:
+    """Raises ValueError for numbers that no training comes to."""
+    if (progress.best_step is None) != (progress.best_wer is None):
+        raise ValueError("best_step and best_wer belong together")
+    if not 0 <= progress.validated <= progress.step or not 0 <= (progress.best_step or 0) <= progress.step:
+        raise ValueError(f"step {progress.step} cannot be after what it comes after")
+    if (
+        not 0 <= progress.seconds < float("inf")
+        or progress.log_bytes < 0
+        or not all(isinstance(origin, str) for origin in progress.skipped)
+    ):
+        raise ValueError("seconds, log_bytes or skipped are none")
+
+
+def require(value: Any, hint: Any, name: str) -> Any:
+    """The value. Raises TypeError where it is not of the type."""
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = tuple(get_origin(option) or option for option in options)
+    kinds += (int,) if float in kinds else ()
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise TypeError(f"{name} is {type(value).__name__}, not {hint}")
+    return value
+
+
+def require_like_start(position: Any, start: Any) -> None:
+    """Raises ValueError for a position of the data that has not the form of their start: counts, in the same places."""
+    alike = type(position) is type(start)
+    if alike and isinstance(start, dict):
+        alike = position.keys() == start.keys()
+        pairs = [(position[key], start[key]) for key in start] if alike else []
+    elif alike and isinstance(start, list):
+        alike = len(position) == len(start)
+        pairs = list(zip(position, start, strict=False))
+    else:
+        pairs, alike = [], alike and position >= 0
+    if not alike:
+        raise ValueError(f"the position in the data is {position}")
+    for one, other in pairs:
+        require_like_start(one, other)
