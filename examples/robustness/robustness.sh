@@ -7,6 +7,7 @@
 # utterance lists. Done work is not done again: after an interruption, run it again. Further settings:
 #   RUNS      where the run folders go, one for each model; default examples/robustness/run
 #   RESULTS   where the table goes; default examples/robustness/results
+#   LEVELS    first N utterances of each list that are heard at each level; default 60
 #   MARGIN    points of WER by which INT8 may be worse than float at a level; default 0.5
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
 set -euo pipefail
@@ -48,9 +49,9 @@ levels() {
     wq eval --model "$2" "${tests[@]}" --runtime "$3" --normalizer english --out "$WHISPERQ_RUN/eval/$1"
 }
 
-# made FOLDER SCRIPT: what the script makes is there whole, or not at all
+# made FOLDER SCRIPT FLAGS: what the script makes is there whole, or not at all
 made() {
-    [ -d "$1" ] || { python "$here/$2" "$1.partial" --speech "$speech" && mv "$1.partial" "$1"; }
+    [ -d "$1" ] || { python "$here/$2" "$1.partial" --speech "$speech" "${@:3}" && mv "$1.partial" "$1"; }
 }
 
 folders=()
@@ -60,7 +61,7 @@ for name in "$@"; do
     folders+=("$run")
     mkdir -p "$run"
     made "$run/clips" clips.py
-    made "$run/levels" levels.py
+    made "$run/levels" levels.py --librispeech "${LEVELS:-60}" --ljspeech "${LEVELS:-60}"
     wq calibrate --model "$model" --data "$speech/librispeech_train.jsonl" --batches 16 --batch-size 8
     wq quantize --model "$model" --out "$run/quantized"
     for format in text json srt; do heard "whisperq int8, $format" "$run/quantized" int8 "$format"; done
