@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import DIGITS
-from exported import exported, quantized_folder
+from exported import CPU, exported, quantized_folder
 from tiny import gated_model
 
 from whisperq import artifact
+from whisperq.options import Execution
+from whisperq.runtime.opening import open_runtime
 
 TEACHER, SAMPLE = DIGITS / "teacher", DIGITS / "sample"
 TEST = ("--test", f"digits={SAMPLE / 'test.jsonl'}", "--limit", "32", "--normalizer", "basic")
@@ -56,6 +59,27 @@ def test_labels_are_written_without_the_padding(invoke, tmp_path):
     assert done.exit_code == 0, done.output
     results = artifact.load(tmp_path / "labels").results
     assert results["tail_seconds"] == 0.5 and results["wer"] < 0.05
+
+
+@pytest.mark.parametrize("samples", [0, 1, 16_000, 64_000])
+def test_silence_alone_is_heard_as_in_full(samples):
+    found = []
+    for padding in ("full", "short"):
+        with open_runtime(TEACHER, Execution(padding=padding), CPU) as opened:
+            found.append(opened.rules.read(opened.runtime, opened.loader.features([np.zeros(samples, np.float32)])))
+    assert found[0] == found[1]
+
+
+def test_an_artifact_from_before_needs_nothing_more(tmp_path):
+    """What is kept is made of the model when it is first needed, and nothing is written beside the weights."""
+    folder = quantized_folder(gated_model(), tmp_path / "model")
+    before = sorted(folder.rglob("*"))
+    with open_runtime(folder, Execution(runtime="int8", padding="short"), CPU) as opened:
+        runtime = opened.runtime
+        assert "kept" not in vars(runtime)
+        runtime.encode(opened.loader.features([np.ones(1000, np.float32)]))
+        assert len(runtime.kept.encoder) == 2 and runtime.kept.encoder[0].shape == (50, 64)
+    assert sorted(folder.rglob("*")) == before and artifact.load(folder).kind == "quantized"
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])

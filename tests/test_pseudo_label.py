@@ -26,6 +26,7 @@ from tiny import features, gated_model, processor
 
 from whisperq.config import Source
 from whisperq.data.audio import load_audio
+from whisperq.data.features import log_mel
 from whisperq.data.lists import read
 from whisperq.data.tokens import make_codec
 from whisperq.data.utterance import Utterance
@@ -98,8 +99,10 @@ def scripted_loader(audio: dict[str, int]):
     class Extractor(SimpleNamespace):
         __hash__ = object.__hash__
 
+    extractor = Extractor(**vars(extractor))
     return SimpleNamespace(
-        extractor=Extractor(**vars(extractor)),
+        extractor=extractor,
+        features=lambda waveforms: log_mel(waveforms, extractor),
         device="cpu",
         codec=SimpleNamespace(decode=lambda ids: " ".join(map(str, ids))),
         audio=lambda utterance: None if audio[utterance.id] is None else np.ones(audio[utterance.id], np.float32),

@@ -1,6 +1,6 @@
 """Padding that is not computed: the encoder works on the speech and a short tail, the rest of the window is kept.
 
-    n = least multiple of STEP >= ceil(f / 2) + tail, at least STEP, at most N      rows that are computed
+    n = least multiple of STEP >= ceil(f / 2) + tail, at most N; N where f = 0      rows that are computed
     K = [K(x)_0 .. K(x)_(n-1), K(s)_n .. K(s)_(N-1)]       keys, values alike, of every encoder layer
     e = [e(x)_0 .. e(x)_(n-1), e(s)_n .. e(s)_(N-1)]       what cross-attention sees
 
@@ -54,9 +54,12 @@ def speech_frames(features: Tensor) -> list[int]:
 
 
 def rows_of(frames: int, tail: float, window: int) -> int:
-    """How many rows are computed for so many frames before the padding; tail in seconds, window in rows."""
-    needed = max(1, -(-frames // 2) + round(tail * ROWS_PER_SECOND))
-    return min(window, -(-needed // STEP) * STEP)
+    """How many rows are computed for so many frames before the padding; tail in seconds, window in rows.
+
+    All where nothing sounds: what is kept lies behind sound.
+    """
+    needed = -(-frames // 2) + round(tail * ROWS_PER_SECOND)
+    return min(window, -(-needed // STEP) * STEP) if frames else window
 
 
 def noise(rate: int) -> np.ndarray:
