@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor
 
-from whisperq.data.features import log_mel, log_mel_range
+from whisperq.data.features import log_mel, log_mel_of, log_mel_range, padded, samples_needed
 
 
 def waveforms(seconds: list[float], rate: int = 16000) -> list[np.ndarray]:
@@ -88,3 +88,18 @@ def test_no_recording_leaves_the_range_that_mathematics_gives(mel_bins: int) -> 
         assert low <= features.min() and features.max() <= high, name
         tops.append(features.max())
     assert high - max(tops) < 0.25  # a bound that is near, not any: an eighth of the features' two units
+
+
+@pytest.mark.parametrize("lengths", [[0], [1], [399, 5000], [48_000, 3], [63_000], [63_700], [64_000]])
+def test_padding_written_without_looking_is_that_of_transformers(lengths: list[int]) -> None:
+    extractor = WhisperFeatureExtractor(chunk_length=4)
+    rng = np.random.default_rng(5)
+    batch = [rng.normal(size=n).astype(np.float32) * 0.1 for n in lengths]
+    few = padded(batch, samples_needed(batch, extractor))
+    assert few.shape[1] <= max(lengths) + 560
+    found = log_mel_of(few, extractor)
+    expected = extractor([*batch], sampling_rate=16000, return_tensors="pt").input_features
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    above = [one > one.amin(dim=(1, 2), keepdim=True) for one in (found, log_mel(batch, extractor))]
+    frames = [int(one.any(dim=1).sum()) for one in above]  # that are no padding
+    assert frames[0] == frames[1] <= sum(n // 160 + 3 for n in lengths)

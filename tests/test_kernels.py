@@ -188,3 +188,20 @@ def test_packed_weights_serve_any_number_of_rows():
     whole = product(codes)
     for rows in (1, 3, 50):
         torch.testing.assert_close(product(codes[:rows].contiguous()), whole[:rows], rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 129])
+def test_attention_to_what_is_kept_beyond_is_that_of_the_longer_window(kernels, length, dtype):
+    """Two utterances; the window has 130 rows, and the rows from `length` on are those of silence."""
+    heads, window = Heads(2, 32), 130
+    silence, own = random(window, 128, seed=8).to(dtype), random(2, length, 192, seed=9).to(dtype)
+    behind = torch.cat([torch.zeros(window - length, 64, dtype=dtype), silence[length:]], dim=1)
+    whole = torch.cat([own, behind.expand(2, -1, -1)], dim=1)  # its other queries are of no account
+    expected = TorchKernels().attention(whole.flatten(0, 1).float(), 2, heads, None, None).unflatten(0, (2, window))
+    found = kernels.attention(own.flatten(0, 1).contiguous(), 2, heads, None, None, silence).unflatten(0, (2, length))
+    plain = TorchKernels().attention(own.flatten(0, 1), 2, heads, None, None, silence).unflatten(0, (2, length))
+    for result in (found, plain):
+        assert (result - expected[:, :length]).norm() / expected[:, :length].norm() < (
+            1e-5 if dtype == torch.float32 else 2e-2
+        )

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 NormalizerName = Literal["english", "basic", "none"]
+Padding = Literal["full", "short"]
 Measure = Literal["wer", "cer"]
 
 
@@ -21,6 +22,13 @@ def option(
     """
     metadata = {"help": help, "low": low, "high": high, "off": off, "operational": operational}
     return field(default=default, metadata=metadata)
+
+
+def padding_option() -> Any:
+    """Of every command that hears recordings with Whisper."""
+    return option(
+        "full", "What the encoder computes: full: the whole window; short: speech and a short tail, the rest is kept."
+    )
 
 
 def listed(value: Any) -> list[Any]:

@@ -36,7 +36,7 @@ WEIGHTS = fields(count(), "total trainable")
 COUNTED = fields(
     COUNT,
     "hits substitutions deletions insertions reference_words raw_reference_words utterances empty_references "
-    "empty_reference_insertions reference_characters skipped",
+    "empty_reference_insertions reference_characters skipped decoded_again",
 )
 SET = record({}, {
     **COUNTED,
@@ -55,7 +55,8 @@ AVERAGE = record({"normalizer": TEXT, "scorer": text, "sets": TEXTS}, {**MEANS, 
 SCORES = {"sets": each(SET), "averages": items(AVERAGE), **MEANS}
 PRODUCTS = {"integer_products": count(), "float_products": REASONS}
 EVALUATION = {
-    **SCORES, **PRODUCTS, **fields(text, "runtime device"), **fields(NUMBER, "warm_up_seconds peak_memory_gib"),
+    **SCORES, **PRODUCTS, **fields(text, "runtime device"),
+    **fields(NUMBER, "warm_up_seconds peak_memory_gib tail_seconds"),
 }  # fmt: skip
 VERDICT = {
     **fields(text, "normalizer scorer verdict blocked_by"),
@@ -128,7 +129,7 @@ SYMPTOM = record({}, {
 })  # fmt: skip
 LABELS = {
     **COUNTED, **fields(count(), "scored reference_words"), **fields(COUNT, "words longer_than_window unfinished"),
-    **fields(NUMBER, "wer mean_logprob"), "audio_seconds": number(), "label_wer_above": each(count()),
+    **fields(NUMBER, "wer mean_logprob tail_seconds"), "audio_seconds": number(), "label_wer_above": each(count()),
     "normalizers": TEXTS,
 }  # fmt: skip
 

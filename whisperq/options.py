@@ -6,7 +6,7 @@ One field is one flag: its default and its help line stand here and nowhere else
 from dataclasses import dataclass
 from typing import Literal
 
-from whisperq.flags import Measure, NormalizerName, option
+from whisperq.flags import Measure, NormalizerName, Padding, option, padding_option
 from whisperq.training_options import DistillConfig, InitStudentConfig, MixedPrecisionConfig, PseudoLabelConfig
 
 Observer = Literal["ema", "minmax", "percentile", "mse", "stablequant"]
@@ -108,6 +108,7 @@ class Execution:
     reduce_range: bool | None = option(
         None, "int8: activations on 7 bits, so that sums cannot saturate; default: where the CPU lacks VNNI."
     )
+    padding: Padding = padding_option()
 
 
 @dataclass(frozen=True)

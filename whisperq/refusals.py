@@ -74,6 +74,10 @@ def check_runtime(folder: Path, kind: str, execution: Execution, context: Contex
         raise UsageError(f"--reduce-range is for --runtime int8, not for {name}")
     if execution.attention_dtype != "auto" and name in ("float", "emulated"):
         raise UsageError(f"--attention-dtype is for runtimes in integers; of {name} --dtype is the number format")
+    if execution.padding == "short" and name in EXPORTED:
+        raise UsageError(
+            f"--padding short is for --runtime float, emulated and int8; the graphs of {name} hear whole windows"
+        )
     if context.device == "cuda" and name in EXPORTED:
         raise UsageError(f"--runtime {name} runs on the CPU, not with --device cuda")
     if name == "int8":

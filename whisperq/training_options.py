@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from whisperq.flags import NormalizerName, option
+from whisperq.flags import NormalizerName, Padding, option, padding_option
 
 Gate = Literal["headwise", "shared", "per-head", "mlp", "elementwise", "none"]
 
@@ -119,5 +119,6 @@ class PseudoLabelConfig:
     normalizer: NormalizerName | None = option(
         None, "Text normaliser of the labels' word error rates; default: the one that the list names, else english."
     )
+    padding: Padding = padding_option()
     temperature_fallback: bool = option(False, "Decode loops and guesses again, at temperatures of 0.2 to 1.")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")

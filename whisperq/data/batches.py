@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from whisperq.data.audio import load_audio
-from whisperq.data.features import log_mel_of, log_mel_range, padded
+from whisperq.data.features import log_mel_of, log_mel_range, padded, samples_needed
 from whisperq.data.lazy import without_text
 from whisperq.data.tokens import IGNORED, Codec, Tokens
 from whisperq.data.utterance import Utterance
@@ -50,6 +50,7 @@ class Loader:
     def __init__(self, extractor, codec: Codec, device: str, skip_bad: bool = False) -> None:
         self.extractor, self.codec, self.device, self.skip_bad = extractor, codec, device, skip_bad
         self.skipped: set[str] = set()  # origins
+        self.short = False  # whether features of padding are written without looking at it
 
     def refuse(self, utterance: Utterance, sentence: str) -> None:
         """Raises InputError with the sentence, or with skip_bad counts the utterance."""
@@ -115,8 +116,9 @@ class Loader:
 
     def features(self, waveforms: Sequence[np.ndarray], device: str | torch.device | None = None) -> Tensor:
         """Waveforms, each (samples,) -> (batch, mel bins, frames), on the device."""
-        together = padded(waveforms, self.extractor.n_samples)
-        return log_mel_of(self._moved(together, device or self.device), self.extractor)
+        samples = samples_needed(waveforms, self.extractor) if self.short else self.extractor.n_samples
+        together = self._moved(padded(waveforms, samples), device or self.device)
+        return log_mel_of(together, self.extractor)
 
     @staticmethod
     def _moved(values: Tensor, device: str | torch.device) -> Tensor:

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 POWER_FLOOR = 1e-10
 DYNAMIC_RANGE = 8.0  # decades below the utterance's loudest cell
@@ -44,14 +45,28 @@ def log_mel_range(extractor) -> tuple[float, float]:
 
 
 def log_mel_of(samples: torch.Tensor, extractor) -> torch.Tensor:
-    """float32 (batch, n_samples), padded -> float32 (batch, mel bins, frames), on the samples' device."""
+    """float32 (batch, n_samples), padded -> float32 (batch, mel bins, frames), on the samples' device.
+
+    Of fewer samples, as if there were zeros behind them (`samples_needed`).
+    """
     window, filters = _window_and_filters(extractor, samples.device)
     spectrum = torch.stft(samples, extractor.n_fft, extractor.hop_length, window=window, return_complex=True)
     # The centred STFT has one frame more than samples / hop; Whisper drops it.
     power = spectrum[..., :-1].abs().square().contiguous()
     log_power = (filters @ power).clamp(min=POWER_FLOOR).log10()
     loudest = log_power.amax(dim=(1, 2), keepdim=True)
+    if (missing := (extractor.n_samples - samples.shape[1]) // extractor.hop_length) > 0:
+        log_power = F.pad(log_power, (0, missing), value=math.log10(POWER_FLOOR))
     return (torch.maximum(log_power, loudest - DYNAMIC_RANGE) + 4.0) / 4.0
+
+
+def samples_needed(waveforms: Sequence[np.ndarray], extractor) -> int:
+    """How many samples of the window frames with sound see: behind the longest waveform all is zero.
+
+    A frame reaches half of n_fft beyond its centre, and at the end as much again is mirrored, which must be zeros.
+    """
+    step = extractor.hop_length
+    return min(-(-(max(map(len, waveforms)) + extractor.n_fft) // step) * step, extractor.n_samples)
 
 
 def padded(waveforms: Sequence[np.ndarray], n_samples: int) -> torch.Tensor:

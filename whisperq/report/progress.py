@@ -68,6 +68,12 @@ def say_how(runtime) -> None:
         say(f"notice: {notice}")
 
 
+def say_again(windows: int) -> None:
+    """How many windows --padding short had to decode again: said at the end of a command."""
+    if windows:
+        say(f"padding: {windows:,} windows were decoded again in full")
+
+
 def say_left_out(origins: Iterable[str]) -> None:
     """Which utterances --skip-bad left out: said at the end of a command."""
     if names := list(dict.fromkeys(origins)):

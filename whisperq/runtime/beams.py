@@ -16,6 +16,7 @@ from whisperq.errors import UsageError
 from whisperq.runtime.ctc import CtcRules
 from whisperq.runtime.decoding import Rules, finite, suppress
 from whisperq.runtime.interface import Runtime
+from whisperq.runtime.padding import guarded
 from whisperq.runtime.starts import start
 
 
@@ -26,7 +27,7 @@ class BeamRules(Rules):
     beams: int = 2
 
     def read(self, runtime: Runtime, features: Tensor) -> list[list[int]]:
-        return beam_search(runtime, features, self)
+        return guarded(runtime, features, lambda some, _: beam_search(runtime, some, self), self.words)
 
 
 def with_beams(rules: Rules | CtcRules, beams: int) -> Rules | CtcRules:

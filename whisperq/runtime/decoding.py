@@ -10,6 +10,7 @@ from torch import Tensor
 from whisperq.data.tokens import Codec
 from whisperq.errors import InputError
 from whisperq.runtime.interface import Runtime
+from whisperq.runtime.padding import guarded
 from whisperq.runtime.starts import NOTHING, Question, Start, start
 from whisperq.runtime.timestamps import restrict_times
 
@@ -29,7 +30,11 @@ class Rules:
 
     def read(self, runtime: Runtime, features: Tensor) -> list[list[int]]:
         """Each utterance's tokens."""
-        return greedy(runtime, features, self)
+        return guarded(runtime, features, lambda some, _: greedy(runtime, some, self), self.words)
+
+    def words(self, tokens: list[int]) -> list[int]:
+        """Without times."""
+        return [token for token in tokens if token not in self.times]
 
 
 @dataclass(frozen=True)

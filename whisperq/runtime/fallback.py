@@ -21,6 +21,7 @@ from torch import Tensor
 from whisperq.errors import UsageError
 from whisperq.runtime.decoding import Draws, Rules, Written, write
 from whisperq.runtime.interface import Runtime
+from whisperq.runtime.padding import guarded
 from whisperq.runtime.starts import NOTHING, Question
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # behind 0, which is greedy
@@ -75,7 +76,12 @@ class Decoding:
     ) -> list[Written]:
         """features (batch, mel bins, frames) of samples, (samples,) each; known: each one's language, where known."""
         known = known or [None] * len(samples)
-        found = write(self.runtime, features, self.rules, self.question, known)
+        found = guarded(
+            self.runtime,
+            features,
+            lambda some, rows: write(self.runtime, some, self.rules, self.question, [known[i] for i in rows]),
+            lambda one: self.rules.words(one.ids),
+        )
         if not self.care.fallback:
             return found
         tries: dict[int, list[Written]] = {i: [one] for i, one in enumerate(found) if self.failed(one)}

@@ -9,7 +9,7 @@ shows at once; a line names its utterance by set and number, so that any number 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from whisperq.data.prefetch import prefetch
 from whisperq.data.utterance import Utterance
 from whisperq.errors import WhisperqError
 from whisperq.runtime.opening import Opened
+from whisperq.runtime.padding import again_in_full
 from whisperq.runtime.stopwatch import Stopwatch
 from whisperq.runtime.transcription import transcribe_batch
 from whisperq.runtime.unfinished import Unfinished, appending, whole_lines
@@ -40,6 +41,7 @@ class Heard:
     wall: float = 0.0  # seconds of features, decoding and what lies between
     features: float = 0.0  # seconds
     decoding: float = 0.0  # seconds
+    again: int = 0  # windows decoded again in full: all of its batch's, in the batch's first line
 
 
 def batches_by_length(utterances: Sequence[Utterance], size: int) -> list[Batch]:
@@ -66,13 +68,14 @@ def hear_batch(opened: Opened, name: str, loaded: Loaded, size: int) -> list[Hea
     if not audio:
         return unread
     watch = Stopwatch(opened.loader.device)
-    began = time.perf_counter()
+    began, before = time.perf_counter(), again_in_full(opened.runtime)
     ears = opened.runtime, opened.loader, opened.rules
     texts = transcribe_batch(ears, list(audio.values()), size, watch, opened.care)
     times = {"wall": time.perf_counter() - began, **watch.seconds}
     shares = {stage: seconds / len(audio) for stage, seconds in times.items()}
     rate = opened.loader.extractor.sampling_rate
     lines = [Heard(name, n, t, len(audio[n]) / rate, **shares) for n, t in zip(audio, texts, strict=True)]
+    lines[0] = replace(lines[0], again=again_in_full(opened.runtime) - before)
     return [*lines, *unread]
 
 

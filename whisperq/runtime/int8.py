@@ -12,47 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whisperq.models.gated_whisper import GatedWhisperConfig
-from whisperq.runtime.int8_layers import Attention, FeedForward, Layers
+from whisperq.runtime.int8_blocks import DecoderLayer, Reader
+from whisperq.runtime.int8_layers import FeedForward, Layers
 from whisperq.runtime.int8_opening import check_gelu, choose_kernels, keep_freed_memory, open_integers
 from whisperq.runtime.interface import Products
-from whisperq.runtime.kernels import Cache, Heads, Norm
+from whisperq.runtime.kernels import Cache
+from whisperq.runtime.padding import groups
 from whisperq.runtime.products import Product
 from whisperq.runtime.stored import Stored
-
-TABLE, PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
-
-
-@dataclass(frozen=True)
-class EncoderLayer:
-    attention: Attention
-    feed_forward: FeedForward
-
-
-@dataclass(frozen=True)
-class DecoderLayer:
-    attention: Attention
-    cross: Attention
-    keys_and_values: Product  # of cross-attention, from the encoder's output
-    feed_forward: FeedForward
-    cache_scales: tuple[Tensor, Tensor] | None  # of cross-attention's keys and values by channel, where codes are kept
-
-
-@dataclass(frozen=True)
-class Table:
-    """The vocabulary's rows: codes (V, d_model) with a scale for each, or floats (scale None).
-
-    divisor (d_model): of a row, where the product for logits has its columns scaled.
-    """
-
-    rows: Tensor
-    scale: Tensor | None
-    divisor: Tensor | None
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        rows = self.rows[tokens].float()
-        rows = rows if self.scale is None else rows * self.scale[tokens]
-        return rows if self.divisor is None else rows / self.divisor
 
 
 @dataclass
@@ -61,6 +28,14 @@ class State:
 
     cross: list[Cache]
     own: list[Cache]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The state over padding: keys and values of the encoder's layers, (window, 2 d_model), and of cross-attention."""
+
+    encoder: list[Tensor]
+    cross: list[Cache]
 
 
 class Int8Runtime:
@@ -104,26 +79,55 @@ class Int8Runtime:
     def encode(self, features: Tensor) -> State:
         """features (batch, mel bins, frames) -> a state whose cross-attention keys and values are filled."""
         encoded = self.encoded(features)
-        batch = len(features)
-        cross = [self._cross_cache(layer, encoded, batch) for layer in self.decoder]
+        return self._state([self._cross_cache(layer, encoded, len(features)) for layer in self.decoder], len(features))
+
+    @torch.inference_mode()
+    def keep(self, features: Tensor) -> Kept:
+        made: list[Tensor] = []
+        encoded = self.encoded(features, made=made)
+        return Kept(made, [self._cross_cache(layer, encoded, 1) for layer in self.decoder])
+
+    @torch.inference_mode()
+    def encode_rows(self, features: Tensor, rows: Sequence[int], kept: Kept) -> State:
+        cross = [cache.repeated(len(rows)) for cache in kept.cross]
+        for count, utterances in groups(rows):
+            encoded = self.encoded(features[utterances], count, kept.encoder)
+            for layer, whole in zip(self.decoder, cross, strict=True):
+                whole.put(utterances, self._cross_cache(layer, encoded, len(utterances)))
+        return self._state(cross, len(rows))
+
+    def _state(self, cross: list[Cache], batch: int) -> State:
         like = torch.empty(0, dtype=self.dtype, device=self.device)
         capacity = self.config.max_target_positions
         return State(cross, [Cache.empty(batch, layer.attention.heads, capacity, like) for layer in self.decoder])
 
     @torch.inference_mode()
-    def encoded(self, features: Tensor) -> Tensor:
-        """The encoder alone: codes of `encoded_grid`, or float32, (batch * frames, d_model)."""
-        k = self.kernels
-        x = features.to(self.device, torch.float32).transpose(1, 2).contiguous()
+    def encoded(
+        self,
+        features: Tensor,
+        rows: int | None = None,
+        kept: Sequence[Tensor] | None = None,
+        made: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The encoder alone: codes of `encoded_grid`, or float32, (batch * rows, d_model); all rows, or the first.
+
+        kept: each layer's keys and values of the rows behind; made: takes the layers' own. A row hears five frames,
+        two before and two after its own.
+        """
+        k, rows = self.kernels, rows or features.shape[2] // 2
+        x = features[:, :, : 2 * rows + 1].to(self.device, torch.float32).transpose(1, 2).contiguous()
         for i, product in enumerate(self.convolutions):
             following = self.convolutions[1].grid if i == 0 else None
             x = self._convolve(x, product, stride=i + 1, grid=None if following is None else following.fused)
-        x = x.add_(self.frame_positions).flatten(0, 1)
-        for layer in self.encoder:
-            a = layer.attention
+            x = x[:, : 2 * rows]
+        x = x.add_(self.frame_positions[:rows]).flatten(0, 1)
+        for i, layer in enumerate(self.encoder):
+            a, beyond = layer.attention, None if kept is None else kept[i]
             normed = k.layer_norm(x, a.norm, a.inputs.grid)
             qkv = a.inputs(normed, self.dtype)
-            context = k.attention(qkv, len(features), a.heads, a.gate(normed, qkv), a.out.grid)
+            if made is not None:
+                made.append(qkv[:, a.width // 3 : a.width].contiguous())
+            context = k.attention(qkv, len(features), a.heads, a.gate(normed, qkv), a.out.grid, beyond)
             x = self._feed_forward(a.out.add(context, x), layer.feed_forward)
         return k.layer_norm(x, self.encoder_norm, self.encoded_grid)
 
@@ -175,57 +179,3 @@ class Int8Runtime:
         cache.scales = scales
         self.kernels.append(both[:, :width], both[:, width:], cache)
         return cache
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Whisper's blocks, put together from `Layers`."""
-
-    layers: Layers
-    config: GatedWhisperConfig
-
-    def encoder_layer(self, i: int) -> EncoderLayer:
-        module, address = f"model.encoder.layers.{i}", f"enc.{i}"
-        heads = _heads(self.config.d_model, self.config.encoder_attention_heads)
-        attention = self._attention(
-            f"{module}.self_attn", f"{module}.self_attn_layer_norm", address, heads, cross=False
-        )
-        return EncoderLayer(attention, self._feed_forward(module, address))
-
-    def decoder_layer(self, i: int) -> DecoderLayer:
-        module, address = f"model.decoder.layers.{i}", f"dec.{i}"
-        heads = _heads(self.config.d_model, self.config.decoder_attention_heads)
-        own = self._attention(f"{module}.self_attn", f"{module}.self_attn_layer_norm", address, heads, cross=False)
-        other, far = f"{module}.encoder_attn", f"{address}.cross"
-        cross = self._attention(other, f"{other}_layer_norm", far, heads, cross=True)
-        both = [(f"{far}.{name}", f"{other}.{name}") for name in ("k_proj", "v_proj")]
-        keys_and_values, scales = self.layers.product("enc.norm", both), self.layers.cache_scales(far)
-        return DecoderLayer(own, cross, keys_and_values, self._feed_forward(module, address), scales)
-
-    def _attention(self, module: str, norm: str, address: str, heads: Heads, cross: bool) -> Attention:
-        gated = not cross or self.config.cross_gate
-        return self.layers.attention(module, self.layers.norm(norm), address, heads, gated, cross)
-
-    def _feed_forward(self, module: str, address: str) -> FeedForward:
-        norm: Norm = self.layers.norm(f"{module}.final_layer_norm")
-        fc1 = self.layers.product(f"{address}.mlp_norm", [(f"{address}.fc1", f"{module}.fc1")])
-        return FeedForward(
-            norm, fc1, self.layers.product(f"{address}.fc2:input", [(f"{address}.fc2", f"{module}.fc2")])
-        )
-
-    def vocabulary(self) -> tuple[Table, Product]:
-        """The table for tokens and the product for logits: on disk they are one tensor."""
-        name = PROJECTION if PROJECTION in self.layers.stored else TABLE
-        stored = self.layers.stored.codes(name)
-        projection = self.layers.product("dec.norm", [("proj_out", name.removesuffix(".weight"))])
-        divisor = self.layers.stored.table_divisor
-        divisor = None if divisor is None else divisor.to(self.layers.device)
-        if stored is None:
-            return Table(self.layers.tensor(name), None, divisor), projection
-        # Rows are looked up in the file's own pages: only those of tokens that occur are ever in memory.
-        codes, scale = torch.from_numpy(stored.codes), torch.from_numpy(stored.scale).expand(len(stored.codes), 1)
-        return Table(codes.to(self.layers.device), scale.clone().to(self.layers.device), divisor), projection
-
-
-def _heads(d_model: int, count: int) -> Heads:
-    return Heads(count, d_model // count)

@@ -4,6 +4,7 @@
 over each tensor. Rows are (batch * length); a context is (rows, heads * head_dim).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -103,6 +104,16 @@ class Cache:
         values[:, :, : self.past] = self.values[:, :, : self.past][rows]
         return Cache(keys, values, self.past)
 
+    def repeated(self, batch: int) -> "Cache":
+        """One utterance's, for each of so many."""
+        keys, values = (x.repeat(batch, 1, 1, 1) for x in (self.keys, self.values))
+        return Cache(keys, values, self.past, self.scales)
+
+    def put(self, utterances: Sequence[int], start: "Cache") -> None:
+        """The first entries of these utterances, in place: as many as the other has filled."""
+        self.keys[utterances, :, :, : start.past] = start.keys
+        self.values[utterances, :, : start.past] = start.values
+
 
 class Kernels(Protocol):
     """Where a grid is given, the result is its codes, uint8; else float32."""
@@ -113,8 +124,14 @@ class Kernels(Protocol):
     def quantize(self, x: Tensor, grid: Grid | None) -> Tensor:
         """x float32; without a grid, x itself."""
 
-    def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
-        """Self-attention over whole utterances; qkv (rows, at least 3 * heads * head_dim). -> a context."""
+    def attention(
+        self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None,
+        kept: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Self-attention over whole utterances; qkv (rows, at least 3 * heads * head_dim). -> a context.
+
+        kept (window, 2 * heads * head_dim): keys and values of the rows that qkv does not reach; the same for all.
+        """
 
     def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
         """keys, values (rows, heads * head_dim) into the cache."""
@@ -138,9 +155,11 @@ class TorchKernels:
     def quantize(self, x: Tensor, grid: Grid | None) -> Tensor:
         return x if grid is None else grid.codes(x)
 
-    def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
-        width = heads.count * heads.dim
-        query, key, value = (split_heads(qkv[:, i * width : (i + 1) * width], batch, heads) for i in range(3))
+    def attention(
+        self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None,
+        kept: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        query, key, value = split_qkv(qkv, batch, heads, kept)
         return self._finish(scaled_attention(query, key, value, None), heads, gate, grid)
 
     def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
@@ -178,6 +197,20 @@ class TorchKernels:
 def split_heads(x: Tensor, batch: int, heads: Heads) -> Tensor:
     """(rows, heads * head_dim) -> (batch, heads, length, head_dim)."""
     return x.unflatten(0, (batch, -1)).unflatten(2, (heads.count, heads.dim)).transpose(1, 2)
+
+
+def split_qkv(qkv: Tensor, batch: int, heads: Heads, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, (batch, heads, length, head_dim); behind the last two, what is kept beyond."""
+    width = heads.count * heads.dim
+    query, key, value = (split_heads(qkv[:, i * width : (i + 1) * width], batch, heads) for i in range(3))
+    if kept is None:
+        return query, key, value
+    beyond = (split_heads(kept[query.shape[2] :, i * width : (i + 1) * width], 1, heads) for i in range(2))
+    key, value = (
+        torch.cat([own, more.expand(batch, -1, -1, -1)], dim=2)
+        for own, more in zip((key, value), beyond, strict=True)
+    )
+    return query, key, value
 
 
 def channel_codes(x: Tensor, scale: Tensor) -> Tensor:

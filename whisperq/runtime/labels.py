@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.data.batches import Loader
-from whisperq.data.features import log_mel
 from whisperq.data.utterance import Utterance
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import ONCE, Care, Decoding
@@ -55,7 +54,7 @@ def label_batch(
             heard[number] = audio
     if not heard:
         return labels
-    features = log_mel(list(heard.values()), loader.extractor, loader.device)
+    features = loader.features(list(heard.values()))
     decoding = Decoding(runtime, rules, loader.codec.decode, care)
     room = rules.max_tokens - len(rules.prompt)
     for (number, audio), one in zip(heard.items(), decoding.windows(features, list(heard.values())), strict=True):

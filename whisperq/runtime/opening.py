@@ -12,8 +12,8 @@ from whisperq.data.batches import Loader
 from whisperq.data.tokens import make_codec
 from whisperq.data.utterance import Utterance
 from whisperq.data.waveforms import CtcCodec, WaveformExtractor, WaveformLoader
-from whisperq.errors import InputError
-from whisperq.flags import Context
+from whisperq.errors import InputError, UsageError
+from whisperq.flags import Context, Padding
 from whisperq.models.ctc import frame_counts, shortest
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, compute_dtype, load_config, load_model, load_processor
@@ -21,8 +21,9 @@ from whisperq.models.sites import model_sites, watch
 from whisperq.options import Execution
 from whisperq.refusals import check_runtime, kind_of
 from whisperq.runtime.ctc import CtcRules, PyTorchCtc
-from whisperq.runtime.decoding import make_rules
+from whisperq.runtime.decoding import Rules, make_rules
 from whisperq.runtime.fallback import ONCE, Care
+from whisperq.runtime.padding import Short, noise
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.quantized import load_quantized, quantizers
 from whisperq.runtime.transcription import AnyRules, AnyRuntime, Hypothesis, transcribe
@@ -68,7 +69,7 @@ def open_runtime(folder: Path, execution: Execution, context: Context, skip_bad:
     name = check_runtime(folder, kind_of(folder), execution, context)
     if name in ("float", "emulated"):
         with open_model(folder, context, skip_bad) as opened:
-            yield opened
+            yield with_padding(opened, execution.padding)
         return
     described = Description.of(folder)
     if name == "int8":
@@ -79,7 +80,19 @@ def open_runtime(folder: Path, execution: Execution, context: Context, skip_bad:
         from whisperq.runtime.graphs import open_graphs
 
         device, runtime = "cpu", open_graphs(folder, name, described.config, execution.attention_dtype)
-    yield Opened(*_around(folder, described, context, device, skip_bad), runtime)
+    opened = Opened(*_around(folder, described, context, device, skip_bad), runtime)
+    yield with_padding(opened, execution.padding)
+
+
+def with_padding(opened: Opened, padding: Padding) -> Opened:
+    """The same, hearing whole windows, or for short the speech in them. Raises UsageError for what is no Whisper."""
+    if padding == "full":
+        return opened
+    if not isinstance(opened.rules, Rules):
+        raise UsageError("--padding short is for Whisper: a CTC model computes no padding; leave it out")
+    opened.loader.short = True
+    heard = partial(opened.loader.features, [noise(opened.loader.extractor.sampling_rate)])
+    return replace(opened, runtime=Short(opened.runtime, heard))
 
 
 def _integer_runtime(config: PreTrainedConfig) -> type:

@@ -25,13 +25,14 @@ from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device
 from whisperq.options import EvalConfig
-from whisperq.report.progress import bar, say, say_how, say_left_out
+from whisperq.report.progress import bar, say, say_again, say_how, say_left_out
 from whisperq.report.scores import evaluation
 from whisperq.report.sets import warn_of_changed_words, write_results, write_set
 from whisperq.runtime.beams import with_beams
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.hearing import Batch, Heard, HeardBook, Loaded, audio_ahead, batches_by_length, hear_batch
 from whisperq.runtime.opening import Opened, open_runtime
+from whisperq.runtime.padding import left_out_padding
 from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, spelling_of
 from whisperq.scoring.sets import over_sets, score_set
@@ -105,6 +106,7 @@ def eval(
                 title = f"Word errors of {model.resolve().name}"
                 write_results(draft.folder, title, draft.results, evaluation(draft.results))
             say_left_out(origin for one in sets for origin in unusable(one, book))
+            say_again(sum(one["decoded_again"] for one in results.values()))
             book.remove()
         return processes.result(out)
 
@@ -117,6 +119,7 @@ def summary(opened: Opened, costs: Sequence[tuple[float, float]]) -> dict[str, A
         "float_products": dict(products.floating),
         "runtime": opened.runtime.name,
         "device": opened.loader.device,
+        **left_out_padding(opened.runtime),
         "warm_up_seconds": max(seconds for seconds, _ in costs),
         "peak_memory_gib": max(memory for _, memory in costs),
     }
@@ -215,6 +218,7 @@ def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder:
         **artifact.plain(scored.results(sealed.seed)),
         **speed(lines, book.times(one.name)),
         "skipped": one.read.bad + len(heard) - len(read),
+        "decoded_again": sum(x.again for x in heard.values()),
     }
     write_set(folder, sealed.out, one.name, lines, scored, results)
     return results

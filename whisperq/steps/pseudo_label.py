@@ -24,11 +24,12 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device, local_folder, require_whisper
-from whisperq.report.progress import bar, say, say_how, say_left_out
+from whisperq.report.progress import bar, say, say_again, say_how, say_left_out
 from whisperq.report.sets import warn_of_changes
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
-from whisperq.runtime.opening import Opened, open_model
+from whisperq.runtime.opening import Opened, open_model, with_padding
+from whisperq.runtime.padding import again_in_full, left_out_padding
 from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.scoring.normalizers import VERSION, Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
@@ -62,10 +63,12 @@ def pseudo_label(
         book.look("pseudo-label", context.force)
         with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as opened:
             inputs = artifact.all_read(inputs)
+            opened = with_padding(opened, config.padding)
             say_how(opened.runtime)
             care = careful(opened.rules, config.temperature_fallback, context.seed)
             ears = replace(opened, runtime=Stoppable(opened.runtime, stopping), care=care)
             listen(ears, utterances, book, config.batch_size, processes, stopping)
+            again = sum(processes.gather(again_in_full(opened.runtime)))
             normalizers = [normalizer_of(name, opened.processor.tokenizer) for name in names]
         if processes.main:
             with artifact.create(out, "pseudo-labels", "pseudo-label", settings, inputs, context.force) as draft:
@@ -73,6 +76,8 @@ def pseudo_label(
                 ids = sorted({n.id for n in normalizers})
                 draft.results |= write(labelled(group, labels, normalizers), ids, draft.folder, out)
                 draft.results |= left_out(labels, group.bad) | {"normalizers": ids, "normalizer_version": VERSION}
+                draft.results |= {"decoded_again": again, **left_out_padding(opened.runtime)}
+            say_again(again)
             unread = [n for n, label in labels.items() if label.left_out == UNREADABLE]
             say_left_out([*group.skipped, *(utterances[n].origin for n in sorted(unread))])
             book.remove()

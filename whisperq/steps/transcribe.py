@@ -15,13 +15,14 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted, ReadError, UsageError
 from whisperq.flags import Context
 from whisperq.options import TranscribeConfig
-from whisperq.report.progress import bar, say, say_how
+from whisperq.report.progress import bar, say, say_again, say_how
 from whisperq.report.scribe import Scribe, check_writable
 from whisperq.report.transcripts import STDIN, named_once, output_files
 from whisperq.runtime.decoding import with_times
 from whisperq.runtime.fallback import Care
 from whisperq.runtime.listening import AnyRules, Tongues, hear
 from whisperq.runtime.opening import Opened, open_runtime
+from whisperq.runtime.padding import again_in_full
 from whisperq.runtime.stoppable import Stoppable, Stopped
 from whisperq.training.signals import stop_requested
 
@@ -65,6 +66,7 @@ def transcribe(
             raise Interrupted(f"told to stop: {done}; name the others, or give --force to do all again") from None
         finally:
             scribe.close()
+        say_again(again_in_full(opened.runtime))
     task.conclude(config.skip_bad)
     return ""
 

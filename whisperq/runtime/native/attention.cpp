@@ -131,6 +131,14 @@ struct Buffer {
     const T &operator[](int64_t i) const { return data[i]; }
 };
 
+// One head's keys or values: row t of its own, or from `count` on of what is kept for all.
+struct Rows {
+    const bf16 *own, *kept;
+    int64_t stride, kept_stride, count;
+
+    const bf16 *operator[](int64_t t) const { return t < count ? own + t * stride : kept + t * kept_stride; }
+};
+
 // One head's keys and values (length, head_dim), packed for `product`, zero where there are none.
 struct Packed {
     int64_t length, head_dim, rows, dims;  // rows, dims: padded
@@ -140,19 +148,27 @@ struct Packed {
         : length(length), head_dim(head_dim), rows(padded(length, KEYS)), dims(padded(head_dim, TILE)),
           keys(rows * dims), values(rows * dims) {}
 
-    void fill(const bf16 *key, const bf16 *value, int64_t row_stride) {
+    void fill(const Rows &key, const Rows &value) {
         for (int64_t t = 0; t < length; t++) {
             // Keys are columns, (t / 16, d / 2, t % 16, d % 2): whole pairs move.
             bf16 *to = keys.data + t / 16 * 16 * dims + t % 16 * 2;
-            const bf16 *from = key + t * row_stride;
+            const bf16 *from = key[t];
             for (int64_t d = 0; d + 1 < head_dim; d += 2) std::memcpy(to + d * 16, from + d, 4);
             if (head_dim % 2) to[(head_dim - 1) * 16] = from[head_dim - 1];
         }
         for (int64_t t = 0; t < length; t += 2) {
             // Values are rows, (d / 16, t / 2, d % 16, t % 2): two neighbours in time are interleaved.
-            const bf16 *even = value + t * row_stride, *odd = even + row_stride;
             const bool last = t + 1 == length;
-            for (int64_t d = 0; d < head_dim; d++) {
+            const bf16 *even = value[t], *odd = last ? even : value[t + 1];
+            int64_t d = 0;
+            for (; !last && d + 16 <= head_dim; d += 16) {
+                const auto pair = [](const bf16 *from) {
+                    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+                };
+                const __m512i both = _mm512_or_si512(pair(even + d), _mm512_slli_epi32(pair(odd + d), 16));
+                _mm512_storeu_si512(&values[d * rows + t / 2 * 32], both);
+            }
+            for (; d < head_dim; d++) {
                 bf16 *to = &values[d / 16 * 16 * rows + t / 2 * 32 + d % 16 * 2];
                 to[0] = even[d];
                 to[1] = last ? 0 : odd[d];
@@ -261,21 +277,25 @@ int bf16_products() {
 }
 
 // query, key, value: (batch * length, heads * head_dim), rows `row_stride` apart. Out: the same, densely.
-// Each head is divided into `parts` for the threads.
-void attention_bf16(const bf16 *query, const bf16 *key, const bf16 *value, int64_t row_stride, Shape s, float scaling,
-                    Gate gate, int64_t parts, Out out) {
+// kept_key, kept_value: (keys, heads * head_dim), rows `kept_stride` apart; what they have from row `length` on comes
+// behind the keys and values of each utterance. Each head is divided into `parts` for the threads.
+void attention_bf16(const bf16 *query, const bf16 *key, const bf16 *value, int64_t row_stride, const bf16 *kept_key,
+                    const bf16 *kept_value, int64_t kept_stride, int64_t keys, Shape s, float scaling, Gate gate,
+                    int64_t parts, Out out) {
     const int64_t blocks = (s.length + QUERIES - 1) / QUERIES;
 #pragma omp parallel
     {
         [[maybe_unused]] Tiles tiles;
-        Packed packed(s.length, s.head_dim);
+        Packed packed(keys, s.head_dim);
         Block block(packed.dims);
 #pragma omp for collapse(3) schedule(dynamic)
         for (int64_t b = 0; b < s.batch; b++)
             for (int64_t h = 0; h < s.heads; h++)
                 for (int64_t part = 0; part < parts; part++) {
                     const int64_t origin = b * s.length * row_stride + h * s.head_dim;
-                    packed.fill(key + origin, value + origin, row_stride);
+                    const int64_t head = h * s.head_dim;
+                    packed.fill({key + origin, kept_key + head, row_stride, kept_stride, s.length},
+                                {value + origin, kept_value + head, row_stride, kept_stride, s.length});
                     for (int64_t i = blocks * part / parts; i < blocks * (part + 1) / parts; i++) {
                         const int64_t first = i * QUERIES, count = std::min(QUERIES, s.length - first);
                         for (int64_t r = 0; r < count; r++)

@@ -6,7 +6,7 @@ from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm, scaled_attention, split_heads
+from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm, scaled_attention, split_qkv
 from whisperq.runtime.native.checks import address, rows_address
 
 
@@ -60,7 +60,9 @@ _ARGUMENTS = {
     "quantize_divided": [_POINTER, _POINTER, _COUNT, _COUNT, _Out],
     "quantize_halves": [_POINTER, _COUNT, _COUNT, _POINTER, _COUNT, c_float, c_float, c_float, c_int32, _POINTER],
     "gate_context": [_POINTER, _COUNT, _COUNT, _COUNT, _Gate, _Out],
-    "attention_bf16": [_POINTER, _POINTER, _POINTER, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out],
+    "attention_bf16": [
+        _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out
+    ],
     "attend_bf16": _ATTEND,
     "attend_float": _ATTEND,
     "append_bf16": _APPEND,
@@ -102,9 +104,12 @@ class NativeKernels:
             self.library.quantize_divided(address(x, torch.float32, *x.shape), divisor, x.numel() // width, width, out)
         return codes
 
-    def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
+    def attention(
+        self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None,
+        kept: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         if qkv.dtype == torch.float32:
-            return self._gated(_float_context(qkv, batch, heads), heads, gate, grid)
+            return self._gated(_float_context(qkv, batch, heads, kept), heads, gate, grid)
         rows, width = qkv.shape[0], heads.count * heads.dim
         result, out = _result(rows, width, grid)
         start, step = rows_address(qkv, torch.bfloat16, batch * (rows // batch), 3 * width), width * qkv.element_size()
@@ -112,16 +117,9 @@ class NativeKernels:
         parts = -(-2 * torch.get_num_threads() // (batch * heads.count))
         shape = _Shape(batch, rows // batch, heads.count, heads.dim)
         self.library.attention_bf16(
-            start,
-            start + step,
-            start + 2 * step,
-            qkv.stride(0),
-            shape,
-            heads.scaling,
-            _gate(gate, heads, rows),
-            parts,
-            out,
-        )
+            start, start + step, start + 2 * step, qkv.stride(0), *_beyond(kept, heads, shape.length), shape,
+            heads.scaling, _gate(gate, heads, rows), parts, out,
+        )  # fmt: skip
         return result
 
     def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
@@ -205,8 +203,18 @@ def _gate(gate: GateLogits | None, heads: Heads, rows: int) -> _Gate:
     return _Gate(start, logits.stride(0), width, is_bf16, gate.factor)
 
 
-def _float_context(qkv: Tensor, batch: int, heads: Heads) -> Tensor:
+def _beyond(kept: Tensor | None, heads: Heads, length: int) -> tuple[int | None, int | None, int, int]:
+    """Where kept keys and values lie, how far apart their rows, and how many rows there are with them."""
+    if kept is None:
+        return None, None, 0, length
+    if len(kept) < length:
+        raise ValueError(f"{length} rows are more than the {len(kept)} of which keys and values are kept")
+    width = heads.count * heads.dim
+    start = rows_address(kept, torch.bfloat16, len(kept), 2 * width)
+    return start, start + width * kept.element_size(), kept.stride(0), len(kept)
+
+
+def _float_context(qkv: Tensor, batch: int, heads: Heads, kept: Tensor | None) -> Tensor:
     """Attention in float32 is PyTorch's own: its matrix products are as good as any."""
     width = heads.count * heads.dim
-    query, key, value = (split_heads(qkv[:, i * width : (i + 1) * width], batch, heads) for i in range(3))
-    return scaled_attention(query, key, value, None).transpose(1, 2).reshape(-1, width)
+    return scaled_attention(*split_qkv(qkv, batch, heads, kept), None).transpose(1, 2).reshape(-1, width)

@@ -73,10 +73,12 @@ class TokenKernels(NativeKernels):
         self.library.quantize_tokens(address(x, torch.float32, *x.shape), *x.shape, gelu, out)
         return result
 
-    def attention(self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid) -> Result:
+    def attention(
+        self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid, kept: Tensor | None = None
+    ) -> Result:
         if not isinstance(grid, TokenGrid):
-            return super().attention(qkv, batch, heads, gate, grid)
-        return self.quantize(super().attention(qkv, batch, heads, gate, None), grid)
+            return super().attention(qkv, batch, heads, gate, grid, kept)
+        return self.quantize(super().attention(qkv, batch, heads, gate, None, kept), grid)
 
     def attend(
         self, query: Tensor, cache: Cache, causal: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid

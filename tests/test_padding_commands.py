@@ -1,0 +1,72 @@
+"""--padding short on the commands: heard as in full, told in the results, and refused where it cannot be had."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import DIGITS
+from exported import exported, quantized_folder
+from tiny import gated_model
+
+from whisperq import artifact
+
+TEACHER, SAMPLE = DIGITS / "teacher", DIGITS / "sample"
+TEST = ("--test", f"digits={SAMPLE / 'test.jsonl'}", "--limit", "32", "--normalizer", "basic")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, invoke) -> Path:
+    """The digits' teacher heard both ways, its padding computed and left out."""
+    run = tmp_path_factory.mktemp("padding") / "run"
+    for padding in ("full", "short"):
+        done = invoke("eval", "--model", TEACHER, "--run", run, *TEST, "--padding", padding, "--out", run / padding)
+        assert done.exit_code == 0, done.output
+    return run
+
+
+def heard(folder: Path) -> list[str]:
+    lines = (folder / "hypotheses" / "digits.jsonl").read_text().splitlines()
+    return [json.loads(line)["pred_text"] for line in lines]
+
+
+def test_spoken_digits_are_heard_alike(run):
+    full, short = heard(run / "full"), heard(run / "short")
+    assert sum(a == b for a, b in zip(full, short, strict=True)) >= len(full) - 2
+
+
+def test_results_say_how_much_was_computed(run):
+    full, short = (artifact.load(run / name).results for name in ("full", "short"))
+    assert short["tail_seconds"] == 0.5 and "tail_seconds" not in full
+    assert full["sets"]["digits"]["decoded_again"] == 0 <= short["sets"]["digits"]["decoded_again"]
+
+
+def test_transcribe_hears_recordings_without_their_padding(invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [json.loads(line) for line in (SAMPLE / "test.jsonl").read_text().splitlines()[:4]]
+    files = [SAMPLE / line["audio_filepath"] for line in lines]
+    how = ("--model", TEACHER, "--padding", "short", "--format", "json", "--out", "all.json")
+    done = invoke("transcribe", *files, *how)
+    assert done.exit_code == 0, done.output
+    assert "padding is left out, but for a tail of 0.5 s" in done.output
+
+
+def test_labels_are_written_without_the_padding(invoke, tmp_path):
+    data = ("--data", SAMPLE / "validation.jsonl", "--normalizer", "basic")
+    done = invoke("pseudo-label", "--model", TEACHER, *data, "--padding", "short", "--out", tmp_path / "labels")
+    assert done.exit_code == 0, done.output
+    results = artifact.load(tmp_path / "labels").results
+    assert results["tail_seconds"] == 0.5 and results["wer"] < 0.05
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_graphs_refuse_it_with_a_sentence(invoke, runtime, tmp_path):
+    pytest.importorskip("onnx")
+    folder = exported(quantized_folder(gated_model(), tmp_path / "model"), tmp_path / "onnx")
+    done = invoke("eval", "--model", folder, *TEST, "--runtime", runtime, "--padding", "short", "--dry-run")
+    assert done.exit_code == 2
+    assert f"the graphs of {runtime} hear whole windows" in done.output
+
+
+def test_ctc_models_refuse_it(invoke, tmp_path):
+    done = invoke("eval", "--model", DIGITS / "wav2vec2", *TEST, "--padding", "short", "--out", tmp_path / "eval")
+    assert done.exit_code == 2 and "--padding short is for Whisper" in done.output
