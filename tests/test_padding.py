@@ -45,8 +45,11 @@ def test_a_quiet_place_within_speech_is_no_padding():
 
 @pytest.mark.parametrize(
     ("frames", "tail", "rows"),
-    [(0, 0.0, 1500), (1, 0.0, 25), (2, 0.5, 50), (100, 0.5, 75), (101, 1.0, 125), (2990, 1.0, 1500), (3000, 30.0, 1500)],
-)
+    [
+        (0, 0.0, 1500), (1, 0.0, 25), (2, 0.5, 50), (100, 0.5, 75), (101, 1.0, 125), (2990, 1.0, 1500),
+        (3000, 30.0, 1500),
+    ],
+)  # fmt: skip
 def test_rows_are_half_the_frames_and_the_tail_in_steps(frames, tail, rows):
     assert rows_of(frames, tail, 1500) == rows
 
