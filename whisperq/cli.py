@@ -93,17 +93,17 @@ def signature(command: Command) -> inspect.Signature:
 
 def function(command: Command) -> Callable[..., None]:
     def run(**flags: Any) -> None:
-        given = {k: v for k, v in flags.items() if v is not None and k in {f.name for f in fields(Common)}}
-        execute(command, Common(**given), flags)
+        execute(command, flags)
 
     run.__signature__ = signature(command)  # type: ignore[attr-defined]
     run.__doc__ = f"{command.help}\n\nExample: {command.example}"
     return run
 
 
-def execute(command: Command, common: Common, flags: dict[str, Any]) -> None:
+def execute(command: Command, flags: dict[str, Any]) -> None:
     """One call, one print."""
     with reported():
+        common = Common(**{f.name: flags[f.name] for f in fields(Common) if flags[f.name] is not None})
         session = Session.open(command.name, common, {k: _tuple(v) for k, v in flags.items()})
         settings = session.settings(command.settings)
         if common.dry_run:

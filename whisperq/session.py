@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from whisperq import artifact
-from whisperq.config import FILE, Experiment, Source, find_config, read_config, resolve, source, within_limits
+from whisperq.config import FILE, Experiment, Source, find_config, read_config, resolve, source
 from whisperq.errors import InputError, UsageError, meant
 from whisperq.flags import Common, Context
 from whisperq.hashing import file_sha256
@@ -32,7 +32,7 @@ class Session:
 
     @classmethod
     def open(cls, command: str, common: Common, flags: Mapping[str, Any]) -> "Session":
-        root = Path(within_limits(common).run)
+        root = Path(common.run)
         path = find_config(common.config, root)
         session = cls(command, common, flags, read_config(path), RunFolder(root))
         if path is not None:
