@@ -19,8 +19,8 @@ import typer.rich_utils
 from typer.core import TyperCommand
 
 from whisperq import __version__
-from whisperq.artifact import Finished, load
-from whisperq.commands import COMMANDS, Command, InputFlag
+from whisperq.artifact import load
+from whisperq.commands import COMMANDS, Command, InputFlag, perform
 from whisperq.config import FILE
 from whisperq.disk import first_process
 from whisperq.doctor import examine, findings_json, findings_table, refuse_broken
@@ -30,7 +30,6 @@ from whisperq.flags import Common
 from whisperq.planning import Plan
 from whisperq.report.plans import plan_tables
 from whisperq.report.printing import print_lineage, print_out, print_result
-from whisperq.report.progress import say
 from whisperq.run_folder import artifact_at
 from whisperq.session import Session
 from whisperq.starter import write_starter
@@ -109,11 +108,7 @@ def execute(command: Command, flags: dict[str, Any]) -> None:
         if common.dry_run:
             foretell(plan(session, settings, command.call), common.json)
             return
-        try:
-            result = command.call(session, settings)
-        except Finished as finished:
-            result = finished.artifact
-            say(f"{result.path} is finished already, by this very command; nothing was done")
+        result = perform(command, session, settings)
         if isinstance(result, str):
             print(result, end="")
             return

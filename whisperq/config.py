@@ -60,6 +60,10 @@ class Source:
     def title(self) -> str:
         return self.path or ":".join(p for p in (self.dataset, self.config, self.split) if p)
 
+    def as_mapping(self) -> dict[str, Any]:
+        """As in whisperq.yaml."""
+        return {f.name: v for f in fields(Source) if (v := getattr(self, f.name)) != f.default}
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -76,17 +80,14 @@ class Experiment:
     path: Path | None = None
 
     def as_yaml(self) -> str:
-        def plain(source: Source) -> dict[str, Any]:
-            return {f.name: v for f in fields(Source) if (v := getattr(source, f.name)) != f.default}
-
         content = {
             "teacher": self.teacher,
             "language": self.language,
             "task": self.task,
             "normalizer": self.normalizer,
-            "train": [plain(s) for s in self.train],
-            "validation": [plain(s) for s in self.validation],
-            "test": {s.name: {k: v for k, v in plain(s).items() if k != "name"} for s in self.test},
+            "train": [s.as_mapping() for s in self.train],
+            "validation": [s.as_mapping() for s in self.validation],
+            "test": {s.name: {k: v for k, v in s.as_mapping().items() if k != "name"} for s in self.test},
             "defaults": {k: dict(v) for k, v in self.defaults.items()},
         }
         return yaml.safe_dump(content, sort_keys=False)
@@ -155,9 +156,10 @@ def _sources(value: Any, base: Path, where: str) -> tuple[Source, ...]:
 
 
 def source(entry: Any, base: Path, where: str, name: str = "") -> Source:
-    """A path, or a mapping with Source's keys, as a Source with an absolute path."""
-    entry = {"path": entry} if isinstance(entry, str) else entry
-    if not isinstance(entry, dict) or bool(entry.get("path")) == bool(entry.get("dataset")):
+    """A path, or a mapping with Source's keys or a Source, as a Source with an absolute path."""
+    entry = entry.as_mapping() if isinstance(entry, Source) else entry
+    entry = {"path": entry} if isinstance(entry, str | os.PathLike) else entry
+    if not isinstance(entry, Mapping) or bool(entry.get("path")) == bool(entry.get("dataset")):
         raise InputError(f"{where}: a source is a path, or a mapping with either path or dataset")
     if unknown := _strange(entry, known := {f.name for f in fields(Source)}):
         raise InputError(f"{where}: unknown key {unknown!r} in a source{meant(unknown, known)}")
