@@ -1,5 +1,6 @@
 """Every command as a function: the same artifacts and refusals as its flags give, and no output unasked."""
 
+import ast
 import inspect
 import json
 import logging
@@ -147,6 +148,17 @@ def test_a_package_of_a_command_s_name_can_be_called(workspace, capfd):
     page = wq.report("run", title="Runs", out="page")
     assert page.kind == "report" and (page.path / "report.html").is_file() and callable(say)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_document_names_what_there_is():
+    """Every keyword of the README's calls is one of the function's."""
+    text = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    named = [call for call in calls if getattr(call.func, "attr", None) in wq.__all__]
+    assert {call.func.attr for call in named} == {"init_student", "calibrate", "quantize", "transcribe", "Source"}
+    for call in named:
+        signature = inspect.signature(getattr(wq, call.func.attr))
+        signature.bind(*call.args, **{keyword.arg: None for keyword in call.keywords})
 
 
 def test_the_example_as_it_would_be_pasted(workspace, teacher, monkeypatch, capsys):

@@ -17,7 +17,7 @@ SPEECH = sorted(Path(wq.__file__).parent.glob("data/calibration/**/*.opus"))  # 
 
 ranges = wq.calibrate(MODEL, batches=4, out=OUT / "ranges")
 small = wq.quantize(MODEL, ranges, recipe="gemm", out=OUT / "model")
-print(f"{small.path}: {small.results['bytes'] / small.results['float_bytes']:.2f} of the bytes in float32")
+print(f"{small.path}: {small.results['bytes'] / small.results['float_bytes']:.2f} of its source's bytes")
 
 try:  # a choice that there is not: the message names those that there are
     wq.quantize(MODEL, ranges, recipe="fp8", out=OUT / "other")
