@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import whisperq
+from whisperq.checks import listed
 from whisperq.commands import COMMANDS
-from whisperq.flags import listed
 from whisperq.options import SETTINGS
 
 PACKAGE = Path(whisperq.__file__).parent

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -12,7 +13,7 @@ from whisperq.config import Experiment, find_config, read_config, resolve
 from whisperq.errors import InputError, UsageError
 from whisperq.options import SETTINGS, CalibrateConfig, QuantizeConfig
 from whisperq.run_folder import RunFolder
-from whisperq.training_options import DistillConfig
+from whisperq.training_options import DistillConfig, InitStudentConfig
 
 FULL = """
 teacher: models/teacher
@@ -158,6 +159,38 @@ def test_every_mistake_is_one_sentence_that_names_file_and_culprit(tmp_path, tex
 def test_values_outside_their_limits_are_refused(kind, command, flags, words):
     with pytest.raises(UsageError, match=words):
         resolve(kind, command, Experiment(), flags)
+
+
+REFUSED = {
+    "choice": (QuantizeConfig, {"recipe": "foo"}, "--recipe is 'foo', but must be one of gemm, paper"),
+    "choice of some": (QuantizeConfig, {"sites": "every"}, "but must be one of linear, blocks, all"),
+    "one of several": (CalibrateConfig, {"observer": ["ema", "emma"]}, "--observer is 'emma', but must be one of ema"),
+    "most": (QuantizeConfig, {"weight_bits": 99}, "--weight-bits must be at most 8, not 99"),
+    "least, of several": (CalibrateConfig, {"activation_bits": (8, 2)}, "--activation-bits must be at least 4, not 2"),
+    "inherited": (DistillConfig, {"kl_weight": -1}, "--kl-weight must be at least 0, not -1"),
+    "a fraction": (InitStudentConfig, {"layers": 2.5}, "--layers is 2.5, but must be of type int"),
+    "nothing": (InitStudentConfig, {"layers": None}, "--layers is None, but must be of type int"),
+    "a number as switch": (CalibrateConfig, {"skip_bad": 1}, "--skip-bad is 1, but must be of type bool"),
+    "no number": (DistillConfig, {"learning_rate": float("inf")}, "--learning-rate must be a finite number"),
+    "none in a list": (QuantizeConfig, {"exclude": [None]}, "--exclude is None, but must be of type str"),
+}
+
+
+@pytest.mark.parametrize("kind, settings, words", REFUSED.values(), ids=REFUSED)
+def test_settings_are_checked_as_they_are_made(kind, settings, words):
+    with pytest.raises(UsageError) as error:
+        kind(**settings)
+    assert words in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(UsageError):
+        replace(kind(), **settings)
+
+
+def test_settings_made_in_python_are_those_that_flags_make():
+    made = QuantizeConfig(exclude=["enc.0.*"], smooth=0.5, budget=3, weight_bits=np.int64(4), massive=Path("dec.1"))
+    flags = {"exclude": ("enc.0.*",), "smooth": "0.5", "budget": 3.0, "weight_bits": 4, "massive": "dec.1"}
+    assert made == resolve(QuantizeConfig, "quantize", Experiment(), flags)
+    assert [type(v) for v in (made.exclude, made.smooth, made.budget, made.weight_bits)] == [tuple, str, float, int]
+    assert CalibrateConfig(observer="mse, ema", activation_bits=4).observer == ("mse", "ema")
 
 
 def test_which_file_is_read(tmp_path, monkeypatch):

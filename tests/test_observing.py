@@ -1,16 +1,20 @@
 """What calibration records of a batch: the same values, however it is shown, and known ranges without looking."""
 
 import json
+from typing import get_args
 
 import pytest
 import torch
 from tiny import decoder_ids, features, gated_model
 
+from whisperq import options
+from whisperq.errors import UsageError
 from whisperq.models import gated_whisper
 from whisperq.models.ranges import known_range, write_ranges
 from whisperq.models.sites import model_sites, watch
-from whisperq.quant.ranges import Estimation
+from whisperq.quant.ranges import OBSERVERS, Estimation
 from whisperq.quant.smoothing import ChannelExtrema
+from whisperq.runtime import activation_ranges
 
 LENGTHS = {"tokens": (4, 9)}
 
@@ -126,3 +130,20 @@ def test_sites_without_scores_leave_attention_to_the_fused_kernel(finished_run, 
     flags = ("--run", finished_run, "--out", tmp_path / "c", "--sites", "enc.*.probs,dec.*.cross.probs,enc.*.out_proj")
     assert invoke("calibrate", *flags).exit_code == 0
     assert "enc.0.probs" in json.loads((tmp_path / "c" / "ranges.json").read_text())["sites"]
+
+
+@pytest.mark.parametrize("observers, words", [(("ema", "emma"), "no observer 'emma'"), ((), "needs an observer")])
+def test_an_observer_that_there_is_not_is_an_error_before_anything_is_observed(observers, words):
+    with pytest.raises(UsageError, match=f"{words}.*ema, minmax, percentile, mse, stablequant"):
+        Estimation(observers)
+
+
+def test_an_unknown_observer_has_no_range_by_mistake():
+    """Not that of mse, nor under smoothing that of minmax, nor one that mathematics knows."""
+    for site in (Estimation(("mse",)).site(), Estimation(("mse",)).site(known=(0.0, 1.0))):
+        site.observe([torch.tensor([-1.0, 2.0])])
+        with pytest.raises(UsageError, match="no observer 'median'"):
+            site.estimate("median", Estimation(), 8)
+    with pytest.raises(UsageError, match="no observer 'median'"):
+        activation_ranges._scaled_observer("median")
+    assert set(activation_ranges.SCALED) == set(OBSERVERS) == set(get_args(options.Observer))

@@ -201,6 +201,18 @@ def test_new_ranges_are_those_of_the_smoothed_model(observer, copied_run, invoke
         assert entry["range"] == pytest.approx(expected[address]["ranges"][observer], rel=1e-4, abs=1e-5), address
 
 
+@pytest.mark.parametrize("observer", ["minmax", "mse"])
+def test_an_observer_that_scaled_sites_cannot_keep_is_named(observer, copied_run, invoke):
+    """Never in silence: a histogram that was counted before scaling tells nothing of what comes after."""
+    run(invoke, copied_run, "calibrate", "--observer", observer, "--out", copied_run / "seen")
+    flags = ("--calibration", copied_run / "seen", "--smooth", "0.5", "--out", copied_run / "eased")
+    said = " ".join(invoke("quantize", "--run", copied_run, *flags).stderr.split())
+    results = artifact.load(copied_run / "eased").results
+    assert (results["observer"], results["smoothed_observer"]) == (observer, "minmax")
+    notice = f"{len(results['smoothed'])} scaled sites take their ranges of minmax, not of {observer}"
+    assert (notice in said) == (observer != "minmax") and results["smoothed"]
+
+
 def test_a_smoothed_model_runs_in_integers(copied_run, digits, invoke):
     model = planted_folder(copied_run / "distilled", 256.0, copied_run / "planted")
     folder = quantized(invoke, copied_run, model, "smooth", "--smooth", 0.5)

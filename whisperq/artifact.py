@@ -46,6 +46,10 @@ class Artifact:
     path: Path
     manifest: dict[str, Any]
 
+    def __fspath__(self) -> str:
+        """It stands for its folder wherever Python takes a path."""
+        return str(self.path)
+
     @property
     def kind(self) -> str:
         return self.manifest["kind"]

@@ -225,7 +225,7 @@ def transcribe(s: Session, config: o.TranscribeConfig) -> str:
     out, context = Path(s.common.out) if s.common.out else None, s.context()
     if config.language is None and s.experiment.path is None:  # nobody has said which
         context = replace(context, language=None)
-    return step("transcribe")(model, s.flags["files"], out, replace(config, runtime=runtime), context)
+    return step("transcribe")(model, s.flags["files"], out, replace(config, runtime=runtime), context, s.output)
 
 
 def outliers(s: Session, config: o.OutliersConfig) -> Artifact:

@@ -19,8 +19,8 @@ import typer.rich_utils
 from typer.core import TyperCommand
 
 from whisperq import __version__
-from whisperq.artifact import Finished, load
-from whisperq.commands import COMMANDS, Command, InputFlag
+from whisperq.artifact import load
+from whisperq.commands import COMMANDS, Command, InputFlag, perform
 from whisperq.config import FILE
 from whisperq.disk import first_process
 from whisperq.doctor import examine, findings_json, findings_table, refuse_broken
@@ -30,7 +30,6 @@ from whisperq.flags import Common
 from whisperq.planning import Plan
 from whisperq.report.plans import plan_tables
 from whisperq.report.printing import print_lineage, print_out, print_result
-from whisperq.report.progress import say
 from whisperq.run_folder import artifact_at
 from whisperq.session import Session
 from whisperq.starter import write_starter
@@ -93,27 +92,23 @@ def signature(command: Command) -> inspect.Signature:
 
 def function(command: Command) -> Callable[..., None]:
     def run(**flags: Any) -> None:
-        given = {k: v for k, v in flags.items() if v is not None and k in {f.name for f in fields(Common)}}
-        execute(command, Common(**given), flags)
+        execute(command, flags)
 
     run.__signature__ = signature(command)  # type: ignore[attr-defined]
     run.__doc__ = f"{command.help}\n\nExample: {command.example}"
     return run
 
 
-def execute(command: Command, common: Common, flags: dict[str, Any]) -> None:
+def execute(command: Command, flags: dict[str, Any]) -> None:
     """One call, one print."""
     with reported():
+        common = Common(**{f.name: flags[f.name] for f in fields(Common) if flags[f.name] is not None})
         session = Session.open(command.name, common, {k: _tuple(v) for k, v in flags.items()})
         settings = session.settings(command.settings)
         if common.dry_run:
             foretell(plan(session, settings, command.call), common.json)
             return
-        try:
-            result = command.call(session, settings)
-        except Finished as finished:
-            result = finished.artifact
-            say(f"{result.path} is finished already, by this very command; nothing was done")
+        result = perform(command, session, settings)
         if isinstance(result, str):
             print(result, end="")
             return

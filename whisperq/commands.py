@@ -6,7 +6,8 @@ from typing import Any
 
 from whisperq import calls
 from whisperq import options as o
-from whisperq.artifact import Artifact
+from whisperq.artifact import Artifact, Finished
+from whisperq.report.progress import say
 from whisperq.session import Session
 
 
@@ -187,3 +188,12 @@ COMMANDS = (
         one_run=False,
     ),
 )
+
+
+def perform(command: Command, session: Session, settings: Any) -> Artifact | str:
+    """The command's call; what this very call has made before is given back as it is."""
+    try:
+        return command.call(session, settings)
+    except Finished as finished:
+        say(f"{finished.artifact.path} is finished already, by this very command; nothing was done")
+        return finished.artifact

@@ -14,12 +14,9 @@ Relative paths count from the file's own folder; ${NAME} is taken from the envir
 A flag wins over `defaults`, which win over the paper's values in options.py.
 """
 
-import dataclasses
 import math
 import os
 import re
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -27,8 +24,9 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from whisperq.errors import InputError, UsageError, meant
-from whisperq.flags import NormalizerName, at_commas, listed
+from whisperq.checks import typed
+from whisperq.errors import InputError, meant
+from whisperq.flags import NormalizerName
 from whisperq.options import SETTINGS
 
 FILE = "whisperq.yaml"
@@ -62,6 +60,10 @@ class Source:
     def title(self) -> str:
         return self.path or ":".join(p for p in (self.dataset, self.config, self.split) if p)
 
+    def as_mapping(self) -> dict[str, Any]:
+        """As in whisperq.yaml."""
+        return {f.name: v for f in fields(Source) if (v := getattr(self, f.name)) != f.default}
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -78,17 +80,14 @@ class Experiment:
     path: Path | None = None
 
     def as_yaml(self) -> str:
-        def plain(source: Source) -> dict[str, Any]:
-            return {f.name: v for f in fields(Source) if (v := getattr(source, f.name)) != f.default}
-
         content = {
             "teacher": self.teacher,
             "language": self.language,
             "task": self.task,
             "normalizer": self.normalizer,
-            "train": [plain(s) for s in self.train],
-            "validation": [plain(s) for s in self.validation],
-            "test": {s.name: {k: v for k, v in plain(s).items() if k != "name"} for s in self.test},
+            "train": [s.as_mapping() for s in self.train],
+            "validation": [s.as_mapping() for s in self.validation],
+            "test": {s.name: {k: v for k, v in s.as_mapping().items() if k != "name"} for s in self.test},
             "defaults": {k: dict(v) for k, v in self.defaults.items()},
         }
         return yaml.safe_dump(content, sort_keys=False)
@@ -117,7 +116,7 @@ def read_config(path: Path | None) -> Experiment:
     if unknown := _strange(content, known):
         raise InputError(f"{path}: unknown key {unknown!r}{meant(unknown, known)}; known: {', '.join(sorted(known))}")
     base = path.resolve().parent
-    content |= _typed(Experiment, {k: content[k] for k in SCALARS if k in content}, str(path))
+    content |= typed(Experiment, {k: content[k] for k in SCALARS if k in content}, str(path))
     for key in ("train", "validation", "test"):
         content[key] = _sources(content.get(key), base, f"{path}: {key}")
     if "teacher" in content:
@@ -139,7 +138,7 @@ def _section(command: str, values: dict[Any, Any], where: str) -> dict[str, Any]
     section = {str(k).replace("-", "_"): v for k, v in values.items()}
     if unknown := _strange(section, known := {f.name for f in fields(SETTINGS[command])}):
         raise InputError(f"{where}: unknown setting {unknown!r}{meant(unknown, known)}")
-    return _typed(SETTINGS[command], section, where)
+    return typed(SETTINGS[command], section, where)
 
 
 def _strange(given: Mapping[Any, Any], known: set[str]) -> str | None:
@@ -157,13 +156,14 @@ def _sources(value: Any, base: Path, where: str) -> tuple[Source, ...]:
 
 
 def source(entry: Any, base: Path, where: str, name: str = "") -> Source:
-    """A path, or a mapping with Source's keys, as a Source with an absolute path."""
-    entry = {"path": entry} if isinstance(entry, str) else entry
-    if not isinstance(entry, dict) or bool(entry.get("path")) == bool(entry.get("dataset")):
+    """A path, or a mapping with Source's keys or a Source, as a Source with an absolute path."""
+    entry = entry.as_mapping() if isinstance(entry, Source) else entry
+    entry = {"path": entry} if isinstance(entry, str | os.PathLike) else entry
+    if not isinstance(entry, Mapping) or bool(entry.get("path")) == bool(entry.get("dataset")):
         raise InputError(f"{where}: a source is a path, or a mapping with either path or dataset")
     if unknown := _strange(entry, known := {f.name for f in fields(Source)}):
         raise InputError(f"{where}: unknown key {unknown!r} in a source{meant(unknown, known)}")
-    entry = _typed(Source, {**entry, "name": name or entry.get("name", "")}, where)
+    entry = typed(Source, {**entry, "name": name or entry.get("name", "")}, where)
     if entry.get("path"):
         entry["path"] = os.path.normpath(base / _expand(entry["path"], where))
     elif (base / (expanded := _expand(entry["dataset"], where))).is_dir():
@@ -194,57 +194,7 @@ def _local(name: str, base: Path, where: str) -> str:
 def resolve(kind: type[T], command: str, experiment: Experiment, flags: Mapping[str, Any]) -> T:
     """A command's settings: flags over the configuration's defaults over the paper's values.
 
-    Raises UsageError for a value outside the limits that options.py gives.
+    Raises UsageError for a value that options.py does not allow.
     """
     given = {f.name: flags[f.name] for f in fields(kind) if flags.get(f.name) is not None}  # type: ignore[arg-type]
-    try:  # of a flag that takes several the command line gives strings
-        given |= _typed(kind, {k: v for k, v in given.items() if isinstance(v, tuple)}, "the command line")
-    except InputError as error:
-        raise UsageError(str(error)) from None
-    return within_limits(kind(**{**experiment.defaults.get(command, {}), **given}))
-
-
-def within_limits(settings: T) -> T:
-    """The same settings; raises UsageError for a value outside its limits."""
-    for f in fields(settings):  # type: ignore[arg-type]
-        for value in listed(getattr(settings, f.name)):
-            _check_limits(f, value)
-    return settings
-
-
-def _check_limits(setting: dataclasses.Field, value: Any) -> None:
-    flag, low, high = setting.name.replace("_", "-"), setting.metadata["low"], setting.metadata["high"]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"--{flag} must be a finite number, not {value}")
-    if value is not None and low is not None and value < low:
-        raise UsageError(f"--{flag} must be at least {low}, not {value}")
-    if value is not None and high is not None and value > high:
-        raise UsageError(f"--{flag} must be at most {high}, not {value}")
-
-
-def _typed(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Check YAML's values against the dataclass's types: YAML reads 1e-4 as a string, and a typo as anything."""
-    hints = typing.get_type_hints(kind)
-    return {name: _convert(value, hints[name], f"{where}: {name}") for name, value in values.items()}
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        hint = next(h for h in typing.get_args(hint) if h is not type(None))
-    if typing.get_origin(hint) is typing.Literal:
-        if value not in typing.get_args(hint):
-            raise InputError(f"{where} is {value!r}, but must be one of {', '.join(typing.get_args(hint))}")
-        return value
-    if typing.get_origin(hint) is tuple:
-        one = typing.get_args(hint)[0]
-        return tuple(map(str, listed(value)) if one is str else (_convert(v, one, where) for v in at_commas(value)))
-    try:
-        if isinstance(value, bool) != (hint is bool) or not isinstance(value, str | int | float):
-            raise ValueError
-        if hint is int and float(value) != int(float(value)):
-            raise ValueError
-        return hint(float(value)) if hint is int else hint(value)
-    except (ValueError, OverflowError):
-        raise InputError(f"{where} is {value!r}, but must be of type {hint.__name__}") from None
+    return kind(**{**experiment.defaults.get(command, {}), **given})

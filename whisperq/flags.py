@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from whisperq.checks import Settings
+
 NormalizerName = Literal["english", "basic", "none"]
 Padding = Literal["full", "short"]
 Measure = Literal["wer", "cer"]
@@ -31,18 +33,8 @@ def padding_option() -> Any:
     )
 
 
-def listed(value: Any) -> list[Any]:
-    """A setting's values, where it may have several."""
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def at_commas(value: Any) -> list[Any]:
-    """The same, and of text what commas join."""
-    return [part for v in listed(value) for part in (map(str.strip, v.split(",")) if isinstance(v, str) else [v])]
-
-
 @dataclass(frozen=True)
-class Common:
+class Common(Settings):
     """Flags of every command."""
 
     run: str = option("run", "Run folder: every command has its place in it.")

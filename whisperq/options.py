@@ -6,6 +6,7 @@ One field is one flag: its default and its help line stand here and nowhere else
 from dataclasses import dataclass
 from typing import Literal
 
+from whisperq.checks import Settings
 from whisperq.flags import Measure, NormalizerName, Padding, option, padding_option
 from whisperq.training_options import DistillConfig, InitStudentConfig, MixedPrecisionConfig, PseudoLabelConfig
 
@@ -15,7 +16,7 @@ Scorer = Literal["jiwer", "sclite"]
 
 
 @dataclass(frozen=True)
-class CalibrateConfig:
+class CalibrateConfig(Settings):
     batches: int = option(16, "Batches of calibration data.", low=1)
     batch_size: int = option(8, "Utterances in a batch.", low=1)
     observer: tuple[Observer, ...] = option(
@@ -42,7 +43,7 @@ class CalibrateConfig:
 
 
 @dataclass(frozen=True)
-class QuantizeConfig:
+class QuantizeConfig(Settings):
     recipe: Literal["gemm", "paper"] = option("gemm", "Which weights and activations: see the README.")
     sites: Literal["linear", "blocks", "all"] | None = option(
         None,
@@ -85,7 +86,7 @@ class QuantizeConfig:
 
 
 @dataclass(frozen=True)
-class SensitivityConfig:
+class SensitivityConfig(Settings):
     by: Literal["block", "site", "model"] = option(
         "block", "Parts: attention and feed-forward blocks, or sites and weights; model: the whole alone, no parts."
     )
@@ -96,7 +97,7 @@ class SensitivityConfig:
 
 
 @dataclass(frozen=True)
-class Execution:
+class Execution(Settings):
     """How a model is run."""
 
     runtime: RuntimeName | None = option(
@@ -138,7 +139,7 @@ class RobustnessConfig(Execution):
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
+class ScoreConfig(Settings):
     normalizer: NormalizerName | None = option(
         None, "Text normaliser of every set; default: that of the configured set of its name, else english."
     )
@@ -153,7 +154,7 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Settings):
     margin: float = option(0.3, "Points of WER (or CER) by which B may be worse and still be no worse.", low=0)
     blocks: Literal["auto", "speaker", "recording", "utterance"] = option(
         "auto", "What is resampled together; auto: speakers, else recordings, where there are 20, else utterances."
@@ -174,7 +175,7 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Settings):
     float: bool = option(False, "Export the unquantized model.", off="")
 
 
@@ -201,7 +202,7 @@ class TranscribeConfig(Execution):
 
 
 @dataclass(frozen=True)
-class OutliersConfig:
+class OutliersConfig(Settings):
     layer: str | None = option(None, "Sites, such as dec.1.out_proj or enc.*.out_proj; default: attention outputs.")
     batch_size: int = option(8, "Utterances in a batch.", low=1)
     limit: int | None = option(None, "First N utterances of each set only.", low=1)
@@ -209,13 +210,13 @@ class OutliersConfig:
 
 
 @dataclass(frozen=True)
-class PlotAttentionConfig:
+class PlotAttentionConfig(Settings):
     layer: str = option("dec.-1", "Attention block: enc.<i>, dec.<i> or dec.<i>.cross.")
     head: str = option("0", "Head, counted from zero, or all for a grid.")
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(Settings):
     title: str = option("whisperq report", "Heading of the page.")
     verify: bool = option(True, "Hash every file of every artifact, not the manifests alone.")
 

@@ -112,7 +112,11 @@ def parts(*values: Any) -> tuple[Any, ...]:
 
 
 def parameters(step: str) -> list[str]:
-    """The names of a step's parameters, read from its source: importing it would load torch."""
+    """The names of a step's parameters."""
+    return [argument.arg for argument in function(step).args.args]
+
+
+def function(step: str) -> ast.FunctionDef:
+    """A step's function, read from its source: importing it would load torch."""
     tree = ast.parse((STEPS / f"{step}.py").read_text(encoding="utf-8"))
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == step)
-    return [argument.arg for argument in function.args.args]
+    return next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == step)

@@ -6,10 +6,10 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from whisperq import artifact
-from whisperq.config import FILE, Experiment, Source, find_config, read_config, resolve, source, within_limits
+from whisperq.config import FILE, Experiment, Source, find_config, read_config, resolve, source
 from whisperq.errors import InputError, UsageError, meant
 from whisperq.flags import Common, Context
 from whisperq.hashing import file_sha256
@@ -29,10 +29,11 @@ class Session:
     experiment: Experiment
     run: RunFolder
     chosen: list[tuple[str, Path | str]] = field(default_factory=list)  # what was announced: role and value
+    output: TextIO | None = None  # what takes transcripts in the place of standard output
 
     @classmethod
     def open(cls, command: str, common: Common, flags: Mapping[str, Any]) -> "Session":
-        root = Path(within_limits(common).run)
+        root = Path(common.run)
         path = find_config(common.config, root)
         session = cls(command, common, flags, read_config(path), RunFolder(root))
         if path is not None:
@@ -169,8 +170,10 @@ class Session:
         self.chosen.append(("data", EMBEDDED))
         return (source(str(EMBEDDED), Path.cwd(), "the embedded speech"),)
 
-    def _flag_source(self, text: str, flag: str) -> Source:
-        """NAME or NAME=LIST of a test set, LIST or LIST:WEIGHT of training data, else LIST."""
+    def _flag_source(self, text: Any, flag: str) -> Source:
+        """NAME or NAME=LIST of a test set, LIST or LIST:WEIGHT of training data, else LIST; in Python a Source too."""
+        if not isinstance(text, str):
+            return source(text, Path.cwd(), f"--{flag}")
         configured = {s.name: s for s in self.experiment.test}
         if flag == "test" and text in configured:
             return configured[text]

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from whisperq.checks import Settings
 from whisperq.flags import NormalizerName, Padding, option, padding_option
 
 Gate = Literal["headwise", "shared", "per-head", "mlp", "elementwise", "none"]
 
 
 @dataclass(frozen=True)
-class InitStudentConfig:
+class InitStudentConfig(Settings):
     layers: int = option(16, "Encoder layers of the student (the paper: 8, 16, 24).")
     decoder_layers: int = option(2, "Decoder layers of the student.")
     encoder_indices: str | None = option(None, "Teacher's encoder layers to copy, such as 0,2,5; replaces --layers.")
@@ -23,7 +24,7 @@ class InitStudentConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Settings):
     """What distillation and mixed-precision training have in common."""
 
     max_steps: int = option(200_000, "Optimiser steps.", low=1)
@@ -114,7 +115,7 @@ class MixedPrecisionConfig(TrainingConfig, MixedPrecision):
 
 
 @dataclass(frozen=True)
-class PseudoLabelConfig:
+class PseudoLabelConfig(Settings):
     batch_size: int = option(16, "Utterances decoded together.", low=1)
     normalizer: NormalizerName | None = option(
         None, "Text normaliser of the labels' word error rates; default: the one that the list names, else english."

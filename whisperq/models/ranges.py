@@ -21,12 +21,11 @@ from torch import nn
 from whisperq.errors import InputError
 from whisperq.models.sites import Site
 from whisperq.quant.observers import minmax_range
-from whisperq.quant.ranges import BITWISE, Ends, Estimation, SiteRange
+from whisperq.quant.ranges import BITWISE, OBSERVERS, Ends, Estimation, SiteRange, check_observer
 from whisperq.schema import Wrong, count, each, ends, items, maybe, number, one_of, read_json, record
 
 RANGES = "ranges.json"
 SPECTROGRAM = "enc.conv1:input"  # of a model that hears log-mel spectrograms
-OBSERVERS = ("ema", "minmax", "percentile", "mse", "stablequant")
 
 
 def known_range(model: nn.Module, site: Site, heard: Ends | None = None) -> Ends | None:
@@ -93,8 +92,10 @@ def _ranges(value: Any, place: str) -> None:
 def chosen_observer(folder: Path, wanted: str | None) -> str:
     """The one that is wanted, else the calibration's own; minmax is known of every calibration, from the batches' ends.
 
-    Raises InputError for one that the calibration has no ranges of.
+    Raises InputError for one that the calibration has no ranges of, UsageError for one that there is not.
     """
+    if wanted is not None:
+        check_observer(wanted)
     held = read_ranges(folder)["observers"]
     if wanted == "minmax":
         return wanted

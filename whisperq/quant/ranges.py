@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from whisperq.errors import UsageError
 from whisperq.quant.observers import Histogram, ema_range, minmax_range, mse_range, percentile_range
 
+OBSERVERS = ("ema", "minmax", "percentile", "mse", "stablequant")
 COUNTING = ("percentile", "mse", "stablequant")  # observers that need a histogram
 BITWISE = ("mse", "stablequant")  # observers whose range is for a number of bits
 
@@ -22,17 +24,32 @@ Ends = tuple[float, float]
 
 @dataclass(frozen=True)
 class Estimation:
-    """Which observers estimate ranges, the calibration's own first, and how."""
+    """Which observers estimate ranges, the calibration's own first, and how.
+
+    Raises UsageError for none, and for one that there is not: before data are read, not after.
+    """
 
     observers: tuple[str, ...] = ("ema",)
     momentum: float = 0.9
     percentile: float = 99.999
     bits: tuple[int, ...] = (8,)  # of the observers that optimise for some
 
+    def __post_init__(self) -> None:
+        if not self.observers:
+            raise UsageError(f"a calibration needs an observer: {', '.join(OBSERVERS)}")
+        for observer in self.observers:
+            check_observer(observer)
+
     def site(self, known: Ends | None = None) -> "SiteRange":
         """Ready for a site's first batch; known: the range that mathematics gives it."""
         counting = known is None and any(observer in COUNTING for observer in self.observers)
         return SiteRange(Histogram() if counting else None, known=known)
+
+
+def check_observer(name: str) -> None:
+    """Raises UsageError for a range estimator that there is not."""
+    if name not in OBSERVERS:
+        raise UsageError(f"there is no observer {name!r}; choose one of {', '.join(OBSERVERS)}")
 
 
 @dataclass
@@ -85,7 +102,8 @@ class SiteRange:
             self.histogram.merge(other.histogram)
 
     def estimate(self, observer: str, how: Estimation, bits: int) -> Ends:
-        """One observer's range; of stablequant the full one, which its search starts from."""
+        """One observer's range; of stablequant the full one, which its search starts from. Raises UsageError."""
+        check_observer(observer)
         if self.known is not None:
             return self.known
         if observer == "ema":
@@ -94,7 +112,9 @@ class SiteRange:
             return minmax_range(self.minima, self.maxima)
         if observer == "percentile":
             return percentile_range(self.histogram, how.percentile)
-        return mse_range(self.histogram, bits)
+        if observer == "mse":
+            return mse_range(self.histogram, bits)
+        raise NotImplementedError(f"the observer {observer} has no range")
 
     def as_dict(self, how: Estimation) -> dict[str, Any]:
         """`ranges`: by observer, and by bits where an observer optimises for some."""

@@ -1,8 +1,13 @@
-"""Progress bars and announcements, all on standard error; of several processes at one task the first one's."""
+"""Progress bars and announcements, all on standard error; of several processes at one task the first one's.
 
+Where Python calls a step, announcements go to the log `whisperq` and no bar is drawn, unless it asks for them.
+"""
+
+import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Literal, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
@@ -11,7 +16,12 @@ from rich.text import Text
 from whisperq.disk import first_process
 from whisperq.names import printable
 
+Where = Literal["shown", "logged", "dropped"]
+
 console = Console(stderr=True)
+log = logging.getLogger("whisperq")
+log.addHandler(logging.NullHandler())  # else Python shows the warnings of a log that nobody has set up
+_where: ContextVar[Where] = ContextVar("where", default="shown")
 T = TypeVar("T")
 NAMED = 20  # utterances, before the rest is a number
 
@@ -32,7 +42,8 @@ class RateColumn(ProgressColumn):
 
 
 def bar() -> Progress:
-    """A bar with rate and time left; silent where standard error is no terminal."""
+    """A bar with rate and time left; silent where standard error is neither a terminal nor a notebook's."""
+    visible = (console.is_terminal or console.is_jupyter) and first_process() and _where.get() == "shown"
     return Progress(
         DescriptionColumn(),
         BarColumn(),
@@ -41,7 +52,7 @@ def bar() -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not (console.is_terminal and first_process()),
+        disable=not visible,
     )
 
 
@@ -82,16 +93,25 @@ def say_left_out(origins: Iterable[str]) -> None:
 
 
 @contextmanager
-def silence() -> Iterator[None]:
-    """Nothing is announced: what is tried out has been announced before, or will be."""
-    before, console.quiet = console.quiet, True
+def announced(where: Where) -> Iterator[None]:
+    """Where announcements go, and whether bars are drawn, inside."""
+    token = _where.set(where)
     try:
         yield
     finally:
-        console.quiet = before
+        _where.reset(token)
+
+
+def silence() -> AbstractContextManager[None]:
+    """Nothing is announced: what is tried out has been announced before, or will be."""
+    return announced("dropped")
 
 
 def say(text: str) -> None:
     """One announcement, such as which model was chosen."""
-    if first_process():
+    if not first_process():
+        return
+    if _where.get() == "shown":
         console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+    elif _where.get() == "logged":
+        log.log(logging.WARNING if text.startswith("warning: ") else logging.INFO, "%s", printable(text))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from whisperq.data.segments import Transcript
 from whisperq.errors import InputError
@@ -28,6 +28,7 @@ class Scribe:
     format: str
     several: bool
     heading: Mapping[str, Any] = field(default_factory=dict)
+    output: TextIO | None = None  # in the place of standard output
     done: list[Transcript] = field(default_factory=list)
     next: float = 0.0  # when a joint file may be written again
     written: int = 0  # transcripts in it
@@ -36,7 +37,7 @@ class Scribe:
         self.done.append(transcript)
         if not self.places:
             if self.format == "text":
-                print(as_text([transcript], self.several), end="", flush=True)
+                print(as_text([transcript], self.several), end="", flush=True, file=self.output)
         elif len(self.places) > 1:
             write_whole(self.places[number], write(self.format, [transcript], self.heading))
             say(f"transcript: {self.places[number]}")
@@ -48,7 +49,7 @@ class Scribe:
         if not self.done:
             return
         if not self.places and self.format != "text":
-            print(write(self.format, self.done, self.heading), end="", flush=True)
+            print(write(self.format, self.done, self.heading), end="", flush=True, file=self.output)
         elif len(self.places) == 1:
             if self.written < len(self.done):
                 self._write_joint()

@@ -23,6 +23,7 @@ from whisperq.models.statistics import check_widths, has_rows, held_channels, re
 from whisperq.options import QuantizeConfig
 from whisperq.quant.grid import fake_quantize
 from whisperq.quant.observers import ema_range, minmax_range
+from whisperq.quant.ranges import check_observer
 from whisperq.quant.scale_search import MASSIVE, Estimate, Observed, outlier_ratio
 from whisperq.quant.smoothing import magnitudes
 from whisperq.quant.wide import WIDE, ActivationRange, Ends, with_headroom
@@ -88,12 +89,22 @@ def prepare_activations(
     elif config.massive == "auto" and config.recipe == "paper":
         _widen_emulated(calibration, found)
     if found.results["smoothed"] and found.ranges:
-        found.results["smoothed_observer"] = _scaled_observer(observer)
+        scaled = found.results["smoothed_observer"] = _scaled_observer(observer)
+        if scaled != observer:
+            found.notices.append(
+                f"{len(found.results['smoothed'])} scaled sites take their ranges of {scaled}, not of {observer}: "
+                "histograms cannot be scaled; --smooth none keeps them"
+            )
     return found
 
 
+# By observer, whose range a scaled site takes: of all that need a histogram or a search, the ends that were seen.
+SCALED = {"ema": "ema", "minmax": "minmax", "percentile": "minmax", "mse": "minmax", "stablequant": "minmax"}
+
+
 def _scaled_observer(observer: str) -> str:
-    return "ema" if observer == "ema" else "minmax"
+    check_observer(observer)
+    return SCALED[observer]
 
 
 def _estimate(calibration: Path, observer: str) -> Estimate:

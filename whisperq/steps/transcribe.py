@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TextIO
 
 from whisperq import artifact
 from whisperq.data.audio import audio_seconds
@@ -32,11 +33,17 @@ SURE, UNLIKELY = 0.8, 0.1  # probabilities of the language heard and of the one 
 
 
 def transcribe(
-    model: Path, files: tuple[str, ...], out: Path | None, config: TranscribeConfig, context: Context
+    model: Path,
+    files: tuple[str, ...],
+    out: Path | None,
+    config: TranscribeConfig,
+    context: Context,
+    output: TextIO | None = None,
 ) -> str:
     """The transcripts of all files, in their order, on standard output or where `out` takes them; nothing is returned.
 
-    A file named - is read from standard input. `out` is a file, or a folder that takes one file for each recording:
+    `output` takes what would go to standard output. A file named - is read from standard input.
+    `out` is a file, or a folder that takes one file for each recording:
     where it is a folder already, and where several recordings become srt or vtt. Each is written when it is done.
     Raises UsageError for an output that exists (without --force) or cannot hold the transcripts, InputError for models
     that cannot be used, in the end for recordings that could not (without skip_bad), and at once where none can;
@@ -56,7 +63,7 @@ def transcribe(
         say_how(opened.runtime)
         rules = choose_rules(opened, config)
         heading = {"model": str(model), "runtime": opened.runtime.name, "timestamps": times_of(rules)}
-        scribe = Scribe(places, config.format, len(files) > 1, heading)
+        scribe = Scribe(places, config.format, len(files) > 1, heading, output)
         opened = replace(opened, runtime=Stoppable(opened.runtime, stopping), rules=rules)
         try:
             for number, transcript in task.listen(opened, seconds, config, context):
