@@ -207,8 +207,7 @@ def split_qkv(qkv: Tensor, batch: int, heads: Heads, kept: Tensor | None) -> tup
         return query, key, value
     beyond = (split_heads(kept[query.shape[2] :, i * width : (i + 1) * width], 1, heads) for i in range(2))
     key, value = (
-        torch.cat([own, more.expand(batch, -1, -1, -1)], dim=2)
-        for own, more in zip((key, value), beyond, strict=True)
+        torch.cat([own, more.expand(batch, -1, -1, -1)], dim=2) for own, more in zip((key, value), beyond, strict=True)
     )
     return query, key, value
 
