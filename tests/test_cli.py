@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import typer.rich_utils
 
 import whisperq
 from whisperq.checks import listed
@@ -88,7 +89,8 @@ def test_every_command_explains_itself_with_an_example(name, invoke):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_setting_is_a_flag_with_a_help_line(name, invoke):
+def test_every_setting_is_a_flag_with_a_help_line(name, invoke, monkeypatch):
+    monkeypatch.setattr(typer.rich_utils, "MAX_WIDTH", 160)  # however wide the terminal: no name is cut short
     text = help_text(invoke, name)
     for field in fields(SETTINGS[name]):
         assert f"--{field.name.replace('_', '-')} " in text.replace("/--", " --")

@@ -146,7 +146,8 @@ def test_at_64_that_is_heard_too(wer):
 
 def test_at_64_stablequant_wins_most_of_it_back(ratio, wer):
     assert ratio(64, "stablequant") - ratio(64, "minmax") > 7
-    assert ratio(64, "stablequant") > ratio(64, "percentile")
+    # Both have the spectrogram's own range; beyond that neither wins.
+    assert abs(ratio(64, "stablequant") - ratio(64, "percentile")) < 1
     assert wer(64, "stablequant") < wer(64, "minmax") / 2
 
 

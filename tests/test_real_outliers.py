@@ -8,6 +8,8 @@ from conftest import Invoke
 from real import SPEECH, dev_utterances, whisper_folder
 
 from whisperq import artifact
+from whisperq.scoring.normalizers import get_normalizer
+from whisperq.scoring.words import count_errors
 
 SCHEMES = {
     "searched": (),
@@ -54,7 +56,10 @@ def test_massive_neurons_are_set_apart(quantized: Path) -> None:
 
 
 def test_integers_are_as_near_as_emulation(quantized: Path, invoke: Invoke) -> None:
-    """Texts of eight recordings; attention in float32, so that grids alone decide."""
+    """Words of eight recordings; attention in float32, so that grids alone decide.
+
+    Not whole texts: even the emulation writes one in ten otherwise with another CPU's instructions.
+    """
     texts = {}
     for runtime, flags in (("emulated", ()), ("int8", ("--attention-dtype", "float32"))):
         out = quantized / f"eval-{runtime}"
@@ -63,5 +68,5 @@ def test_integers_are_as_near_as_emulation(quantized: Path, invoke: Invoke) -> N
         assert result.exit_code == 0, result.output
         lines = (out / "hypotheses" / "dev.jsonl").read_text().splitlines()
         texts[runtime] = [json.loads(line)["pred_text"] for line in lines]
-    same = sum(a == b for a, b in zip(*texts.values(), strict=True))
-    assert same >= 7
+    apart = count_errors(*texts.values(), get_normalizer("english"))
+    assert apart.reference_words > 200 and apart.wer < 0.03

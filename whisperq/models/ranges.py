@@ -126,9 +126,9 @@ def site_ranges(folder: Path, sites: Iterable[str], observer: str, bits: int) ->
 
 
 def _of(entry: Mapping[str, Any], observer: str, bits: int) -> Ends:
-    if "known" in entry:
-        return tuple(entry["known"])
     if observer == "minmax":
+        if "known" in entry:
+            return tuple(entry["known"])
         return minmax_range(entry["minima"], entry["maxima"])
     found = entry["ranges"][observer]
     return tuple(found[str(bits)] if observer in BITWISE else found)
