@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     models = [gathered(run) for run in sorted(options.runs.iterdir()) if (run / "calibration").is_dir()]
+    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "padding.json").write_text(json.dumps(models, indent=1) + "\n", encoding="utf-8")
     lines = ["# Padding left out", "", *words(models), "", *timing(models), ""]
     if any(model["curves"] for model in models):
