@@ -59,7 +59,9 @@ def words(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def timing(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Medians over the rounds."""
+    """Medians over the rounds; nothing where nothing was timed."""
+    if not any(model["timing"] for model in models):
+        return
     yield row("model", "engine", "RTFx", "times int8 full", "encoder, s", "first token of 3 s, ms", "WER %")
     yield row(*["---"] * 7)
     for model in models:

@@ -119,19 +119,10 @@ def artifacts_below(run: Path) -> Iterable[Path]:
             yield Path(folder)
 
 
-def check_inputs(sealed: Artifact) -> None:
-    """Raises InputError for a manifest whose inputs name no path and hash, by which artifacts find each other."""
-    for role, named in sealed.inputs.items():
-        known = [named.get(key) for key in ("path", "sha256")] if isinstance(named, dict) else [None]
-        if not all(isinstance(value, str) for value in known):
-            raise InputError(f"{sealed.path / artifact.MANIFEST} names its input {role!r} without a path and a sha256")
-
-
 def read_entry(folder: Path, base: Path, verify: bool) -> Entry:
     """Raises InputError for a manifest that cannot be read; files that are not as it says are noted."""
     named = artifact.reference(folder, verify=False)
     sealed, problem = artifact.load(folder, verify=False), None
-    check_inputs(sealed)
     if verify:
         try:
             artifact.load(folder)
