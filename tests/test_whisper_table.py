@@ -125,7 +125,10 @@ def test_a_changed_manifest_is_no_source(made, tmp_path):
         python("table.py", runs, "--out", tmp_path / "results")
 
 
-@pytest.mark.parametrize("script", ["whisper/table.sh", "robustness/robustness.sh", "padding/padding.sh"])
+SCRIPTS = ("whisper/table.sh", "robustness/robustness.sh", "padding/padding.sh", "whispers.sh")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_the_script_is_sound(script):
     tool = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run([tool, "-e", "SC1091", WHISPER.parent / script], capture_output=True, text=True)

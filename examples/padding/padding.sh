@@ -14,21 +14,10 @@
 #   BATCHES   of calibration, eight utterances each
 #   ROUNDS    of the timing, default 5, over SPEED_LJ recordings of LJ Speech, default 24
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
+# shellcheck disable=SC2154 # runs, results, speech, whispers and models come from whispers.sh
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-source "$here/../environment.sh"
-venv="${WHISPERQ_VENV-$here/../../.venv}"
-[ -z "$venv" ] || environment "$venv" "[bench]"
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-: "${WHISPERQ_WHISPER:?names the folder of whisper-base and whisper-tiny.en}"
-: "${WHISPERQ_SPEECH:?names the folder of librispeech_dev.jsonl and others}"
-[ $# -gt 0 ] || set -- whisper-base whisper-tiny.en
-runs="${RUNS:-$here/run}" results="${RESULTS:-$here/results}"
-mkdir -p "$runs" "$results"
-runs="$(realpath "$runs")" results="$(realpath "$results")"
-speech="$(realpath "$WHISPERQ_SPEECH")" whispers="$(realpath "$WHISPERQ_WHISPER")"
-cd "$runs" # where no whisperq.yaml lies
-source "$here/../preloaded.sh"
+source "$here/../whispers.sh"
 
 sets=(--test "librispeech=$speech/librispeech_dev.jsonl" --test "ljspeech=$speech/ljspeech_train.jsonl")
 
@@ -53,7 +42,7 @@ words() {
     wq compare "$WHISPERQ_RUN/eval/$1-full" "$WHISPERQ_RUN/eval/$1-short" --out "$pair-sets"
 }
 
-for name in "$@"; do
+for name in "${models[@]}"; do
     model="$whispers/$name"
     export WHISPERQ_RUN="$runs/$name"
     mkdir -p "$WHISPERQ_RUN"

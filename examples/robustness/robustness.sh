@@ -10,22 +10,11 @@
 #   LEVELS    first N utterances of each list that are heard at each level; default 60
 #   MARGIN    points of WER by which INT8 may be worse than float at a level; default 0.5
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
+# shellcheck disable=SC2154 # runs, results, speech, whispers and models come from whispers.sh
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-source "$here/../environment.sh"
-venv="${WHISPERQ_VENV-$here/../../.venv}"
-[ -z "$venv" ] || environment "$venv" "[bench]"
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-: "${WHISPERQ_WHISPER:?names the folder of whisper-base and whisper-tiny.en}"
-: "${WHISPERQ_SPEECH:?names the folder of librispeech_dev.jsonl and others}"
-[ $# -gt 0 ] || set -- whisper-base whisper-tiny.en
-runs="${RUNS:-$here/run}" results="${RESULTS:-$here/results}"
+source "$here/../whispers.sh"
 margin="${MARGIN:-0.5}"
-mkdir -p "$runs" "$results"
-runs="$(realpath "$runs")" results="$(realpath "$results")"
-speech="$(realpath "$WHISPERQ_SPEECH")" whispers="$(realpath "$WHISPERQ_WHISPER")"
-cd "$runs" # where no whisperq.yaml lies
-source "$here/../preloaded.sh"
 
 # heard NAME MODEL RUNTIME FORMAT: a file for each recording
 heard() {
@@ -55,7 +44,7 @@ made() {
 }
 
 folders=()
-for name in "$@"; do
+for name in "${models[@]}"; do
     model="$whispers/$name" run="$runs/$name"
     export WHISPERQ_RUN="$run"
     folders+=("$run")

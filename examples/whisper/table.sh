@@ -15,22 +15,11 @@
 #   BATCHES   of calibration, eight utterances each; ROUNDS, SPEED_LJ, SPEED_LIBRI: of the timing,
 #             which is done anew where RUNS/MODEL/speed.json is gone
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
+# shellcheck disable=SC2154 # runs, results, speech, whispers and models come from whispers.sh
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-source "$here/../environment.sh"
-venv="${WHISPERQ_VENV-$here/../../.venv}"
-[ -z "$venv" ] || environment "$venv" "[bench]"
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-: "${WHISPERQ_WHISPER:?names the folder of whisper-base and whisper-tiny.en}"
-: "${WHISPERQ_SPEECH:?names the folder of librispeech_dev.jsonl and others}"
-[ $# -gt 0 ] || set -- whisper-base whisper-tiny.en
-runs="${RUNS:-$here/run}" results="${RESULTS:-$here/results}"
-mkdir -p "$runs" "$results"
-runs="$(realpath "$runs")" results="$(realpath "$results")"
-speech="$(realpath "$WHISPERQ_SPEECH")" whispers="$(realpath "$WHISPERQ_WHISPER")"
+source "$here/../whispers.sh"
 paper_limit="${PAPER_LIMIT:-12}" kl_limit="${KL_LIMIT:-24}"
-cd "$runs" # where no whisperq.yaml lies
-source "$here/../preloaded.sh"
 
 # Test and calibration share no recording. All commands read English under one normaliser.
 sets=(--test "librispeech=$speech/librispeech_dev.jsonl" --test "ljspeech=$speech/ljspeech_train.jsonl")
@@ -130,7 +119,7 @@ agreement() {
         whisperq eval "${same[@]}" --runtime emulated --out "$WHISPERQ_RUN/agreement/emulated-avx2" >/dev/null
 }
 
-for name in "$@"; do
+for name in "${models[@]}"; do
     model="$whispers/$name"
     export WHISPERQ_RUN="$runs/$name"
     mkdir -p "$WHISPERQ_RUN"
