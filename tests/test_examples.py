@@ -172,3 +172,17 @@ def test_the_documents_training_benchmark_is_that_of_the_results() -> None:
         section = next(part for part in report.split("\n## ") if part.startswith(f"{size}\n"))
         rows = [line for line in section.splitlines() if line.startswith(("| whisperq", "| trainer"))]
         assert len(rows) == 3 and all(f"| {size} {row[2:]}" in readme for row in rows)
+
+
+def test_the_guide_s_measurements_are_those_of_the_results() -> None:
+    guide = ROOT / "examples" / "guide"
+    results = (ROOT / "examples/robustness/results/robustness.md").read_text().splitlines()
+    rows = [line for line in (guide / "robustness.md").read_text().splitlines() if line.startswith("| whisper-")]
+    assert len(rows) > 20 and set(rows) <= set(results)
+    shown = (guide / "runtimes.md").read_text()
+    padding = (ROOT / "examples/padding/results/padding.md").read_text().splitlines()
+    lines = [line.strip("| ").split(" | ") for line in padding if "| int8, both lists |" in line]
+    assert [cells[0] for cells in lines] == ["whisper-base", "whisper-tiny.en"]
+    for _, _, words, full, short, difference, interval, *_ in lines:
+        assert f"{words} words" in shown and f"{difference} ({interval})" in shown
+    assert f"{lines[0][4]} % instead of {lines[0][3]} %" in shown
