@@ -80,7 +80,7 @@ def test_versions_are_those_of_the_package():
         lowest, major, minor = bounds[1], bounds[2], int(bounds[3])
         assert f"{name} {lowest} to {major}.{minor - 1}" in README.read_text()
         tried = re.search(rf"^{name}==(\d+)\.(\d+)\.", pinned, re.MULTILINE)
-        assert tried and (tried[1], int(tried[2])) == (major, minor - 1), f"the highest {name} allowed is the one tested"
+        assert tried and (tried[1], int(tried[2])) == (major, minor - 1), f"constraints.txt pins the highest {name}"
     assert f"## [{whisperq.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
