@@ -1,10 +1,9 @@
-"""The README's section "Commands", made from what the commands say of themselves.
+"""The guide's page of commands, made from what the commands say of themselves.
 
 python tests/documentation.py    # writes it anew
 """
 
 import inspect
-import re
 import sys
 import types
 import typing
@@ -18,18 +17,19 @@ from whisperq.cli import app
 from whisperq.commands import COMMANDS
 from whisperq.flags import Common
 
-README = Path(__file__).parents[1] / "README.md"
-SECTION = re.compile(r"## Commands\n.*?(?=\n## |\Z)", re.DOTALL)
+PAGE = Path(__file__).parents[1] / "examples" / "guide" / "commands.md"
 INTRODUCTION = """\
-## Commands
+# Commands
 
 <!-- Made by tests/documentation.py from the commands' help; a test holds it true. -->
 
-`whisperq COMMAND --help` says the same. `whisperq --install-completion` teaches the shell to complete commands and
-options, `whisperq --version` prints the version. Switches that have an opposite have it after a slash.
+Every command with an example and all of its options. `whisperq COMMAND --help` says the same.
+`whisperq --install-completion` teaches the shell to complete commands and options, `whisperq --version` prints the
+version. Switches that have an opposite have it after a slash. What each command reads and writes where no option says
+so is in the [README](../../README.md#the-run-folder).
 """
 SHARED = """\
-### All steps
+## All steps
 
 take these, too:
 """
@@ -80,13 +80,14 @@ def _is_union(hint: typing.Any) -> bool:
     return typing.get_origin(hint) is typing.Union
 
 
-def section() -> str:
+def page() -> str:
+    """The page as the commands' help makes it."""
     steps, shared = {c.name for c in COMMANDS}, {f.name for f in fields(Common)}
     blocks = [INTRODUCTION]
     for name, (help, found) in commands().items():
         about, example = help.split("Example: ")
         own = [o for o in found if name not in steps or o.name not in shared]
-        blocks.append(f"### {name}\n\n{about.strip()}\n\n```\n{example.strip()}\n```\n\n{_table(own)}")
+        blocks.append(f"## {name}\n\n{about.strip()}\n\n```\n{example.strip()}\n```\n\n{_table(own)}")
     first = commands()[COMMANDS[0].name][1]
     blocks.append(f"{SHARED}\n{_table([o for o in first if o.name in shared])}")
     return "\n".join(blocks)
@@ -97,17 +98,10 @@ def _table(found: Iterable[Option]) -> str:
 
 
 def written() -> str:
-    """The section as the README has it; empty where there is none."""
-    found = SECTION.search(README.read_text(encoding="utf-8"))
-    return found[0] if found else ""
-
-
-def write() -> None:
-    text, old = README.read_text(encoding="utf-8"), written()
-    new = text.replace(old, section()) if old else text.replace("\n## Known limits", f"\n{section()}\n## Known limits")
-    README.write_text(new, encoding="utf-8")
+    """The page as it stands on disk."""
+    return PAGE.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write()
-    print(f"{README}: {len(commands())} commands", file=sys.stderr)
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE}: {len(commands())} commands", file=sys.stderr)

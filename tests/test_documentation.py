@@ -1,6 +1,7 @@
-"""The README's section on the commands is their help, and nothing in it is left out."""
+"""The guide's page of commands is their help, and nothing in it is left out."""
 
 import re
+from dataclasses import replace
 
 import documentation
 import pytest
@@ -12,20 +13,20 @@ COMMANDS = documentation.commands()
 
 
 def part(name: str) -> str:
-    """A command's part of the README, and what all steps share."""
-    parts = re.split(r"^### ", documentation.written(), flags=re.MULTILINE)
+    """A command's part of the page, and what all steps share."""
+    parts = re.split(r"^## ", documentation.written(), flags=re.MULTILINE)
     own = next(p for p in parts if p.startswith(f"{name}\n"))
     return own + next(p for p in parts if p.startswith("All steps\n"))
 
 
-def test_the_section_is_up_to_date():
-    stale = "the section Commands of README.md is stale; run python tests/documentation.py"
-    assert documentation.written() == documentation.section(), stale
+def test_the_page_is_up_to_date():
+    stale = "examples/guide/commands.md is stale; run python tests/documentation.py"
+    assert documentation.written() == documentation.page(), stale
 
 
 def test_every_command_has_its_part(invoke):
     listed = re.findall(r"^\W+([a-z][a-z-]+)  ", invoke("--help").stdout.split("Commands")[1], re.MULTILINE)
-    assert re.findall(r"^### ([a-z-]+)$", documentation.written(), re.MULTILINE) == listed == list(COMMANDS)
+    assert re.findall(r"^## ([a-z-]+)$", documentation.written(), re.MULTILINE) == listed == list(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -37,7 +38,7 @@ def test_every_option_that_the_command_line_takes_is_explained(name):
         for spelling in (*parameter.opts, *parameter.secondary_opts):
             if spelling.startswith("-"):
                 row = next((r for r in text.splitlines() if re.search(rf"`(\S+/)?{spelling}[`/]", r)), None)
-                assert row, f"{spelling} of {name} is not in the README"
+                assert row, f"{spelling} of {name} is not on the page of commands"
                 assert parameter.help.split(" (Default")[0] in row.replace("\\|", "|")
 
 
@@ -46,10 +47,12 @@ def test_every_command_shows_an_example_of_its_own(name):
     assert re.search(rf"```\nwhisperq {name}\b.*\n```", part(name))
 
 
-def test_an_option_without_a_help_line_would_fail(monkeypatch):
-    """The test of the test: the generator sees what is added to a command."""
-    before = documentation.section()
+def test_an_option_whose_help_changes_makes_the_page_stale(monkeypatch):
+    """And the page made anew has the changed row in the place of the old one."""
     found = documentation.commands()
-    found["calibrate"][1].append(documentation.Option("new", "--new", ""))
+    options = found["calibrate"][1]
+    index = next(i for i, option in enumerate(options) if option.name == "batches")
+    old, options[index] = options[index].row, replace(options[index], help="Something else.")
     monkeypatch.setattr(documentation, "commands", lambda: found)
-    assert documentation.section() != before
+    assert documentation.written().count(old) == 1
+    assert documentation.page() == documentation.written().replace(old, options[index].row)

@@ -135,18 +135,27 @@ def test_the_script_is_sound(script):
     assert done.returncode == 0, done.stdout
 
 
+def first(text: str, row: str) -> list[str]:
+    """The cells of the first row of a name, without the brackets behind their numbers."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {row} |"))
+    return [cell.split(" (")[0] for cell in line.strip("| ").split(" | ")][1:]
+
+
 def test_the_readme_says_what_was_measured():
-    """Its rows on real Whispers are those of the results, to the last digit."""
+    """Its rows and figures on real Whispers are those of the results, to the last digit."""
     root = Path(__file__).parents[1]
-    results = (root / "examples/whisper/results/table.md").read_text().splitlines()
-    section = (root / "README.md").read_text().split("## INT8 on a real Whisper")[1].split("\n## ")[0]
+    readme, results = ((root / n).read_text() for n in ("README.md", "examples/whisper/results/table.md"))
+    section = readme.split("## INT8 on a real Whisper")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ")]
-    assert len(rows) > 12 and set(rows) <= set(results)
-    models = [
-        json.loads((root / f"examples/whisper/results/{n}.json").read_text())
-        for n in ("whisper-base", "whisper-tiny.en")
-    ]
-    for model in models:
+    assert len(rows) == 12 and set(rows) <= set(results.splitlines())
+    for name in ("whisper-base", "whisper-tiny.en"):
+        model = json.loads((root / f"examples/whisper/results/{name}.json").read_text())
         words = sum(s["reference_words"] for s in model["systems"]["after"]["sets"].values())
         assert f"{words:,} words" in section
         assert model["systems"]["after"]["against float"]["0.3"]["verdict"] == "non-inferior"
+        timed = results.split(f"| {name}, batch 1 |")[1]
+        speed, times, _ = first(timed, "INT8, static, as by default")
+        assert speed in section and f"{times} times as many" in section
+    base, limits = results.split("\n## whisper-tiny.en")[0], readme.split("\n## Limits")[1]
+    for pair in ("int8 / emulated", "emulated / emulated-avx2"):
+        assert first(base, pair)[0] in limits

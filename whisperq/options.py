@@ -44,7 +44,7 @@ class CalibrateConfig(Settings):
 
 @dataclass(frozen=True)
 class QuantizeConfig(Settings):
-    recipe: Literal["gemm", "paper"] = option("gemm", "Which weights and activations: see the README.")
+    recipe: Literal["gemm", "paper"] = option("gemm", "gemm: what integer kernels take in; paper: all sites of blocks.")
     sites: Literal["linear", "blocks", "all"] | None = option(
         None,
         "paper: which activations, linear layers' inputs in the blocks, all of the blocks, or all of the model, then "
