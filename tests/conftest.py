@@ -18,6 +18,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from typer.testing import CliRunner, Result
 
 from whisperq.cli import app
+from whisperq.runtime.native import build
 
 torch.set_num_threads(1)  # such small tensors only lose by being shared
 
@@ -131,3 +132,12 @@ def finished_run(tmp_path_factory, teacher, digits) -> Path:
 def copied_run(workspace, finished_run) -> Path:
     """workspace/run as a copy of the finished run, to be damaged at will; its manifests name the original's inputs."""
     return Path(shutil.copytree(finished_run, workspace / "run"))
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    """A machine on which the kernels cannot be compiled."""
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    build.library.cache_clear()
+    yield
+    build.library.cache_clear()

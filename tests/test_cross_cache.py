@@ -8,7 +8,6 @@ import torch
 from exported import CPU, difference
 from safetensors.torch import load_file
 from test_dynamic_integers import random
-from test_int8 import no_compiler  # noqa: F401
 from test_kernels import gates, grid, native
 from test_smoothing import run, spoken_logits
 

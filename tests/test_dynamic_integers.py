@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from exported import pytorch_logits, quantized_folder, step_logits
 from quantizing_ctc import difference, emulated_logits, float_folder, waveforms
 from quantizing_ctc import quantized_folder as quantized_ctc
-from test_int8 import NATIVE, distance, no_compiler, opened  # noqa: F401
+from test_int8 import NATIVE, distance, opened
 from test_kernels import PORTABLE
 from tiny import PROMPT, features, gated_model
 from tiny_ctc import VARIANTS

@@ -16,7 +16,6 @@ from whisperq.options import Execution
 from whisperq.quant.grid import range_qparams
 from whisperq.runtime.decoding import Rules, greedy
 from whisperq.runtime.int8 import Int8Runtime
-from whisperq.runtime.native import build
 from whisperq.runtime.opening import open_model, open_runtime
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.quantized import apply_weights, quantizers
@@ -26,14 +25,6 @@ NATIVE = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), re
 
 def opened(folder, attention_dtype: str = "float32", **options) -> Int8Runtime:
     return Int8Runtime.load(folder, "cpu", attention_dtype, **options)
-
-
-@pytest.fixture
-def no_compiler(monkeypatch):
-    monkeypatch.setenv("CXX", "/nonexistent/c++")
-    build.library.cache_clear()
-    yield
-    build.library.cache_clear()
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -7,7 +7,6 @@ import pytest
 from exported import CPU, difference
 from planted import planted_folder
 from safetensors.torch import load_file
-from test_int8 import no_compiler  # noqa: F401 a fixture
 from test_smoothing import spoken_logits
 
 from whisperq import artifact
