@@ -26,8 +26,8 @@ from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError
 from whisperq.models.families import family_of
+from whisperq.models.layer_weights import layer_weights
 from whisperq.models.norms import column_maxima, columns, common, norm_readers
-from whisperq.models.plan import layer_weights
 from whisperq.models.sites import canonical, model_sites
 
 SCALES = "smoothing.safetensors"

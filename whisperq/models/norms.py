@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from whisperq.models.plan import layer_weights
+from whisperq.models.layer_weights import layer_weights
 from whisperq.models.sites import canonical, model_sites
 from whisperq.quant.smoothing import smoothing_scales
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from whisperq.errors import UsageError
 from whisperq.models.families import family_of
-from whisperq.models.gated_whisper import HeadLinear
+from whisperq.models.layer_weights import Weight, layer_weights
 from whisperq.models.sites import Site, canonical, matches_address, model_sites
 
 # What "final output projection in the last encoder layer along with the final layer norm" can mean.
@@ -27,18 +27,7 @@ EXCEPTIONS = {
     "mlp": ("enc.-1.fc2", "enc.-1.mlp_sum", "enc.-1.mlp_norm"),
     "none": (),
 }
-AROUND_GEMM = re.compile(r"enc\.conv[12]|proj_out|cnn\.\d+|feature_proj|pos_conv|ctc_head")
 CONVOLVED = re.compile(r"(enc\.conv[12]|cnn\.\d+|pos_conv):input")
-LAYERS = ("q_proj", "k_proj", "v_proj", "gate", "out_proj", "fc1", "fc2")
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A quantizable weight: its layer's address, its parameter's name, and the leading dims of a channel."""
-
-    address: str
-    parameter: str
-    channel_dims: int
 
 
 @dataclass(frozen=True)
@@ -72,19 +61,6 @@ class Plan:
     activations: list[str] = field(default_factory=list)
     float_weights: dict[str, str] = field(default_factory=dict)  # address -> why
     float_activations: dict[str, str] = field(default_factory=dict)
-
-
-def layer_weights(model: nn.Module, sites: Mapping[str, Site]) -> list[Weight]:
-    """All weights of the blocks' linear layers, of the convolutions and of what lies around them."""
-    found = []
-    for site in sites.values():
-        if site.is_input or not (site.component in LAYERS or AROUND_GEMM.fullmatch(site.address)):
-            continue
-        for name, module in model.get_submodule(site.module).named_modules():
-            if isinstance(module, (nn.Linear, nn.Conv1d, HeadLinear)):
-                parameter = ".".join(p for p in (site.module, name, "weight") if p)
-                found.append(Weight(site.address, parameter, 2 if isinstance(module, HeadLinear) else 1))
-    return found
 
 
 def make_plan(

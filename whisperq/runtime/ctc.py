@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from whisperq.data.waveforms import Waveforms
 from whisperq.models.ctc import frame_counts
-from whisperq.models.plan import layer_weights
+from whisperq.models.layer_weights import layer_weights
 from whisperq.models.sites import model_sites
 from whisperq.models.tables import ATTENTION_PRODUCTS
 from whisperq.runtime.decoding import finite

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
-from whisperq.models.plan import Weight, make_plan
+from whisperq.models.layer_weights import Weight
+from whisperq.models.plan import make_plan
 from whisperq.models.sites import canonical
 from whisperq.quant.grid import range_qparams
 from whisperq.quant.ranges import Ends

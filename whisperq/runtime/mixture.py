@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.models.families import family_of
+from whisperq.models.layer_weights import layer_weights
 from whisperq.models.norms import norm_readers, smooth
-from whisperq.models.plan import CONVOLVED, layer_weights
+from whisperq.models.plan import CONVOLVED
 from whisperq.models.sites import model_sites, watch
 from whisperq.models.tables import ATTENTION
 from whisperq.runtime.quantized import Quantization, apply_weights, quantizers

@@ -24,9 +24,10 @@ from transformers import PreTrainedModel
 from whisperq.models.families import family_of
 from whisperq.models.folding import divide, read_scales, write_scales
 from whisperq.models.headers import QUANTIZED as WEIGHTS
+from whisperq.models.layer_weights import Weight
 from whisperq.models.loading import load_config
 from whisperq.models.nearly import plain_name
-from whisperq.models.plan import CONVOLVED, Weight
+from whisperq.models.plan import CONVOLVED
 from whisperq.models.sites import Watcher
 from whisperq.quant.clipping import mse_weight_qparams
 from whisperq.quant.grid import (

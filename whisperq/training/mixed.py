@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from whisperq.models.plan import Weight
+from whisperq.models.layer_weights import Weight
 from whisperq.quant.allocation import allocate, mean_bits
 from whisperq.quant.grid import quantize, storage_dtype
 from whisperq.quant.gumbel import gumbel_noise, priced, relaxed, temperature
