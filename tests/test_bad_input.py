@@ -185,6 +185,10 @@ USAGE = {
     "unknown flag": ("eval --sped", "--sped"),
     "unknown command": ("evaluate", "evaluate"),
     "a word too many": ("quantize gemm", "gemm"),
+    "beams without end": ("eval --beams 33", "--beams must be at most 32"),
+    "processes without end": ("distill --workers 100000", "--workers must be at most 256"),
+    "a buffer without end": ("distill --shuffle-buffer 1000000000", "--shuffle-buffer must be at most"),
+    "sounds without end": ("robustness --sounds 1000000000", "--sounds must be at most 500"),
 }
 
 

@@ -98,6 +98,11 @@ def test_the_environment_fills_paths(tmp_path, monkeypatch):
     assert [s.path for s in experiment.train] == ["/data/speech/a.jsonl", "/home/someone/b.jsonl"]
 
 
+def test_what_is_there_as_it_is_written_keeps_its_dollars(tmp_path):
+    (tmp_path / "$1 talk.jsonl").touch()
+    assert read(tmp_path, "train: ['$1 talk.jsonl']").train[0].path == str(tmp_path / "$1 talk.jsonl")
+
+
 def test_the_configuration_written_for_later_jobs_says_the_same_from_anywhere(tmp_path):
     (tmp_path / "models" / "teacher").mkdir(parents=True)
     (tmp_path / "run").mkdir()
@@ -110,6 +115,7 @@ def test_the_configuration_written_for_later_jobs_says_the_same_from_anywhere(tm
 
 WRONG = {
     "no YAML": ("train: [a.jsonl", "is not valid YAML"),
+    "nesting without end": ("[" * 100_000, "is not valid YAML"),
     "no mapping": ("- a\n- b", "must hold a mapping"),
     "unknown key": ("techer: x", "unknown key 'techer'"),
     "a number as key": ("{5: x, a: y}", "unknown key '5'"),

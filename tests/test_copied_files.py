@@ -37,21 +37,32 @@ def test_stray_files_stay_where_they_are(foreign, workspace, invoke):
     assert json.loads((workspace / "new/qparams.json").read_text()) == grids and len(grids["weights"]) > 30
 
 
-LINKS = [
-    (command, name) for command in ("quantize", "export") for name in ("normalizer.json", "generation_config.json")
-]
+COMMANDS = {
+    "quantize": "quantize --model ./model --activations dynamic --out new",
+    "export": "export --model ./model --float --out new",
+    "init-student": "init-student --teacher ./model --layers 2 --out new",
+    "distill": "distill --model ./model --teacher ./model --max-steps 1 --out new",
+}
+LINKED = ("normalizer.json", "generation_config.json", "config.json", "tokenizer_config.json")
 
 
-@pytest.mark.parametrize("command, name", [*LINKS, ("quantize", "tokenizer_config.json")])
+def test_a_template_of_chats_is_no_part_of_a_model_of_speech(foreign, workspace, invoke):
+    (foreign / "chat_template.jinja").write_text("whatever lies here")
+    for command in COMMANDS.values():
+        result = invoke(*command.split())
+        assert result.exit_code == 0, result.output
+        assert not list((workspace / "new").rglob("chat*"))
+        shutil.rmtree(workspace / "new")
+
+
+@pytest.mark.parametrize("name", LINKED)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_links_out_of_the_folder_are_refused(command, name, foreign, workspace, invoke):
     outside = workspace / "elsewhere.json"
     outside.write_text((foreign / name).read_text() if (foreign / name).exists() else "{}")
     (foreign / name).unlink(missing_ok=True)
     (foreign / name).symlink_to(outside)
-    if command == "quantize":
-        result = quantized(invoke)
-    else:
-        result = invoke("export", "--model", "./model", "--float", "--out", "new")
+    result = invoke(*COMMANDS[command].split())
     assert result.exit_code == 3 and not (workspace / "new").exists()
     assert f"{name} is a link out of the model's folder, to {outside}" in refusal(result)
 

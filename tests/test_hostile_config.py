@@ -48,6 +48,8 @@ FIELDS = {
     "activation function": ("activation_function", "gleu", "activation_function is 'gleu'"),
     "gate": ("gate", "open", 'gate is "open"'),
     "gate's start": ("gate_init", 0.0, "gate_init is 0.0"),
+    "languages in a list": ("lang_to_id", [1, 2], "lang_to_id is [1, 2]"),
+    "tasks as a number": ("task_to_id", 5, "task_to_id is 5"),
     "any other number": ("init_std", float("nan"), "init_std is NaN"),
 }
 
@@ -61,6 +63,22 @@ def test_config_json_is_held_against_the_weights(field, value, words, teacher, t
         load_model(folder, torch.float32, "cpu")
     assert time.perf_counter() - began < 1
     assert words in str(error.value) and "config.json" in str(error.value)
+
+
+@pytest.mark.parametrize("field, value", {
+    "num_labels": 10**9, "id2label": {"a": "b"}, "return_dict": False, "output_attentions": True,
+    "output_hidden_states": True, "layer_types": ["a"], "attn_implementation": "flash_attention_9", "torchscript": True,
+}.items())  # fmt: skip
+def test_what_is_not_about_speech_is_not_read(field, value, teacher, tmp_path):
+    """A number of classes is made into as many names; a tuple instead of named outputs is nobody's wish here."""
+    folder = Path(shutil.copytree(teacher, tmp_path / "odd"))
+    change_json(folder / "config.json", **{field: value})
+    began = time.perf_counter()
+    models = [load_model(one, torch.float32, "cpu") for one in (teacher, folder)]
+    assert time.perf_counter() - began < 2
+    heard = {"input_features": torch.zeros(1, 80, 400), "decoder_input_ids": torch.tensor([[3, 4]])}
+    with torch.inference_mode():
+        assert torch.equal(*(model(**heard, use_cache=True).logits for model in models))
 
 
 def test_the_same_of_a_quantized_one(copied_run):
@@ -134,7 +152,22 @@ def _extractor(folder: Path, **settings: Any) -> None:
     WhisperFeatureExtractor(**{"feature_size": 80, "chunk_length": 4, **settings}).save_pretrained(folder)
 
 
+def _extracting(**settings: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "processor_config.json").unlink()
+        change_json(folder / "preprocessor_config.json", **settings)
+
+    return change
+
+
 STRANGERS = {
+    "mel bins to fill the memory": (_extracting(feature_size=10**9), "feature_size is 1000000000"),
+    "no mel bins": (_extracting(feature_size=-1), "feature_size is -1"),
+    "mel bins as a text": (_extracting(feature_size="80"), 'feature_size is "80"'),
+    "a transform to fill the memory": (_extracting(n_fft=10**9), "n_fft is 1000000000"),
+    "steps of nothing": (_extracting(hop_length=0), "hop_length is 0"),
+    "a rate below zero": (_extracting(sampling_rate=-16_000), "sampling_rate is -16000"),
+    "windows of years": (_extracting(chunk_length=10**9), "chunk_length is 1000000000"),
     "another tokenizer": (_shift, "the tokenizer of {} is not this model's"),
     "another end": (lambda f: change_json(f / "config.json", eos_token_id=3), "its <|endoftext|> is"),
     "another start": (lambda f: change_json(f / "generation_config.json", decoder_start_token_id=3), "its <|startof"),
@@ -152,7 +185,10 @@ STRANGERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["init-student --teacher ./bad --layers 2", "calibrate --model ./bad --batches 1"])
+@pytest.mark.parametrize("command", [
+    "init-student --teacher ./bad --layers 2", "calibrate --model ./bad --batches 1",
+    "quantize --model ./bad --activations dynamic",
+])  # fmt: skip
 @pytest.mark.parametrize("change, words", STRANGERS.values(), ids=STRANGERS)
 def test_files_of_another_model_are_refused(change, words, command, teacher, workspace, invoke):
     folder = Path(shutil.copytree(teacher, workspace / "bad"))
@@ -171,6 +207,16 @@ def test_vocabulary_added_behind_the_times_is_the_models_own(teacher, tmp_path):
     change_json(folder / "config.json", vocab_size=size + 1)
     assert load_model(folder, torch.float32, "cpu").config.vocab_size == size + 1
     assert load_processor(folder).tokenizer.convert_tokens_to_ids("zebra") == size
+
+
+def test_the_same_of_what_ctc_hears(tmp_path):
+    tiny_ctc.save_checkpoint(tmp_path)
+    path = tmp_path / "processor_config.json"
+    whole = json.loads(path.read_text())
+    for field, value in {"sampling_rate": 10**9, "do_normalize": "yes"}.items():
+        change_json(path, feature_extractor=whole["feature_extractor"] | {field: value})
+        with pytest.raises(InputError, match=f"cannot be used: {field} is"):
+            load_processor(tmp_path)
 
 
 def test_a_ctc_blank_of_another_id_is_refused(tmp_path):

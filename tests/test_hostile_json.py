@@ -161,3 +161,14 @@ def test_a_calibration_of_other_channels_is_refused(copied_run, invoke):
         reseal(folder)
         result = invoke("quantize", "--out", "new")
         assert result.exit_code == 3 and "channel_maxima.safetensors is damaged: enc.0.context" in refusal(result)
+
+
+@pytest.mark.parametrize("known", [5, "ab", [1.0], [2.0, 1.0], [0.0, 1e308], None, {}, [True, False]])
+def test_a_range_known_by_mathematics_is_checked_like_the_others(known, copied_run, workspace, invoke):
+    path = copied_run / "calibration/ranges.json"
+    content = json.loads(path.read_text())
+    content["sites"]["enc.conv1:input"]["known"] = known
+    path.write_text(json.dumps(content))
+    reseal(path.parent)
+    result = invoke("quantize", "--observer", "minmax", "--out", "new")
+    assert result.exit_code == 3 and "ranges.json is damaged: sites.enc.conv1:input.known" in refusal(result)

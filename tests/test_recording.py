@@ -1,5 +1,6 @@
 """Recordings read a window at a time: the same samples as in one go, and no more of them in memory."""
 
+import io
 import tracemalloc
 
 import numpy as np
@@ -45,6 +46,35 @@ def test_windows_of_every_format_are_what_an_utterance_holds(format, subtype):
         windows = [recording.window(start, 30_000) for start in range(0, len(whole), 30_000)]
     np.testing.assert_array_equal(np.concatenate(windows), whole)
     assert len(whole) == 9.5 * RATE
+
+
+CANNOT_SEEK = [("WAV", "GSM610"), ("W64", "GSM610"), ("AIFF", "GSM610"), ("WAV", "NMS_ADPCM_16"), ("AU", "G721_32")]
+
+
+@pytest.mark.parametrize("format, subtype", CANNOT_SEEK)
+def test_what_cannot_seek_is_read_from_its_beginning(format, subtype):
+    audio = encoded(stereo(8000)[:, 0], 8000, format, subtype)
+    expected = soundfile.SoundFile(io.BytesIO(audio)).read(SECONDS * 8000, dtype="float32")
+    whole, part = load_audio(utterance(audio), 8000), load_audio(utterance(audio, duration=9.5, offset=3.25), 8000)
+    np.testing.assert_array_equal(whole[: len(expected)], expected)
+    np.testing.assert_array_equal(part, whole[26_000:102_000])
+    with Recording(utterance(audio), 8000) as recording:
+        np.testing.assert_array_equal(recording.window(0, len(whole) + 1), whole)
+    with pytest.raises(InputError, match="truncated"):
+        load_audio(utterance(audio[: len(audio) // 2]), 8000)
+
+
+def test_a_flac_stream_whose_length_nobody_wrote_down_is_read_to_its_end():
+    audio = bytearray(encoded(stereo(16000), format="FLAC"))
+    whole = load_audio(utterance(bytes(audio)), RATE)
+    audio[21] &= 0xF0  # the 36 bits of the number of samples, as an encoder that writes into a pipe leaves them
+    audio[22:26] = bytes(4)
+    for wanted, part in ((whole, {}), (whole[4000:20_000], {"offset": 0.25, "duration": 1.0})):
+        piped = utterance(bytes(audio), **part)
+        np.testing.assert_array_equal(load_audio(piped, RATE), wanted)
+        with Recording(piped, RATE) as recording:
+            assert recording.seconds == len(wanted) / RATE
+            np.testing.assert_array_equal(recording.window(0, len(whole)), wanted)
 
 
 @pytest.mark.parametrize("read", ["recording", "utterance"])

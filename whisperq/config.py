@@ -108,7 +108,7 @@ def read_config(path: Path | None) -> Experiment:
         return Experiment()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content := {} if content is None else content, dict):
         raise InputError(f"{path} must hold a mapping such as 'teacher: ...'")
@@ -165,8 +165,8 @@ def source(entry: Any, base: Path, where: str, name: str = "") -> Source:
         raise InputError(f"{where}: unknown key {unknown!r} in a source{meant(unknown, known)}")
     entry = typed(Source, {**entry, "name": name or entry.get("name", "")}, where)
     if entry.get("path"):
-        entry["path"] = os.path.normpath(base / _expand(entry["path"], where))
-    elif (base / (expanded := _expand(entry["dataset"], where))).is_dir():
+        entry["path"] = os.path.normpath(base / _expand(entry["path"], base, where))
+    elif (base / (expanded := _expand(entry["dataset"], base, where))).is_dir():
         entry["dataset"] = str(base / expanded)
     if not 0 <= entry.get("weight", 1.0) < math.inf:
         raise InputError(f"{where}: a source's weight is a number of passes in each epoch, not {entry['weight']}")
@@ -177,7 +177,10 @@ def source(entry: Any, base: Path, where: str, name: str = "") -> Source:
     return Source(**entry)
 
 
-def _expand(text: str, where: str) -> str:
+def _expand(text: str, base: Path, where: str) -> str:
+    """With the environment's variables; what is there as it was written keeps its dollars."""
+    if os.path.exists(base / text):
+        return text
     expanded = os.path.expanduser(os.path.expandvars(text))
     if missing := re.search(r"\$\{?(\w+)", expanded):
         raise InputError(f"{where}: the environment variable {missing[1]} is not set")
@@ -186,7 +189,7 @@ def _expand(text: str, where: str) -> str:
 
 def _local(name: str, base: Path, where: str) -> str:
     """A model's name: a folder where there is one, else a Hub id."""
-    name = _expand(name, where)
+    name = _expand(name, base, where)
     folder = base / name
     return str(folder) if folder.is_dir() or name.startswith((".", "/")) else name
 

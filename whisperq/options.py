@@ -132,7 +132,7 @@ class EvalConfig(Execution):
 
 @dataclass(frozen=True)
 class RobustnessConfig(Execution):
-    sounds: int = option(20, "Recordings of each kind without speech: silence, noise and music.", low=1)
+    sounds: int = option(20, "Recordings of each kind without speech: silence, noise and music.", low=1, high=500)
     limit: int = option(30, "First N utterances of each test set only.", low=1)
     batch_size: int = option(8, "Pieces of audio decoded together.", low=1)
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")

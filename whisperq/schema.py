@@ -114,7 +114,7 @@ def count(low: int = 0, high: float = math.inf) -> Check:
     """A whole number, both ends included."""
 
     def check(value: Any, place: str) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= min(high, 2**63):
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= min(high, 2**63 - 1):
             _fail(value, place, f"a whole number{_between(low, high)}")
 
     return check

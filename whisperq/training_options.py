@@ -50,7 +50,9 @@ class TrainingConfig(Settings):
     max_label_wer: float | None = option(
         None, "Leave out pseudo-labels whose word error rate to their reference is above this many percent.", low=0
     )
-    shuffle_buffer: int = option(2_048, "Utterances of a streamed data set that are shuffled together.", low=1)
+    shuffle_buffer: int = option(
+        2_048, "Utterances of a streamed data set that are shuffled together.", low=1, high=1_000_000
+    )
     deterministic: bool = option(False, "On a GPU too, equal bits from equal runs, at a cost in speed.")
     recompute: bool = option(
         False, "Gradient checkpointing: keep each layer's input alone, and compute the rest again."
@@ -67,7 +69,11 @@ class TrainingConfig(Settings):
         None, "Save a checkpoint and exit with 75 after HH:MM:SS of this job.", operational=True
     )
     workers: int | None = option(
-        None, "Processes that decode audio; default: on a GPU up to 8, on a CPU a thread.", low=0, operational=True
+        None,
+        "Processes that decode audio; default: on a GPU up to 8, on a CPU a thread.",
+        low=0,
+        high=256,
+        operational=True,
     )
 
 

@@ -24,6 +24,14 @@ DURATION_TOLERANCE = 0.05  # seconds by which a list's rounded duration may miss
 DURATION_WARNING = 0.5  # seconds missing at which a list and its file cannot both be right
 ESTIMATED = {"MP3": 0.1, "OGG": 0.1}  # seconds by which a length may miss that no header states
 SYSTEM_ERROR = 2  # libsndfile's
+UNKNOWN = (1 << 63) - 1  # libsndfile's number of frames where the header of a FLAC stream has none
+
+
+class Piped(soundfile.SoundFile):
+    """Read forwards alone: in a stream of unknown length libsndfile seeks until it comes to the end, and fails."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 class Sound:
@@ -38,8 +46,11 @@ class Sound:
         self.audio, self.where = utterance.audio, place_of(utterance)
         self._file: soundfile.SoundFile | None = None
         self._encoded: Encoded | None = None
+        self._place = 0  # the frame that is read next
         patiently(self._open, self.where)
         self.rate, self.frames, self.channels = self._file.samplerate, self._file.frames, self._file.channels
+        if self.frames == UNKNOWN:
+            self.frames = self._counted()
         self.start, self.count = _part(utterance, self.frames, self.rate, self.where)
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -70,7 +81,11 @@ class Sound:
     def _open(self) -> None:
         with self._faults():
             self._encoded = _encoded(self.audio, self.where)
-            self._file = soundfile.SoundFile(self._encoded)
+            self._file, self._place = soundfile.SoundFile(self._encoded), 0
+            if self._file.frames == UNKNOWN:
+                self._file.close()
+                self._encoded.seek(0)
+                self._file = Piped(self._encoded)
         if not LOWEST_RATE <= self._file.samplerate <= HIGHEST_RATE:
             rate = self._file.samplerate
             self.close()
@@ -82,9 +97,32 @@ class Sound:
         if self._file is None:
             self._open()
         with self._faults():
-            if self._file.tell() != place:
-                self._file.seek(place)
-            return self._file.read(count, dtype="float32", always_2d=True)
+            if self._place != place:
+                self._go_to(place)
+            return self._next(count)
+
+    def _counted(self) -> int:
+        """The frames that there are, by decoding them all."""
+        place = 0
+        while passed := len(patiently(partial(self._read, place, max(1, BLOCK // self.channels)), self.where)):
+            place += passed
+        return place
+
+    def _next(self, count: int) -> np.ndarray:
+        block = self._file.read(count, dtype="float32", always_2d=True)
+        self._place += len(block)
+        return block
+
+    def _go_to(self, place: int) -> None:
+        """What cannot seek, such as the GSM 6.10 of telephones, is decoded up to there, from its beginning."""
+        if self._file.seekable():
+            self._place = self._file.seek(place)
+            return
+        if place < self._place:
+            self.close()
+            self._open()
+        while self._place < place and len(self._next(min(place - self._place, max(1, BLOCK // self.channels)))):
+            pass
 
     @contextmanager
     def _faults(self) -> Iterator[None]:

@@ -76,6 +76,8 @@ WHISPER = record({"model_type": text}, SHARED | {
     "gate_init": number(1e-6, 1 - 1e-6),
     **_fields(switch, "cross_gate scale_embedding"),
     **_fields(maybe(items(count(-1))), "suppress_tokens begin_suppress_tokens"),  # -1: openai/whisper's usual ones
+    **_fields(ID, "no_timestamps_token_id prev_sot_token_id"),  # older checkpoints state them here
+    **_fields(maybe(each(count())), "lang_to_id task_to_id"),
 })  # fmt: skip
 CTC = record({"model_type": text}, SHARED | {
     **_fields(
@@ -91,6 +93,14 @@ CTC = record({"model_type": text}, SHARED | {
     **_fields(switch, "do_stable_layer_norm conv_bias feat_proj_layer_norm conv_pos_batch_norm"),
     "layer_norm_eps": number(0.0, 1.0),
 })  # fmt: skip
+
+# What base classes of transformers read there, about nobody's sounds or words: what a forward pass gives back, and
+# classes, of which a number is enough to fill the memory. It decides nothing here.
+IGNORED = frozenset(
+    "return_dict use_return_dict output_attentions output_hidden_states torchscript pruned_heads problem_type "
+    "num_labels id2label label2id chunk_size_feed_forward attn_implementation _attn_implementation "
+    "_attn_implementation_internal experts_implementation layer_types".split()
+)
 
 IDS = "bos_token_id eos_token_id pad_token_id decoder_start_token_id no_timestamps_token_id prev_sot_token_id"
 GENERATION = record({}, {

@@ -29,12 +29,12 @@ from transformers.utils import logging as transformers_logging
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models import gated_whisper
-from whisperq.models.configurations import check_content, check_generation, check_values, check_weights
+from whisperq.models.configurations import IGNORED, check_content, check_generation, check_values, check_weights
 from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.headers import QUANTIZED, all_finite
 from whisperq.models.nearly import refuse_nearly
-from whisperq.models.pairing import check_ctc, check_whisper
+from whisperq.models.pairing import check_ctc, check_extractor, check_whisper
 from whisperq.schema import Wrong
 
 CODE = "modeling_gated_whisper"
@@ -90,7 +90,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
         family = family_of(str(model_type))
         is_whisper = family.writes == "tokens"
         check_content(content, is_whisper)
-        config = family.read_config(content)
+        config = family.read_config({name: value for name, value in content.items() if name not in IGNORED})
         check_values(config, is_whisper)
     except Wrong as wrong:
         raise InputError(f"{folder / 'config.json'} cannot be used: {wrong}") from None
@@ -159,13 +159,17 @@ def load_processor(folder: Path) -> WhisperProcessor | Wav2Vec2Processor:
     try:
         # Its parts, not WhisperProcessor.from_pretrained: that reads the model's config too, and where
         # it names code, asks whether to run it.
+        check_extractor(folder)
         extractor = WhisperFeatureExtractor.from_pretrained(folder)
         tokenizer = WhisperTokenizer.from_pretrained(folder)
+    except InputError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder} lacks a usable Whisper tokenizer or feature extractor: {reason}") from error
     if "<|startoftranscript|>" not in tokenizer.get_vocab():  # without its files, an empty one is made up
         raise InputError(f"{folder} lacks a usable Whisper tokenizer: it does not know <|startoftranscript|>")
+    tokenizer.chat_template = None  # a stray file's, which would be saved with the rest
     processor = WhisperProcessor(extractor, tokenizer)
     if config is not None:
         check_whisper(folder, config, processor)
@@ -175,8 +179,11 @@ def load_processor(folder: Path) -> WhisperProcessor | Wav2Vec2Processor:
 def load_ctc_processor(folder: Path) -> Wav2Vec2Processor:
     """Raises InputError."""
     try:
+        check_extractor(folder)
         extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
         tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder)
+    except InputError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder} lacks a usable CTC tokenizer or feature extractor: {reason}") from error

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, Wav2Vec2Processor, WhisperProcessor
+from transformers import PreTrainedConfig, Wav2Vec2Processor, WhisperFeatureExtractor, WhisperProcessor
 
 from whisperq.errors import InputError
-from whisperq.schema import Wrong
+from whisperq.schema import Wrong, count, record, switch
 
 # What config.json and generation_config.json call a special token, and what Whisper's vocabulary does.
 TOKENS = {
@@ -23,6 +23,20 @@ TOKENS = {
 }
 BLANK = "pad_token_id"  # CTC's
 OWN = "copy the model's own files"
+# Bounds of what is computed and allocated to make an extractor, before it is known to be this model's.
+EXTRACTOR = record({}, {
+    "feature_size": count(1, 1024), "n_fft": count(1, 2**14), "hop_length": count(1, 2**12),
+    "chunk_length": count(1, 3600), "sampling_rate": count(1_000, 192_000), "do_normalize": switch,
+})  # fmt: skip
+
+
+def check_extractor(folder: Path) -> None:
+    """Raises InputError for settings of a feature extractor that nothing should be built of."""
+    settings, _ = WhisperFeatureExtractor.get_feature_extractor_dict(folder)
+    try:
+        EXTRACTOR(settings, "")
+    except Wrong as wrong:
+        raise InputError(f"the feature extractor of {folder} cannot be used: {wrong}; {OWN}") from None
 
 
 def check_whisper(folder: Path, config: PreTrainedConfig, processor: WhisperProcessor) -> None:

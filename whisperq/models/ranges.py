@@ -67,7 +67,9 @@ CONTENT = record(
     {
         "observers": items(one_of(*OBSERVERS)),
         "momentum": number(0.0, 1.0),
-        "sites": each(record({"ranges": record({}), "minima": items(number()), "maxima": items(number())})),
+        "sites": each(
+            record({"ranges": record({}), "minima": items(number()), "maxima": items(number())}, {"known": ends})
+        ),
     },
     {"percentile": number(0.0, 100.0), "activation_bits": maybe(items(count(2, 16)))},
 )

@@ -11,6 +11,7 @@ from whisperq import artifact
 from whisperq.data.groups import UtteranceGroup
 from whisperq.errors import InputError
 from whisperq.flags import Context
+from whisperq.models.descriptions import descriptions
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_processor, load_whisper, local_folder, save_model
 from whisperq.refusals import check_batches, check_weights, seconds_of
@@ -92,6 +93,7 @@ class Pupil:
     ) -> None:
         device = compute_device(context.device)
         self.autocast = autocast_dtype(context.dtype, device)
+        descriptions(student)  # as in init-student: no link out of the folder is followed
         self.student, taught_by = load_pair(student, teacher, device)
         self.processor: WhisperProcessor = load_processor(student)
         self.material = prepare(self.student, self.processor, data, config, context, processes)

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 from whisperq import artifact
 from whisperq.errors import UsageError
 from whisperq.flags import Context
-from whisperq.models.descriptions import own_file
+from whisperq.models.descriptions import descriptions, own_file
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_processor
 from whisperq.options import ExportConfig
@@ -43,6 +43,7 @@ def export(model: Path, out: Path, config: ExportConfig, context: Context) -> ar
     results = quantized_results(model)
     settings = {"float": results is None}  # nothing else decides the graphs
     with artifact.create(out, "onnx", "export", settings, inputs, context.force) as draft:
+        descriptions(model)  # as in init-student: no link out of the folder is followed
         stored = open_stored(model)
         check_expressible(model, stored)
         describe(model, stored, draft.folder)

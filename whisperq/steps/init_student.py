@@ -7,6 +7,7 @@ import torch
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.models.descriptions import descriptions
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.layers import copied_layers, parse_indices
 from whisperq.models.loading import (
@@ -29,6 +30,7 @@ def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, cont
     folder = local_folder(teacher)
     inputs = {"teacher": artifact.reference(folder)}
     with artifact.create(out, "student", "init-student", context.settings(config), inputs, context.force) as draft:
+        descriptions(folder)  # what they hold is saved anew, so that a link out of the folder is refused here as well
         source = load_whisper(folder, torch.float32, "cpu")
         processor = load_processor(folder)
         check_gates(source.config, config)

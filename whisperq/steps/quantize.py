@@ -12,7 +12,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.caches import cache_grids, cache_sites
 from whisperq.models.descriptions import copy_descriptions, describe
-from whisperq.models.loading import compute_device, load_model
+from whisperq.models.loading import compute_device, load_model, load_processor
 from whisperq.models.plan import PaperScope, Plan, make_plan
 from whisperq.models.statistics import held_channels
 from whisperq.options import QuantizeConfig
@@ -57,6 +57,7 @@ def quantize(
         exclude += worst_parts(sensitivity, config.keep_worst, inputs["model"])
     with artifact.create(out, "quantized", "quantize", context.settings(config), inputs, context.force) as draft:
         copy_descriptions(model, draft.folder)
+        load_processor(model)  # refuses another model's tokenizer, which would be sealed with these weights
         network = load_model(model, torch.float32, "cpu")
         plan = make_plan(network, config.recipe, exclude, config.encoder_only, config.activations, paper_scope(config))
         activations = prepare_activations(network, plan, calibration, config)
