@@ -9,7 +9,7 @@ from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm, Torch
 from whisperq.runtime.native.build import NoKernels, library
 from whisperq.runtime.native.kernels import NativeKernels
 from whisperq.runtime.native.products import FewRowsProduct
-from whisperq.runtime.products import IntegerWeight, MatmulProduct, OneDnnProduct
+from whisperq.runtime.products import IntegerWeight, MatmulProduct, OneDnnProduct, row_blocks
 
 PORTABLE = ("-mno-amx-tile", "-mno-amx-bf16")  # what a CPU without matrix tiles compiles
 GRIDS = {
@@ -155,7 +155,7 @@ def product_case(rows: int, inputs: int, outputs: int, name: str, extreme: bool 
 @pytest.mark.parametrize("kind", [OneDnnProduct, MatmulProduct, few_rows])
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize("name", ["asymmetric", "symmetric", "six bits", "all zero"])
-@pytest.mark.parametrize("rows, inputs, outputs", [(1, 32, 48), (5, 7, 3), (8, 200, 33), (17, 1280, 33)])
+@pytest.mark.parametrize("rows, inputs, outputs", [(1, 32, 48), (5, 7, 3), (8, 200, 33), (17, 1280, 33), (430, 64, 33)])
 def test_integer_products_are_exact(kind, rows, inputs, outputs, name, extreme):
     g, codes, weight, sums = product_case(rows, inputs, outputs, name, extreme)
     bare = IntegerWeight(weight.codes, torch.full_like(weight.scale, 1 / g.scale), torch.zeros_like(weight.bias))
@@ -170,8 +170,9 @@ def test_integer_products_are_exact(kind, rows, inputs, outputs, name, extreme):
 
 @pytest.mark.parametrize("kind", [OneDnnProduct, MatmulProduct, few_rows])
 @pytest.mark.parametrize("bits", [8, 5])
-def test_gelu_and_requantization_are_fused(kind, bits):
-    g, codes, weight, sums = product_case(9, 64, 40, "asymmetric")
+@pytest.mark.parametrize("rows", [9, 280])
+def test_gelu_and_requantization_are_fused(kind, rows, bits):
+    g, codes, weight, sums = product_case(rows, 64, 40, "asymmetric")
     weight = IntegerWeight(weight.codes, weight.scale * 1e-3, weight.bias)
     exact = F.gelu(sums * g.scale * weight.scale.double() + weight.bias)
     torch.testing.assert_close(kind(weight, g).gelu(codes, None).double(), exact, rtol=1e-5, atol=1e-5)
@@ -188,6 +189,15 @@ def test_packed_weights_serve_any_number_of_rows():
     whole = product(codes)
     for rows in (1, 3, 50):
         torch.testing.assert_close(product(codes[:rows].contiguous()), whole[:rows], rtol=1e-6, atol=1e-3)
+
+
+def test_rows_are_multiplied_in_blocks_of_few_sizes():
+    found = {rows: list(row_blocks(rows)) for rows in (*range(25, 1000, 25), 1000, 1500)}
+    for rows, blocks in found.items():
+        assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(rows))
+    sizes = {block.stop - block.start for rows in range(25, 1000, 25) for block in found[rows]}
+    assert sizes == {25, 50, 75, 100, 125, 250, 500}
+    assert len(found[1000]) == len(found[1500]) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -5,7 +5,7 @@
 q_x: codes (rows, K), uint8; q_w: codes (N, K), int8; s_w: a scale for each of the N outputs; b: bias, float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,6 +64,23 @@ class Product(Protocol):
         """The same product times factor (N), with this bias (N) in the place of its own; its weight is shared."""
 
 
+BLOCK, WHOLE = 125, 1000  # rows
+
+
+def row_blocks(rows: int) -> Iterator[slice]:
+    """Rows in blocks of 500, 250 and 125, and what is left; as they are from WHOLE rows on.
+
+    oneDNN compiles a kernel for each number of rows that it meets. For a recording whose padding is left out that
+    takes as long as the encoder; such recordings have many lengths, but blocks of them few.
+    """
+    first = 0
+    while first < rows:
+        left = rows - first
+        size = left if left <= BLOCK or rows >= WHOLE else BLOCK << (left // BLOCK).bit_length() - 1
+        yield slice(first, first + size)
+        first += size
+
+
 class OneDnnProduct:
     """On x86: oneDNN's quantized linear layer. The weight is prepacked here and only here, never saved.
 
@@ -83,26 +100,29 @@ class OneDnnProduct:
         self._bias = weight.bias.contiguous()
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        result = torch.ops.onednn.qlinear_pointwise.default(
-            x, *self._arguments, self._bias, 1.0, 0, dtype, "none", [], ""
-        )
-        return result[:, : self._outputs]
+        return self._blocks(x, 1.0, 0, dtype, "none", [], "")[:, : self._outputs]
 
     def add(self, x: Tensor, sum: Tensor) -> Tensor:
-        return torch.ops.onednn.qlinear_pointwise.binary(
-            x, *self._arguments, sum, self._bias, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, "none", [], ""
-        )
+        for rows in row_blocks(len(x)):
+            torch.ops.onednn.qlinear_pointwise.binary(
+                x[rows], *self._arguments, sum[rows], self._bias, 1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, "none",
+                [], "",
+            )  # fmt: skip
+        return sum
 
     def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
         scale, zero_point, dtype = (
             (1.0, 0, torch.float32) if grid is None else (grid.scale, grid.zero_point, torch.uint8)
         )
-        result = torch.ops.onednn.qlinear_pointwise.default(
-            x, *self._arguments, self._bias, scale, zero_point, dtype, "gelu", [], "none"
-        )
+        result = self._blocks(x, scale, zero_point, dtype, "gelu", [], "none")
         if grid is not None and grid.quant_max < 255:  # the kernel saturates at eight bits
             result.clamp_(max=grid.quant_max)
         return result
+
+    def _blocks(self, x: Tensor, *how: object) -> Tensor:
+        run = torch.ops.onednn.qlinear_pointwise.default
+        parts = [run(x[rows], *self._arguments, self._bias, *how) for rows in row_blocks(len(x))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def rescaled(self, factor: Tensor, bias: Tensor) -> "OneDnnProduct":
         """Of one that is not aligned."""
