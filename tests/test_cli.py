@@ -15,7 +15,7 @@ import typer.rich_utils
 import whisperq
 from whisperq.checks import listed
 from whisperq.commands import COMMANDS
-from whisperq.options import SETTINGS
+from whisperq.declared import SETTINGS
 
 PACKAGE = Path(whisperq.__file__).parent
 NO_STEPS = {"show", "doctor", "init-config"}
@@ -176,10 +176,10 @@ UNEXPECTED = {
 
 @pytest.mark.parametrize("error, code, sentence", UNEXPECTED.values(), ids=UNEXPECTED)
 def test_what_nobody_expects_is_one_sentence_too(error, code, sentence, workspace, invoke, monkeypatch):
-    def fail(*arguments):
+    def fail(**inputs):
         raise error
 
-    monkeypatch.setattr("whisperq.calls.step", lambda name: fail)
+    monkeypatch.setattr("whisperq.commands.step", lambda name: fail)
     result = invoke("init-student")
     assert result.exit_code == code and "Traceback" not in result.stderr
     assert result.stderr.splitlines()[-1] == f"whisperq: {sentence}"
