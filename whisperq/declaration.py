@@ -29,8 +29,7 @@ class InputFlag:
 class Declaration:
     """One step and its command.
 
-    place: in the run folder, `{model}` being the model's name, of a step with the usual call: one input for each flag.
-    A step whose inputs are chosen in another way has a call of its own in calls.py, which knows its place, too.
+    A step whose inputs are not one for each flag has a call of its own in calls.py, which knows its place, too.
     """
 
     name: str  # the command's
@@ -38,17 +37,15 @@ class Declaration:
     example: str
     inputs: tuple[InputFlag, ...]
     settings: type
-    place: str | None = None
+    place: str | None = None  # in the run folder, `{model}` being the model's name; of a step without a call of its own
     one_run: bool = True  # belongs to one experiment, in whose folder its configuration is kept
     named: tuple[str, ...] = ()  # inputs of the step that the command line names itself, so that none is announced
     text: bool = False  # gives text, or files of it, in the place of an artifact
     resumes: bool = False  # an interrupted run leaves work beside `out` that the same command goes on with
     checkpoints: bool = False  # work that stays when it is done, so that a training can be prolonged
-    # What makes a finished result another one. Settings: none but these (default: all that are not operational), of
-    # which some are taken from the inputs where they are None. Inputs: artifacts by content; of all, or by gathering.
-    compared: tuple[str, ...] | None = None
-    left_to_inputs: tuple[str, ...] = ()
-    gathers: bool = False
+    compared: tuple[str, ...] | None = None  # settings that tell results apart; None: all that are not operational
+    left_to_inputs: tuple[str, ...] = ()  # settings that, where they are None, the step takes from its inputs
+    gathers: bool = False  # its inputs are the artifacts found in the folders that are named, and all are compared
 
     @property
     def step(self) -> str:

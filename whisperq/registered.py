@@ -9,9 +9,12 @@ from pkgutil import iter_modules
 
 
 def modules(package: str, first: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The modules of a package of whisperq such as quant/observers: those of `first`, then the others by name."""
+    """The modules of a package of whisperq such as quant/observers: those of `first`, then the others by name.
+
+    One whose name begins with an underscore is a helper of the others.
+    """
     folder = os.path.join(os.path.dirname(__file__), *package.split("/"))
-    found = sorted(module.name for module in iter_modules([folder]))
+    found = sorted(module.name for module in iter_modules([folder]) if not module.name.startswith("_"))
     return (*(name for name in first if name in found), *(name for name in found if name not in first))
 
 
