@@ -81,6 +81,16 @@ def test_a_step_is_one_public_function_of_its_files_name(name):
     assert inspect.getdoc(function)
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_what_is_declared_of_a_step_is_there(command):
+    from whisperq.calls import step
+
+    settings = {f.name for f in fields(command.settings)}
+    assert set(command.named) <= set(inspect.signature(step(command.step)).parameters)
+    assert {*(command.compared or ()), *command.left_to_inputs} <= settings
+    assert not command.checkpoints or "max_steps" in settings
+
+
 @pytest.mark.parametrize("name", [*NAMES, "show"])
 def test_every_command_explains_itself_with_an_example(name, invoke):
     text = help_text(invoke, name)
