@@ -36,7 +36,7 @@ def perform(call: CommandCall, session: Session, settings: Any) -> Artifact | st
         return finished.artifact
 
 
-def step(name: str) -> Callable[..., Artifact]:
+def step(name: str) -> Callable[..., Any]:
     """The public function of a step's file; under --dry-run what writes its call down."""
     return planning.instead_of(name) or part(name, name)
 
@@ -54,8 +54,8 @@ def part(name: str, noun: str) -> Callable[..., Any]:
 def usual(declared: Command, s: Session, config: Any) -> Artifact:
     """The call of a step that has none of its own: an input for each flag, and the place that is declared."""
     inputs = {flag.name: flag.find(s) if flag.find else s.flags.get(flag.name) for flag in declared.inputs}
-    model = model_label(s, inputs["model"]) if "model" in inputs else None
-    place = s.out((declared.place or declared.name).format(model=model))
+    model = inputs.get("model")
+    place = s.out((declared.place or declared.name).format(model=model and model_label(s, model)))
     return run_step(s, declared.step, place, config, **inputs)
 
 

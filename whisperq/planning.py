@@ -103,7 +103,7 @@ def instead_of(step: str) -> Callable[..., Artifact] | None:
 
     def write_down(out: Path | None, config: Any, context: Context, **inputs: Any) -> Artifact:
         calls.append(Call(step, inputs, out, config, context))
-        return Artifact(out, {})
+        return Artifact(out or Path(), {})
 
     return write_down
 

@@ -43,8 +43,8 @@ class Family:
     output: Literal["tokens", "ctc"]  # one token after another, or a label for each frame
     claims: Claims  # of config.json, checked before anything is built
     read_config: Callable[[dict[str, Any]], PreTrainedConfig]
-    build: Callable[[PreTrainedConfig], nn.Module]  # without weights worth anything
-    load: Callable[[Path, PreTrainedConfig, torch.dtype], tuple[nn.Module, dict]]  # and transformers' report
+    build: Callable[..., nn.Module]  # of a configuration; without weights worth anything
+    load: Callable[..., tuple[nn.Module, dict]]  # (folder, configuration, dtype) -> model, transformers' report
     processor: ProcessorFiles  # feature extractor and tokenizer
     table: Callable[[nn.Module], Iterator[tuple[str, str]]]  # address and module of every site
     axis: Callable[[str], tuple[str, int]]  # of an address: what of it a batch pads, and in which dimension

@@ -71,7 +71,7 @@ def prepare_activations(
     raw = _rows(plan, calibration, config, found)
     observer = chosen_observer(calibration, config.observer) if calibration else None
     outliers = any(map(has_outliers, raw.values()))
-    if outliers and config.observer is None and OBSERVERS[observer].averages:
+    if outliers and config.observer is None and observer and OBSERVERS[observer].averages:
         observer = "minmax"  # an average clips what is rare, and a massive value that is clipped changes the function
     estimate = _estimate(calibration, observer, bits) if calibration else None
     if config.activations == "static":

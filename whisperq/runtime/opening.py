@@ -56,8 +56,8 @@ def open_runtime(folder: Path, execution: Execution, context: Context, skip_bad:
     described = Description.of(folder)
     device = compute_device(context.device) if entry.cuda else "cpu"
     runtime = named(entry.opens)(folder, entry.name, described.config, execution, device)
-    opened = Opened(*_around(folder, described, context, device, skip_bad), runtime)
-    yield with_padding(opened, execution.padding)
+    ready = Opened(*_around(folder, described, context, device, skip_bad), runtime)
+    yield with_padding(ready, execution.padding)
 
 
 def with_padding(opened: Opened, padding: Padding) -> Opened:

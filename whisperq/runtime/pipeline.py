@@ -49,7 +49,7 @@ class Output:
     """How networks that write in one way are run and read."""
 
     reading: Callable[[Processor, Model, Context], tuple[Any, AnyRules]]  # codec of references, and decoding rules
-    pytorch: Callable[[PreTrainedModel, str], AnyRuntime]
+    pytorch: Callable[..., AnyRuntime]  # (model, the runtime's name)
     integers: str  # a class with `load`
     graphs: tuple[str, ...]  # of an exported model, by file name
     run_graphs: str  # (engine, paths by graph, config) -> runtime
@@ -57,12 +57,12 @@ class Output:
     generates: bool = False  # by generation_config.json
 
 
-def _read_tokens(processor: Processor, model: Model, context: Context) -> tuple[Any, AnyRules]:
+def _read_tokens(processor: Any, model: Model, context: Context) -> tuple[Any, AnyRules]:
     codec = make_codec(processor, model, context.language, context.task)
     return codec, make_rules(codec, model.generation_config)
 
 
-def _read_ctc(processor: Processor, model: Model, context: Context) -> tuple[Any, AnyRules]:
+def _read_ctc(processor: Any, model: Model, context: Context) -> tuple[Any, AnyRules]:
     codec = CtcCodec(processor.tokenizer, model.config.pad_token_id)
     return codec, CtcRules(codec.blank)
 
