@@ -45,6 +45,16 @@ def run(house: Path, *words: str | Path) -> str:
     return done.stdout
 
 
+STEEP = """
+from whisperq.quant.observer import Observer
+
+
+def estimate(seen, how, bits):
+    return seen.counted().quantile(2.0**-bits), seen.counted().quantile(1 - 2.0**-bits)
+
+
+OBSERVER = Observer(estimate, needs_histogram=True, per_bitwidth=True)
+"""
 ESTIMATOR = """
 import sys, whisperq as wq
 from whisperq.options import CalibrateConfig
@@ -54,17 +64,28 @@ try:
     CalibrateConfig(observer="average")
 except wq.UsageError as error:
     print(error)
-ranges = wq.calibrate(model, data=data, observer="median,minmax", batches=3, batch_size=2, out="ranges")
+bits = (8, 6)
+ranges = wq.calibrate(
+    model, data=data, observer="median,minmax,steep", activation_bits=bits, batches=3, batch_size=2, out="ranges"
+)
 small = wq.quantize(model, ranges, observer="median", smooth="none", massive="none", cross_cache="float", out="small")
 print(small.results["observer"], *ranges.results["observers"])
+steep = wq.quantize(model, ranges, observer="steep", activation_bits=6, smooth=0.5, out="steep")
+print(steep.results["observer"], steep.results["smoothed_observer"])
+try:
+    wq.quantize(model, ranges, observer="steep", activation_bits=7, out="none")
+except wq.InputError as error:
+    print(error)
 """
 
 
 def test_a_range_estimator_is_one_file(house, teacher, digits):
     assert add("A range estimator: 1 file", house) == ["whisperq/quant/observers/median.py"]
-    choices, used = run(house, "-c", ESTIMATOR, teacher, digits / "validation.jsonl").splitlines()
-    assert choices.endswith("must be one of ema, minmax, percentile, mse, stablequant, median")
-    assert used == "median median minmax"
+    (house / "whisperq" / "quant" / "observers" / "steep.py").write_text(STEEP)  # another kind, for a number of bits
+    choices, used, steep, refused = run(house, "-c", ESTIMATOR, teacher, digits / "validation.jsonl").splitlines()
+    assert choices.endswith("must be one of ema, minmax, percentile, mse, stablequant, median, steep")
+    assert used == "median median minmax steep" and steep == "steep minmax"  # a histogram cannot be scaled
+    assert "ranges of steep for 8, 6 bits, not 7" in refused
     sites = json.loads((house / "ranges" / "ranges.json").read_text())["sites"]
     grids = json.loads((house / "small" / "qparams.json").read_text())["activations"]
     assert {len(site["minima"]) for site in sites.values()} == {3}
@@ -76,6 +97,8 @@ def test_a_range_estimator_is_one_file(house, teacher, digits):
             assert site["ranges"]["median"] == [low, high], address
             assert grid["scale"] == pytest.approx((max(high, 0) - min(low, 0)) / 255, rel=1e-5), address
             told_apart += [low, high] != site["ranges"]["minmax"]
+            eight, six = (site["ranges"]["steep"][bits] for bits in ("8", "6"))
+            assert min(site["minima"]) <= eight[0] <= six[0] < six[1] <= eight[1] <= max(site["maxima"]), address
     assert told_apart > 10
 
 
