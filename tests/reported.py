@@ -7,8 +7,8 @@ from pathlib import Path
 
 from whisperq import artifact
 from whisperq.data.hypotheses import HypothesisLine
+from whisperq.declared import SETTINGS
 from whisperq.flags import Context
-from whisperq.options import SETTINGS
 from whisperq.report.sets import write_set
 from whisperq.scoring.normalizers import get_normalizer
 from whisperq.scoring.sets import over_sets, score_set

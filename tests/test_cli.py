@@ -15,7 +15,7 @@ import typer.rich_utils
 import whisperq
 from whisperq.checks import listed
 from whisperq.commands import COMMANDS
-from whisperq.options import SETTINGS
+from whisperq.declared import SETTINGS
 
 PACKAGE = Path(whisperq.__file__).parent
 NO_STEPS = {"show", "doctor", "init-config"}
@@ -79,6 +79,16 @@ def test_a_step_is_one_public_function_of_its_files_name(name):
     function = step(name.replace("-", "_"))
     assert {"out", "config", "context"} <= set(inspect.signature(function).parameters)
     assert inspect.getdoc(function)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_what_is_declared_of_a_step_is_there(command):
+    from whisperq.calls import step
+
+    settings = {f.name for f in fields(command.settings)}
+    assert set(command.named) <= set(inspect.signature(step(command.step)).parameters)
+    assert {*(command.compared or ()), *command.left_to_inputs} <= settings
+    assert not command.checkpoints or "max_steps" in settings
 
 
 @pytest.mark.parametrize("name", [*NAMES, "show"])
@@ -176,10 +186,10 @@ UNEXPECTED = {
 
 @pytest.mark.parametrize("error, code, sentence", UNEXPECTED.values(), ids=UNEXPECTED)
 def test_what_nobody_expects_is_one_sentence_too(error, code, sentence, workspace, invoke, monkeypatch):
-    def fail(*arguments):
+    def fail(**inputs):
         raise error
 
-    monkeypatch.setattr("whisperq.calls.step", lambda name: fail)
+    monkeypatch.setattr("whisperq.commands.step", lambda name: fail)
     result = invoke("init-student")
     assert result.exit_code == code and "Traceback" not in result.stderr
     assert result.stderr.splitlines()[-1] == f"whisperq: {sentence}"

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from whisperq.config import Experiment, find_config, read_config, resolve
+from whisperq.declared import SETTINGS
 from whisperq.errors import InputError, UsageError
-from whisperq.options import SETTINGS, CalibrateConfig, QuantizeConfig
+from whisperq.options import CalibrateConfig, QuantizeConfig
 from whisperq.run_folder import RunFolder
 from whisperq.training_options import DistillConfig, InitStudentConfig
 

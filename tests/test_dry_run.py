@@ -111,6 +111,17 @@ def test_a_trainings_checkpoints_are_written_too(command, out, folder, copied_ru
     assert written[folder].startswith("new")
 
 
+GOES_ON = {"pseudo-label", "distill", "calibrate", "mixed-precision", "eval"}
+
+
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS if not command.text])
+def test_work_left_over_is_named_by_those_that_go_on_with_it(name, copied_run, invoke):
+    Path("there.jsonl").write_text("")
+    Path("elsewhere-partial").mkdir()
+    words = (*POSITIONAL.get(name, ()), *MODEL.get(name, ()), "--out", "elsewhere")
+    assert ("elsewhere-partial" in planned(invoke, name, *words)["writes"][0]["state"]) == (name in GOES_ON)
+
+
 def test_a_strange_folder_in_the_way_is_refused(copied_run, invoke):
     Path("strange").mkdir()
     Path("strange/file").write_text("")

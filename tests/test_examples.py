@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from whisperq.config import read_config, resolve
-from whisperq.options import SETTINGS, CalibrateConfig
+from whisperq.declared import SETTINGS
+from whisperq.options import CalibrateConfig
 from whisperq.training_options import DistillConfig
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from whisperq.config import Experiment, Source, read_config
-from whisperq.options import SETTINGS
+from whisperq.declared import SETTINGS
 from whisperq.starter import starter
 
 

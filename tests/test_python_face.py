@@ -15,7 +15,7 @@ import pytest
 
 import whisperq as wq
 from whisperq.commands import COMMANDS
-from whisperq.options import SETTINGS
+from whisperq.declared import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples" / "digits"

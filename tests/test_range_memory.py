@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from whisperq.quant.ranges import COUNTING, Estimation, SiteRange
+from whisperq.quant.ranges import NEEDS_HISTOGRAM, Estimation, SiteRange
 
 EVERY = ("ema", "minmax", "percentile", "mse", "stablequant")
 BATCH, FRAMES, WIDTH = 8, 1500, 16  # 30 s of a narrow encoder
@@ -32,7 +32,7 @@ def test_memory_plateaus(observers: tuple[str, ...]) -> None:
     batches = [torch.randn(BATCH, FRAMES, WIDTH, generator=generator) * 1.3**i for i in range(20)]
     how = Estimation(observers)
     site = how.site()
-    assert (site.histogram is not None) == bool({*observers} & {*COUNTING})
+    assert (site.histogram is not None) == bool({*observers} & {*NEEDS_HISTOGRAM})
     feed(site, 2_000, batches)
     before = resident_mib()
     feed(site, 18_000, batches)

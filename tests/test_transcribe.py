@@ -202,7 +202,7 @@ def test_errors_are_one_sentence_before_the_model_is_loaded(arguments, code, wor
 
 
 def test_times_cannot_be_had_from_a_vocabulary_without(clips, invoke, monkeypatch):
-    monkeypatch.setattr("whisperq.runtime.opening.make_codec", lambda p, m, *a: without_times(make_codec(p, m, *a)))
+    monkeypatch.setattr("whisperq.runtime.pipeline.make_codec", lambda p, m, *a: without_times(make_codec(p, m, *a)))
     result = invoke("transcribe", "a.ogg", "--model", TEACHER, "--timestamps")
     assert result.exit_code == 2 and "no times" in result.stderr
 
@@ -218,7 +218,7 @@ def test_a_sample_and_silence_are_no_trouble(clips, invoke):
 
 def test_what_runs_a_quantized_model_by_default(copied_run, invoke, monkeypatch):
     seen = []
-    monkeypatch.setattr("whisperq.calls.step", lambda name: lambda *a: seen.append(a[3].runtime) or "")
+    monkeypatch.setattr("whisperq.calls.step", lambda name: lambda **k: seen.append(k["config"].runtime) or "")
     for model in ("gemm-w8a8", "paper-w8a8", "distilled"):
         assert invoke("transcribe", "x.wav", "--model", model).exit_code == 0
     assert seen == ["int8", "emulated", "float"]

@@ -12,12 +12,10 @@ Every command is a function (whisperq/api.py), imported when it is first named.
 from importlib import import_module
 from typing import Any
 
+from whisperq.registered import STEPS
+
 __version__ = "0.1.0"
 
-STEPS = (
-    "init_student", "pseudo_label", "distill", "calibrate", "quantize", "mixed_precision", "sensitivity", "eval",
-    "score", "compare", "robustness", "export", "transcribe", "outliers", "plot_attention", "report",
-)  # fmt: skip
 OTHERS = (
     "Artifact", "Source", "load",
     "WhisperqError", "UsageError", "InputError", "ReadError", "TrainingError", "Interrupted",

@@ -20,8 +20,9 @@ from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
-from whisperq import artifact, planning
+from whisperq import artifact
 from whisperq.artifact import Artifact
+from whisperq.calls import call_of
 from whisperq.checks import typed
 from whisperq.commands import COMMANDS, Command, InputFlag, perform
 from whisperq.config import Experiment, Source, source
@@ -54,6 +55,7 @@ EXPERIMENT = {  # what whisperq.yaml says of all commands
     "normalizer": "Text normaliser of sets that name none; default: the configuration's, else english.",
 }
 PROGRESS = "Show announcements and progress bars on standard error."
+STEP_FILES = Path(__file__).parent / "steps"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def function(name: str) -> Callable[..., Artifact | str]:
     own: dict[str, Argument] = {}
     for argument in arguments(command):
         own.setdefault(argument.name, argument)
-    signature = Signature([a.parameter() for a in own.values()], return_annotation=str if _prints(name) else Artifact)
+    signature = Signature([a.parameter() for a in own.values()], return_annotation=str if command.text else Artifact)
 
     def call(*args: Any, **keywords: Any) -> Artifact | str:
         if unknown := next((k for k in keywords if k not in own), None):
@@ -121,14 +123,17 @@ def function(name: str) -> Callable[..., Artifact | str]:
     return call
 
 
-def _prints(name: str) -> bool:
-    return name == "transcribe"
-
-
 def documentation(name: str, own: Iterable[Argument]) -> str:
     """What the step's file says of it, and a line for each argument."""
-    lines = [ast.get_docstring(planning.function(name)) or "", "", "Arguments:"]
+    lines = [step_docstring(name), "", "Arguments:"]
     return "\n".join([*lines, *(f"    {a.name}: {a.help}" for a in own)])
+
+
+def step_docstring(name: str) -> str:
+    """Of a step's function, read from its source: importing it would load torch."""
+    tree = ast.parse((STEP_FILES / f"{name}.py").read_text(encoding="utf-8"))
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return ast.get_docstring(function) or ""
 
 
 def called(command: Command, given: Mapping[str, Any]) -> Artifact | str:
@@ -143,7 +148,8 @@ def called(command: Command, given: Mapping[str, Any]) -> Artifact | str:
     except InputError as error:
         raise UsageError(str(error)) from None
     settings = command.settings(**{**experiment.defaults.get(command.name, {}), **own})
-    result = perform(command, replace(session, experiment=experiment, output=(heard := io.StringIO())), settings)
+    asked = replace(session, experiment=experiment, output=(heard := io.StringIO()))
+    result = perform(call_of(command), asked, settings)
     if isinstance(result, str):
         return heard.getvalue().removesuffix("\n") if settings.format == "text" else heard.getvalue()
     if command.one_run and session.common.out is None and first_process():

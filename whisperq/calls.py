@@ -1,24 +1,22 @@
-"""How each command calls its step: from a session's flags to the step's inputs and its place in the run folder.
+"""Calls of steps whose inputs are chosen in a way of their own, from a session's flags to inputs and a place.
 
-Steps are imported when they are called: the command line itself needs no torch.
+All others are called as they are declared (`commands.usual`).
 """
 
 import os
-import re
-from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from whisperq import artifact, planning
+from whisperq import artifact
 from whisperq import options as o
 from whisperq.artifact import Artifact
+from whisperq.commands import Command, CommandCall, label, model_label, part, run_step, step, usual
 from whisperq.config import Source
 from whisperq.errors import InputError, UsageError
-from whisperq.names import LONGEST, file_name, set_file
+from whisperq.names import set_file
 from whisperq.refusals import (
-    EXPORTED,
     check_batches,
     check_export,
     check_runtime,
@@ -29,42 +27,19 @@ from whisperq.refusals import (
 )
 from whisperq.report.progress import say
 from whisperq.run_folder import scheme
+from whisperq.runtimes import RUNTIMES, running
 from whisperq.session import Session
-from whisperq.training_options import TrainingConfig
+from whisperq.training_options import DistillConfig, MixedPrecisionConfig, PseudoLabelConfig, TrainingConfig
 
 Listening = TypeVar("Listening", o.CalibrateConfig, o.SensitivityConfig)
 
 
-def step(name: str) -> Callable[..., Artifact]:
-    """The public function of a step's file; under --dry-run what writes its call down."""
-    return planning.instead_of(name) or part(name, name)
-
-
-def part(name: str, noun: str) -> Callable[..., Any]:
-    """Something that a step's file holds; under --dry-run no step is imported."""
-    return planning.parts if planning.under_way() else getattr(import_module(f"whisperq.steps.{name}"), noun)
-
-
-def label(text: str) -> str:
-    """A folder's name for a model or a site pattern."""
-    name = re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-").lstrip(".")
-    return name if name and len(name.encode()) <= LONGEST else file_name(text)
-
-
-def model_label(session: Session, path: Path) -> str:
-    return label(Path(session.flags.get("model") or path).name or path.resolve().name)
-
-
-def init_student(s: Session, config: o.InitStudentConfig) -> Artifact:
-    return step("init_student")(s.teacher(), s.out("student"), config, s.context())
-
-
-def pseudo_label(s: Session, config: o.PseudoLabelConfig) -> Artifact:
+def pseudo_label(s: Session, config: PseudoLabelConfig) -> Artifact:
     model = s.model() if s.flags.get("model") else s.teacher()
     data = s.sources("train", "data")
     name = label("+".join(source.name for source in data)) if s.flags.get("data") else "train"
     place = s.out(f"pseudo-labels/{name}")
-    return step("pseudo_label")(model, data, s.experiment.normalizer, place, config, s.context())
+    return run_step(s, "pseudo_label", place, config, model=model, data=data, normalizer=s.experiment.normalizer)
 
 
 def training_data(s: Session, name: str, config: TrainingConfig) -> Any:
@@ -77,9 +52,10 @@ def training_data(s: Session, name: str, config: TrainingConfig) -> Any:
     )
 
 
-def distill(s: Session, config: o.DistillConfig) -> Artifact:
+def distill(s: Session, config: DistillConfig) -> Artifact:
     student, data = s.student(), training_data(s, "distill", config)
-    return step("distill")(student, s.teacher(student), data, s.out("distilled"), config, s.context())
+    teacher = s.teacher(student)
+    return run_step(s, "distill", s.out("distilled"), config, student=student, teacher=teacher, data=data)
 
 
 def listened_to(s: Session, config: Listening) -> tuple[tuple[Source, ...], Listening]:
@@ -87,9 +63,8 @@ def listened_to(s: Session, config: Listening) -> tuple[tuple[Source, ...], List
 
     Of the embedded speech what does not fit into a short window or decoder is left out.
     """
-    if s.flags.get("data") or s.experiment.validation:
-        return s.sources("validation", "data"), config
-    return s.embedded_speech(), replace(config, skip_bad=True)
+    shipped = not (s.flags.get("data") or s.experiment.validation)
+    return s.speech(), replace(config, skip_bad=True) if shipped else config
 
 
 def calibrate(s: Session, config: o.CalibrateConfig) -> Artifact:
@@ -100,7 +75,7 @@ def calibrate(s: Session, config: o.CalibrateConfig) -> Artifact:
     data, config = listened_to(s, config)
     development = s.sources("validation", "dev") if dev else data if stable else ()
     lists = part("calibrate", "CalibrationData")(data, development, s.experiment.test, s.experiment.normalizer)
-    return step("calibrate")(model, lists, s.out("calibration"), config, s.context())
+    return run_step(s, "calibrate", s.out("calibration"), config, model=model, data=lists)
 
 
 def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
@@ -111,13 +86,13 @@ def quantize(s: Session, config: o.QuantizeConfig) -> Artifact:
         calibration = None  # it named the model, no more
     worst = s.sensitivity(scheme(replace(config, keep_worst=None))) if config.keep_worst else None
     place = s.out(f"quantized/{scheme(config)}")
-    return step("quantize")(model, calibration, place, config, s.context(), worst)
+    return run_step(s, "quantize", place, config, model=model, calibration=calibration, sensitivity=worst)
 
 
-def mixed_precision(s: Session, config: o.MixedPrecisionConfig) -> Artifact:
+def mixed_precision(s: Session, config: MixedPrecisionConfig) -> Artifact:
     model, data = s.unquantized_model(), training_data(s, "mixed_precision", config)
     place = s.out(f"quantized/mixed-{config.mode}-{config.target_bits:g}bit")
-    return step("mixed_precision")(model, data, place, config, s.context())
+    return run_step(s, "mixed_precision", place, config, model=model, data=data)
 
 
 def sensitivity(s: Session, config: o.SensitivityConfig) -> Artifact:
@@ -125,14 +100,15 @@ def sensitivity(s: Session, config: o.SensitivityConfig) -> Artifact:
     floats, model = s.unquantized_model(), Path(s.run.named_model(s.flags["model"]))
     artifact.load(model, "quantized", verify=False)
     (data, config), place = listened_to(s, config), s.out(f"sensitivity/{model_label(s, model)}")
-    return step("sensitivity")(model, floats, data, s.experiment.normalizer, place, config, s.context())
+    inputs = {"model": model, "floats": floats, "data": data, "normalizer": s.experiment.normalizer}
+    return run_step(s, "sensitivity", place, config, **inputs)
 
 
 def export(s: Session, config: o.ExportConfig) -> Artifact:
     model = s.unquantized_model() if config.float else s.model(s.run.only_quantized)
     check_export(model, config.float)
     name = label(model.name) if config.float else model_label(s, model)
-    return step("export")(model, s.out(f"onnx/{name}"), config, s.context())
+    return run_step(s, "export", s.out(f"onnx/{name}"), config, model=model)
 
 
 def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
@@ -145,8 +121,8 @@ def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
     kind = kind_of(model)
     if sealed and sealed.results.get("recipe") == "paper":
         default = "emulated"  # no integer kernel here computes it
-    runtime = config.runtime or {"quantized": default, "onnx": "onnx"}.get(kind, "float")
-    exports = runtime in EXPORTED and kind != "onnx"
+    runtime = config.runtime or (default if kind == "quantized" else running(kind)[0])
+    exports = RUNTIMES[runtime].runs == "onnx" and kind != "onnx"
     if model.is_dir():  # under --dry-run a model of the Hub is not fetched, and nobody knows what it is
         check_runtime(model, "onnx" if exports else kind, replace(config, runtime=runtime), s.context())
     if not exports:
@@ -156,7 +132,7 @@ def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
     if os.environ.get("WORLD_SIZE", "1") != "1" and not artifact.is_artifact(place):
         raise UsageError(f"several processes cannot export {model} on the way; run whisperq export first")
     try:
-        made = step("export")(model, place, o.ExportConfig(), s.context())
+        made = run_step(s, "export", place, o.ExportConfig(), model=model)
     except artifact.Finished as finished:
         made = finished.artifact
     say(f"exported: {made.path}")
@@ -168,7 +144,7 @@ def eval(s: Session, config: o.EvalConfig) -> Artifact:
     config = replace(config, runtime=runtime)
     place, test = f"eval/{model_label(s, model)}-{runtime}", s.sources("test", "test")
     check_set_names([source.name for source in test], "--test NAME=LIST")
-    return step("eval")(model, test, s.experiment.normalizer, s.out(place), config, s.context())
+    return run_step(s, "eval", s.out(place), config, model=model, test=test, normalizer=s.experiment.normalizer)
 
 
 def hypotheses(s: Session) -> tuple[list[Source], str]:
@@ -197,13 +173,13 @@ def score(s: Session, config: o.ScoreConfig) -> Artifact:
     sources, name = hypotheses(s)
     chosen = [choice for choice in (config.normalizer, config.measure) if choice]
     place = "-".join([name, *chosen, *(["sclite"] if config.scorer == "sclite" else [])])
-    return step("score")(sources, s.experiment.normalizer, s.out(f"scores/{place}"), config, s.context())
+    return run_step(s, "score", s.out(f"scores/{place}"), config, files=sources, normalizer=s.experiment.normalizer)
 
 
 def compare(s: Session, config: o.CompareConfig) -> Artifact:
     a, b = (s.run.evaluation(s.flags[name]) for name in ("a", "b"))
     place = f"comparisons/{label(a.stem if a.is_file() else a.name)}-vs-{label(b.stem if b.is_file() else b.name)}"
-    return step("compare")(a, b, s.experiment.normalizer, s.out(place), config, s.context())
+    return run_step(s, "compare", s.out(place), config, a=a, b=b, normalizer=s.experiment.normalizer)
 
 
 def robustness(s: Session, config: o.RobustnessConfig) -> Artifact:
@@ -213,7 +189,8 @@ def robustness(s: Session, config: o.RobustnessConfig) -> Artifact:
     config, test = replace(config, runtime=runtime), s.sources("test", "test")
     check_set_names([source.name for source in test], "--test NAME=LIST")
     place = s.out(f"robustness/{model_label(s, model)}-{runtime}")
-    return step("robustness")(model, floats, test, s.experiment.normalizer, place, config, s.context())
+    inputs = {"model": model, "floats": floats, "test": test, "normalizer": s.experiment.normalizer}
+    return run_step(s, "robustness", place, config, **inputs)
 
 
 def transcribe(s: Session, config: o.TranscribeConfig) -> str:
@@ -225,14 +202,18 @@ def transcribe(s: Session, config: o.TranscribeConfig) -> str:
     out, context = Path(s.common.out) if s.common.out else None, s.context()
     if config.language is None and s.experiment.path is None:  # nobody has said which
         context = replace(context, language=None)
-    return step("transcribe")(model, s.flags["files"], out, replace(config, runtime=runtime), context, s.output)
+    config = replace(config, runtime=runtime)
+    return step("transcribe")(
+        model=model, files=s.flags["files"], out=out, config=config, context=context, output=s.output
+    )
 
 
 def outliers(s: Session, config: o.OutliersConfig) -> Artifact:
     model, compare = s.model(), s.compare()
     name = model_label(s, model) + (f"-vs-{label(Path(s.flags['compare']).name)}" if compare else "")
     place = f"outliers/{name}/{label(config.layer or 'attention-outputs')}"
-    return step("outliers")(model, compare, s.sources("test", "test"), s.out(place), config, s.context())
+    test = s.sources("test", "test")
+    return run_step(s, "outliers", s.out(place), config, model=model, compare=compare, data=test)
 
 
 def plot_attention(s: Session, config: o.PlotAttentionConfig) -> Artifact:
@@ -240,10 +221,25 @@ def plot_attention(s: Session, config: o.PlotAttentionConfig) -> Artifact:
     named_file = utterance is not None and Path(utterance).is_file()
     data = () if named_file else s.sources("test", "test")
     place = f"attention/{model_label(s, model)}/{label(config.layer)}-head-{label(config.head)}"
-    return step("plot_attention")(model, data, utterance, s.out(place), config, s.context())
+    return run_step(s, "plot_attention", s.out(place), config, model=model, data=data, utterance=utterance)
 
 
 def report(s: Session, config: o.ReportConfig) -> Artifact:
     """It belongs to no single run: without --out it lies in the working folder."""
     out = Path(s.common.out or "report")
-    return step("report")([Path(run) for run in s.flags["runs"]], out, config, s.context())
+    runs = [Path(run) for run in s.flags["runs"]]
+    return run_step(s, "report", out, config, runs=runs)
+
+
+OWN: dict[str, CommandCall] = {
+    call.__name__: call
+    for call in (
+        pseudo_label, distill, calibrate, quantize, mixed_precision, sensitivity, export, eval, score, compare,
+        robustness, transcribe, outliers, plot_attention, report,
+    )
+}  # fmt: skip
+
+
+def call_of(command: Command) -> CommandCall:
+    """From a session and settings to the step's call."""
+    return OWN.get(command.step) or partial(usual, command)

@@ -20,6 +20,7 @@ from typer.core import TyperCommand
 
 from whisperq import __version__
 from whisperq.artifact import load
+from whisperq.calls import call_of
 from whisperq.commands import COMMANDS, Command, InputFlag, perform
 from whisperq.config import FILE
 from whisperq.disk import first_process
@@ -106,9 +107,9 @@ def execute(command: Command, flags: dict[str, Any]) -> None:
         session = Session.open(command.name, common, {k: _tuple(v) for k, v in flags.items()})
         settings = session.settings(command.settings)
         if common.dry_run:
-            foretell(plan(session, settings, command.call), common.json)
+            foretell(plan(session, settings, call_of(command)), common.json)
             return
-        result = perform(command, session, settings)
+        result = perform(call_of(command), session, settings)
         if isinstance(result, str):
             print(result, end="")
             return

@@ -25,9 +25,9 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from whisperq.checks import typed
+from whisperq.declared import SETTINGS
 from whisperq.errors import InputError, meant
 from whisperq.flags import NormalizerName
-from whisperq.options import SETTINGS
 
 FILE = "whisperq.yaml"
 SCALARS = ("teacher", "language", "task", "normalizer")

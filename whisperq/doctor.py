@@ -19,12 +19,14 @@ from whisperq import __version__
 from whisperq.disk import hub_cache, hub_is_offline
 from whisperq.errors import InputError
 from whisperq.report.cells import table
+from whisperq.runtimes import ENTRIES
 
 CORE = (
     "torch", "transformers", "typer", "rich", "datasets", "jiwer", "pyyaml", "numpy", "safetensors", "soundfile",
     "soxr", "matplotlib", "whisper-normalizer",
 )  # fmt: skip
-EXTRAS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "tensorboard": ("tensorboard",)}
+EXTRAS = {e.name: ("onnx", *(n for n in e.libraries if n != "onnx")) for e in ENTRIES if e.libraries}
+EXTRAS |= {"tensorboard": ("tensorboard",)}
 CODECS = {"FLAC": ("FLAC", None), "Ogg Opus": ("OGG", "OPUS"), "MP3": ("MP3", "MPEG_LAYER_III")}
 LITTLE_SPACE = 10e9  # bytes: a large student, its checkpoints and its integers
 

@@ -66,11 +66,10 @@ def read(session: Session, calls: list[Call]) -> Iterator[Read]:
     for role, what in announced:
         yield Read(role, what, *state(sources.get(what, what)))
     known = {what for _, what in announced} | {str(call.out) for call in calls}
-    for name, value in calls[-1].inputs.items():
-        named = value if isinstance(value, list | tuple) or name in ("a", "b") else ()
-        for one in leaves(named):
+    for name in calls[-1].declared.named:
+        for one in leaves([calls[-1].inputs[name]]):
             title = one.title if isinstance(one, Source) else str(one)
-            if title not in known and name in ("files", "runs", "a", "b"):
+            if title not in known:
                 yield Read(name.rstrip("s"), title, *(state(one) if name != "files" else recording(title)))
     if utterance := calls[-1].inputs.get("utterance"):
         here = "file" if Path(utterance).is_file() else "not looked for in the test data"
@@ -119,7 +118,7 @@ def _on_the_hub(name: str) -> tuple[str, bool]:
 def written(call: Call) -> Write | None:
     """The step's place, and what the real run would do about what is there; None where that is no artifact."""
     out = call.out
-    if out is None or call.step == "transcribe":
+    if out is None or call.declared.text:
         return None
     try:
         destination(out)
@@ -136,8 +135,8 @@ def written(call: Call) -> Write | None:
 
 
 def transcripts(call: Call) -> Iterator[Write]:
-    """The files of `transcribe`. Raises UsageError for recordings that they cannot hold."""
-    if call.step != "transcribe":
+    """The files of a step that writes text. Raises UsageError for recordings that they cannot hold."""
+    if not call.declared.text:
         return
     for place in output_files(named_once(call.inputs["files"]), call.out, call.config.format):
         if not place.exists():
@@ -150,7 +149,7 @@ def transcripts(call: Call) -> Iterator[Write]:
 
 def checkpoints(call: Call) -> Write | None:
     """What a training leaves beside its result."""
-    if call.out is None or call.step not in ("distill", "mixed_precision"):
+    if call.out is None or not call.declared.checkpoints:
         return None
     folder = work_folder(call.out)
     return Write(str(folder), "there" if folder.is_dir() else "new; it stays, so that the training can go on")
@@ -159,16 +158,16 @@ def checkpoints(call: Call) -> Write | None:
 def _left_over(call: Call, out: Path) -> Path | None:
     """The work folder of a job that was interrupted, or that can go on."""
     folders = [out.with_name(f"{out.name}-partial"), work_folder(out)]
-    resumable = call.step in ("distill", "mixed_precision", "calibrate", "eval", "pseudo_label")
-    return next((p for p in folders if resumable and p.is_dir()), None)
+    return next((p for p in folders if call.declared.resumes and p.is_dir()), None)
 
 
 def _over_finished(call: Call, out: Path) -> Write:
     old = artifact.load(out, verify=False)
-    if old.manifest["command"] != call.step.replace("_", "-"):
+    declared = call.declared
+    if old.manifest["command"] != declared.name:
         return _refused(out, [f"its command, {old.manifest['command']}"])
     differing = differences(call, old)
-    if differing == ["max_steps"] and call.config.max_steps > old.config["max_steps"]:
+    if declared.checkpoints and differing == ["max_steps"] and call.config.max_steps > old.config["max_steps"]:
         if left := _left_over(call, out):
             return Write(str(out), f"there; goes on from step {old.config['max_steps']:,} with {left}")
         return Write(str(out), "finished, and its checkpoints are gone: give --force, or another --out", refused=True)
@@ -188,22 +187,21 @@ def _refused(out: Path, differing: list[str]) -> Write:
 
 def differences(call: Call, old: artifact.Artifact) -> list[str]:
     """Settings, and artifacts among the inputs, that are not those of the result which is there."""
-    settings = json.loads(json.dumps(call.context.settings(call.config)))
-    if call.step == "export":
-        settings = {}  # nothing but the model decides the graphs
-    if call.step == "compare" and settings["scorer"] is None:
-        del settings["scorer"]  # the step takes the evaluations' own
+    declared, settings = call.declared, json.loads(json.dumps(call.context.settings(call.config)))
+    if declared.compared is not None:
+        settings = {name: settings[name] for name in declared.compared}
+    settings = {k: v for k, v in settings.items() if v is not None or k not in declared.left_to_inputs}
     keys = sorted(key for key, value in settings.items() if key not in old.config or old.config[key] != value)
     now, then = compared(call), {role: entry["sha256"] for role, entry in old.inputs.items()}
     other = [role for role, sha256 in now.items() if sha256 not in then.values()]
-    if call.step == "report":  # all its inputs are compared, so that their names and those that are gone count too
+    if declared.gathers:  # all its inputs are compared, so that their names and those that are gone count too
         other = sorted(role for role in {*now, *then} if now.get(role) != then.get(role))
     return keys + [f"input {role}" for role in other]
 
 
 def compared(call: Call) -> dict[str, str]:
     """The inputs that cost little to compare: artifacts, each by the sha256 of its manifest."""
-    if call.step == "report":
+    if call.declared.gathers:
         return {entry.name: entry.sha256 for entry in gather(call.inputs["runs"], verify=False).entries}
     artifacts = {role: p for role, p in call.inputs.items() if isinstance(p, Path) and artifact.is_artifact(p)}
     return {role: file_sha256(p / artifact.MANIFEST) for role, p in artifacts.items()}

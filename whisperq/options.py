@@ -4,14 +4,17 @@ One field is one flag: its default and its help line stand here and nowhere else
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from whisperq.checks import Settings
 from whisperq.flags import Measure, NormalizerName, Padding, option, padding_option
-from whisperq.training_options import DistillConfig, InitStudentConfig, MixedPrecisionConfig, PseudoLabelConfig
+from whisperq.registered import OBSERVERS
+from whisperq.runtimes import RUNTIMES
 
-Observer = Literal["ema", "minmax", "percentile", "mse", "stablequant"]
-RuntimeName = Literal["float", "emulated", "int8", "onnx", "openvino"]
+if TYPE_CHECKING:
+    Observer = RuntimeName = str
+else:
+    Observer, RuntimeName = Literal[OBSERVERS], Literal[tuple(RUNTIMES)]  # choices of those that there are
 Scorer = Literal["jiwer", "sclite"]
 
 
@@ -21,7 +24,7 @@ class CalibrateConfig(Settings):
     batch_size: int = option(8, "Utterances in a batch.", low=1)
     observer: tuple[Observer, ...] = option(
         ("ema",),
-        "Range estimators, the one to use first: ema, minmax, percentile, mse, stablequant; repeatable, commas join.",
+        f"Range estimators, the one to use first: {', '.join(OBSERVERS)}; repeatable, commas join.",
     )
     momentum: float = option(0.9, "EMA: weight of the old value; the first batch initialises.", low=0, high=0.999999)
     percentile: float = option(99.999, "Percentile observer: percent of the mass that is kept.", low=50, high=100)
@@ -219,23 +222,3 @@ class PlotAttentionConfig(Settings):
 class ReportConfig(Settings):
     title: str = option("whisperq report", "Heading of the page.")
     verify: bool = option(True, "Hash every file of every artifact, not the manifests alone.")
-
-
-SETTINGS = {
-    "init-student": InitStudentConfig,
-    "pseudo-label": PseudoLabelConfig,
-    "distill": DistillConfig,
-    "calibrate": CalibrateConfig,
-    "quantize": QuantizeConfig,
-    "mixed-precision": MixedPrecisionConfig,
-    "sensitivity": SensitivityConfig,
-    "export": ExportConfig,
-    "eval": EvalConfig,
-    "score": ScoreConfig,
-    "compare": CompareConfig,
-    "robustness": RobustnessConfig,
-    "transcribe": TranscribeConfig,
-    "outliers": OutliersConfig,
-    "plot-attention": PlotAttentionConfig,
-    "report": ReportConfig,
-}

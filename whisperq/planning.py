@@ -1,6 +1,5 @@
 """A command under --dry-run: its own path up to the step, whose call is written down instead of made."""
 
-import ast
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whisperq.artifact import Artifact
+from whisperq.declaration import Declaration
+from whisperq.declared import declaration_of
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 
-STEPS = Path(__file__).parent / "steps"
 NOT_TRIED = (
     "Not tried: what only the run itself finds out, such as damaged data, a model that does not fit, "
     "a library or memory that is missing."
@@ -30,6 +30,10 @@ class Call:
     out: Path | None
     config: Any
     context: Context
+
+    @property
+    def declared(self) -> Declaration:
+        return declaration_of(self.step)
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,9 @@ def instead_of(step: str) -> Callable[..., Artifact] | None:
     if calls is None:
         return None
 
-    def write_down(*arguments: Any) -> Artifact:
-        named = dict(zip(parameters(step), arguments, strict=False))
-        out, config, context = (named.pop(name) for name in ("out", "config", "context"))
-        calls.append(Call(step, named, out, config, context))
-        return Artifact(out, {})
+    def write_down(out: Path | None, config: Any, context: Context, **inputs: Any) -> Artifact:
+        calls.append(Call(step, inputs, out, config, context))
+        return Artifact(out or Path(), {})
 
     return write_down
 
@@ -109,14 +111,3 @@ def instead_of(step: str) -> Callable[..., Artifact] | None:
 def parts(*values: Any) -> tuple[Any, ...]:
     """What stands in for the dataclasses that steps take."""
     return values
-
-
-def parameters(step: str) -> list[str]:
-    """The names of a step's parameters."""
-    return [argument.arg for argument in function(step).args.args]
-
-
-def function(step: str) -> ast.FunctionDef:
-    """A step's function, read from its source: importing it would load torch."""
-    tree = ast.parse((STEPS / f"{step}.py").read_text(encoding="utf-8"))
-    return next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == step)

@@ -12,11 +12,8 @@ from whisperq import artifact
 from whisperq.errors import UsageError
 from whisperq.flags import Context
 from whisperq.options import Execution
+from whisperq.runtimes import RUNTIMES, running, taking
 from whisperq.training_options import TrainingConfig
-
-# Kind of model -> what runs it, the default first.
-RUNTIMES = {"float": ("float",), "quantized": ("emulated", "int8"), "onnx": ("onnx", "openvino")}
-EXPORTED = RUNTIMES["onnx"]
 
 
 def check_batches(config: TrainingConfig, world: int) -> None:
@@ -66,21 +63,22 @@ def kind_of(folder: Path) -> str:
 
 def check_runtime(folder: Path, kind: str, execution: Execution, context: Context) -> str:
     """The runtime's name. Raises UsageError for one that a model of this kind has not, or flags that it lacks."""
-    name = execution.runtime or RUNTIMES[kind][0]
-    if name not in RUNTIMES[kind]:
-        fitting = " or ".join(RUNTIMES[kind])
+    name = execution.runtime or running(kind)[0]
+    runtime = RUNTIMES[name]
+    if runtime.runs != kind:
+        fitting = " or ".join(running(kind))
         raise UsageError(f"{folder} holds a {kind} model; it runs with --runtime {fitting}, not {name}")
-    if execution.reduce_range is not None and name != "int8":
-        raise UsageError(f"--reduce-range is for --runtime int8, not for {name}")
-    if execution.attention_dtype != "auto" and name in ("float", "emulated"):
+    if execution.reduce_range is not None and "reduce_range" not in runtime.takes:
+        raise UsageError(f"--reduce-range is for --runtime {taking('reduce_range')}, not for {name}")
+    if execution.attention_dtype != "auto" and not runtime.integers:
         raise UsageError(f"--attention-dtype is for runtimes in integers; of {name} --dtype is the number format")
-    if execution.padding == "short" and name in EXPORTED:
+    if execution.padding == "short" and "padding" not in runtime.takes:
         raise UsageError(
-            f"--padding short is for --runtime float, emulated and int8; the graphs of {name} hear whole windows"
+            f"--padding short is for --runtime {taking('padding')}; the graphs of {name} hear whole windows"
         )
-    if context.device == "cuda" and name in EXPORTED:
+    if context.device == "cuda" and not runtime.cuda:
         raise UsageError(f"--runtime {name} runs on the CPU, not with --device cuda")
-    if name == "int8":
+    if kind == "quantized" and runtime.integers:
         check_integer_form(folder, "run it with --runtime emulated")
     return name
 

@@ -162,6 +162,11 @@ class Session:
             )
         return tuple(self._chose(role, s.title) and s for s in sources)
 
+    def speech(self) -> tuple[Source, ...]:
+        """--data, else the configuration's validation data, else the sentences that ship with whisperq."""
+        named = self.flags.get("data") or self.experiment.validation
+        return self.sources("validation", "data") if named else self.embedded_speech()
+
     def embedded_speech(self) -> tuple[Source, ...]:
         """The sentences that ship with whisperq, for those who have named no recordings."""
         language = self.experiment.language or "en"

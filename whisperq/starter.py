@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.config import Experiment
+from whisperq.declared import SETTINGS
 from whisperq.disk import replace
 from whisperq.errors import InputError, UsageError
-from whisperq.options import SETTINGS
 
 HEAD = """\
 # whisperq.yaml: what the commands of one experiment have in common. A flag wins over it.

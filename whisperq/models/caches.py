@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from whisperq.models.families import family_of
 from whisperq.models.sites import matches_address, model_sites
 from whisperq.quant.grid import QParams, range_weight_qparams
 from whisperq.quant.smoothing import magnitudes
@@ -20,12 +19,10 @@ KEYS_AND_VALUES = ("k_proj", "v_proj")
 
 def cache_sites(model: nn.Module, exclude: Sequence[str] = ()) -> list[str]:
     """dec.<i>.cross.k_proj and v_proj, both of each layer or, where `exclude` names one of them, none."""
-    if family_of(model.config).writes != "tokens":
-        return []
     sites = model_sites(model)
     patterns = [p for patterns in exclude for p in patterns.split(",") if not p.endswith(":weight")]
     found = []
-    for layer in range(model.config.decoder_layers):
+    for layer in [a.split(".")[1] for a in sites if a.endswith(".cross.k_proj")]:
         pair = [f"dec.{layer}.cross.{name}" for name in KEYS_AND_VALUES]
         if not any(matches_address(p, address, sites) for p in patterns for address in pair):
             found += pair

@@ -1,11 +1,12 @@
 """Families of speech networks: what whisperq must know of one, in one place.
 
-A further family, an encoder and decoder over raw waveforms say, is an entry here and a table of module names: what it
-hears decides who makes its batches (data/batches.py, data/waveforms.py), how it writes who decodes (runtime/).
+A further family is an entry here, with its network's file, its claims (schemas.py), its module names (tables.py) and
+its processor (pairing.py). `input` and `output` say who makes its batches and who runs it and reads its logits, both in
+runtime/pipeline.py; a family that has another one adds it there.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,21 +18,43 @@ from whisperq.errors import InputError
 from whisperq.models.ctc import build_ctc, load_ctc, read_ctc_config
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.nearly import WRAPPINGS
-from whisperq.models.tables import ctc_axis, ctc_table, whisper_axis, whisper_table
+from whisperq.models.pairing import CTC_PROCESSOR, WHISPER_PROCESSOR, ProcessorFiles
+from whisperq.models.schemas import CTC as CTC_CLAIMS
+from whisperq.models.schemas import WHISPER as WHISPER_CLAIMS
+from whisperq.models.schemas import Claims
+from whisperq.models.tables import (
+    ctc_axis,
+    ctc_rows,
+    ctc_stages,
+    ctc_table,
+    whisper_axis,
+    whisper_rows,
+    whisper_stages,
+    whisper_table,
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
-    name: str
+    """One kind of network."""
+
     types: tuple[str, ...]  # model_type of config.json
-    hears: Literal["log-mel", "waveform"]  # a window of fixed length, or samples as many as there are
-    writes: Literal["tokens", "ctc"]  # one token after another, or a label for each frame
+    input: Literal["log-mel", "waveform"]  # a window of fixed length, or samples as many as there are
+    output: Literal["tokens", "ctc"]  # one token after another, or a label for each frame
+    claims: Claims  # of config.json, checked before anything is built
     read_config: Callable[[dict[str, Any]], PreTrainedConfig]
-    build: Callable[[PreTrainedConfig], nn.Module]  # without weights worth anything
-    load: Callable[[Path, PreTrainedConfig, torch.dtype], tuple[nn.Module, dict]]  # and transformers' report
+    build: Callable[..., nn.Module]  # of a configuration; without weights worth anything
+    load: Callable[..., tuple[nn.Module, dict]]  # (folder, configuration, dtype) -> model, transformers' report
+    processor: ProcessorFiles  # feature extractor and tokenizer
     table: Callable[[nn.Module], Iterator[tuple[str, str]]]  # address and module of every site
     axis: Callable[[str], tuple[str, int]]  # of an address: what of it a batch pads, and in which dimension
+    rows: Callable[[PreTrainedConfig, str], float]  # of an address: how often its products run for each encoder frame
+    stages: Callable[[nn.Module], list[str]]  # modules that all that follows hangs on, in the order of computation
+    activations: tuple[str, ...]  # fields of the configuration that name activation functions
+    has_decoder: bool = False
+    recipes: tuple[str, ...] = ("gemm",)
     tied: tuple[str, ...] = ()  # names of one and the same parameter, of which the last may be absent on disk
+    stock: Mapping[str, Any] = field(default_factory=dict)  # of config.json: what makes our network a stock one
 
 
 def _read_whisper_config(content: dict[str, Any]) -> GatedWhisperConfig:
@@ -49,19 +72,38 @@ def _load_whisper(folder: Path, config: GatedWhisperConfig, dtype: torch.dtype) 
 
 
 WHISPER = Family(
-    "whisper",
-    ("whisper", "gated_whisper"),
-    "log-mel",
-    "tokens",
-    _read_whisper_config,
-    GatedWhisperForConditionalGeneration,
-    _load_whisper,
-    whisper_table,
-    whisper_axis,
-    ("model.decoder.embed_tokens.weight", "proj_out.weight"),
+    types=("whisper", "gated_whisper"),
+    input="log-mel",
+    output="tokens",
+    claims=WHISPER_CLAIMS,
+    read_config=_read_whisper_config,
+    build=GatedWhisperForConditionalGeneration,
+    load=_load_whisper,
+    processor=WHISPER_PROCESSOR,
+    table=whisper_table,
+    axis=whisper_axis,
+    rows=whisper_rows,
+    stages=whisper_stages,
+    activations=("activation_function",),
+    has_decoder=True,
+    recipes=("gemm", "paper"),
+    tied=("model.decoder.embed_tokens.weight", "proj_out.weight"),
+    stock={"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"]},
 )
-CTC = Family(
-    "ctc", ("wav2vec2", "hubert"), "waveform", "ctc", read_ctc_config, build_ctc, load_ctc, ctc_table, ctc_axis
+CTC = Family(  # wav2vec 2.0 and HuBERT with a CTC head
+    types=("wav2vec2", "hubert"),
+    input="waveform",
+    output="ctc",
+    claims=CTC_CLAIMS,
+    read_config=read_ctc_config,
+    build=build_ctc,
+    load=load_ctc,
+    processor=CTC_PROCESSOR,
+    table=ctc_table,
+    axis=ctc_axis,
+    rows=ctc_rows,
+    stages=ctc_stages,
+    activations=("hidden_act", "feat_extract_activation"),
 )
 FAMILIES = (WHISPER, CTC)
 

@@ -16,25 +16,20 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
     PreTrainedConfig,
     PreTrainedModel,
-    Wav2Vec2CTCTokenizer,
-    Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
     WhisperConfig,
-    WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperProcessor,
-    WhisperTokenizer,
 )
 from transformers.utils import logging as transformers_logging
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models import gated_whisper
 from whisperq.models.configurations import IGNORED, check_content, check_generation, check_values, check_weights
-from whisperq.models.families import family_of
+from whisperq.models.families import WHISPER, family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.headers import QUANTIZED, all_finite
 from whisperq.models.nearly import refuse_nearly
-from whisperq.models.pairing import check_ctc, check_extractor, check_whisper
 from whisperq.schema import Wrong
 
 CODE = "modeling_gated_whisper"
@@ -88,10 +83,10 @@ def load_config(folder: Path) -> PreTrainedConfig:
         raise InputError(f"{folder} is no model: it has no readable config.json") from error
     try:
         family = family_of(str(model_type))
-        is_whisper = family.writes == "tokens"
-        check_content(content, is_whisper)
+        claims = family.claims
+        check_content(content, claims)
         config = family.read_config({name: value for name, value in content.items() if name not in IGNORED})
-        check_values(config, is_whisper)
+        check_values(config, claims)
     except Wrong as wrong:
         raise InputError(f"{folder / 'config.json'} cannot be used: {wrong}") from None
     except InputError as error:
@@ -100,7 +95,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder / 'config.json'} cannot be used: {reason}") from error
     try:
-        check_weights(folder, config, is_whisper)
+        check_weights(folder, config, claims)
     except Wrong as wrong:
         raise InputError(f"the weights of {folder} do not fit its config.json: {wrong}") from None
     check_generation(folder, config)
@@ -150,44 +145,16 @@ def empty_model(config: GatedWhisperConfig) -> GatedWhisperForConditionalGenerat
 
 
 def load_processor(folder: Path) -> WhisperProcessor | Wav2Vec2Processor:
-    """Feature extractor and tokenizer, the model's own where it lies beside them. Raises InputError."""
+    """Feature extractor and tokenizer, the model's own where it lies beside them; without one Whisper's.
+
+    Raises InputError.
+    """
     config = load_config(folder) if (folder / "config.json").exists() else None
-    if config is not None and family_of(config).writes == "ctc":
-        processor = load_ctc_processor(folder)
-        check_ctc(folder, config, processor)
-        return processor
-    try:
-        # Its parts, not WhisperProcessor.from_pretrained: that reads the model's config too, and where
-        # it names code, asks whether to run it.
-        check_extractor(folder)
-        extractor = WhisperFeatureExtractor.from_pretrained(folder)
-        tokenizer = WhisperTokenizer.from_pretrained(folder)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} lacks a usable Whisper tokenizer or feature extractor: {reason}") from error
-    if "<|startoftranscript|>" not in tokenizer.get_vocab():  # without its files, an empty one is made up
-        raise InputError(f"{folder} lacks a usable Whisper tokenizer: it does not know <|startoftranscript|>")
-    tokenizer.chat_template = None  # a stray file's, which would be saved with the rest
-    processor = WhisperProcessor(extractor, tokenizer)
+    files = WHISPER.processor if config is None else family_of(config).processor
+    processor = files.read(folder)
     if config is not None:
-        check_whisper(folder, config, processor)
+        files.check(folder, config, processor)
     return processor
-
-
-def load_ctc_processor(folder: Path) -> Wav2Vec2Processor:
-    """Raises InputError."""
-    try:
-        check_extractor(folder)
-        extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
-        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} lacks a usable CTC tokenizer or feature extractor: {reason}") from error
-    return Wav2Vec2Processor(extractor, tokenizer)
 
 
 def save_model(model: GatedWhisperForConditionalGeneration, processor: WhisperProcessor, folder: Path) -> None:

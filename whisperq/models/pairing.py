@@ -1,15 +1,24 @@
-"""Whether a model's tokenizer and feature extractor are its own.
+"""A model's tokenizer and feature extractor, and whether they are its own.
 
 Both come in files of their own, and those of another model load as well: a multilingual tokenizer on an English model
 is off by one from <|endoftext|> on, so that every special token stands for another.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, Wav2Vec2Processor, WhisperFeatureExtractor, WhisperProcessor
+from transformers import (
+    PreTrainedConfig,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+    WhisperFeatureExtractor,
+    WhisperProcessor,
+    WhisperTokenizer,
+)
 
 from whisperq.errors import InputError
 from whisperq.schema import Wrong, count, record, switch
@@ -37,6 +46,50 @@ def check_extractor(folder: Path) -> None:
         EXTRACTOR(settings, "")
     except Wrong as wrong:
         raise InputError(f"the feature extractor of {folder} cannot be used: {wrong}; {OWN}") from None
+
+
+@dataclass(frozen=True)
+class ProcessorFiles:
+    """A family's feature extractor and tokenizer: read from a folder, and held against the model's config.json.
+
+    Both raise InputError.
+    """
+
+    read: Callable[[Path], WhisperProcessor | Wav2Vec2Processor]
+    check: Callable[[Path, PreTrainedConfig, Any], None]
+
+
+def read_whisper(folder: Path) -> WhisperProcessor:
+    """Raises InputError."""
+    try:
+        # Its parts, not WhisperProcessor.from_pretrained: that reads the model's config too, and where
+        # it names code, asks whether to run it.
+        check_extractor(folder)
+        extractor = WhisperFeatureExtractor.from_pretrained(folder)
+        tokenizer = WhisperTokenizer.from_pretrained(folder)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} lacks a usable Whisper tokenizer or feature extractor: {reason}") from error
+    if "<|startoftranscript|>" not in tokenizer.get_vocab():  # without its files, an empty one is made up
+        raise InputError(f"{folder} lacks a usable Whisper tokenizer: it does not know <|startoftranscript|>")
+    tokenizer.chat_template = None  # a stray file's, which would be saved with the rest
+    return WhisperProcessor(extractor, tokenizer)
+
+
+def read_ctc(folder: Path) -> Wav2Vec2Processor:
+    """Raises InputError."""
+    try:
+        check_extractor(folder)
+        extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} lacks a usable CTC tokenizer or feature extractor: {reason}") from error
+    return Wav2Vec2Processor(extractor, tokenizer)
 
 
 def check_whisper(folder: Path, config: PreTrainedConfig, processor: WhisperProcessor) -> None:
@@ -104,3 +157,7 @@ def _content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} cannot be read: it holds no JSON object")
     return content
+
+
+WHISPER_PROCESSOR = ProcessorFiles(read_whisper, check_whisper)
+CTC_PROCESSOR = ProcessorFiles(read_ctc, check_ctc)

@@ -75,7 +75,8 @@ def make_plan(
 
     Raises UsageError for an exclusion that names nothing.
     """
-    if family_of(model.config).writes == "ctc" and (recipe == "paper" or encoder_only):
+    family = family_of(model.config)
+    if recipe not in family.recipes or (encoder_only and not family.has_decoder):
         what = "--encoder-only" if encoder_only else f"--recipe {recipe}"
         raise UsageError(
             f"{what} is Whisper's; a {model.config.model_type} model takes --recipe gemm, all of it encoder"

@@ -20,8 +20,8 @@ from torch import nn
 
 from whisperq.errors import InputError
 from whisperq.models.sites import Site
-from whisperq.quant.observers import minmax_range
-from whisperq.quant.ranges import BITWISE, OBSERVERS, Ends, Estimation, SiteRange, check_observer
+from whisperq.quant.observers.minmax import minmax_range
+from whisperq.quant.ranges import OBSERVERS, PER_BITWIDTH, Ends, Estimation, SiteRange, check_observer
 from whisperq.schema import Wrong, count, each, ends, items, maybe, number, one_of, read_json, record
 
 RANGES = "ranges.json"
@@ -48,7 +48,10 @@ def write_ranges(
     for bits, ranges in found.items():
         for address, chosen in ranges.items():
             sites[address]["ranges"]["stablequant"][str(bits)] = chosen
-    content = asdict(how) | {"activation_bits": how.bits if {*how.observers} & {*BITWISE} else None, "sites": sites}
+    content = asdict(how) | {
+        "activation_bits": how.bits if {*how.observers} & {*PER_BITWIDTH} else None,
+        "sites": sites,
+    }
     del content["bits"]
     (folder / RANGES).write_text(json.dumps(content) + "\n")
     return {address: _of(entry, how.observers[0], how.bits[0]) for address, entry in sites.items()}
@@ -81,7 +84,7 @@ def _ranges(value: Any, place: str) -> None:
     if not value["observers"]:
         raise Wrong("observers is empty")
     by_bits = record({str(bits): ends for bits in value.get("activation_bits") or ()})
-    ranges = record({observer: by_bits if observer in BITWISE else ends for observer in value["observers"]})
+    ranges = record({observer: by_bits if observer in PER_BITWIDTH else ends for observer in value["observers"]})
     for address, site in value["sites"].items():
         ranges(site["ranges"], f"sites.{address}.ranges")
         pairs = [list(pair) for pair in zip(site["minima"], site["maxima"], strict=False)]
@@ -112,7 +115,7 @@ def chosen_observer(folder: Path, wanted: str | None) -> str:
 def site_ranges(folder: Path, sites: Iterable[str], observer: str, bits: int) -> dict[str, Ends]:
     """The ranges of these sites. Raises InputError for one that was not observed, and for bits not asked for."""
     content = read_ranges(folder)
-    if observer in BITWISE and bits not in content["activation_bits"]:
+    if observer in PER_BITWIDTH and bits not in content["activation_bits"]:
         made_for = ", ".join(map(str, content["activation_bits"]))
         raise InputError(
             f"{folder} chose the ranges of {observer} for {made_for} bits, not {bits}; "
@@ -133,4 +136,4 @@ def _of(entry: Mapping[str, Any], observer: str, bits: int) -> Ends:
             return tuple(entry["known"])
         return minmax_range(entry["minima"], entry["maxima"])
     found = entry["ranges"][observer]
-    return tuple(found[str(bits)] if observer in BITWISE else found)
+    return tuple(found[str(bits)] if observer in PER_BITWIDTH else found)

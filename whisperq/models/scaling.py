@@ -5,7 +5,6 @@ First every site that can be scaled gets the scales of least output error (quant
 extra integer products that a budget allows: one product of K channels that sets n apart costs 2 n / K more.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -37,7 +36,6 @@ from whisperq.quant.scale_search import (
 )
 from whisperq.quant.wide import ActivationRange, Ends
 
-FRAMES_PER_TOKEN = 40  # encoder frames: 37 tokens in a window of 30 s, which is what ten seconds of reading have
 CHEAP = 0.002  # part of a model's products: one of few rows, in a decoder, may have 16 bits for what little it costs
 # Of the decoder's 8-bit ranges: a calibration sees hundreds of frames for each token, and one value beyond the range of
 # dec.norm costs more than coarser steps do (whisper-base: 37 instead of 31 dB of its logits).
@@ -163,30 +161,10 @@ def _whole(model: nn.Module, names: list[str], width: int) -> Tensor:
 
 def product_shares(model: nn.Module, plan: Plan) -> dict[str, float]:
     """By quantized site, its products' part of all multiplications with quantized inputs, over one window."""
-    rows = _rows(model)
+    rows = family_of(model.config).rows
     work = {
-        site: sum(model.get_parameter(n).numel() for n in names) * rows(site)
+        site: sum(model.get_parameter(n).numel() for n in names) * rows(model.config, site)
         for site, names in site_readers(model, plan).items()
     }
     total = sum(work.values())
     return {site: each / total for site, each in work.items()}
-
-
-def _rows(model: nn.Module) -> Callable[[str], float]:
-    """How often a site's products run for each frame of the encoder."""
-    config = model.config
-    if family_of(config).writes == "ctc":
-        strides = config.conv_stride
-
-        def rows(site: str) -> float:
-            before = int(site.split(".")[1].removesuffix(":input")) if site.startswith("cnn.") else len(strides)
-            return math.prod(strides[before + 1 :])
-
-        return rows
-
-    def rows(site: str) -> float:
-        if site.startswith("dec."):
-            return 1 / FRAMES_PER_TOKEN
-        return 2.0 if site == "enc.conv1:input" else 1.0
-
-    return rows

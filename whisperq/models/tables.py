@@ -4,12 +4,15 @@ In a post-norm layer (wav2vec 2.0 base) the residual sum reads the norm's output
 there the input of the block that they begin, so that whatever replaces it leaves the sum alone.
 """
 
+import math
 import re
 from collections.abc import Iterator
 
 from torch import nn
+from transformers import PreTrainedConfig
 
 ATTENTION = ("attn_norm", "q_proj", "k_proj", "v_proj", "gate", "scores", "probs", "context", "out_proj", "attn_sum")
+FRAMES_PER_TOKEN = 40  # encoder frames: 37 tokens in a window of 30 s, which is what ten seconds of reading have
 ATTENTION_PRODUCTS = ("scores", "context")  # Q K^T, and the probabilities times V
 FEED_FORWARD = ("mlp_norm", "fc1", "fc2", "mlp_sum")
 FEED_FORWARD_SITES = ("mlp_norm", "fc1", "fc2:input", "fc2", "mlp_sum")
@@ -83,6 +86,23 @@ def whisper_axis(address: str) -> tuple[str, int]:
     return ("tokens" if address.startswith(("dec.", "proj_out")) and not keys_of_encoder else ""), 0
 
 
+def whisper_rows(config: PreTrainedConfig, site: str) -> float:
+    """How often a site's products run for each frame of the encoder."""
+    if site.startswith("dec."):
+        return 1 / FRAMES_PER_TOKEN
+    return 2.0 if site == "enc.conv1:input" else 1.0
+
+
+def whisper_stages(model: nn.Module) -> list[str]:
+    """Modules in the order of computation; each takes one tensor first, and all that follows hangs on it.
+
+    Decoders see all of the encoder, so that no module of theirs is one.
+    """
+    encoder = "model.encoder"
+    layers = [f"{encoder}.layers.{i}" for i in range(len(model.model.encoder.layers))]
+    return [f"{encoder}.conv1", f"{encoder}.conv2", *layers, f"{encoder}.layer_norm"]
+
+
 def ctc_table(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Address and module of all sites of a wav2vec 2.0 or HuBERT with a CTC head."""
     base, config = model.base_model_prefix, model.config
@@ -109,3 +129,18 @@ def ctc_axis(address: str) -> tuple[str, int]:
         return "frames", int(address.startswith("pos_conv"))
     last = int(match[1]) - bool(match[2])
     return (f"cnn.{last}" if last >= 0 else "samples"), 1
+
+
+def ctc_rows(config: PreTrainedConfig, site: str) -> float:
+    """How often a site's products run for each frame of the encoder: a convolution's for every output of its own."""
+    strides = config.conv_stride
+    before = int(site.split(".")[1].removesuffix(":input")) if site.startswith("cnn.") else len(strides)
+    return math.prod(strides[before + 1 :])
+
+
+def ctc_stages(model: nn.Module) -> list[str]:
+    """As `whisper_stages`. The positional convolution is no stage: the layers take in what it read, too."""
+    base = model.base_model_prefix
+    convolutions = [f"{base}.feature_extractor.conv_layers.{i}" for i in range(len(model.config.conv_dim))]
+    layers = [f"{base}.encoder.layers.{i}" for i in range(model.config.num_hidden_layers)]
+    return [*convolutions, f"{base}.feature_projection", *layers, "lm_head"]

@@ -12,56 +12,31 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from whisperq.errors import UsageError
-from whisperq.quant.observers import Histogram, ema_range, minmax_range, mse_range, percentile_range
+from whisperq.quant.histogram import Histogram
+from whisperq.quant.observer import Ends, EstimatorSettings, Observations, check_observer
+from whisperq.quant.observers import OBSERVERS
 
-OBSERVERS = ("ema", "minmax", "percentile", "mse", "stablequant")
-COUNTING = ("percentile", "mse", "stablequant")  # observers that need a histogram
-BITWISE = ("mse", "stablequant")  # observers whose range is for a number of bits
-
-Ends = tuple[float, float]
+NEEDS_HISTOGRAM = tuple(name for name, observer in OBSERVERS.items() if observer.needs_histogram)
+PER_BITWIDTH = tuple(name for name, observer in OBSERVERS.items() if observer.per_bitwidth)
 
 
 @dataclass(frozen=True)
-class Estimation:
-    """Which observers estimate ranges, the calibration's own first, and how.
-
-    Raises UsageError for none, and for one that there is not: before data are read, not after.
-    """
-
-    observers: tuple[str, ...] = ("ema",)
-    momentum: float = 0.9
-    percentile: float = 99.999
-    bits: tuple[int, ...] = (8,)  # of the observers that optimise for some
-
-    def __post_init__(self) -> None:
-        if not self.observers:
-            raise UsageError(f"a calibration needs an observer: {', '.join(OBSERVERS)}")
-        for observer in self.observers:
-            check_observer(observer)
+class Estimation(EstimatorSettings):
+    """Estimators' settings, and what each site is observed with for them. Raises UsageError as these do."""
 
     def site(self, known: Ends | None = None) -> "SiteRange":
         """Ready for a site's first batch; known: the range that mathematics gives it."""
-        counting = known is None and any(observer in COUNTING for observer in self.observers)
-        return SiteRange(Histogram() if counting else None, known=known)
-
-
-def check_observer(name: str) -> None:
-    """Raises UsageError for a range estimator that there is not."""
-    if name not in OBSERVERS:
-        raise UsageError(f"there is no observer {name!r}; choose one of {', '.join(OBSERVERS)}")
+        counted = known is None and bool({*self.observers} & {*NEEDS_HISTOGRAM})
+        return SiteRange(Histogram() if counted else None, known=known)
 
 
 @dataclass
-class SiteRange:
+class SiteRange(Observations):
     """One site's observations; `observe` takes a batch as its utterances' tensors, or as any others that make it up.
 
     known: the range that mathematics gives the site, which nothing that was observed changes.
     """
 
-    histogram: Histogram | None = None
-    minima: list[float] = field(default_factory=list)
-    maxima: list[float] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)  # of the batches, in the order of the data
     known: Ends | None = None
     in_parts: ClassVar[bool] = True  # a batch may come in several calls, if it has a number
@@ -101,25 +76,15 @@ class SiteRange:
         if self.histogram is not None and other.histogram is not None:
             self.histogram.merge(other.histogram)
 
-    def estimate(self, observer: str, how: Estimation, bits: int) -> Ends:
+    def estimate(self, observer: str, how: EstimatorSettings, bits: int) -> Ends:
         """One observer's range; of stablequant the full one, which its search starts from. Raises UsageError."""
         check_observer(observer)
-        if self.known is not None:
-            return self.known
-        if observer == "ema":
-            return ema_range(self.minima, self.maxima, how.momentum)
-        if observer in ("minmax", "stablequant"):
-            return minmax_range(self.minima, self.maxima)
-        if observer == "percentile":
-            return percentile_range(self.histogram, how.percentile)
-        if observer == "mse":
-            return mse_range(self.histogram, bits)
-        raise NotImplementedError(f"the observer {observer} has no range")
+        return OBSERVERS[observer].estimate(self, how, bits) if self.known is None else self.known
 
-    def as_dict(self, how: Estimation) -> dict[str, Any]:
+    def as_dict(self, how: EstimatorSettings) -> dict[str, Any]:
         """`ranges`: by observer, and by bits where an observer optimises for some."""
         ranges = {
-            o: {str(b): self.estimate(o, how, b) for b in how.bits} if o in BITWISE else self.estimate(o, how, 8)
+            o: {str(b): self.estimate(o, how, b) for b in how.bits} if o in PER_BITWIDTH else self.estimate(o, how, 8)
             for o in how.observers
         }
         known = {} if self.known is None else {"known": self.known}

@@ -22,7 +22,9 @@ from collections.abc import Mapping
 
 import torch
 
-from whisperq.quant.observers import Histogram, mse_range, percentile_range
+from whisperq.quant.histogram import Histogram
+from whisperq.quant.observers.mse import mse_range
+from whisperq.quant.observers.percentile import percentile_range
 
 CUT_OFFS = (100.0, 99.999, 99.99, 99.95, 99.9, 99.8, 99.5, 99.0)
 

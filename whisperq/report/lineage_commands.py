@@ -10,8 +10,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from whisperq.declared import SETTINGS
 from whisperq.flags import Common
-from whisperq.options import SETTINGS
 from whisperq.report.gathering import Entry, Gathered
 
 SHARED = ("seed", "device", "dtype")  # of the settings of every command, those that a flag can change

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from whisperq.report.cells import figure, percent, table
+from whisperq.runtimes import tells_products
 from whisperq.scoring.measures import UNITS
 
 ERRORS = ("substitutions", "deletions", "insertions", "hits")
@@ -18,7 +19,7 @@ def evaluation(results: dict[str, Any]) -> list[Table]:
     """What eval prints."""
     where = f"{results['runtime']} on {results['device']}"
     found = [*scores(results, where), *speed(results, where)]
-    return found if results["runtime"] in ("float", "emulated") else [*found, products(results)]
+    return [*found, products(results)] if tells_products(results["runtime"]) else found
 
 
 def scores(results: dict[str, Any], of: str = "") -> list[Table]:

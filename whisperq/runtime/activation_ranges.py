@@ -22,8 +22,8 @@ from whisperq.models.sites import model_sites, resolve
 from whisperq.models.statistics import check_widths, has_rows, held_channels, read_channels, read_observed
 from whisperq.options import QuantizeConfig
 from whisperq.quant.grid import fake_quantize
-from whisperq.quant.observers import ema_range, minmax_range
-from whisperq.quant.ranges import check_observer
+from whisperq.quant.observer import EstimatorSettings, Observations, check_observer
+from whisperq.quant.observers import OBSERVERS
 from whisperq.quant.scale_search import MASSIVE, Estimate, Observed, outlier_ratio
 from whisperq.quant.smoothing import magnitudes
 from whisperq.quant.wide import WIDE, ActivationRange, Ends, with_headroom
@@ -71,9 +71,9 @@ def prepare_activations(
     raw = _rows(plan, calibration, config, found)
     observer = chosen_observer(calibration, config.observer) if calibration else None
     outliers = any(map(has_outliers, raw.values()))
-    if outliers and config.observer is None and observer == "ema":
+    if outliers and config.observer is None and observer and OBSERVERS[observer].averages:
         observer = "minmax"  # an average clips what is rare, and a massive value that is clipped changes the function
-    estimate = _estimate(calibration, observer) if calibration else None
+    estimate = _estimate(calibration, observer, bits) if calibration else None
     if config.activations == "static":
         ends = site_ranges(calibration, plan.activations, observer, bits)
         found.ranges = {a: ActivationRange(widened(a, e) if outliers else e, bits) for a, e in ends.items()}
@@ -98,8 +98,8 @@ def prepare_activations(
     return found
 
 
-# By observer, whose range a scaled site takes: of all that need a histogram or a search, the ends that were seen.
-SCALED = {"ema": "ema", "minmax": "minmax", "percentile": "minmax", "mse": "minmax", "stablequant": "minmax"}
+# By observer, whose range a scaled site takes: of all that need a histogram, the ends that were seen.
+SCALED = {name: "minmax" if observer.needs_histogram else name for name, observer in OBSERVERS.items()}
 
 
 def _scaled_observer(observer: str) -> str:
@@ -107,13 +107,14 @@ def _scaled_observer(observer: str) -> str:
     return SCALED[observer]
 
 
-def _estimate(calibration: Path, observer: str) -> Estimate:
+def _estimate(calibration: Path, observer: str, bits: int) -> Estimate:
     """The range of a site from its channels' ends in every batch."""
-    momentum = read_ranges(calibration)["momentum"]
+    content, scaled = read_ranges(calibration), OBSERVERS[_scaled_observer(observer)]
+    how = EstimatorSettings((observer,), content["momentum"], bits=(bits,))
 
     def estimate(observed: Observed) -> Ends:
         batches = observed.minima.amin(dim=1).tolist(), observed.maxima.amax(dim=1).tolist()
-        return ema_range(*batches, momentum) if _scaled_observer(observer) == "ema" else minmax_range(*batches)
+        return scaled.estimate(Observations(None, *batches), how, bits)
 
     return estimate
 

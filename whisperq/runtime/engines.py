@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from whisperq.errors import InputError
+from whisperq.errors import InputError, UsageError
 
 # Operators of an optimised ONNX Runtime graph that multiply matrices: of integers, and of floats.
 INTEGER_OPERATORS = (
@@ -36,7 +36,10 @@ class Network(Protocol):
 
 
 class Engine(Protocol):
-    """Loads graphs from files. Every method raises InputError for a file that the engine refuses."""
+    """Loads graphs from files; made with an attention_dtype, auto, float32 or bfloat16.
+
+    Every method raises InputError for a file that the engine refuses.
+    """
 
     name: str
 
@@ -56,7 +59,10 @@ class OnnxRuntime:
 
     name = "onnx"
 
-    def __init__(self) -> None:
+    def __init__(self, attention_dtype: str = "auto") -> None:
+        """Raises UsageError for an attention_dtype that it does not compute."""
+        if attention_dtype == "bfloat16":
+            raise UsageError("--runtime onnx computes attention in float32; leave --attention-dtype at auto")
         import onnxruntime
 
         self.library = onnxruntime

@@ -13,41 +13,43 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError, UsageError
-from whisperq.models.families import family_of
-from whisperq.runtime.engines import Engine, Network, OnnxRuntime, OpenVino
+from whisperq.options import Execution
+from whisperq.runtime.engines import Engine, Network
 from whisperq.runtime.executed import executed_products
-from whisperq.runtime.graphs_ctc import MODEL, GraphCtc
 from whisperq.runtime.interface import Products
+from whisperq.runtime.listening import AnyRuntime
+from whisperq.runtime.pipeline import OUTPUTS, named, output_of
+from whisperq.runtimes import RUNTIMES
 
-ENCODER, DECODER, WITH_PAST = GRAPHS = ("encoder_model", "decoder_model", "decoder_with_past_model")
-FILES = {"tokens": GRAPHS, "ctc": (MODEL,)}  # by what the family writes
+ENCODER, DECODER, WITH_PAST = OUTPUTS["tokens"].graphs
 FOLDER = "onnx"
-LIBRARIES = {"onnx": ("onnxruntime", "onnx"), "openvino": ("openvino",)}
 TITLES = {"onnx": "ONNX", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def require(library: str, extra: str, what: str) -> None:
     """Raises UsageError where an optional library is not installed."""
     if find_spec(library) is None:
-        raise UsageError(f'{what} needs {TITLES[library]}: pip install "whisperq[{extra}]"')
+        raise UsageError(f'{what} needs {TITLES.get(library, library)}: pip install "whisperq[{extra}]"')
 
 
-def open_graphs(
-    folder: Path, name: str, config: PreTrainedConfig, attention_dtype: str = "auto"
-) -> "GraphRuntime | GraphCtc":
-    """The exported model in `folder`, run by `name`, onnx or openvino. Raises InputError and UsageError."""
-    writes = family_of(config).writes
-    paths = {graph: folder / FOLDER / f"{graph}.onnx" for graph in FILES[writes]}
+def open_runtime(folder: Path, name: str, config: PreTrainedConfig, execution: Execution, device: str) -> AnyRuntime:
+    """As `open_graphs` does; the device is the CPU."""
+    return open_graphs(folder, name, config, execution.attention_dtype)
+
+
+def open_graphs(folder: Path, name: str, config: PreTrainedConfig, attention_dtype: str = "auto") -> AnyRuntime:
+    """The exported model in `folder`, run by the engine of the runtime `name`. Raises InputError and UsageError."""
+    output, entry = output_of(config), RUNTIMES[name]
+    paths = {graph: folder / FOLDER / f"{graph}.onnx" for graph in output.graphs}
     for path in paths.values():
         if not path.is_file():
             raise InputError(f"{folder} is no exported model: it lacks {path.relative_to(folder)}")
-    for library in LIBRARIES[name]:
+    for library in entry.libraries:
         require(library, name, f"--runtime {name}")
-    if name == "onnx" and attention_dtype == "bfloat16":
-        raise UsageError("--runtime onnx computes attention in float32; leave --attention-dtype at auto")
-    engine: Engine = OnnxRuntime() if name == "onnx" else OpenVino(attention_dtype)
-    if writes == "ctc":
-        return GraphCtc(engine, paths[MODEL], config)
+    return named(output.run_graphs)(named(entry.engine)(attention_dtype), paths, config)
+
+
+def run_whisper(engine: Engine, paths: Mapping[str, Path], config: PreTrainedConfig) -> "GraphRuntime":
     return GraphRuntime(engine, paths, (config.num_mel_bins, 2 * config.max_source_positions))
 
 

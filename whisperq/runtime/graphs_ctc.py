@@ -1,6 +1,6 @@
 """An exported wav2vec 2.0 or HuBERT with a CTC head, run by ONNX Runtime or by OpenVINO."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,13 @@ from whisperq.models.ctc import shortest
 from whisperq.runtime.engines import Engine, Network
 from whisperq.runtime.executed import executed_products
 from whisperq.runtime.interface import Products
+from whisperq.runtime.pipeline import OUTPUTS
 
-MODEL = "model"
+(MODEL,) = OUTPUTS["ctc"].graphs
+
+
+def run_ctc(engine: Engine, paths: Mapping[str, Path], config: PreTrainedConfig) -> "GraphCtc":
+    return GraphCtc(engine, paths[MODEL], config)
 
 
 @dataclass

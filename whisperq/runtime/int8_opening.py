@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedConfig
 
 from whisperq.errors import UsageError
+from whisperq.options import Execution
 from whisperq.runtime.kernels import Kernels, TorchKernels
+from whisperq.runtime.listening import AnyRuntime
 from whisperq.runtime.native.build import NoKernels, library
 from whisperq.runtime.native.tokens import TokenKernels
+from whisperq.runtime.pipeline import named, output_of
 from whisperq.runtime.stored import Stored, open_stored
 
 
@@ -22,6 +26,12 @@ class Choice:
     kernels: Kernels
     attention: torch.dtype
     notices: tuple[str, ...] = ()
+
+
+def open_runtime(folder: Path, name: str, config: PreTrainedConfig, execution: Execution, device: str) -> AnyRuntime:
+    """The quantized model in `folder` with its products in integers. Raises InputError and UsageError."""
+    integers = named(output_of(config).integers)
+    return integers.load(folder, device, execution.attention_dtype, execution.reduce_range)
 
 
 def open_integers(folder: Path, device: str, reduce_range: bool | None) -> tuple[Stored, list[str]]:

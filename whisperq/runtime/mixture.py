@@ -70,7 +70,7 @@ class Mixture:
 
     def logits(self, part: Part, batch: Batch) -> Tensor:
         """Teacher-forced logits (labelled tokens or frames, vocabulary); to be called inside `quantized`."""
-        if family_of(self.model.config).writes == "ctc":  # all of it is encoder
+        if not family_of(self.model.config).has_decoder:
             return batch.counted(teacher_forced(self.model, batch, self.model.device))
         encoded, inputs = self._encoded(part, batch), batch.tokens.inputs.to(self.model.device)
         logits = self.model(encoder_outputs=(encoded,), decoder_input_ids=inputs, use_cache=False).logits

@@ -17,9 +17,9 @@ from whisperq.runtime.onnx_layers import Layers
 from whisperq.runtime.stored import Stored
 
 
-def write_ctc_graph(stored: Stored) -> tuple[Graph, dict[str, list[str]]]:
+def write_ctc_graph(name: str, stored: Stored) -> tuple[Graph, dict[str, list[str]]]:
     """The graph, and its products as `Layers` counts them."""
-    layers = Layers(Graph("model"), stored)
+    layers = Layers(Graph(name), stored)
     Ctc(layers, stored.config.model_type).write()
     return layers.graph, layers.products
 

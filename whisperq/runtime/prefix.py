@@ -22,15 +22,7 @@ LIMIT = 2 * 2**30  # bytes of inputs that are kept; batches beyond are computed 
 
 def stages(model: nn.Module) -> list[str]:
     """Names of modules, in the order of computation; each takes one tensor first, and all that follows hangs on it."""
-    if family_of(model.config).name == "whisper":
-        encoder = "model.encoder"
-        layers = [f"{encoder}.layers.{i}" for i in range(len(model.model.encoder.layers))]
-        return [f"{encoder}.conv1", f"{encoder}.conv2", *layers, f"{encoder}.layer_norm"]
-    base = model.base_model_prefix
-    convolutions = [f"{base}.feature_extractor.conv_layers.{i}" for i in range(len(model.config.conv_dim))]
-    # The positional convolution is no stage: the layers take in what it read, too.
-    layers = [f"{base}.encoder.layers.{i}" for i in range(model.config.num_hidden_layers)]
-    return [*convolutions, f"{base}.feature_projection", *layers, "lm_head"]
+    return family_of(model.config).stages(model)
 
 
 def stage_of_sites(model: nn.Module) -> dict[str, int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.artifact import plain
-from whisperq.quant.observers import minmax_range
+from whisperq.quant.observers.minmax import minmax_range
 from whisperq.quant.ranges import Ends, SiteRange
 from whisperq.quant.stable import CUT_OFFS, best_cut_off, costly_by_snr, costly_by_wer, stable_range
 from whisperq.runtime.unfinished import Unfinished, whole_lines

@@ -17,16 +17,13 @@ from whisperq.models.loading import compute_device, load_processor
 from whisperq.options import ExportConfig
 from whisperq.refusals import check_export, dynamic_refusal
 from whisperq.report.progress import say, track
-from whisperq.runtime.graphs import FILES, FOLDER, require
+from whisperq.runtime.graphs import FOLDER, require
+from whisperq.runtime.pipeline import named, output_of
 from whisperq.runtime.quantized import PerToken
 from whisperq.runtime.stored import Stored, open_stored
 
 # Entries of config.json that name our network; the graphs carry the gates, so that to a consumer it is a stock Whisper.
 OURS = ("gate", "gate_init", "cross_gate", "auto_map", "custom_pipelines")
-STOCK = {
-    "whisper": {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"]},
-    "ctc": {},  # these are stock networks as they are
-}
 ACTIVATIONS = ("gelu", "relu")
 
 
@@ -79,22 +76,17 @@ def check_expressible(model: Path, stored: Stored) -> None:
 
 
 def activation_functions(stored: Stored) -> Sequence[str]:
-    config = stored.config
-    if family_of(config).writes == "ctc":
-        return config.hidden_act, config.feat_extract_activation
-    return (config.activation_function,)
+    return [getattr(stored.config, field) for field in family_of(stored.config).activations]
 
 
 def write_graphs(stored: Stored, folder: Path) -> dict[str, list[str]]:
     """The files; the products of all, with the weights and sites that keep each from integers."""
-    from whisperq.runtime.onnx_ctc import write_ctc_graph
-    from whisperq.runtime.onnx_whisper import write_graph
-
-    writes = family_of(stored.config).writes
+    output = output_of(stored.config)
+    write_graph = named(output.write_graph)
     folder.mkdir()
     products: dict[str, list[str]] = {}
-    for name in track(FILES[writes], len(FILES[writes]), "export", "graphs"):
-        graph, found = write_ctc_graph(stored) if writes == "ctc" else write_graph(name, stored)
+    for name in track(output.graphs, len(output.graphs), "export", "graphs"):
+        graph, found = write_graph(name, stored)
         graph.save(folder / f"{name}.onnx")
         products |= found
     return products
@@ -113,14 +105,13 @@ def reason(floats: list[str], results: Mapping[str, Any] | None) -> str:
 
 def describe(model: Path, stored: Stored, folder: Path) -> None:
     """config.json, preprocessor_config.json, the tokenizer and how Whisper generates, at the root."""
-    family = family_of(stored.config)
     config = json.loads((model / "config.json").read_text())
-    config = {key: value for key, value in config.items() if key not in OURS} | STOCK[family.name]
+    config = {key: value for key, value in config.items() if key not in OURS} | dict(family_of(stored.config).stock)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     processor = load_processor(model)
     processor.feature_extractor.save_pretrained(folder)
     processor.tokenizer.save_pretrained(folder)
-    if family.writes == "ctc":
+    if not output_of(stored.config).generates:
         return
     if (model / "generation_config.json").exists():
         shutil.copyfile(own_file(model, "generation_config.json"), folder / "generation_config.json")

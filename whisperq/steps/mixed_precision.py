@@ -183,7 +183,7 @@ class Work:
 
 def check_family(model: torch.nn.Module, config: MixedPrecisionConfig) -> None:
     """Raises UsageError for settings of another family's data."""
-    if family_of(model.config).hears == "log-mel":
+    if family_of(model.config).input == "log-mel":
         return
     for flag in ("spec_augment", "timestamp_prob", "pack", "recompute", "compile"):
         if getattr(config, flag):

@@ -11,7 +11,7 @@ from whisperq.data.batches import Loader, epoch_order
 from whisperq.data.feed import Feed
 from whisperq.data.groups import UtteranceGroup
 from whisperq.flags import Context
-from whisperq.runtime.opening import make_loader
+from whisperq.runtime.pipeline import make_loader
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
 from whisperq.training.checkpoints import Progress
 from whisperq.training.distributed import Processes

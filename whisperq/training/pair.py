@@ -89,7 +89,7 @@ class Pair(nn.Module):
 def make_pair(student: nn.Module, teacher: nn.Module, config: MixedPrecisionConfig, dtype: torch.dtype) -> nn.Module:
     """A network of any family beside its float original."""
     weighting = Weighting(config.task_weight, config.kl_weight, config.temperature)
-    if family_of(student.config).writes == "ctc":
+    if family_of(student.config).output == "ctc":
         return CtcPair(student, teacher, weighting, dtype)
     for model in (student, teacher):
         model.set_attn_implementation(attention_kernel(model.device.type, model.config.max_source_positions))

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from whisperq.data.batches import Loader, teacher_forced
 from whisperq.data.utterance import Utterance
-from whisperq.models.families import family_of
 from whisperq.models.sites import Site, Watcher, model_sites, watch
-from whisperq.runtime.ctc import PyTorchCtc
-from whisperq.runtime.pytorch import PyTorchRuntime
+from whisperq.runtime.pipeline import output_of
 from whisperq.runtime.transcription import AnyRules, transcribe
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.scoring.outliers import TensorStatistics, summarize
@@ -45,7 +43,7 @@ class Validation:
         """WER, reference words, and what `attention` says; None where it was told to stop before the end."""
         student.eval()
         pairs: list[tuple[str, str]] = []
-        runtime = PyTorchCtc(student) if family_of(student.config).writes == "ctc" else PyTorchRuntime(student)
+        runtime = output_of(student.config).pytorch(student, "float")
         batches = self.processes.batches(self.utterances, BATCH)
         for _ in range(0, len(self.utterances), BATCH * self.processes.world):
             if self.processes.any(stopping()):  # by all after each batch: who waits at the end hears too late
