@@ -8,7 +8,8 @@ not with the text, and every step reads all of it.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq.models.families import family_of
 from whisperq.models.sites import matches_address, model_sites
@@ -18,7 +19,7 @@ from whisperq.quant.smoothing import magnitudes
 KEYS_AND_VALUES = ("k_proj", "v_proj")
 
 
-def cache_sites(model: nn.Module, exclude: Sequence[str] = ()) -> list[str]:
+def cache_sites(model: PreTrainedModel, exclude: Sequence[str] = ()) -> list[str]:
     """dec.<i>.cross.k_proj and v_proj, both of each layer or, where `exclude` names one of them, none."""
     if family_of(model.config).writes != "tokens":
         return []

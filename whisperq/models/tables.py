@@ -7,7 +7,7 @@ there the input of the block that they begin, so that whatever replaces it leave
 import re
 from collections.abc import Iterator
 
-from torch import nn
+from transformers import PreTrainedModel
 
 ATTENTION = ("attn_norm", "q_proj", "k_proj", "v_proj", "gate", "scores", "probs", "context", "out_proj", "attn_sum")
 ATTENTION_PRODUCTS = ("scores", "context")  # Q K^T, and the probabilities times V
@@ -55,7 +55,7 @@ POST_NORM = {
 }
 
 
-def whisper_table(model: nn.Module) -> Iterator[tuple[str, str]]:
+def whisper_table(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
     """Address and module of all sites of a gated Whisper, in the order of computation."""
     for name in ("conv1", "conv2"):
         yield f"enc.{name}:input", f"model.encoder.{name}:input"
@@ -83,7 +83,7 @@ def whisper_axis(address: str) -> tuple[str, int]:
     return ("tokens" if address.startswith(("dec.", "proj_out")) and not keys_of_encoder else ""), 0
 
 
-def ctc_table(model: nn.Module) -> Iterator[tuple[str, str]]:
+def ctc_table(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
     """Address and module of all sites of a wav2vec 2.0 or HuBERT with a CTC head."""
     base, config = model.base_model_prefix, model.config
     for i in range(len(config.conv_dim)):
