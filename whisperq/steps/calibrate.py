@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -42,7 +42,14 @@ from whisperq.scoring.normalizers import normalizer_of
 from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
 
-Merging = TypeVar("Merging", SiteRange, ChannelExtrema, RowSample)
+
+class Mergeable(Protocol):
+    """What was observed of a site, by one of several processes."""
+
+    def merge(self, other: Any) -> None: ...
+
+
+Merging = TypeVar("Merging", bound=Mergeable)
 
 
 @dataclass(frozen=True)
@@ -221,8 +228,8 @@ def observe(
         for a in unseen:
             ranges[a].assume(number)
         seen.append((number, (len(batch.utterances), batch.seconds)))
-    shards = processes.gather(ranges), processes.gather(channels), processes.gather(rows)
-    return *map(merged, shards), counts(processes.collect(seen), config)
+    all_ranges, all_channels = merged(processes.gather(ranges)), merged(processes.gather(channels))
+    return all_ranges, all_channels, merged(processes.gather(rows)), counts(processes.collect(seen), config)
 
 
 def merged(shards: Sequence[dict[str, Merging]]) -> dict[str, Merging]:
