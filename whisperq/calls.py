@@ -35,8 +35,8 @@ from whisperq.training_options import TrainingConfig
 Listening = TypeVar("Listening", o.CalibrateConfig, o.SensitivityConfig)
 
 
-def step(name: str) -> Callable[..., Artifact]:
-    """The public function of a step's file; under --dry-run what writes its call down."""
+def step(name: str) -> Callable[..., Any]:
+    """What a step's file is for, which gives an artifact or a text; under --dry-run what writes its call down."""
     return planning.instead_of(name) or part(name, name)
 
 
@@ -135,7 +135,7 @@ def export(s: Session, config: o.ExportConfig) -> Artifact:
     return step("export")(model, s.out(f"onnx/{name}"), config, s.context())
 
 
-def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
+def runnable(s: Session, config: o.Execution, default: o.RuntimeName) -> tuple[Path, o.RuntimeName]:
     """The model's folder and the runtime's name; what ONNX Runtime and OpenVINO run is exported first.
 
     Raises UsageError for a runtime that the model has none for.
@@ -145,7 +145,7 @@ def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
     kind = kind_of(model)
     if sealed and sealed.results.get("recipe") == "paper":
         default = "emulated"  # no integer kernel here computes it
-    runtime = config.runtime or {"quantized": default, "onnx": "onnx"}.get(kind, "float")
+    runtime = config.runtime or (default if kind == "quantized" else "onnx" if kind == "onnx" else "float")
     exports = runtime in EXPORTED and kind != "onnx"
     if model.is_dir():  # under --dry-run a model of the Hub is not fetched, and nobody knows what it is
         check_runtime(model, "onnx" if exports else kind, replace(config, runtime=runtime), s.context())

@@ -11,11 +11,15 @@ from pathlib import Path
 from whisperq import artifact
 from whisperq.errors import UsageError
 from whisperq.flags import Context
-from whisperq.options import Execution
+from whisperq.options import Execution, RuntimeName
 from whisperq.training_options import TrainingConfig
 
 # Kind of model -> what runs it, the default first.
-RUNTIMES = {"float": ("float",), "quantized": ("emulated", "int8"), "onnx": ("onnx", "openvino")}
+RUNTIMES: dict[str, tuple[RuntimeName, ...]] = {
+    "float": ("float",),
+    "quantized": ("emulated", "int8"),
+    "onnx": ("onnx", "openvino"),
+}
 EXPORTED = RUNTIMES["onnx"]
 
 

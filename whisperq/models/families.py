@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from whisperq.errors import InputError
 from whisperq.models.ctc import build_ctc, load_ctc, read_ctc_config
@@ -27,9 +26,9 @@ class Family:
     hears: Literal["log-mel", "waveform"]  # a window of fixed length, or samples as many as there are
     writes: Literal["tokens", "ctc"]  # one token after another, or a label for each frame
     read_config: Callable[[dict[str, Any]], PreTrainedConfig]
-    build: Callable[[PreTrainedConfig], nn.Module]  # without weights worth anything
-    load: Callable[[Path, PreTrainedConfig, torch.dtype], tuple[nn.Module, dict]]  # and transformers' report
-    table: Callable[[nn.Module], Iterator[tuple[str, str]]]  # address and module of every site
+    build: Callable[[Any], PreTrainedModel]  # of its own configuration, without weights worth anything
+    load: Callable[[Path, Any, torch.dtype], tuple[PreTrainedModel, dict]]  # and transformers' report
+    table: Callable[[PreTrainedModel], Iterator[tuple[str, str]]]  # address and module of every site
     axis: Callable[[str], tuple[str, int]]  # of an address: what of it a batch pads, and in which dimension
     tied: tuple[str, ...] = ()  # names of one and the same parameter, of which the last may be absent on disk
 
@@ -40,10 +39,12 @@ def _read_whisper_config(content: dict[str, Any]) -> GatedWhisperConfig:
     return GatedWhisperConfig.from_dict(content)
 
 
-def _load_whisper(folder: Path, config: GatedWhisperConfig, dtype: torch.dtype) -> tuple[nn.Module, dict]:
-    model, report = GatedWhisperForConditionalGeneration.from_pretrained(
+def _load_whisper(folder: Path, config: GatedWhisperConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, dict]:
+    # With output_loading_info it gives a pair, of which its annotation does not know.
+    loaded: Any = GatedWhisperForConditionalGeneration.from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, key_mapping=WRAPPINGS
     )
+    model, report = loaded
     model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids; loading forgets that they are fixed
     return model, report
 

@@ -82,6 +82,8 @@ class SiteRange:
 
     def assume(self, number: int) -> None:
         """A batch whose values were not looked at, since their range is known."""
+        if self.known is None:
+            raise ValueError("a site without a known range has to be observed")
         self._note(*self.known, number)
 
     def _note(self, low: float, high: float, number: int | None) -> None:
@@ -97,7 +99,8 @@ class SiteRange:
         numbers = self.numbers + other.numbers
         order = sorted(range(len(numbers)), key=numbers.__getitem__)
         minima, maxima = self.minima + other.minima, self.maxima + other.maxima
-        self.numbers, self.minima, self.maxima = ([x[i] for i in order] for x in (numbers, minima, maxima))
+        self.numbers = [numbers[i] for i in order]
+        self.minima, self.maxima = [minima[i] for i in order], [maxima[i] for i in order]
         if self.histogram is not None and other.histogram is not None:
             self.histogram.merge(other.histogram)
 
@@ -111,10 +114,15 @@ class SiteRange:
         if observer in ("minmax", "stablequant"):
             return minmax_range(self.minima, self.maxima)
         if observer == "percentile":
-            return percentile_range(self.histogram, how.percentile)
+            return percentile_range(self._counted(), how.percentile)
         if observer == "mse":
-            return mse_range(self.histogram, bits)
+            return mse_range(self._counted(), bits)
         raise NotImplementedError(f"the observer {observer} has no range")
+
+    def _counted(self) -> Histogram:
+        if self.histogram is None:
+            raise ValueError("no histogram was kept of this site")
+        return self.histogram
 
     def as_dict(self, how: Estimation) -> dict[str, Any]:
         """`ranges`: by observer, and by bits where an observer optimises for some."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, Wav2Vec2Processor, WhisperProcessor
 
@@ -80,8 +81,7 @@ def open_runtime(folder: Path, execution: Execution, context: Context, skip_bad:
         from whisperq.runtime.graphs import open_graphs
 
         device, runtime = "cpu", open_graphs(folder, name, described.config, execution.attention_dtype)
-    opened = Opened(*_around(folder, described, context, device, skip_bad), runtime)
-    yield with_padding(opened, execution.padding)
+    yield with_padding(Opened(*_around(folder, described, context, device, skip_bad), runtime), execution.padding)
 
 
 def with_padding(opened: Opened, padding: Padding) -> Opened:
@@ -95,7 +95,7 @@ def with_padding(opened: Opened, padding: Padding) -> Opened:
     return replace(opened, runtime=Short(opened.runtime, heard))
 
 
-def _integer_runtime(config: PreTrainedConfig) -> type:
+def _integer_runtime(config: PreTrainedConfig) -> Any:
     if family_of(config).writes == "ctc":
         from whisperq.runtime.int8_ctc import Int8Ctc
 
@@ -143,7 +143,8 @@ def make_loader(
     """What makes this model's batches, and what reads its logits."""
     family, extractor = family_of(model.config), processor.feature_extractor
     if family.writes == "tokens":
-        codec = make_codec(processor, model, context.language, context.task)
+        assert isinstance(processor, WhisperProcessor), "a family that writes tokens is Whisper"
+        codec: Any = make_codec(processor, model, context.language, context.task)
         rules: AnyRules = make_rules(codec, model.generation_config)
     else:
         codec = CtcCodec(processor.tokenizer, model.config.pad_token_id)
