@@ -18,7 +18,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, report_to: str, length: int, step: int) -> None:
         """`length`: bytes of the file that belong to the steps so far; `step`: their number."""
-        self.file = open(folder / METRICS, "ab")
+        self.file = open(folder / METRICS, "ab")  # closed by `close`
         self.file.truncate(min(length, self.file.seek(0, 2)))  # never longer: that would fill it with zeros
         self.board = _board(folder / "tensorboard", step) if report_to == "tensorboard" else None
 
