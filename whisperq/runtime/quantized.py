@@ -39,7 +39,7 @@ from whisperq.quant.grid import (
 )
 from whisperq.quant.packing import pack, unpack
 from whisperq.quant.wide import ActivationRange, WideQParams, fake_quantize_wide
-from whisperq.runtime.native.emulation import on_grid, on_token_grids
+from whisperq.runtime.native.emulation import Put, on_grid, on_token_grids
 from whisperq.runtime.tensors import CHANNEL_SCALE, QPARAMS, read_qparams
 
 GRIDS = {"rtn": weight_qparams, "mse": mse_weight_qparams}
@@ -109,18 +109,7 @@ def _quantizer(address: str, grid: ActivationGrid) -> Watcher:
     if isinstance(grid, WideQParams):
         return lambda x: fake_quantize_wide(x, grid, dim=1 if CONVOLVED.fullmatch(address) else -1)
     inner = address.endswith((".scores", ".probs"))
-    return _Put(on_token_grids(grid.bits) if isinstance(grid, PerToken) else on_grid(grid, in_place=inner), inner)
-
-
-@dataclass(frozen=True)
-class _Put:
-    """What puts a tensor on a grid; in_parts: scores and probabilities may come head by head."""
-
-    put: Callable[[Tensor], Tensor]
-    in_parts: bool
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.put(x)
+    return Put(on_token_grids(grid.bits) if isinstance(grid, PerToken) else on_grid(grid, in_place=inner), inner)
 
 
 def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:

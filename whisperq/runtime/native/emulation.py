@@ -8,6 +8,7 @@ x: float32 of any shape on a CPU; s, z: one scale and zero_point, or one of each
 import ctypes
 from collections.abc import Callable
 from ctypes import c_float, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -21,6 +22,17 @@ _ARGUMENTS = {
     "fake_quantize": [c_void_p, c_int64, c_float, c_float, c_float, c_float, c_void_p],
     "fake_quantize_rows": [c_void_p, c_int64, c_int64, c_float, c_float, c_void_p],
 }
+
+
+@dataclass(frozen=True)
+class Put:
+    """What puts a site's tensor on a grid; in_parts: scores and probabilities may come head by head."""
+
+    put: Callable[[Tensor], Tensor]
+    in_parts: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.put(x)
 
 
 @cache
