@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 
@@ -30,6 +30,7 @@ from whisperq.models.ranges import known_range, write_ranges
 from whisperq.models.sites import model_sites, resolve, watch
 from whisperq.models.statistics import channel_sites, product_inputs, row_sample, watcher, write_statistics
 from whisperq.options import CalibrateConfig
+from whisperq.quant.merging import merged
 from whisperq.quant.ranges import Ends, Estimation, SiteRange
 from whisperq.quant.row_sample import ROWS, RowSample
 from whisperq.quant.smoothing import ChannelExtrema
@@ -41,15 +42,6 @@ from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.normalizers import normalizer_of
 from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
-
-
-class Mergeable(Protocol):
-    """What was observed of a site, by one of several processes."""
-
-    def merge(self, other: Any) -> None: ...
-
-
-Merging = TypeVar("Merging", bound=Mergeable)
 
 
 @dataclass(frozen=True)
@@ -230,15 +222,6 @@ def observe(
         seen.append((number, (len(batch.utterances), batch.seconds)))
     all_ranges, all_channels = merged(processes.gather(ranges)), merged(processes.gather(channels))
     return all_ranges, all_channels, merged(processes.gather(rows)), counts(processes.collect(seen), config)
-
-
-def merged(shards: Sequence[dict[str, Merging]]) -> dict[str, Merging]:
-    """What all processes observed as one would have."""
-    first, *others = shards
-    for other in others:
-        for address, observed in other.items():
-            first[address].merge(observed)
-    return first
 
 
 def counts(seen: Sequence[tuple[int, float]], config: CalibrateConfig) -> dict[str, Any]:
