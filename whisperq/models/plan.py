@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from whisperq.errors import UsageError
