@@ -155,7 +155,7 @@ def test_a_single_row_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize("gate", GATES)
-def test_without_kernels_of_the_cpu(gate, tmp_path, no_compiler, monkeypatch):  # noqa: F811
+def test_without_kernels_of_the_cpu(gate, tmp_path, no_compiler, monkeypatch):
     monkeypatch.setattr(dynamic, "has_onednn", lambda device: False)
     folder = dynamic_folder(tmp_path, gate)
     runtime = opened(folder)

@@ -128,5 +128,6 @@ def test_rows_are_read_one_by_one(tmp_path, cache):
     tracemalloc.stop()
     assert texts == columns["text"] and rows[-1].audio == content
     assert peak < 10 * len(content)
-    assert rows.index.duration.tolist() == [25.0] * 100 and rows[0].duration is None
+    assert rows.facts.duration.tolist() == [25.0] * 100 and rows[0].duration is None
+    assert rows.index(rows[1]) == 1  # a sequence like any other
     assert [u.id for u in pickle.loads(pickle.dumps(rows))] == [u.id for u in rows]

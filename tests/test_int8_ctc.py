@@ -128,7 +128,7 @@ def test_quantized_weights_alone(tmp_path):
 
 def test_seven_bits_are_those_of_emulation_with_seven_bits(tmp_path):
     folder, heard = quantized(tmp_path), waveforms()
-    model, quantization = load_quantized(folder, torch.float32, "cpu")
+    model, _quantization = load_quantized(folder, torch.float32, "cpu")
     ranges = json.loads((folder / "qparams.json").read_text())["activations"]
     seven = {a: range_qparams(*entry["range"], bits=7) for a, entry in ranges.items()}
     with watch(model, model_sites(model), quantizers(seven)), torch.inference_mode():

@@ -184,7 +184,7 @@ def test_gelu_and_requantization_are_fused(kind, rows, bits):
 
 
 def test_packed_weights_serve_any_number_of_rows():
-    g, codes, weight, sums = product_case(64, 96, 64, "asymmetric")
+    g, codes, weight, _sums = product_case(64, 96, 64, "asymmetric")
     product = OneDnnProduct(weight, g)
     whole = product(codes)
     for rows in (1, 3, 50):

@@ -98,7 +98,7 @@ def test_names_of_wrapped_models_are_unwrapped(tmp_path, teacher, kind, rename):
     assert all(torch.equal(loaded[name], own[name]) for name in own)
     assert stored_dtypes(folder) == dtypes
     stored = open_stored(folder)
-    name = next(n for n in tensors if n.endswith("fc1.weight") or n.endswith("intermediate_dense.weight"))
+    name = next(n for n in tensors if n.endswith(("fc1.weight", "intermediate_dense.weight")))
     assert (stored.float(name) == tensors[name].numpy()).all()
 
 

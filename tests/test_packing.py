@@ -116,7 +116,7 @@ def test_joined_lists_keep_their_speakers_and_recordings_apart():
 
 @pytest.mark.skipif(not SPEECH, reason="WHISPERQ_SPEECH does not name a folder of real speech")
 def test_real_speech_fills_its_windows():
-    facts = read(Source(path=os.path.join(SPEECH, "librispeech_train.jsonl"))).utterances.index
+    facts = read(Source(path=os.path.join(SPEECH, "librispeech_train.jsonl"))).utterances.facts
     seconds = facts.duration.astype(float)
     windows = packed(facts, seconds)
     assert 1 - seconds.mean() / WINDOW > 0.55  # padding, unpacked

@@ -377,7 +377,7 @@ def test_what_was_done_stays_when_it_is_stopped(format, clips, invoke, monkeypat
     assert result.exit_code == 75 and "1 of 2 recordings are transcribed" in result.stderr
     found = Path("s/a.srt" if format == "srt" else "t").read_text()
     assert "zero zero" in found and "six" not in found
-    assert not [p for p in Path().rglob("*partial*")]
+    assert not list(Path().rglob("*partial*"))
 
 
 def test_lines_come_as_they_are_done(clips, invoke, monkeypatch):

@@ -1,16 +1,24 @@
 """16-bit activations as INT8 products, against exact arithmetic of integers."""
 
+from pathlib import Path
+
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from test_kernels import native, random
+from transformers import PreTrainedConfig
 
 from whisperq.quant.grid import fake_quantize, range_qparams
 from whisperq.quant.wide import WIDE, ActivationRange, WideQParams, fake_quantize_wide, half_codes, half_grids
 from whisperq.runtime.int8_layers import Layers
 from whisperq.runtime.kernels import Kernels, TorchKernels
 from whisperq.runtime.native.tokens import TokenKernels
+from whisperq.runtime.onnx_graph import Graph
+from whisperq.runtime.onnx_layers import Layers as GraphLayers
+from whisperq.runtime.onnx_wide import WideWeight, wide_product
 from whisperq.runtime.products import IntegerWeight
+from whisperq.runtime.stored import Stored
 from whisperq.runtime.wide_products import WideGrid, WideProduct
 
 K, N, CHANNELS = 96, 40, (3, 17, 64, 90)
@@ -112,3 +120,19 @@ def test_a_range_on_disk_is_the_one_that_was_written() -> None:
         ActivationRange((-4.0, 5.0), 8, ENDS, CHANNELS),
     ):
         assert ActivationRange.of(covered.as_dict()) == covered
+
+
+@pytest.mark.parametrize("name", ["all channels", "some"])
+def test_a_graph_multiplies_the_same(name: str, tmp_path: Path) -> None:
+    """Within the range, at whose very end a graph's two halves are a step of the low one apart from the codes."""
+    grid, w, inside = GRIDS[name], weight(), rows(6)[1:-1]
+    stored = Stored(tmp_path, PreTrainedConfig(), {}, {}, {}, {"dec.0.fc2:input": grid}, {}, None)
+    graph = Graph("g")
+    x = graph.input("x", np.float32, ("rows", K))
+    y = wide_product(GraphLayers(graph, stored), x, "dec.0.fc2", WideWeight("w", w.codes.T.numpy(), w.scale.numpy()))
+    graph.output("y", y, np.float32, ("rows", N))
+    graph.save(tmp_path / "g.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": inside.numpy()})
+    expected = exact(inside, grid, w) - w.bias.double().numpy()
+    assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)

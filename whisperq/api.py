@@ -75,7 +75,7 @@ class Argument:
 def arguments(command: Command) -> Iterator[Argument]:
     """Inputs, the settings by keyword, and what all steps have; of two with one name the first is meant."""
     for flag in command.inputs:
-        one = Data if is_data(flag) else PathLike
+        one: Any = Data if is_data(flag) else PathLike
         hint = one | Iterable[one] if flag.many else one
         default = Parameter.empty if flag.positional else None
         yield Argument(flag.name, flag.help, hint if flag.positional else hint | None, default, _POSITIONAL)
@@ -119,7 +119,7 @@ def function(name: str) -> Callable[..., Artifact | str]:
 
     call.__name__ = call.__qualname__ = name
     call.__module__, call.__doc__ = "whisperq", documentation(name, own.values())
-    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__signature__ = signature  # type: ignore[attr-defined]  # `inspect` looks for it, on any function
     return call
 
 

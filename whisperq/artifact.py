@@ -181,8 +181,8 @@ def create(
     refuse_overwrite(out, command, config, inputs, force)
     out = destination(out)
     if not first_process():
-        with tempfile.TemporaryDirectory() as folder, blaming(inputs):
-            yield Draft(Path(folder))
+        with tempfile.TemporaryDirectory() as temporary, blaming(inputs):
+            yield Draft(Path(temporary))
         return
     new_parents = [folder for folder in out.parents if not folder.exists()]
     folder = sibling(out, PARTIAL)

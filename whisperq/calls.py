@@ -111,7 +111,7 @@ def export(s: Session, config: o.ExportConfig) -> Artifact:
     return run_step(s, "export", s.out(f"onnx/{name}"), config, model=model)
 
 
-def runnable(s: Session, config: o.Execution, default: str) -> tuple[Path, str]:
+def runnable(s: Session, config: o.Execution, default: o.RuntimeName) -> tuple[Path, o.RuntimeName]:
     """The model's folder and the runtime's name; what ONNX Runtime and OpenVINO run is exported first.
 
     Raises UsageError for a runtime that the model has none for.

@@ -76,7 +76,7 @@ def field_parameter(field: Field, hint: Any) -> inspect.Parameter:
 
 def input_parameter(flag: InputFlag) -> inspect.Parameter:
     if flag.positional:
-        kind = list[str] if flag.many else str
+        kind: Any = list[str] if flag.many else str
         argument = Annotated[kind, typer.Argument(help=flag.help, metavar=flag.metavar, show_default=False)]
         return inspect.Parameter(flag.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=argument)
     return parameter(flag.name, list[str] if flag.many else str, None, flag.help)
@@ -95,7 +95,7 @@ def function(command: Command) -> Callable[..., None]:
     def run(**flags: Any) -> None:
         execute(command, flags)
 
-    run.__signature__ = signature(command)  # type: ignore[attr-defined]
+    run.__signature__ = signature(command)  # type: ignore[attr-defined]  # `inspect` looks for it, on any function
     run.__doc__ = f"{command.help}\n\nExample: {command.example}"
     return run
 

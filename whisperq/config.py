@@ -199,5 +199,6 @@ def resolve(kind: type[T], command: str, experiment: Experiment, flags: Mapping[
 
     Raises UsageError for a value that options.py does not allow.
     """
+    # T is any dataclass, which no bound says.
     given = {f.name: flags[f.name] for f in fields(kind) if flags.get(f.name) is not None}  # type: ignore[arg-type]
     return kind(**{**experiment.defaults.get(command, {}), **given})

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import get_type_hints
 
 from whisperq.errors import Interrupted
 
@@ -130,8 +131,9 @@ def _owner(path: Path) -> Owner | None:
     """None for a lock that is gone, not yet written to its end, or not by us."""
     try:
         content = json.loads(path.read_text())
+        kinds = get_type_hints(Owner)
         found = {f.name: content[f.name] for f in fields(Owner)}
-        return Owner(**found) if all(isinstance(found[f.name], f.type) for f in fields(Owner)) else None
+        return Owner(**found) if all(isinstance(found[name], kind) for name, kind in kinds.items()) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -3,6 +3,8 @@
 All results are optional here: earlier versions wrote fewer, and whoever reads one that is missing says so (`Fields`).
 """
 
+from typing import Any
+
 from whisperq.schema import (
     Check,
     Wrong,
@@ -162,7 +164,7 @@ CONFIG = record({}, {
 })  # fmt: skip
 
 
-def inside(value: object, place: str) -> None:
+def inside(value: Any, place: str) -> None:
     """A file's name: relative, and within its artifact."""
     text(value, place)
     if value.startswith("/") or ".." in value.split("/"):
@@ -176,7 +178,7 @@ MANIFEST = record({
 })  # fmt: skip
 
 
-def manifest(value: object, place: str) -> None:
+def manifest(value: Any, place: str) -> None:
     """A whole manifest: what all have, then the results of its kind."""
     MANIFEST(value, place)
     each(either(SETTING, items(SETTING), each(SETTING)))(value["config"], "config")

@@ -4,7 +4,7 @@ One field is one flag: its default and its help line stand here and nowhere else
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from whisperq.checks import Settings
 from whisperq.flags import Measure, NormalizerName, Padding, option, padding_option
@@ -12,7 +12,8 @@ from whisperq.registered import OBSERVERS
 from whisperq.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
-    Observer = RuntimeName = str
+    Observer: TypeAlias = str
+    RuntimeName: TypeAlias = str
 else:
     Observer, RuntimeName = Literal[OBSERVERS], Literal[tuple(RUNTIMES)]  # choices of those that there are
 Scorer = Literal["jiwer", "sclite"]

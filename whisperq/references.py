@@ -38,7 +38,7 @@ class Reference(dict[str, str]):
 
 def stamps(path: Path, names: Iterable[str]) -> Stamps:
     """Of each file, as far as it is there: when it was written, its size, and when anything of it was changed."""
-    found = {}
+    found: Stamps = {}
     for name in names:
         with suppress(OSError):
             stat = (path / name).stat()

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from whisperq import artifact
 from whisperq.config import FILE, Experiment, Source, find_config, read_config, resolve, source
@@ -17,6 +17,7 @@ from whisperq.report.progress import say
 from whisperq.run_folder import RunFolder
 
 EMBEDDED = Path(__file__).parent / "data" / "calibration" / "calibration.jsonl"  # synthesised speech
+Chosen = TypeVar("Chosen", bound=Path | str)
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Session:
             temporary.write_text(self.experiment.as_yaml())
             temporary.rename(path)
 
-    def _chose(self, role: str, value: Path | str) -> Path | str:
+    def _chose(self, role: str, value: Chosen) -> Chosen:
         say(f"{role}: {value}")
         self.chosen.append((role, value))
         return value
@@ -89,7 +90,7 @@ class Session:
         path = self.model()
         if not artifact.is_artifact(path) or artifact.load(path, verify=False).kind != "quantized":
             return path
-        source = self._made_from(path, "model")
+        source = self._input(path, "model")
         if not source.is_dir():
             raise InputError(f"the model {source} that {path} was made from is gone; name it with --model")
         return self._chose("made from", source)
@@ -142,7 +143,7 @@ class Session:
         if self.flags.get("model"):
             return self.model()
         artifact.load(calibration, "calibration")
-        path = self._made_from(calibration, "model")
+        path = self._input(calibration, "model")
         if not path.is_dir():
             raise InputError(f"the model {path} that {calibration} was made from is gone; name it with --model")
         return self._chose("model", path)
@@ -160,7 +161,9 @@ class Session:
                 f"no {role} data: name it in {FILE} under {role}, or give --{flag} LIST "
                 f"({'a configuration was read' if self.experiment.path else 'no configuration was found'})"
             )
-        return tuple(self._chose(role, s.title) and s for s in sources)
+        for one in sources:
+            self._chose(role, one.title)
+        return sources
 
     def speech(self) -> tuple[Source, ...]:
         """--data, else the configuration's validation data, else the sentences that ship with whisperq."""
@@ -193,9 +196,11 @@ class Session:
         return source(text, Path.cwd(), f"--{flag}")
 
     def _made_from(self, path: Path, role: str) -> Path | None:
+        """An artifact's input as `_input` finds it; None of a foreign folder."""
+        return self._input(path, role) if artifact.is_artifact(path) else None
+
+    def _input(self, path: Path, role: str) -> Path:
         """An artifact's input: by content in this run folder, which may have moved, else where it was."""
-        if not artifact.is_artifact(path):
-            return None
         entry = artifact.load(path, verify=False).inputs[role]
         here = (p for p in self.run.artifacts() if file_sha256(p / artifact.MANIFEST) == entry["sha256"])
         return next(here, Path(entry["path"]))

@@ -35,8 +35,8 @@ class Part:
 PARTS = (
     Part("train", range(10, 1000), False, 4000),
     Part("validation", range(5, 10), False, 200),
-    Part("test_takes", range(0, 5), False, 500),
-    Part("test_speaker", range(0, 1000), True, 500),
+    Part("test_takes", range(5), False, 500),
+    Part("test_speaker", range(1000), True, 500),
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 MARGIN = 0.3  # points: what may be lost
 BEYOND = 4.0  # points: who loses more stands at the edge, with a number

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from machine import OtherWork, use_cores  # noqa: E402
+from machine import OtherWork, use_cores
 
 RATE = 16_000
 

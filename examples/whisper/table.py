@@ -13,11 +13,11 @@ from typing import Any
 from measured import BASES, MARGINS, read_model
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from tables import machine_line, spread, table  # noqa: E402
+from tables import machine_line, spread, table
 
-from whisperq.report.cells import markdown as symptoms  # noqa: E402
-from whisperq.report.comparisons import sentence  # noqa: E402
-from whisperq.report.robustness import robustness_tables  # noqa: E402
+from whisperq.report.cells import markdown as symptoms
+from whisperq.report.comparisons import sentence
+from whisperq.report.robustness import robustness_tables
 
 TITLES = {
     "float": "float32",

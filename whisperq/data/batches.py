@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq.data.audio import load_audio
 from whisperq.data.features import log_mel_of, log_mel_range, padded, samples_needed
@@ -21,7 +22,7 @@ from whisperq.errors import InputError
 class Batch:
     """features (batch, mel bins, frames), float32; tokens of the references."""
 
-    features: Tensor
+    features: Any  # a Tensor; of a WaveformBatch, Waveforms
     tokens: Tokens
     utterances: tuple[Utterance, ...]
     seconds: float = 0.0  # of audio, padding apart
@@ -47,7 +48,7 @@ class Loader:
     needs_text = True  # teacher-forced, the decoder sees the references
     padding = "decoder padding masked"  # of what is observed; the encoder hears the window's silence in use too
 
-    def __init__(self, extractor, codec: Codec, device: str, skip_bad: bool = False) -> None:
+    def __init__(self, extractor: Any, codec: Codec, device: str, skip_bad: bool = False) -> None:
         self.extractor, self.codec, self.device, self.skip_bad = extractor, codec, device, skip_bad
         self.skipped: set[str] = set()  # origins
         self.short = False  # whether features of padding are written without looking at it
@@ -114,7 +115,7 @@ class Loader:
         seconds = sum(map(len, audio)) / self.extractor.sampling_rate
         return self.batch(self.features(audio), tokens, tuple(kept), seconds)
 
-    def features(self, waveforms: Sequence[np.ndarray], device: str | torch.device | None = None) -> Tensor:
+    def features(self, waveforms: Sequence[np.ndarray], device: str | torch.device | None = None) -> Any:
         """Waveforms, each (samples,) -> (batch, mel bins, frames), on the device."""
         samples = samples_needed(waveforms, self.extractor) if self.short else self.extractor.n_samples
         together = self._moved(padded(waveforms, samples), device or self.device)
@@ -125,7 +126,7 @@ class Loader:
         device = torch.device(device)
         return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
-    def batch(self, features: Tensor, tokens: Tokens, utterances: tuple[Utterance, ...], seconds: float) -> Batch:
+    def batch(self, features: Any, tokens: Tokens, utterances: tuple[Utterance, ...], seconds: float) -> Batch:
         return Batch(features, tokens, utterances, seconds)
 
     def held_seconds(self, batch: Batch) -> float:
@@ -145,7 +146,7 @@ def require_texts(utterances: Sequence[Utterance], purpose: str) -> None:
         raise InputError(f"{utterance.origin} has no text, which {purpose} needs")
 
 
-def teacher_forced(model, batch: Batch, device: str) -> Tensor:
+def teacher_forced(model: PreTrainedModel, batch: Batch, device: str | torch.device) -> Tensor:
     """Logits (batch, tokens, vocabulary) of the model given the references; with CTC (batch, frames, vocabulary)."""
     return model(**batch.inputs(model.dtype, device)).logits
 

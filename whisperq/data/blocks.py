@@ -85,7 +85,8 @@ class ListSupply:
         self.label_wers = facts_of(utterances).label_wer
 
     def take(self, count: int, where: Where) -> tuple[list[Item], Where]:
-        (epoch, row), found = where, []
+        epoch, row = where
+        found: list[Item] = []
         while count:
             order = np.random.default_rng([*self.seed, epoch]).permutation(len(self.utterances))
             part = order[row : row + count].tolist()

@@ -8,8 +8,8 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
 
+from whisperq.data.patience import Readable
 from whisperq.errors import InputError
 
 SLACK = 64  # bytes: some writers count their header in
@@ -51,7 +51,7 @@ class Promise:
         return head[: self.place] + length + head[self.place + len(length) :]
 
 
-def checked_head(file: BinaryIO, where: str) -> tuple[bytes, int] | None:
+def checked_head(file: Readable, where: str) -> tuple[bytes, int] | None:
     """What to read in place of the file's first bytes and how many these are; None: the file can be read as it is.
 
     Raises InputError for a file that ends too early. Leaves the file's position anywhere.
@@ -76,7 +76,7 @@ def checked_head(file: BinaryIO, where: str) -> tuple[bytes, int] | None:
     return None
 
 
-def _riff(file: BinaryIO, size: int) -> Promise | None:
+def _riff(file: Readable, size: int) -> Promise | None:
     """WAV: RIFF, RIFX and, with 64-bit lengths in a chunk of their own, RF64 and BW64."""
     head = _at(file, 0, 48)
     order = ">" if head[:4] == b"RIFX" else "<"
@@ -91,19 +91,19 @@ def _riff(file: BinaryIO, size: int) -> Promise | None:
     return Promise(place + 8, count, place + 4, f"{order}I")
 
 
-def _aiff(file: BinaryIO, size: int) -> Promise | None:
+def _aiff(file: Readable, size: int) -> Promise | None:
     """AIFF and AIFC, whose sound has 8 bytes of its own before it."""
     found = _chunk(file, size, 12, ">", b"SSND") if _at(file, 8, 4)[:3] == b"AIF" else None
     return found and Promise(found[0] + 16, found[1] - 8, found[0] + 4, ">I", 8)
 
 
-def _au(file: BinaryIO, size: int) -> Promise | None:
+def _au(file: Readable, size: int) -> Promise | None:
     head = _at(file, 0, 12)
     order = ">" if head[:1] == b"." else "<"
     return Promise(_number(f"{order}I", head[4:8]), _number(f"{order}I", head[8:12]), 8, f"{order}I")
 
 
-def _caf(file: BinaryIO, size: int) -> Promise | None:
+def _caf(file: Readable, size: int) -> Promise | None:
     """Lengths of 64 bits; four bytes, the number of edits, stand before the sound."""
     place = 8
     for _ in range(CHUNKS):
@@ -117,7 +117,7 @@ def _caf(file: BinaryIO, size: int) -> Promise | None:
     return None
 
 
-def _w64(file: BinaryIO, size: int) -> Promise | None:
+def _w64(file: Readable, size: int) -> Promise | None:
     """Sony's: 16 bytes of name, and lengths of 64 bits that count the chunk's head and are rounded up to 8."""
     place = 40
     for _ in range(CHUNKS):
@@ -131,7 +131,7 @@ def _w64(file: BinaryIO, size: int) -> Promise | None:
     return None
 
 
-def _nist(file: BinaryIO, size: int) -> Promise | None:
+def _nist(file: Readable, size: int) -> Promise | None:
     """SPHERE: lines of text, `name -type value`; a length for each channel, in samples."""
     fields = {f[0]: f[-1] for line in _at(file, 0, 1024).decode("latin-1").split("\n") if (f := line.split())}
     try:
@@ -143,7 +143,7 @@ def _nist(file: BinaryIO, size: int) -> Promise | None:
     return Promise(start, count, 0, "<Q") if count > 0 and "shorten" not in fields.get("sample_coding", "") else None
 
 
-FINDERS: dict[bytes, Callable[[BinaryIO, int], Promise | None]] = {
+FINDERS: dict[bytes, Callable[[Readable, int], Promise | None]] = {
     **dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"BW64"), _riff),
     b"FORM": _aiff,
     **dict.fromkeys((b".snd", b"dns."), _au),
@@ -153,7 +153,7 @@ FINDERS: dict[bytes, Callable[[BinaryIO, int], Promise | None]] = {
 }
 
 
-def _chunk(file: BinaryIO, size: int, place: int, order: str, name: bytes) -> tuple[int, int] | None:
+def _chunk(file: Readable, size: int, place: int, order: str, name: bytes) -> tuple[int, int] | None:
     """Where a chunk of that name begins, and the length that it states."""
     for _ in range(CHUNKS):
         head = _at(file, place, 8)
@@ -166,7 +166,7 @@ def _chunk(file: BinaryIO, size: int, place: int, order: str, name: bytes) -> tu
     return None
 
 
-def _check_last_page(file: BinaryIO, size: int, where: str) -> None:
+def _check_last_page(file: Readable, size: int, where: str) -> None:
     """The last page of an Ogg file is whole and says that it is the last. Raises InputError."""
     start = max(0, size - OGG_PAGE)
     tail = _at(file, start, OGG_PAGE)
@@ -187,7 +187,7 @@ def _wide(head: bytes, there: int) -> bytes:
     return b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I", 28) + lengths + head[12:-4] + b"\xff\xff\xff\xff"
 
 
-def _at(file: BinaryIO, place: int, count: int) -> bytes:
+def _at(file: Readable, place: int, count: int) -> bytes:
     if place >= 1 << 62:  # as lengths of 64 bits can claim
         return b""
     file.seek(place)

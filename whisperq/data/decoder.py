@@ -12,7 +12,7 @@ import soxr
 
 from whisperq.data.encoded import Encoded
 from whisperq.data.foreign import converted, kind_of
-from whisperq.data.patience import PatientFile, is_file, patiently
+from whisperq.data.patience import PatientFile, Readable, is_file, patiently
 from whisperq.data.utterance import Utterance
 from whisperq.disk import is_pointer
 from whisperq.errors import InputError
@@ -47,8 +47,8 @@ class Sound:
         self._file: soundfile.SoundFile | None = None
         self._encoded: Encoded | None = None
         self._place = 0  # the frame that is read next
-        patiently(self._open, self.where)
-        self.rate, self.frames, self.channels = self._file.samplerate, self._file.frames, self._file.channels
+        file = patiently(self._open, self.where)
+        self.rate, self.frames, self.channels, self.format = file.samplerate, file.frames, file.channels, file.format
         if self.frames == UNKNOWN:
             self.frames = self._counted()
         self.start, self.count = _part(utterance, self.frames, self.rate, self.where)
@@ -61,7 +61,7 @@ class Sound:
                 break
             place += len(block)
             yield block
-        if end - place > ESTIMATED.get(self._file.format, 0) * self.rate:
+        if end - place > ESTIMATED.get(self.format, 0) * self.rate:
             there, wanted = place - self.start, self.count
             raise InputError(f"{self.where} is truncated: it holds {there} of {wanted} samples")
 
@@ -78,28 +78,28 @@ class Sound:
             self._encoded.close()
         self._file = self._encoded = None
 
-    def _open(self) -> None:
+    def _open(self) -> soundfile.SoundFile:
         with self._faults():
-            self._encoded = _encoded(self.audio, self.where)
-            self._file, self._place = soundfile.SoundFile(self._encoded), 0
-            if self._file.frames == UNKNOWN:
-                self._file.close()
-                self._encoded.seek(0)
-                self._file = Piped(self._encoded)
-        if not LOWEST_RATE <= self._file.samplerate <= HIGHEST_RATE:
-            rate = self._file.samplerate
+            encoded = self._encoded = _encoded(self.audio, self.where)
+            file = self._file = soundfile.SoundFile(encoded)
+            self._place = 0
+            if file.frames == UNKNOWN:
+                file.close()
+                encoded.seek(0)
+                file = self._file = Piped(encoded)
+        if not LOWEST_RATE <= (rate := file.samplerate) <= HIGHEST_RATE:
             self.close()
             raise InputError(
                 f"{self.where} has a sampling rate of {rate} Hz; from {LOWEST_RATE} to {HIGHEST_RATE} Hz are read"
             )
+        return file
 
     def _read(self, place: int, count: int) -> np.ndarray:
-        if self._file is None:
-            self._open()
+        file = self._open() if self._file is None else self._file
         with self._faults():
             if self._place != place:
-                self._go_to(place)
-            return self._next(count)
+                file = self._gone_to(file, place)
+            return self._next(file, count)
 
     def _counted(self) -> int:
         """The frames that there are, by decoding them all."""
@@ -108,28 +108,29 @@ class Sound:
             place += passed
         return place
 
-    def _next(self, count: int) -> np.ndarray:
-        block = self._file.read(count, dtype="float32", always_2d=True)
+    def _next(self, file: soundfile.SoundFile, count: int) -> np.ndarray:
+        block = file.read(count, dtype="float32", always_2d=True)
         self._place += len(block)
         return block
 
-    def _go_to(self, place: int) -> None:
+    def _gone_to(self, file: soundfile.SoundFile, place: int) -> soundfile.SoundFile:
         """What cannot seek, such as the GSM 6.10 of telephones, is decoded up to there, from its beginning."""
-        if self._file.seekable():
-            self._place = self._file.seek(place)
-            return
+        if file.seekable():
+            self._place = file.seek(place)
+            return file
         if place < self._place:
             self.close()
-            self._open()
-        while self._place < place and len(self._next(min(place - self._place, max(1, BLOCK // self.channels)))):
+            file = self._open()
+        while self._place < place and len(self._next(file, min(place - self._place, max(1, BLOCK // self.channels)))):
             pass
+        return file
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
         """Errors as what they are: the file's, an InputError; the system's, as raised. All is closed after each."""
         try:
             yield
-            if self._encoded.fault:
+            if self._encoded is not None and self._encoded.fault:
                 raise self._encoded.fault
         except BaseException as error:
             fault = self._encoded and self._encoded.fault
@@ -146,7 +147,7 @@ class Sound:
 def _encoded(audio: str | bytes, where: str) -> Encoded:
     if not isinstance(audio, bytes) and not is_file(audio):
         raise InputError(f"{where} does not exist")
-    file = io.BytesIO(audio) if isinstance(audio, bytes) else PatientFile(audio, where)
+    file: Readable = io.BytesIO(audio) if isinstance(audio, bytes) else PatientFile(audio, where)
     try:
         start = file.read(64)
         if is_pointer(start):

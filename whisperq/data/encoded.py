@@ -2,10 +2,10 @@
 
 import io
 import os
-from typing import BinaryIO
+from typing import Any
 
 from whisperq.data.containers import checked_head
-from whisperq.data.patience import PatientFile
+from whisperq.data.patience import Readable
 
 
 class Encoded(io.RawIOBase):
@@ -14,7 +14,7 @@ class Encoded(io.RawIOBase):
     libsndfile calls `readinto` from C, where no exception gets through: it waits in `fault`.
     """
 
-    def __init__(self, file: BinaryIO | PatientFile, where: str) -> None:
+    def __init__(self, file: Readable, where: str) -> None:
         super().__init__()
         self.file, self.place = file, 0
         self.head, self.skipped = checked_head(file, where) or (b"", 0)
@@ -28,7 +28,7 @@ class Encoded(io.RawIOBase):
     def tell(self) -> int:
         return self.place
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         try:
             content = self.head[self.place : self.place + len(buffer)] or self._behind_head(len(buffer))
         except BaseException as error:  # a KeyboardInterrupt too

@@ -48,7 +48,7 @@ class Epochs:
     def _windows(self, epoch: int) -> Windows:
         generator = np.random.default_rng([self.seed, ORDER, epoch])
         members = np.concatenate([self._drawn(number, epoch) for number in range(len(self.sources))])
-        if self.pack:
+        if self.parts is not None:
             return pack(members, self.facts, self.parts, generator)
         return alone(members).shuffled(generator)
 

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import WhisperFeatureExtractor
 
 POWER_FLOOR = 1e-10
 DYNAMIC_RANGE = 8.0  # decades below the utterance's loudest cell
@@ -28,7 +29,9 @@ Constants = tuple[torch.Tensor, torch.Tensor]
 _constants: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def log_mel(waveforms: Sequence[np.ndarray], extractor, device: str | torch.device = "cpu") -> torch.Tensor:
+def log_mel(
+    waveforms: Sequence[np.ndarray], extractor: WhisperFeatureExtractor, device: str | torch.device = "cpu"
+) -> torch.Tensor:
     """Waveforms, each (samples,) at the extractor's rate -> float32 (batch, mel bins, frames).
 
     Each is padded with zeros to `extractor.n_samples`; a longer one is a
@@ -37,14 +40,14 @@ def log_mel(waveforms: Sequence[np.ndarray], extractor, device: str | torch.devi
     return log_mel_of(padded(waveforms, extractor.n_samples).to(device), extractor)
 
 
-def log_mel_range(extractor) -> tuple[float, float]:
+def log_mel_range(extractor: WhisperFeatureExtractor) -> tuple[float, float]:
     """The least and the greatest value that a log-mel spectrogram can have, whatever the recording and its level."""
     window = torch.hann_window(extractor.n_fft, dtype=torch.float64)
     power = float(np.max(extractor.mel_filters)) * extractor.n_fft * float(window.square().sum())
     return (math.log10(POWER_FLOOR) + 4.0) / 4.0, (math.log10(power) + 4.0) / 4.0
 
 
-def log_mel_of(samples: torch.Tensor, extractor) -> torch.Tensor:
+def log_mel_of(samples: torch.Tensor, extractor: WhisperFeatureExtractor) -> torch.Tensor:
     """float32 (batch, n_samples), padded -> float32 (batch, mel bins, frames), on the samples' device.
 
     Of fewer samples, as if there were zeros behind them (`samples_needed`).
@@ -60,7 +63,7 @@ def log_mel_of(samples: torch.Tensor, extractor) -> torch.Tensor:
     return (torch.maximum(log_power, loudest - DYNAMIC_RANGE) + 4.0) / 4.0
 
 
-def samples_needed(waveforms: Sequence[np.ndarray], extractor) -> int:
+def samples_needed(waveforms: Sequence[np.ndarray], extractor: WhisperFeatureExtractor) -> int:
     """How many samples of the window frames with sound see: behind the longest waveform all is zero.
 
     A frame reaches half of n_fft beyond its centre, and at the end as much again is mirrored, which must be zeros.
@@ -82,7 +85,7 @@ def padded(waveforms: Sequence[np.ndarray], n_samples: int) -> torch.Tensor:
     return torch.from_numpy(batch)
 
 
-def _window_and_filters(extractor, device: torch.device) -> Constants:
+def _window_and_filters(extractor: WhisperFeatureExtractor, device: torch.device) -> Constants:
     """The Hann window (n_fft,) and the filters (mel bins, n_fft/2 + 1) on `device`."""
     per_device = _constants.setdefault(extractor, {})
     if device not in per_device:

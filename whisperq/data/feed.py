@@ -31,7 +31,7 @@ from whisperq.data.utterance import Utterance
 from whisperq.data.windows import Builder, Job, Window
 from whisperq.data.workers import workers
 from whisperq.errors import UsageError
-from whisperq.training_options import DistillConfig
+from whisperq.training_options import TrainingConfig
 
 TIMES = 5  # what a generator is for, beside those of epochs.py, blocks.py and collate.py
 MOST_WORKERS = 8
@@ -73,7 +73,7 @@ class Drawn:
 class Feed:
     """The training data of one distillation; `dropped` counts what its filters left out, by reason."""
 
-    def __init__(self, group: UtteranceGroup, loader: Loader, config: DistillConfig, seed: int) -> None:
+    def __init__(self, group: UtteranceGroup, loader: Loader, config: TrainingConfig, seed: int) -> None:
         if config.timestamp_prob and TIME_STEP * (len(loader.codec.times) - 1) < loader.window_seconds - TIME_STEP / 2:
             raise UsageError("--timestamp-prob is for models whose vocabulary has times up to their window's end")
         self.group, self.loader, self.config, self.seed = group, loader, config, seed
@@ -115,7 +115,7 @@ class Feed:
         return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
     def _find(self, number: int) -> Utterance:
-        return self.chapters.utterances[number]
+        return self.group.utterances[number]
 
     def _draw(self, position: Position | None, numbers: range, share: Share) -> Iterator[Drawn]:
         """Every process draws the whole effective batch and keeps its share."""

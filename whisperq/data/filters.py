@@ -9,7 +9,7 @@ from whisperq.data.batches import Loader
 from whisperq.data.index import Index
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
-from whisperq.training_options import DistillConfig
+from whisperq.training_options import TrainingConfig
 
 TOO_LONG = "longer than the window"
 
@@ -17,7 +17,7 @@ TOO_LONG = "longer than the window"
 class Filters:
     """What the settings leave out, and how often it was for which reason."""
 
-    def __init__(self, loader: Loader, config: DistillConfig) -> None:
+    def __init__(self, loader: Loader, config: TrainingConfig) -> None:
         self.loader, self.config = loader, config
         self.dropped: dict[str, int] = {}
 

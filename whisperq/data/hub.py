@@ -41,7 +41,7 @@ class DatasetRows(Indexed):
         self.data, self.title, self.source = data, title, source
 
     def make(self, number: int) -> Utterance:
-        row = int(self.index.place[number])
+        row = int(self.facts.place[number])
         return row_utterance(self.title, row, self.data[row], self.source)
 
 
@@ -73,7 +73,7 @@ def read_dataset(source: Source, skip_bad: bool) -> tuple[DatasetRows, list[str]
     bad += [rows[row].origin for row in left_out(len(rows), kept)]
     if not len(kept):
         raise no_usable_line(title, len(bad))
-    return DatasetRows(data, title, source, rows.index.take(kept)), bad, digest.hexdigest()
+    return DatasetRows(data, title, source, rows.facts.take(kept)), bad, digest.hexdigest()
 
 
 def _seconds(utterance: Utterance) -> float | None:
@@ -139,7 +139,8 @@ def row_utterance(title: str, index: int, row: dict[str, Any], source: Source) -
     audio = row[source.audio_column] or {}
     path, content = audio.get("path"), audio.get("bytes")
     where = f"{title} row {index}" + (f" ({path})" if path else "")
-    if not content and not (path and is_file(path)):
+    sound = content or (path if path and is_file(path) else None)
+    if not sound:
         raise InputError(f"{where} has no audio")
     text_columns = (source.text_column,) if source.text_column else TEXT_COLUMNS
     speaker_columns = (source.speaker_column,) if source.speaker_column else SPEAKER_COLUMNS
@@ -148,7 +149,7 @@ def row_utterance(title: str, index: int, row: dict[str, Any], source: Source) -
     id_columns = (source.id_column,) if source.id_column else ()
     return Utterance(
         id=label_of(row, id_columns, where) or f"{index:06d}",
-        audio=content or path,
+        audio=sound,
         text=text_of(row, text_columns, where),
         duration=None,
         speaker=label_of(row, speaker_columns, where),

@@ -55,8 +55,16 @@ class HypothesisLine:
 def line_of(utterance: Utterance, text: str, seconds: float, wall: float) -> HypothesisLine:
     """What a model heard in an utterance with a reference: `seconds` of audio in `wall` seconds."""
     audio = utterance.audio if isinstance(utterance.audio, str) else None
-    known = {"offset": utterance.offset, "duration": seconds, "time": wall, "speaker": utterance.speaker}
-    return HypothesisLine(utterance.id, utterance.text or "", text, audio, **known)
+    return HypothesisLine(
+        utterance.id,
+        utterance.text or "",
+        text,
+        audio,
+        offset=utterance.offset,
+        duration=seconds,
+        time=wall,
+        speaker=utterance.speaker,
+    )
 
 
 def write_hypotheses(lines: Sequence[HypothesisLine], path: Path, final: Path) -> None:
@@ -89,7 +97,8 @@ def _line(path: Path, number: int, problem: str | None, fields: dict[str, Any]) 
     if problem:
         raise InputError(f"{where} {problem}")
     texts = {column: text_of(fields, (column,), where) for column in ("text", "pred_text")}
-    if missing := [column for column, text in texts.items() if text is None]:
+    given = {column: text for column, text in texts.items() if text is not None}
+    if missing := [column for column in texts if column not in given]:
         hint = "the reference" if missing[0] == "text" else "what was heard"
         raise InputError(f"{where} lacks {missing[0]}, {hint}")
     audio, offset = label_of(fields, ("audio_filepath",), where), seconds_of(fields, "offset", where) or 0.0
@@ -102,6 +111,6 @@ def _line(path: Path, number: int, problem: str | None, fields: dict[str, Any]) 
         time=seconds_of(fields, "time", where),
         speaker=speaker,
         recording=label_of(fields, ("recording",), where),
-        **texts,
+        **given,
     )
     return number, name is not None, line

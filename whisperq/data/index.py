@@ -6,6 +6,7 @@ A line is read again, and its utterance made, when somebody asks for it (lazy.py
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class GrowingIndex:
     """An index in the making."""
 
     def __init__(self) -> None:
-        self.columns = {name: array(code) for name, code in TYPES.items()}
+        self.columns: dict[str, array[Any]] = {name: array(code) for name, code in TYPES.items()}
         self.recordings = array("q")  # hashes; equality is all that is asked of them
         self._appends = [column.append for column in self.columns.values()]
         self._speakers: dict[str, int] = {}

@@ -40,13 +40,13 @@ class Indexed(Lazy):
     """Utterances whose facts an index holds."""
 
     def __init__(self, index: Index) -> None:
-        self.index = index
+        self.facts = index
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.facts)
 
     def first_without_text(self) -> Utterance | None:
-        missing = np.flatnonzero(self.index.text_bytes < 0)
+        missing = np.flatnonzero(self.facts.text_bytes < 0)
         return self.make(int(missing[0])) if len(missing) else None
 
 
@@ -96,4 +96,4 @@ def without_text(utterances: Sequence[Utterance]) -> Utterance | None:
 
 def facts_of(utterances: Sequence[Utterance]) -> Index:
     """The index of any sequence, made where there is none."""
-    return utterances.index if isinstance(utterances, Indexed) else index_of(utterances)
+    return utterances.facts if isinstance(utterances, Indexed) else index_of(utterances)

@@ -111,7 +111,8 @@ def _best_fit(sizes: np.ndarray, group: np.ndarray, generator: np.random.Generat
     jittered = sizes * (1 + JITTER * generator.random(len(sizes)))
     order = np.lexsort((-jittered, group))
     bins = np.empty(len(sizes), np.int64)
-    rooms, mask, made, before = {}, 0, 0, -1
+    rooms: dict[int, list[int]] = {}
+    mask, made, before = 0, 0, -1
     for item, size, owner in zip(order.tolist(), sizes[order].tolist(), group[order].tolist(), strict=True):
         if owner != before:
             rooms, mask, before = {}, 0, owner  # room -> bins with it; mask: bit r is set where there are any

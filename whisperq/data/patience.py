@@ -5,7 +5,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 from whisperq.data.utterance import reason
 from whisperq.errors import InputError, ReadError
@@ -41,6 +41,14 @@ def _said(error: OSError | MemoryError) -> str:
     if isinstance(error, MemoryError):
         return "out of memory"
     return os.strerror(error.errno) if error.errno else reason(error)
+
+
+class Readable(Protocol):
+    """What is asked of an open file."""
+
+    def read(self, count: int, /) -> bytes: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def close(self) -> None: ...
 
 
 class PatientFile:

@@ -21,8 +21,12 @@ BEHIND = 0.2  # seconds read behind the window, so that a cut at its very end kn
 class Sound(Protocol):
     """A recording that is read from its beginning to its end: mono, at the model's rate."""
 
-    rate: int  # Hz
-    seconds: float
+    @property
+    def rate(self) -> int:
+        """Hz."""
+
+    @property
+    def seconds(self) -> float: ...
 
     def window(self, start: int, count: int) -> np.ndarray:
         """float32 (at most `count` samples,) from `start` on, fewer at the end; `start` never falls."""

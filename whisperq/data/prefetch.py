@@ -3,14 +3,14 @@
 import atexit
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
 _END = object()
 
 
-def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
+def prefetch(items: Iterable[T], ahead: int = 2) -> Generator[T, None, None]:
     """The same items in the same order; an error is raised where its item would have come."""
     ready: queue.Queue = queue.Queue(maxsize=ahead)
     stop = threading.Event()

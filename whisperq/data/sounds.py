@@ -73,7 +73,7 @@ def room(s: Studio) -> np.ndarray:
 
 def hum(s: Studio) -> np.ndarray:
     base = 50 if s.variant % 2 else 60
-    wave = sum(np.sin(2 * np.pi * base * k * s.time) / k for k in (1, 2, 3, 5))
+    wave = sum((np.sin(2 * np.pi * base * k * s.time) / k for k in (1, 2, 3, 5)), start=zeros(s))
     return levelled(wave + 0.02 * s.random.standard_normal(s.count), QUIET_DB[s.variant])
 
 
@@ -102,12 +102,12 @@ def _voice(s: Studio, number: int) -> np.ndarray:
 def chords(s: Studio) -> np.ndarray:
     roots = [ROOTS[(s.variant + 2 * i) % len(ROOTS)] for i in range(len(s.beats[::4]))]
     pairs = zip(roots, s.beats[::4], strict=True)
-    return levelled(sum(s.tone(root * r, at, 2.0) for root, at in pairs for r in MAJOR), -20)
+    return levelled(sum((s.tone(root * r, at, 2.0) for root, at in pairs for r in MAJOR), start=zeros(s)), -20)
 
 
 def arpeggio(s: Studio) -> np.ndarray:
     notes = (s.tone(2 * ROOTS[s.variant] * MAJOR[i % 4], at, 0.7) for i, at in enumerate(s.beats))
-    return levelled(sum(notes), -20)
+    return levelled(sum(notes, start=zeros(s)), -20)
 
 
 def melody(s: Studio) -> np.ndarray:

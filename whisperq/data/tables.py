@@ -83,7 +83,7 @@ class TableLines(Indexed):
         self.table = table
 
     def make(self, number: int) -> Utterance:
-        index = self.index
+        index = self.facts
         place, length, check = (int(column[number]) for column in (index.place, index.length, index.check))
         fields = self.table.file.again(place, length, check)
         return self.table.utterance(fields, int(index.line[number]), int(index.naming[number]))
@@ -115,14 +115,14 @@ def read_table(path: Path, source: Source, skip_bad: bool) -> tuple[TableLines, 
     bad += [lines[row].origin for row in left_out(len(lines), kept)]
     if not len(kept):
         raise no_usable_line(str(path), len(bad))
-    return TableLines(table, lines.index.take(kept)), bad, digest.hexdigest()
+    return TableLines(table, lines.facts.take(kept)), bad, digest.hexdigest()
 
 
 def _checked(table: Table, line: Line) -> Utterance:
     if line.problem:
         raise InputError(f"{table.path} line {line.number} {line.problem}")
     utterance = table.utterance(line.fields, line.number, None)
-    if not _exists(utterance.audio):
+    if isinstance(utterance.audio, str) and not _exists(utterance.audio):
         file = first_value(line.fields, FILE_COLUMNS)
         hint = "; it has a drive's letter: name it from the list's own folder" if DRIVE.match(file) else ""
         raise InputError(f"{utterance.origin} ({file}): the audio file {utterance.audio} does not exist{hint}")

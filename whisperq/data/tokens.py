@@ -9,13 +9,14 @@ and its text stands between them: <|0.00|> text <|2.40|><|2.40|> text <|3.90|>.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import WhisperProcessor
+from transformers import PreTrainedTokenizerBase, WhisperProcessor, WhisperTokenizer
 
-from whisperq.data.languages import code_of, languages_of
+from whisperq.data.languages import code_of, ids_of, languages_of
 from whisperq.data.segments import Segment
 from whisperq.errors import InputError
 
@@ -39,7 +40,7 @@ class Tokens:
 class Codec:
     """A model's tokenizer with its prompt."""
 
-    tokenizer: object
+    tokenizer: WhisperTokenizer
     prompt: tuple[int, ...]
     end: int
     max_tokens: int  # what the decoder takes, prompt included
@@ -69,7 +70,7 @@ class Codec:
         known = self.tokenizer.added_tokens_decoder
         words = {i: word for i, word in known.items() if not word.special and not word.content.startswith("<|")}
         plain.add_tokens(list(words.values()))
-        return plain, {plain.token_to_id(word.content): i for i, word in words.items()}
+        return plain, {index: i for i, word in words.items() if (index := plain.token_to_id(word.content)) is not None}
 
     def encode(self, text: str) -> list[int]:
         """The whole sequence, prompt to <|endoftext|>; where nothing is said, these alone."""
@@ -139,7 +140,16 @@ class Codec:
         return Tokens(inputs, labels, tuple(len(s) - 1 for s in sequences))
 
 
-def make_codec(processor: WhisperProcessor, model, language: str | None, task: str) -> Codec:
+class Described(Protocol):
+    """A network, or what stands for one that is no PyTorch module."""
+
+    @property
+    def config(self) -> Any: ...
+    @property
+    def generation_config(self) -> Any: ...
+
+
+def make_codec(processor: WhisperProcessor, model: Described, language: str | None, task: str) -> Codec:
     """The prompt of this model. Raises InputError for a language or task that it does not know."""
     tokenizer, generation = processor.tokenizer, model.generation_config
     multilingual = getattr(generation, "is_multilingual", None)
@@ -151,10 +161,11 @@ def make_codec(processor: WhisperProcessor, model, language: str | None, task: s
     elif not multilingual and language is not None and code_of(language, tokenizer) != "en":
         raise InputError(f"this model is English only, but the configuration's language is {language!r}")
     names.append("<|notimestamps|>")
-    ids = [named(tokenizer, name) for name in names]
-    for name, index in zip(names, ids, strict=True):
-        if index is None:
+    ids: list[int] = []
+    for name in names:
+        if (index := named(tokenizer, name)) is None:
             raise InputError(f"this model's tokenizer has no token {name}; check language and task")
+        ids.append(index)
     return Codec(
         tokenizer,
         tuple(ids),
@@ -167,13 +178,13 @@ def make_codec(processor: WhisperProcessor, model, language: str | None, task: s
     )
 
 
-def named(tokenizer, name: str) -> int | None:
+def named(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
     """The id of a token; unknown ones would get another's."""
     index = tokenizer.convert_tokens_to_ids(name)
-    return index if index is not None and tokenizer.convert_ids_to_tokens(index) == name else None
+    return index if isinstance(index, int) and tokenizer.convert_ids_to_tokens(index) == name else None
 
 
-def time_ids(tokenizer, first: int, vocabulary: int) -> range:
+def time_ids(tokenizer: PreTrainedTokenizerBase, first: int, vocabulary: int) -> range:
     """The ids of <|0.00|>, <|0.02|>, ... by their names; `first` is the id behind <|notimestamps|>, where they begin.
 
     What somebody has added behind them is no time. Tokenizers of English-only models name none of them.
@@ -181,6 +192,6 @@ def time_ids(tokenizer, first: int, vocabulary: int) -> range:
     names = [f"<|{TIME_STEP * i:.2f}|>" for i in range(min(TIMES, vocabulary - first))]
     if first >= len(tokenizer):
         return range(first, first + len(names))
-    found = tokenizer.convert_tokens_to_ids(names)
+    found = ids_of(tokenizer, names)
     count = next((i for i, token in enumerate(found) if token != first + i), len(names))
     return range(first, first + count)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import Wav2Vec2CTCTokenizer
 
 from whisperq.data.batches import Batch, Loader
 from whisperq.data.tokens import IGNORED, Tokens
@@ -81,7 +82,7 @@ class WaveformBatch(Batch):
 class CtcCodec:
     """A model's characters or pieces, and the label that stands for none."""
 
-    tokenizer: object
+    tokenizer: Wav2Vec2CTCTokenizer
     blank: int
     prompt: tuple[int, ...] = ()
     end: int | None = None
@@ -134,7 +135,8 @@ class WaveformLoader(Loader):
     def __init__(
         self, extractor: WaveformExtractor, codec: CtcCodec, device: str, skip_bad: bool, counts: Counts
     ) -> None:
-        super().__init__(extractor, codec, device, skip_bad)
+        # It does what a loader asks of a codec; languages and times, which it lacks, Whisper's own decoding asks for.
+        super().__init__(extractor, codec, device, skip_bad)  # type: ignore[arg-type]
         self.counts = counts
 
     def features(self, waveforms: Sequence[np.ndarray], device: str | torch.device | None = None) -> Waveforms:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Builder:
     """Makes windows of jobs; works alike in this process and in another."""
 
     find: Callable[[int], Utterance]
-    extractor: object
+    extractor: Any
     codec: Codec
     skip_bad: bool
 
@@ -92,7 +93,7 @@ def _stated(utterance: Utterance, audio: np.ndarray, rate: int) -> int:
     return min(len(audio), int(utterance.duration * rate)) - ROUNDING
 
 
-def joined(pairs: Sequence[tuple[Utterance, np.ndarray]], extractor) -> list[np.ndarray]:
+def joined(pairs: Sequence[tuple[Utterance, np.ndarray]], extractor: Any) -> list[np.ndarray]:
     """The recordings, each without what passes its stated length where they would not fit the window together."""
     audios = [audio for _, audio in pairs]
     if sum(map(len, audios)) <= extractor.n_samples:
@@ -116,7 +117,7 @@ def fitting(codec: Codec, texts: Sequence[str], timed: bool) -> int:
     return count
 
 
-def _ends(audios: Sequence[np.ndarray], extractor) -> list[float]:
+def _ends(audios: Sequence[np.ndarray], extractor: Any) -> list[float]:
     return (np.cumsum([len(a) for a in audios]) / extractor.sampling_rate).tolist()
 
 

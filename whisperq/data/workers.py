@@ -143,7 +143,9 @@ def _serve(work: Callable[[Any], Any], pipe: Connection, stop: Connection, inher
     import torch  # the parent has it already
 
     torch.set_num_threads(1)  # OpenMP's threads did not come along
-    parent = multiprocessing.parent_process().sentinel
+    starter = multiprocessing.parent_process()
+    assert starter is not None, "only a process that was forked serves"
+    parent = starter.sentinel
     while True:
         ready = wait([pipe, stop, parent])
         if stop in ready or parent in ready:
@@ -159,10 +161,12 @@ def _answer(work: Callable[[Any], Any], job: Any) -> tuple[Any, Exception | None
     """The result, else the error as a value, and the warnings on the way."""
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
+        result: Any = None
+        error: Exception | None = None
         try:
-            result, error = work(job), None
+            result = work(job)
         except WhisperqError as known:
-            result, error = None, type(known)(str(known))
+            error = type(known)(str(known))
         except Exception:
-            result, error = None, RuntimeError(f"in a process that decodes audio:\n{traceback.format_exc()}")
+            error = RuntimeError(f"in a process that decodes audio:\n{traceback.format_exc()}")
     return result, error, [str(w.message) for w in heard]

@@ -8,7 +8,8 @@ not with the text, and every step reads all of it.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq.models.sites import matches_address, model_sites
 from whisperq.quant.grid import QParams, range_weight_qparams
@@ -17,7 +18,7 @@ from whisperq.quant.smoothing import magnitudes
 KEYS_AND_VALUES = ("k_proj", "v_proj")
 
 
-def cache_sites(model: nn.Module, exclude: Sequence[str] = ()) -> list[str]:
+def cache_sites(model: PreTrainedModel, exclude: Sequence[str] = ()) -> list[str]:
     """dec.<i>.cross.k_proj and v_proj, both of each layer or, where `exclude` names one of them, none."""
     sites = model_sites(model)
     patterns = [p for patterns in exclude for p in patterns.split(",") if not p.endswith(":weight")]

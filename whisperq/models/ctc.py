@@ -11,11 +11,12 @@ padding is silenced before the positional convolution.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers import HubertConfig, HubertForCTC, PreTrainedConfig, Wav2Vec2Config, Wav2Vec2ForCTC
+from transformers import HubertConfig, HubertForCTC, PreTrainedConfig, PreTrainedModel, Wav2Vec2Config, Wav2Vec2ForCTC
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -25,8 +26,15 @@ from whisperq.models.nearly import WRAPPINGS
 ATTENTION = "whisperq_tapped"
 
 
+class Tapped(Protocol):
+    """An attention module of either network, whose scores and probabilities have modules of their own."""
+
+    scores: nn.Module
+    probs: nn.Module
+
+
 def tapped_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_
+    module: Tapped, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
     """query, key, value (batch, heads, time, d_head), mask (batch, 1, time, keys) -> (batch, time, heads, d_head).
 
@@ -78,28 +86,36 @@ def _inside(x: Tensor, frames: Tensor) -> Tensor:
     return (torch.arange(x.shape[-1], device=x.device) < frames[:, None])[:, None]
 
 
-class _Ours:
+if TYPE_CHECKING:
+    Network = PreTrainedModel
+else:
+    Network = object
+
+
+class _Ours(Network):
     """What is changed of either network."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         config._attn_implementation = ATTENTION
         super().__init__(config)
-        for layer in self.base_model.encoder.layers:
+        base: Any = self.base_model  # whose parts PreTrainedModel's annotations do not know
+        for layer in base.encoder.layers:
             layer.attention.scores, layer.attention.probs = nn.Identity(), nn.Identity()
         if config.feat_extract_norm == "group":
-            self.base_model.feature_extractor.conv_layers[0].layer_norm.__class__ = OwnTimeNorm
+            base.feature_extractor.conv_layers[0].layer_norm.__class__ = OwnTimeNorm
         if getattr(config, "conv_pos_batch_norm", False):
-            self.base_model.encoder.pos_conv_embed.batch_norm.__class__ = SilentBatchNorm
+            base.encoder.pos_conv_embed.batch_norm.__class__ = SilentBatchNorm
 
-    def forward(self, input_values: Tensor, attention_mask: Tensor | None = None, **kwargs):
+    def forward(self, input_values: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """input_values (batch, samples); attention_mask (batch, samples), 1 where a sample is the utterance's own."""
         own = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.sum(dim=-1)
-        first, positional = self.base_model.feature_extractor.conv_layers[0], self.base_model.encoder.pos_conv_embed
+        base: Any = self.base_model
+        first, positional = base.feature_extractor.conv_layers[0], base.encoder.pos_conv_embed
         if self.config.feat_extract_norm == "group":
             kernel, stride = self.config.conv_kernel[0], self.config.conv_stride[0]
             first.layer_norm.frames = None if own is None else (own - kernel) // stride + 1
         if getattr(self.config, "conv_pos_batch_norm", False):
-            positional.batch_norm.frames = None if own is None else self._get_feat_extract_output_lengths(own)
+            positional.batch_norm.frames = None if own is None else base._get_feat_extract_output_lengths(own)
         return super().forward(input_values, attention_mask=attention_mask, **kwargs)
 
 
@@ -111,7 +127,10 @@ class OurHubert(_Ours, HubertForCTC):
     """HuBERT (Hsu et al. 2021)."""
 
 
-NETWORKS = {"wav2vec2": (Wav2Vec2Config, OurWav2Vec2), "hubert": (HubertConfig, OurHubert)}
+NETWORKS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel]]] = {
+    "wav2vec2": (Wav2Vec2Config, OurWav2Vec2),
+    "hubert": (HubertConfig, OurHubert),
+}
 
 
 def read_ctc_config(content: dict) -> PreTrainedConfig:
@@ -125,24 +144,27 @@ def read_ctc_config(content: dict) -> PreTrainedConfig:
     return config
 
 
-def build_ctc(config: PreTrainedConfig) -> nn.Module:
+def build_ctc(config: PreTrainedConfig) -> PreTrainedModel:
     """The network with random weights, its positional weight folded."""
     return fold_weight_norm(NETWORKS[config.model_type][1](config))
 
 
-def load_ctc(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[nn.Module, dict]:
-    model, report = NETWORKS[config.model_type][1].from_pretrained(
+def load_ctc(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, dict]:
+    # With output_loading_info it gives a pair, of which its annotation does not know.
+    loaded: Any = NETWORKS[config.model_type][1].from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, key_mapping=WRAPPINGS
     )
+    model, report = loaded
     # What pretraining alone needs; many a published checkpoint lacks it, others have more of it.
     for problem in ("missing_keys", "unexpected_keys"):
         report[problem] = {k for k in report[problem] if not str(k).endswith("masked_spec_embed")}
     return fold_weight_norm(model), report
 
 
-def fold_weight_norm(model: nn.Module) -> nn.Module:
+def fold_weight_norm(model: PreTrainedModel) -> PreTrainedModel:
     """The positional convolution's weight g v / |v| as one parameter."""
-    conv = model.base_model.encoder.pos_conv_embed.conv
+    base: Any = model.base_model
+    conv = base.encoder.pos_conv_embed.conv
     if parametrize.is_parametrized(conv, "weight"):
         parametrize.remove_parametrizations(conv, "weight")
     return model

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from whisperq.errors import InputError
 from whisperq.models.ctc import build_ctc, load_ctc, read_ctc_config
@@ -43,13 +42,13 @@ class Family:
     output: Literal["tokens", "ctc"]  # one token after another, or a label for each frame
     claims: Claims  # of config.json, checked before anything is built
     read_config: Callable[[dict[str, Any]], PreTrainedConfig]
-    build: Callable[..., nn.Module]  # of a configuration; without weights worth anything
-    load: Callable[..., tuple[nn.Module, dict]]  # (folder, configuration, dtype) -> model, transformers' report
+    build: Callable[[Any], PreTrainedModel]  # of its own configuration, without weights worth anything
+    load: Callable[[Path, Any, torch.dtype], tuple[PreTrainedModel, dict]]  # and transformers' report
     processor: ProcessorFiles  # feature extractor and tokenizer
-    table: Callable[[nn.Module], Iterator[tuple[str, str]]]  # address and module of every site
+    table: Callable[[PreTrainedModel], Iterator[tuple[str, str]]]  # address and module of every site
     axis: Callable[[str], tuple[str, int]]  # of an address: what of it a batch pads, and in which dimension
     rows: Callable[[PreTrainedConfig, str], float]  # of an address: how often its products run for each encoder frame
-    stages: Callable[[nn.Module], list[str]]  # modules that all that follows hangs on, in the order of computation
+    stages: Callable[[PreTrainedModel], list[str]]  # modules that all that follows hangs on, in order of computation
     activations: tuple[str, ...]  # fields of the configuration that name activation functions
     has_decoder: bool = False
     recipes: tuple[str, ...] = ("gemm",)
@@ -63,10 +62,12 @@ def _read_whisper_config(content: dict[str, Any]) -> GatedWhisperConfig:
     return GatedWhisperConfig.from_dict(content)
 
 
-def _load_whisper(folder: Path, config: GatedWhisperConfig, dtype: torch.dtype) -> tuple[nn.Module, dict]:
-    model, report = GatedWhisperForConditionalGeneration.from_pretrained(
+def _load_whisper(folder: Path, config: GatedWhisperConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, dict]:
+    # With output_loading_info it gives a pair, of which its annotation does not know.
+    loaded: Any = GatedWhisperForConditionalGeneration.from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, key_mapping=WRAPPINGS
     )
+    model, report = loaded
     model.model.encoder.embed_positions.requires_grad_(False)  # sinusoids; loading forgets that they are fixed
     return model, report
 

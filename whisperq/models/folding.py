@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from whisperq.errors import InputError
 from whisperq.models.families import family_of
@@ -44,7 +44,7 @@ class Fold:
     period: int | None = None  # channels of which each head has its own, where a gate shares its columns among heads
 
 
-def foldable(model: nn.Module) -> dict[str, Fold]:
+def foldable(model: PreTrainedModel) -> dict[str, Fold]:
     """By site, all that can be scaled, in the order of computation."""
     sites, parameters = model_sites(model), dict(model.named_parameters())
     found = {site: _norm(model, r.norm, tuple(r.weights)) for site, r in norm_readers(model).items()}
@@ -61,13 +61,13 @@ def foldable(model: nn.Module) -> dict[str, Fold]:
     return {address: found[address] for address in sites if address in found}
 
 
-def _norm(model: nn.Module, module: str, readers: tuple[str, ...]) -> Fold:
+def _norm(model: PreTrainedModel, module: str, readers: tuple[str, ...]) -> Fold:
     width = len(model.get_parameter(f"{module}.weight"))
     shared = [w.shape[1] for name in readers if (w := model.get_parameter(name)).dim() == 2 and w.shape[1] < width]
     return Fold((f"{module}.weight", f"{module}.bias"), readers, min(shared, default=None))
 
 
-def weight_maxima(model: nn.Module, fold: Fold, width: int) -> Tensor:
+def weight_maxima(model: PreTrainedModel, fold: Fold, width: int) -> Tensor:
     """max|W_ij| (K) over all readers; K: `width` of the site."""
     found = []
     for name in fold.readers:
@@ -81,7 +81,7 @@ def alike(fold: Fold, values: Tensor) -> Tensor:
     return values if fold.period is None else common(values, fold.period)
 
 
-def whole_readers(model: nn.Module, fold: Fold, width: int) -> Tensor:
+def whole_readers(model: PreTrainedModel, fold: Fold, width: int) -> Tensor:
     """The weights that take in whole rows, one below the other: (N, K), of a convolution (N, width * K)."""
     weights = [model.get_parameter(name).detach() for name in fold.readers]
     if _convolves(weights[0], width):
@@ -90,7 +90,7 @@ def whole_readers(model: nn.Module, fold: Fold, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def fold(model: nn.Module, scales: Mapping[str, Tensor]) -> None:
+def fold(model: PreTrainedModel, scales: Mapping[str, Tensor]) -> None:
     """Scale these sites by s (K) each, in place; the outputs stay what they were."""
     folds = foldable(model)
     for site, s in scales.items():
@@ -103,7 +103,7 @@ def fold(model: nn.Module, scales: Mapping[str, Tensor]) -> None:
     divide(model, scales)
 
 
-def divide(model: nn.Module, scales: Mapping[str, Tensor]) -> None:
+def divide(model: PreTrainedModel, scales: Mapping[str, Tensor]) -> None:
     """Divide what no parameter can take in, for the model's lifetime and before any watcher sees it."""
     sites = model_sites(model)
     for site, s in divisors(scales).items():

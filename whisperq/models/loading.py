@@ -111,7 +111,16 @@ def require_whisper(folder: Path) -> None:
 def load_whisper(folder: Path, dtype: torch.dtype, device: str) -> GatedWhisperForConditionalGeneration:
     """Raises InputError as `load_model` and `require_whisper` do."""
     require_whisper(folder)
-    return load_model(folder, dtype, device)
+    model = load_model(folder, dtype, device)
+    assert isinstance(model, GatedWhisperForConditionalGeneration), f"{folder} holds no Whisper"
+    return model
+
+
+def load_whisper_processor(folder: Path) -> WhisperProcessor:
+    """As `load_processor`, of a folder that `require_whisper` takes."""
+    processor = load_processor(folder)
+    assert isinstance(processor, WhisperProcessor), f"{folder} holds no Whisper"
+    return processor
 
 
 def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel:
@@ -135,7 +144,8 @@ def load_model(folder: Path, dtype: torch.dtype, device: str) -> PreTrainedModel
     for name, values in model.state_dict().items():
         if not all_finite(values):
             raise InputError(f"the weights of {folder} are not finite: {name} holds NaN or infinite values")
-    return model.to(device).eval()
+    # transformers' decorator of `to` forgets that it is a method.
+    return model.to(device).eval()  # type: ignore[arg-type]
 
 
 def empty_model(config: GatedWhisperConfig) -> GatedWhisperForConditionalGeneration:

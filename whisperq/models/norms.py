@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq.models.layer_weights import layer_weights
 from whisperq.models.sites import canonical, model_sites
@@ -26,7 +27,7 @@ class NormReaders:
     weights: list[str] = field(default_factory=list)
 
 
-def norm_readers(model: nn.Module) -> dict[str, NormReaders]:
+def norm_readers(model: PreTrainedModel) -> dict[str, NormReaders]:
     """By the site of the norm's output; a gate that looks at each head reads it through its first layer alone."""
     sites = model_sites(model)
     parameters = dict(model.named_parameters())
@@ -44,7 +45,7 @@ def norm_readers(model: nn.Module) -> dict[str, NormReaders]:
 
 
 @torch.no_grad()
-def smooth(model: nn.Module, maxima: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+def smooth(model: PreTrainedModel, maxima: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """Fold smoothing into the model, in place; its outputs stay what they were.
 
     maxima: max|x_j| (d_model) by the site of a norm -> s (d_model) of each. A gate that heads share has one column for
@@ -52,13 +53,13 @@ def smooth(model: nn.Module, maxima: Mapping[str, Tensor], alpha: float) -> dict
     """
     readers, scales = norm_readers(model), {}
     for site, maximum in maxima.items():
-        norm = model.get_submodule(readers[site].norm)
+        gain, bias = (model.get_parameter(f"{readers[site].norm}.{name}") for name in ("weight", "bias"))
         weights = [model.get_parameter(name) for name in readers[site].weights]
         period = min([len(maximum), *(w.shape[1] for w in weights if w.dim() == 2)])
         largest = torch.stack([column_maxima(w, len(maximum)) for w in weights]).amax(dim=0)
-        moved = smoothing_scales(common(maximum, period), common(largest, period), alpha).to(norm.weight)
-        norm.weight.div_(moved)
-        norm.bias.div_(moved)
+        moved = smoothing_scales(common(maximum, period), common(largest, period), alpha).to(gain)
+        gain.div_(moved)
+        bias.div_(moved)
         for weight in weights:
             weight.mul_(columns(weight, moved))
         scales[site] = moved

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from whisperq.errors import UsageError
 from whisperq.models.families import family_of
@@ -64,7 +64,7 @@ class Plan:
 
 
 def make_plan(
-    model: nn.Module,
+    model: PreTrainedModel,
     recipe: str,
     exclude: Sequence[str] = (),
     encoder_only: bool = False,

@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from whisperq.errors import InputError
+from whisperq.models.gated_whisper import Gate
 from whisperq.models.sites import Site
 from whisperq.quant.observers.minmax import minmax_range
 from whisperq.quant.ranges import OBSERVERS, PER_BITWIDTH, Ends, Estimation, SiteRange, check_observer
@@ -37,7 +38,8 @@ def known_range(model: nn.Module, site: Site, heard: Ends | None = None) -> Ends
         return 0.0, 1.0
     if site.address == SPECTROGRAM:
         return heard
-    return (0.0, 1.0 / model.get_submodule(site.module).pi_init) if site.component == "gate" else None
+    module = model.get_submodule(site.module)
+    return (0.0, 1.0 / module.pi_init) if isinstance(module, Gate) and site.component == "gate" else None
 
 
 def write_ranges(

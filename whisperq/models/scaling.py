@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq.models.families import family_of
 from whisperq.models.folding import Fold, alike, fold, foldable, weight_maxima, whole_readers
@@ -57,7 +58,7 @@ class Findings:
 
 
 def scale(
-    model: nn.Module, plan: Plan, observed: Mapping[str, Observed], ranges: Mapping[str, ActivationRange],
+    model: PreTrainedModel, plan: Plan, observed: Mapping[str, Observed], ranges: Mapping[str, ActivationRange],
     estimate: Estimate, quantized: FakeWeight,
 ) -> Findings:  # fmt: skip
     """Search every site's scales and fold them into the model; one without outliers is left alone.
@@ -94,7 +95,7 @@ def widened(site: str, ends: Ends) -> Ends:
     return factor * ends[0], factor * ends[1]
 
 
-def _candidates(model: nn.Module, one: Fold, seen: Observed, windows: bool) -> dict[float, Tensor]:
+def _candidates(model: PreTrainedModel, one: Fold, seen: Observed, windows: bool) -> dict[float, Tensor]:
     magnitudes = alike(one, seen.magnitudes)
     maxima = weight_maxima(model, one, len(magnitudes))
     if windows:
@@ -103,7 +104,7 @@ def _candidates(model: nn.Module, one: Fold, seen: Observed, windows: bool) -> d
 
 
 def widen(
-    model: nn.Module, plan: Plan, raw: Mapping[str, Observed], found: Findings,
+    model: PreTrainedModel, plan: Plan, raw: Mapping[str, Observed], found: Findings,
     ranges: Mapping[str, ActivationRange], estimate: Estimate, quantized: FakeWeight, budget: float,
 ) -> None:  # fmt: skip
     """Choose massive channels within the budget, in parts of the integer products; adds to `found`.
@@ -141,7 +142,7 @@ def has_outliers(observed: Observed) -> bool:
     return outlier_ratio(observed.magnitudes) >= MASSIVE
 
 
-def site_readers(model: nn.Module, plan: Plan) -> dict[str, list[str]]:
+def site_readers(model: PreTrainedModel, plan: Plan) -> dict[str, list[str]]:
     """By quantized site, the quantized weights that read it."""
     found: dict[str, list[str]] = {}
     for weight in plan.weights:
@@ -149,17 +150,17 @@ def site_readers(model: nn.Module, plan: Plan) -> dict[str, list[str]]:
     return {site: names for site, names in found.items() if site in plan.activations}
 
 
-def _all_whole(model: nn.Module, names: list[str], width: int) -> bool:
+def _all_whole(model: PreTrainedModel, names: list[str], width: int) -> bool:
     """Whether every reader takes in whole rows; a gate that looks at each head does not."""
     return all(model.get_parameter(name).shape[1:] == (width,) for name in names)
 
 
-def _whole(model: nn.Module, names: list[str], width: int) -> Tensor:
+def _whole(model: PreTrainedModel, names: list[str], width: int) -> Tensor:
     weights = [model.get_parameter(name).detach() for name in names]
     return torch.cat([w for w in weights if w.dim() == 2 and w.shape[1] == width])
 
 
-def product_shares(model: nn.Module, plan: Plan) -> dict[str, float]:
+def product_shares(model: PreTrainedModel, plan: Plan) -> dict[str, float]:
     """By quantized site, its products' part of all multiplications with quantized inputs, over one window."""
     rows = family_of(model.config).rows
     work = {

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from whisperq.errors import UsageError
 from whisperq.models.families import family_of
@@ -61,7 +62,7 @@ class Site:
         return x[:, :length] if ".cross." in self.address else x[:, :length, :length]
 
 
-def model_sites(model: nn.Module) -> dict[str, Site]:
+def model_sites(model: PreTrainedModel) -> dict[str, Site]:
     """All sites of a model in the order of computation, by canonical address."""
     modules = dict(model.named_modules())
     family = family_of(model.config)
@@ -135,7 +136,7 @@ def watch(model: nn.Module, sites: Mapping[str, Site], watchers: Mapping[str, Wa
             if site.is_input:
                 handles.append(module.register_forward_pre_hook(_input_hook(watcher)))
             else:
-                handles.append(module.register_forward_hook(_output_hook(watcher)))
+                handles.append(module.register_forward_hook(_OutputHook(watcher)))
         yield
     finally:
         for handle in handles:
@@ -150,9 +151,11 @@ def _input_hook(watcher: Watcher) -> Callable:
     return hook
 
 
-def _output_hook(watcher: Watcher) -> Callable:
-    def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
-        return watcher(output)
+class _OutputHook:
+    """in_parts: whether the watcher takes scores and probabilities head by head."""
 
-    hook.in_parts = getattr(watcher, "in_parts", False)
-    return hook
+    def __init__(self, watcher: Watcher) -> None:
+        self.watcher, self.in_parts = watcher, bool(getattr(watcher, "in_parts", False))
+
+    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        return self.watcher(output)

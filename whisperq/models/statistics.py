@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from whisperq.errors import InputError
 from whisperq.models.plan import make_plan
@@ -24,19 +25,19 @@ CHANNELS = "channel_maxima.safetensors"
 REMEDY = "run whisperq calibrate --channel-maxima --force first"
 
 
-def product_inputs(model: nn.Module) -> list[str]:
+def product_inputs(model: PreTrainedModel) -> list[str]:
     """Sites whose channels are worth keeping: what products take in, but for a grouped convolution's."""
     sites = model_sites(model)
     modules = {a: model.get_submodule(sites[a].module) for a in make_plan(model, "gemm").activations}
     return [a for a, module in modules.items() if not (isinstance(module, nn.Conv1d) and module.groups > 1)]
 
 
-def channel_sites(model: nn.Module) -> list[str]:
+def channel_sites(model: PreTrainedModel) -> list[str]:
     """Sites of which every channel's ends are worth keeping: all but attention's inner ones and gates."""
     return [a for a, site in model_sites(model).items() if site.component not in ("scores", "probs", "gate")]
 
 
-def row_sample(model: nn.Module, address: str, each: int) -> RowSample:
+def row_sample(model: PreTrainedModel, address: str, each: int) -> RowSample:
     """Ready for a site's first batch; `each`: rows of a recording."""
     module = model.get_submodule(model_sites(model)[address].module)
     return RowSample(each, Window.of(module) if isinstance(module, nn.Conv1d) else None)
@@ -108,7 +109,7 @@ def read_observed(folder: Path, sites: Iterable[str]) -> dict[str, Observed]:
     }
 
 
-def check_widths(model: nn.Module, folder: Path) -> None:
+def check_widths(model: PreTrainedModel, folder: Path) -> None:
     """Raises InputError for statistics of other channels than the model's sites have."""
     sites = model_sites(model)
     for name, tensor in _tensors(folder).items():
@@ -120,7 +121,7 @@ def check_widths(model: nn.Module, folder: Path) -> None:
         width = next((getattr(module, way) for way in ways if hasattr(module, way)), None)
         if isinstance(module, nn.LayerNorm):
             width = module.normalized_shape[0]
-        if kind == "rows" and isinstance(module, nn.Conv1d):
+        if kind == "rows" and isinstance(module, nn.Conv1d) and width is not None:
             width *= module.kernel_size[0]
         if width not in (None, tensor.shape[1]):
             raise InputError(

@@ -8,8 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 ATTENTION = ("attn_norm", "q_proj", "k_proj", "v_proj", "gate", "scores", "probs", "context", "out_proj", "attn_sum")
 FRAMES_PER_TOKEN = 40  # encoder frames: 37 tokens in a window of 30 s, which is what ten seconds of reading have
@@ -58,7 +57,7 @@ POST_NORM = {
 }
 
 
-def whisper_table(model: nn.Module) -> Iterator[tuple[str, str]]:
+def whisper_table(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
     """Address and module of all sites of a gated Whisper, in the order of computation."""
     for name in ("conv1", "conv2"):
         yield f"enc.{name}:input", f"model.encoder.{name}:input"
@@ -93,7 +92,7 @@ def whisper_rows(config: PreTrainedConfig, site: str) -> float:
     return 2.0 if site == "enc.conv1:input" else 1.0
 
 
-def whisper_stages(model: nn.Module) -> list[str]:
+def whisper_stages(model: PreTrainedModel) -> list[str]:
     """Modules in the order of computation; each takes one tensor first, and all that follows hangs on it.
 
     Decoders see all of the encoder, so that no module of theirs is one.
@@ -103,7 +102,7 @@ def whisper_stages(model: nn.Module) -> list[str]:
     return [f"{encoder}.conv1", f"{encoder}.conv2", *layers, f"{encoder}.layer_norm"]
 
 
-def ctc_table(model: nn.Module) -> Iterator[tuple[str, str]]:
+def ctc_table(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
     """Address and module of all sites of a wav2vec 2.0 or HuBERT with a CTC head."""
     base, config = model.base_model_prefix, model.config
     for i in range(len(config.conv_dim)):
@@ -138,7 +137,7 @@ def ctc_rows(config: PreTrainedConfig, site: str) -> float:
     return math.prod(strides[before + 1 :])
 
 
-def ctc_stages(model: nn.Module) -> list[str]:
+def ctc_stages(model: PreTrainedModel) -> list[str]:
     """As `whisper_stages`. The positional convolution is no stage: the layers take in what it read, too."""
     base = model.base_model_prefix
     convolutions = [f"{base}.feature_extractor.conv_layers.{i}" for i in range(len(model.config.conv_dim))]

@@ -37,9 +37,10 @@ class QParams:
         if self.group is None:
             return self.scale, self.zero_point
         size = shape[self.scale.dim() - 1 :].numel()
-        return tuple(
+        scale, zero_point = (
             t.repeat_interleave(self.group, dim=-1)[..., :size].reshape(shape) for t in (self.scale, self.zero_point)
         )
+        return scale, zero_point
 
 
 def range_qparams(minimum: Tensor | float, maximum: Tensor | float, bits: int) -> QParams:

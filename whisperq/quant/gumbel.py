@@ -41,7 +41,8 @@ def priced(logits: Tensor, relative: Tensor, widths: Sequence[int], target: floa
     """a (layers, K), r (layers) -> a - v r b, differentiable with v a function of a; and v."""
     bits, a, r = torch.tensor(widths, dtype=torch.float64), logits.double(), relative.double()[:, None]
     with torch.no_grad():
-        solved = price = _price(a, r, bits, target, tau)
+        solved = _price(a, r, bits, target, tau)
+        price: Tensor | float = solved
         p = torch.softmax((a - price * r * bits) / tau, dim=-1)
         spread = p @ bits**2 - (p @ bits) ** 2
         slope = (r.squeeze(1) ** 2 * spread).mean() / tau  # by which the mean width falls with the price

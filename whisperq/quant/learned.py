@@ -14,6 +14,7 @@ Q_k is `quant.grid.fake_quantize` to the last bit. A candidate of probability ze
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,9 @@ class _Mixture(torch.autograd.Function):
     """Candidates are computed again in the backward pass: kept, they would take K times the weight's memory."""
 
     @staticmethod
-    def forward(ctx, weight, scales, probabilities, present):
+    def forward(
+        ctx: Any, weight: Tensor, scales: Tensor, probabilities: Tensor, present: Sequence[tuple[int, int, float]]
+    ) -> Tensor:
         ctx.save_for_backward(weight, scales, probabilities)
         ctx.present = present
         mixed = torch.zeros_like(weight)
@@ -71,7 +74,7 @@ class _Mixture(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         weight, scales, probabilities = ctx.saved_tensors
         to_weight, to_scales, to_probabilities = map(torch.zeros_like, (weight, scales, probabilities))
         for k, bits, p in ctx.present:

@@ -57,6 +57,8 @@ class SiteRange(Observations):
 
     def assume(self, number: int) -> None:
         """A batch whose values were not looked at, since their range is known."""
+        if self.known is None:
+            raise ValueError("a site without a known range has to be observed")
         self._note(*self.known, number)
 
     def _note(self, low: float, high: float, number: int | None) -> None:
@@ -72,7 +74,8 @@ class SiteRange(Observations):
         numbers = self.numbers + other.numbers
         order = sorted(range(len(numbers)), key=numbers.__getitem__)
         minima, maxima = self.minima + other.minima, self.maxima + other.maxima
-        self.numbers, self.minima, self.maxima = ([x[i] for i in order] for x in (numbers, minima, maxima))
+        self.numbers = [numbers[i] for i in order]
+        self.minima, self.maxima = [minima[i] for i in order], [maxima[i] for i in order]
         if self.histogram is not None and other.histogram is not None:
             self.histogram.merge(other.histogram)
 

@@ -25,6 +25,8 @@ class Window:
 
     @classmethod
     def of(cls, module: nn.Conv1d) -> "Window":
+        if isinstance(module.padding, str):
+            raise ValueError(f"a convolution's padding must be a number, not {module.padding!r}")
         return cls(module.kernel_size[0], module.stride[0], module.padding[0])
 
     def count(self, length: int) -> int:
@@ -63,7 +65,7 @@ class RowSample:
         """Add what was drawn from other batches, in the order of their numbers."""
         numbers, batches = self.numbers + other.numbers, self.batches + other.batches
         order = sorted(range(len(numbers)), key=numbers.__getitem__)
-        self.numbers, self.batches = ([x[i] for i in order] for x in (numbers, batches))
+        self.numbers, self.batches = [numbers[i] for i in order], [batches[i] for i in order]
 
     @property
     def rows(self) -> Tensor:

@@ -103,10 +103,11 @@ def half_grids(grid: QParams) -> tuple[QParams, QParams]:
     half = grid.quant_max.bit_length() // 2
     zero_point = int(grid.zero_point)
     high, low = zero_point >> half, zero_point & (2**half - 1)
-    return tuple(
+    first, second = (
         QParams(grid.scale * factor, torch.tensor(zero, dtype=torch.int32), 0, 2**half - 1)
         for factor, zero in ((2**half, high), (1, low))
     )
+    return first, second
 
 
 def half_codes(x: Tensor, grid: QParams) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,8 @@ def _column(word: str | None, heard: str | None, capitals: bool) -> tuple[str, s
 
 def stacked(labels: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells below one another, each as wide as its column's widest; a blank line between continued parts."""
-    room, lines = max(map(len, labels)) + 2, []
+    room = max(map(len, labels)) + 2
+    lines: list[str] = []
     for part in _parts(columns, COLUMNS - room):
         lines += [""] if lines else []
         for number, label in enumerate(labels):

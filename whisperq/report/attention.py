@@ -152,7 +152,11 @@ def _draw(axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, seconds: fl
         _write_tokens(axes.xaxis, columns.labels, size.width, rotation=90)
     if rows.labels:
         _write_tokens(axes.yaxis, rows.labels, size.height)
-    line = {"color": "white" if look["cmap"] == SEQUENTIAL else "black", "linewidth": 0.9, "dashes": (4, 2)}
+    line: dict[str, Any] = {
+        "color": "white" if look["cmap"] == SEQUENTIAL else "black",
+        "linewidth": 0.9,
+        "dashes": (4, 2),
+    }
     if _ends_within(columns, matrix.shape[1], seconds):
         axes.axvline(seconds, **line)
     if _ends_within(rows, matrix.shape[0], seconds):

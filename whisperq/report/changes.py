@@ -32,7 +32,7 @@ def _columns(a: Alignment, b: Alignment) -> list[tuple[str, str, str]]:
     columns = []
     for (extra_a, pair_a), (extra_b, pair_b) in zip(_places(a), _places(b), strict=True):
         columns += [_column(None, x, y) for x, y in zip_longest(extra_a, extra_b)]
-        if pair_a:
+        if pair_a and pair_b:
             columns.append(_column(pair_a[0], pair_a[1], pair_b[1]))
     return columns
 

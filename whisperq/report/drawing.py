@@ -22,7 +22,7 @@ from whisperq.report.narrowing import narrowing_figure, narrowings
 from whisperq.report.pareto import pareto_figure, points
 from whisperq.report.progress import say
 from whisperq.report.speed_tables import Speed
-from whisperq.report.systems import Subject, Subjects, plain_last
+from whisperq.report.systems import Model, Subject, Subjects, plain_last
 
 FOLDER = "figures"
 PAIRS = 4  # of calibrations side by side
@@ -147,7 +147,8 @@ def _ranges(gathered: Gathered) -> Iterator[Made]:
 
 
 def calibrated_pairs(gathered: Gathered) -> list[list[tuple[Entry, Subject]]]:
-    subjects, found = Subjects(gathered), {}
+    subjects = Subjects(gathered)
+    found: dict[Model, tuple[Entry, Subject]] = {}
     for entry in gathered.of_kind("calibration"):
         subject = subjects.of_input(entry)
         if subject and (entry.path / "ranges.json").is_file():

@@ -58,7 +58,8 @@ def style() -> Iterator[None]:
     """Our settings while a figure is built or saved; the caller's matplotlib stays as it was."""
     installed = set(font_manager.get_font_names())
     family = ["DejaVu Sans", *(f for f in _FALLBACK_FONTS if f in installed)]
-    with matplotlib.rc_context({**_STYLE, "font.family": family}), warnings.catch_warnings():
+    settings: dict[Any, Any] = {**_STYLE, "font.family": family}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
@@ -218,7 +219,7 @@ def kurtosis_figure(models: Mapping[str, Mapping[str, Statistics]], sites: Seque
         if height < 16:
             axes.bar_label(bars, fmt="{:,.1f}", padding=2, fontsize=6, bbox={"color": "white", "pad": 0.3})
             for y in centres[np.isnan(row)]:
-                place = {"transform": axes.get_yaxis_transform(), "va": "center"}
+                place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
                 axes.text(0.005, y, "undefined", fontsize=6, **place)
     axes.axvline(3, color="black", linewidth=0.8, linestyle="--", label="Gaussian = 3")
     _kurtosis_axes(axes, sites, height, np.nanmax([3.0, *sum(values.values(), [])]))

@@ -34,7 +34,7 @@ def kurtosis_series(log: Sequence[Mapping[str, Any]]) -> dict[str, Series]:
         part = "decoder, cross" if ".cross." in address else {"enc": "encoder", "dec": "decoder"}[address[:3]]
         line = _points(measured, lambda e, a=address: e.get("kurtosis_by_site", {}).get(a))
         panels.setdefault(part, {})[address.removesuffix(".out_proj")] = line
-    return panels
+    return dict(panels)
 
 
 def gate_series(log: Sequence[Mapping[str, Any]]) -> dict[str, Series]:

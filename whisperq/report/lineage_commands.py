@@ -92,7 +92,7 @@ def _given(entry: Entry, gathered: Gathered) -> dict[str, Any]:
     """The settings, less those that a command finds out itself where no flag says it."""
     config = dict(entry.config)
     if entry.kind == "comparison":
-        pair = [gathered.by_hash.get(entry.artifact.inputs.get(role, {}).get("sha256")) for role in ("a", "b")]
+        pair = [gathered.by_hash.get(entry.artifact.inputs.get(role, {}).get("sha256", "")) for role in ("a", "b")]
         scorers = {one.config.get("scorer", "jiwer") for one in pair if one} or {"jiwer"}
         if scorers == {config.get("scorer")}:
             del config["scorer"]

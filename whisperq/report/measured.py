@@ -129,7 +129,8 @@ def mean_rate(rates: Sequence[Rate]) -> Rate:
 
 def measure(gathered: Gathered, seed: int) -> dict[MeasuredSet, Rates]:
     """Every evaluation's hypotheses scored again, utterance by utterance."""
-    subjects, collected = Subjects(gathered), {}
+    subjects = Subjects(gathered)
+    collected: dict[MeasuredSet, tuple[np.ndarray, tuple[str, list[int]], dict[tuple[System, int | None], Trial]]] = {}
     evaluations = gathered.of_kind("evaluation")
     for entry in track(evaluations, len(evaluations), "report", "evaluations"):
         subject = subjects.of_input(entry)

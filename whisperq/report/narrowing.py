@@ -21,7 +21,9 @@ COLOURS = (*MODEL_COLOURS, "#D55E00", "#56B4E9")
 
 def bits_of(one: Distorted) -> int:
     """Of the activations."""
-    return int(BITS.fullmatch(one.model.numbers)["bits"])
+    if (match := BITS.fullmatch(one.model.numbers)) is None:
+        raise ValueError(f"{one.model.numbers} names no bits of activations")
+    return int(match["bits"])
 
 
 def narrowings(found: Sequence[Distorted]) -> dict[str, Panels]:
@@ -35,7 +37,7 @@ def narrowings(found: Sequence[Distorted]) -> dict[str, Panels]:
     for (title, scheme, gate), line in sorted(lines.items(), key=lambda item: (*item[0][:2], plain_last(item[0][2]))):
         if len({bits_of(one) for one in line}) > 1:
             titles.setdefault(title, {}).setdefault(scheme, {})[gate] = line
-    return titles
+    return dict(titles)
 
 
 @style()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -32,11 +33,11 @@ def points(measured: Measured, speeds: Mapping[System, Speed]) -> list[tuple[str
     """For each collection of sets that systems heard together what it is, and a point for each system of known size."""
     found = []
     for sets, rates in heard_together(measured):
-        known = {s: speeds[s] for s in rates if s in speeds and speeds[s].megabytes is not None}
+        known = {s: (v, size) for s in rates if (v := speeds.get(s)) and (size := v.megabytes) is not None}
         names = ", ".join(s.name for s in sets) if len(sets) <= NAMED else f"{len(sets)} sets"
         title = f"{'mean of ' if len(sets) > 1 else ''}{names}; {sum(s.words for s in sets):,} {sets[0].unit}s"
-        some = [(s, v, rates[s]) for s, v in sorted(known.items(), key=lambda x: x[0].order())]
-        found += apart(title, [Point(s, v.megabytes, v.rtfx, r.points, r.interval) for s, v, r in some])
+        some = [(s, *v, rates[s]) for s, v in sorted(known.items(), key=lambda x: x[0].order())]
+        found += apart(title, [Point(s, size, v.rtfx, r.points, r.interval) for s, v, size, r in some])
     return found
 
 
@@ -121,7 +122,7 @@ def _mark(axes: Axes, cost: float, point: Point, look: tuple[str, str, str]) -> 
 def _front(axes: Axes, corners: Sequence[tuple[float, float]], better: str) -> None:
     """A staircase: at this cost nothing here has a lower rate."""
     costs, rates = [c for c, _ in corners], [w for _, w in corners]
-    where = "post" if better == "left" else "pre"
+    where: Literal["post", "pre"] = "post" if better == "left" else "pre"
     if better == "right":
         costs, rates = costs[::-1], rates[::-1]
     axes.step(costs, rates, where=where, color="#9A9A9A", linewidth=1, linestyle="--", zorder=1)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
@@ -72,7 +72,7 @@ def stepping(name: str, total: int, done: int) -> Iterator[Callable[[str], None]
         yield lambda word: progress.update(task, advance=1, description=f"{name}: {word}")
 
 
-def say_how(runtime) -> None:
+def say_how(runtime: Any) -> None:
     """What runs a model, how much of it in integers, and what its user should know of that."""
     say(f"runtime: {runtime.name}, {runtime.products()}")
     for notice in runtime.notices:

@@ -44,7 +44,8 @@ def place(name: str) -> tuple[str, str]:
         return match[1], "cross.attention" if column == "cross" else column
     if "." not in name:
         return ("dec" if name.startswith("proj_out") else "enc"), name
-    return tuple(name.split(".", 1))
+    row, column = name.split(".", 1)
+    return row, column
 
 
 def rows(names: Iterable[str]) -> list[str]:

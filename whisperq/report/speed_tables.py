@@ -79,8 +79,8 @@ def speed_table(found: Mapping[System, Speed]) -> list[Grid]:
     rows, records = [], []
     for system, speed in found.items():
         whole = floats.get(_but_numbers(system))
-        known = whole and speed.megabytes and system.model.numbers != FLOAT
-        ratio = f"{whole / speed.megabytes:.2f} times smaller" if known else ""
+        smaller = whole and speed.megabytes and system.model.numbers != FLOAT and whole / speed.megabytes
+        ratio = f"{smaller:.2f} times smaller" if smaller else ""
         note = f"{speed.interval[0]:.0f}\u2013{speed.interval[1]:.0f}" if speed.interval else ""
         m = system.model
         words = (m.origin, m.layers, m.gate, m.numbers, system.execution, system.device)

@@ -94,8 +94,10 @@ class Subjects:
         if found is not None:
             return self.of_model(found)
         named = entry.artifact.inputs.get(role)
-        folder = Path(named["path"]) if named else None
-        if folder is None or not (folder / "config.json").is_file():
+        if named is None:
+            return None
+        folder = Path(named["path"])
+        if not (folder / "config.json").is_file():
             return None
         if artifact.is_artifact(folder):
             return self.of_model(Entry(artifact.load(folder, verify=False), named["sha256"], str(folder)))
@@ -137,8 +139,11 @@ def _place(entry: Entry) -> tuple[str, ...]:
 
 def _labelled(model: Model, label: str) -> Model:
     """Made from the same model as others of its title: it is the numbers that differ, or a float model's graph."""
-    field = "name" if model.numbers == FLOAT else "numbers"
-    return replace(model, **{field: f"{getattr(model, field)} ({label})"}) if label else model
+    if not label:
+        return model
+    if model.numbers == FLOAT:
+        return replace(model, name=f"{model.name} ({label})")
+    return replace(model, numbers=f"{model.numbers} ({label})")
 
 
 def model_name(folder: Path) -> str:

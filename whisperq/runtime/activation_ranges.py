@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq.errors import UsageError
 from whisperq.models.norms import norm_readers, smooth
@@ -58,7 +59,7 @@ def alpha_of(text: str) -> float | None:
 
 
 def prepare_activations(
-    network: nn.Module, plan: Plan, calibration: Path | None, config: QuantizeConfig
+    network: PreTrainedModel, plan: Plan, calibration: Path | None, config: QuantizeConfig
 ) -> Activations:
     """The ranges that this recipe's activations get; scales are folded into `network`, in place.
 
@@ -73,22 +74,26 @@ def prepare_activations(
     outliers = any(map(has_outliers, raw.values()))
     if outliers and config.observer is None and observer and OBSERVERS[observer].averages:
         observer = "minmax"  # an average clips what is rare, and a massive value that is clipped changes the function
-    estimate = _estimate(calibration, observer, bits) if calibration else None
+    estimate = _estimate(calibration, observer, bits) if calibration and observer else None
     if config.activations == "static":
+        assert calibration and observer, "static ranges come from a calibration"
         ends = site_ranges(calibration, plan.activations, observer, bits)
         found.ranges = {a: ActivationRange(widened(a, e) if outliers else e, bits) for a, e in ends.items()}
         found.results["observer"] = observer
     elif config.activations == "dynamic":
         found.dynamic = {a: PerToken(bits) for a in plan.activations}
     if alpha is not None:
+        assert calibration and estimate, "channels' maxima come from a calibration"
         _smooth_norms(network, calibration, plan, alpha, estimate, found)
     if raw:
+        assert estimate, "rows come from a calibration"
         _search(network, plan, raw, config, estimate, found)
     if config.massive not in (None, "auto", "none"):
         _name_wide(network, config.massive, found)
     elif config.massive == "auto" and config.recipe == "paper":
+        assert calibration, "channels' maxima come from a calibration"
         _widen_emulated(calibration, found)
-    if found.results["smoothed"] and found.ranges:
+    if observer and found.results["smoothed"] and found.ranges:
         scaled = found.results["smoothed_observer"] = _scaled_observer(observer)
         if scaled != observer:
             found.notices.append(
@@ -120,7 +125,7 @@ def _estimate(calibration: Path, observer: str, bits: int) -> Estimate:
 
 
 def _smooth_norms(
-    network: nn.Module, calibration: Path, plan: Plan, alpha: float, estimate: Estimate, found: Activations
+    network: PreTrainedModel, calibration: Path, plan: Plan, alpha: float, estimate: Estimate, found: Activations
 ) -> None:
     """SmoothQuant: the norms whose outputs are quantized, in place; their new ranges are exact for what was observed.
 
@@ -145,7 +150,7 @@ def _searched(config: QuantizeConfig) -> tuple[bool, bool]:
 
 def _rows(plan: Plan, calibration: Path | None, config: QuantizeConfig, found: Activations) -> dict[str, Observed]:
     """By site what the search goes by; nothing where nothing is searched."""
-    if not any(_searched(config)):
+    if calibration is None or not any(_searched(config)):
         return {}
     if not has_rows(calibration):
         found.notices.append(
@@ -155,7 +160,7 @@ def _rows(plan: Plan, calibration: Path | None, config: QuantizeConfig, found: A
 
 
 def _search(
-    network: nn.Module,
+    network: PreTrainedModel,
     plan: Plan,
     raw: Mapping[str, Observed],
     config: QuantizeConfig,
@@ -189,7 +194,7 @@ def wide_as_results(chosen: Findings) -> dict[str, Any]:
     return {s: {"channels": o.count, "products": o.cost, "error_saved": o.gain} for s, o in chosen.offers.items()}
 
 
-def _name_wide(network: nn.Module, patterns: str, found: Activations) -> None:
+def _name_wide(network: PreTrainedModel, patterns: str, found: Activations) -> None:
     """Whole sites on 16 bits, by name. Raises UsageError for one that is not quantized, or a convolution's."""
     for site in resolve(patterns, model_sites(network)):
         if site not in found.ranges:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from whisperq.data.waveforms import Waveforms
 from whisperq.models.ctc import frame_counts
@@ -53,7 +54,7 @@ def collapse(labels: Sequence[int], blank: int) -> list[int]:
 class PyTorchCtc:
     """The model as it is: float, or emulated where quantizers watch its sites. A batch's padding reaches nothing."""
 
-    def __init__(self, model: nn.Module, name: str = "float") -> None:
+    def __init__(self, model: PreTrainedModel, name: str = "float") -> None:
         self.model, self.name, self.notices = model, name, ()
 
     def logits(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
@@ -68,7 +69,7 @@ class PyTorchCtc:
         return float_products(self.model, self.name)
 
 
-def float_products(model: nn.Module, name: str) -> Products:
+def float_products(model: PreTrainedModel, name: str) -> Products:
     """All of a network that PyTorch computes in float."""
     sites = model_sites(model)
     layers = [w.address for w in layer_weights(model, sites)]

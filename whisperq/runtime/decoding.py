@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class Written:
     start: Start  # one row's
 
 
-def make_rules(codec: Codec, generation_config) -> Rules:
+def make_rules(codec: Codec, generation_config: Any) -> Rules:
     """Prompt, and suppressed tokens as `generate` reads them; the only limit is the decoder's own length.
 
     Who knows times: the checkpoints of OpenAI name the heads that follow the audio (`alignment_heads`), and so does
@@ -63,7 +64,7 @@ def make_rules(codec: Codec, generation_config) -> Rules:
     """
     signs = (getattr(generation_config, name, None) for name in ("alignment_heads", "trained_with_times"))
     prompt, languages = codec.prompt, tuple(codec.languages.values())
-    if codec.open_language:
+    if codec.open_language and codec.task is not None:
         prompt = (prompt[0], languages[0], codec.task, prompt[-1])
     return Rules(
         prompt,

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.utterance import Utterance
@@ -36,15 +37,15 @@ Sums = tuple[float, float]  # of a batch: errors and reference words, or noise a
 class Together(Protocol):
     """The processes that share the batches: `training.distributed.Processes`."""
 
-    main: bool
-
+    @property
+    def main(self) -> bool: ...
     def gather(self, value: Any) -> list[Any]: ...
     def any(self, flag: bool) -> bool: ...
     def batches(self, items: Sequence[Any], size: int) -> Iterator[tuple[int, list[Any]]]: ...
     def collect(self, found: Iterable[tuple[int, Any]]) -> list[Any]: ...
 
 
-def layers_of(model: nn.Module, observed: Iterable[str]) -> dict[str, list[Weight]]:
+def layers_of(model: PreTrainedModel, observed: Iterable[str]) -> dict[str, list[Weight]]:
     """Observed sites that integer products take in, in the order of computation, and the weights that read them."""
     plan, observed = make_plan(model, "gemm"), set(observed)
     found: dict[str, list[Weight]] = {a: [] for a in plan.activations if a in observed}
@@ -138,7 +139,7 @@ class Development:
     @contextmanager
     def _in_integers(self, trial: Trial, before: Mapping[str, Ends], number: int) -> Iterator[None]:
         """With the trial's layer and those before it quantized, and nothing computed that this batch's last run did."""
-        ranges = {**before, **({} if trial.layer is None else {trial.layer: tuple(trial.range)})}
+        ranges = {**before, **({} if trial.layer is None else {trial.layer: trial.ends})}
         grids = self.mixture.quantization.activations
         grids.clear()
         grids.update({a: range_qparams(*ends, trial.bits) for a, ends in ranges.items()})

@@ -7,7 +7,7 @@ shows at once; a line names its utterance by set and number, so that any number 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,7 +51,9 @@ def batches_by_length(utterances: Sequence[Utterance], size: int) -> list[Batch]
     return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
 
 
-def audio_ahead(loader: Loader, utterances: Sequence[Utterance], batches: Sequence[Batch]) -> Iterator[Loaded]:
+def audio_ahead(
+    loader: Loader, utterances: Sequence[Utterance], batches: Sequence[Batch]
+) -> Generator[Loaded, None, None]:
     """Each batch with its recordings, (samples,) each, read while the one before is heard."""
 
     def load(batch: Batch) -> Loaded:
@@ -71,10 +73,10 @@ def hear_batch(opened: Opened, name: str, loaded: Loaded, size: int) -> list[Hea
     began, before = time.perf_counter(), again_in_full(opened.runtime)
     ears = opened.runtime, opened.loader, opened.rules
     texts = transcribe_batch(ears, list(audio.values()), size, watch, opened.care)
-    times = {"wall": time.perf_counter() - began, **watch.seconds}
-    shares = {stage: seconds / len(audio) for stage, seconds in times.items()}
+    wall = (time.perf_counter() - began) / len(audio)
+    shares: dict[str, Any] = {stage: seconds / len(audio) for stage, seconds in watch.seconds.items()}
     rate = opened.loader.extractor.sampling_rate
-    lines = [Heard(name, n, t, len(audio[n]) / rate, **shares) for n, t in zip(audio, texts, strict=True)]
+    lines = [Heard(name, n, t, len(audio[n]) / rate, wall=wall, **shares) for n, t in zip(audio, texts, strict=True)]
     lines[0] = replace(lines[0], again=again_in_full(opened.runtime) - before)
     return [*lines, *unread]
 

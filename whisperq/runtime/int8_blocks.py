@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
-from whisperq.models.gated_whisper import GatedWhisperConfig
 from whisperq.runtime.int8_layers import Attention, FeedForward, Layers
 from whisperq.runtime.kernels import Heads, Norm
 from whisperq.runtime.products import Product
@@ -50,7 +50,7 @@ class Reader:
     """Whisper's blocks, put together from `Layers`."""
 
     layers: Layers
-    config: GatedWhisperConfig
+    config: PreTrainedConfig
 
     def encoder_layer(self, i: int) -> EncoderLayer:
         module, address = f"model.encoder.layers.{i}", f"enc.{i}"

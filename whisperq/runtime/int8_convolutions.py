@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whisperq.runtime.kernels import Grid, Kernels, Norm
-from whisperq.runtime.products import Product
+from whisperq.runtime.products import FloatProduct, MatmulProduct, OneDnnProduct, Product
 
 
 def windows(x: Tensor, width: int, stride: int) -> Tensor:
@@ -43,7 +43,7 @@ class TimeNorm:
 
     def into(self, convolution: "Convolution", x: Tensor) -> Product:
         """The convolution's product of this x, the norm in it."""
-        values = x if x.dtype != torch.uint8 else self.grid.values(x)
+        values = x if self.grid is None or x.dtype != torch.uint8 else self.grid.values(x)
         seen = windows(values, convolution.width, convolution.stride).double()
         mean = seen.mean(dim=0)
         centred = seen - mean
@@ -51,7 +51,10 @@ class TimeNorm:
         factor = self.gamma / (variance.clamp(min=0.0) + self.epsilon).sqrt()
         # (W w + b - mean y) * factor + beta: b cancels.
         bias = self.beta - self.weight @ mean * factor
-        return convolution.product.rescaled(factor.float(), bias.float())
+        product = convolution.product
+        if not isinstance(product, OneDnnProduct | MatmulProduct | FloatProduct):
+            raise TypeError(f"a {type(product).__name__} takes in no norm over time")
+        return product.rescaled(factor.float(), bias.float())
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,11 @@ class PositionalConvolution:
     def add(self, x: Tensor, kernels: Kernels) -> Tensor:
         """x (frames, channels), float32, and what this makes of it are added up, in the memory of x."""
         grid = self.products[0].grid
-        inputs = x if self.scale is None else torch.addcmul(self.shift, x, self.scale)
+        inputs = x if self.scale is None or self.shift is None else torch.addcmul(self.shift, x, self.scale)
         left, zero = self.width // 2, 0 if grid is None else grid.zero_point
         padded = F.pad(kernels.quantize(inputs, grid), (0, 0, left, self.width - 1 - left), value=zero)
         groups = zip(self.products, x.chunk(len(self.products), dim=1), strict=True)
-        inputs = padded.chunk(len(self.products), dim=1)
-        for own, (product, sums) in zip(inputs, groups, strict=True):
+        parts = padded.chunk(len(self.products), dim=1)
+        for own, (product, sums) in zip(parts, groups, strict=True):
             sums.add_(product.gelu(windows(own, self.width, 1), None))
         return x

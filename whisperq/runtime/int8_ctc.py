@@ -20,7 +20,7 @@ from whisperq.runtime.int8_convolutions import Convolution, PositionalConvolutio
 from whisperq.runtime.int8_layers import Attention, FeedForward, Layers
 from whisperq.runtime.int8_opening import check_gelu, choose_kernels, keep_freed_memory, open_integers
 from whisperq.runtime.interface import Products
-from whisperq.runtime.kernels import Heads, Norm
+from whisperq.runtime.kernels import Grid, Heads, Norm
 from whisperq.runtime.stored import Stored
 
 
@@ -138,7 +138,9 @@ class Reader:
         elif i == 0:
             weight, _ = layers.float_weight(f"{module}.conv")
             over_time = layers.norm(f"{module}.layer_norm")
-            norm = TimeNorm(layers.grid("cnn.0:input"), weight.double(), over_time.weight, over_time.bias)
+            grid = layers.grid("cnn.0:input")
+            inputs = grid if isinstance(grid, Grid) else None
+            norm = TimeNorm(inputs, weight.double(), over_time.weight, over_time.bias)
         return Convolution(product, self.config.conv_kernel[i], self.config.conv_stride[i], norm)
 
     def features_norm(self) -> Norm | None:

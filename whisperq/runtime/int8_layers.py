@@ -68,7 +68,10 @@ class Layers:
     def cache_scales(self, block: str) -> tuple[Tensor, Tensor] | None:
         """The scales of the channels of a block's keys and values; None where the model keeps them in float."""
         names = [f"{block}.{name}{CHANNEL_SCALE}" for name in ("k_proj", "v_proj")]
-        return tuple(map(self.tensor, names)) if names[0] in self.stored else None
+        if names[0] not in self.stored:
+            return None
+        keys, values = map(self.tensor, names)
+        return keys, values
 
     def product(self, site: str, layers: Sequence[tuple[str, str]]) -> Product:
         """One product of all layers (address, module) that take in the tensor at `site`."""
@@ -101,6 +104,8 @@ class Layers:
         grid, weight = self.grid(site), self.integer_weight(module)
         self._note(address, grid, weight, f"{module}.weight" in self.stored.grouped)
         if grid is not None and weight is not None:
+            if isinstance(grid, WideGrid):
+                raise TypeError(f"{site} is a convolution's input, which has no codes of 16 bits")
             return [self._integer(part, grid) for part in weight.chunk(groups)]
         values, bias = (t.chunk(groups) for t in self.float_weight(module))
         return [FloatProduct(*part, grid) for part in zip(values, bias, strict=True)]
@@ -127,7 +132,9 @@ class Layers:
             return NativeDynamicProduct(weight, grid, sums, self.kernels, few_rows)
         return DynamicProduct(weight, grid, sums)
 
-    def _note(self, address: str, grid: Grid | None, weight: IntegerWeight | None, grouped: bool) -> None:
+    def _note(
+        self, address: str, grid: Grid | WideGrid | TokenGrid | None, weight: IntegerWeight | None, grouped: bool
+    ) -> None:
         if grid is not None and weight is not None:
             self.integer.append(address)
         elif grouped:

@@ -7,7 +7,7 @@ over each tensor. Rows are (batch * length); a context is (rows, heads * head_di
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -115,19 +115,25 @@ class Cache:
         self.values[utterances, :, : start.past] = start.values
 
 
+# A Grid, whose codes are a Tensor, or a TokenGrid (dynamic.py), whose codes are TokenCodes: two of a pair, which the
+# annotation of one cannot say.
+AnyGrid = Any
+AnyCodes = Any
+
+
 class Kernels(Protocol):
     """Where a grid is given, the result is its codes, uint8; else float32."""
 
-    def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None, gelu: bool = False) -> Tensor:
+    def layer_norm(self, x: Tensor, norm: Norm, grid: AnyGrid, gelu: bool = False) -> AnyCodes:
         """x (rows, width), float32; gelu: of the norm."""
 
-    def quantize(self, x: Tensor, grid: Grid | None) -> Tensor:
+    def quantize(self, x: Tensor, grid: AnyGrid) -> AnyCodes:
         """x float32; without a grid, x itself."""
 
     def attention(
-        self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: Grid | None,
+        self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid,
         kept: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> AnyCodes:  # fmt: skip
         """Self-attention over whole utterances; qkv (rows, at least 3 * heads * head_dim). -> a context.
 
         kept (window, 2 * heads * head_dim): keys and values of the rows that qkv does not reach; the same for all.
@@ -137,8 +143,8 @@ class Kernels(Protocol):
         """keys, values (rows, heads * head_dim) into the cache."""
 
     def attend(
-        self, query: Tensor, cache: Cache, causal: int, heads: Heads, gate: GateLogits | None, grid: Grid | None
-    ) -> Tensor:
+        self, query: Tensor, cache: Cache, causal: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid
+    ) -> AnyCodes:
         """query (rows, heads * head_dim) against the cache; `causal`: its last entries are the queries' own.
 
         -> a context.

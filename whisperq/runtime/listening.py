@@ -3,21 +3,22 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from whisperq.data.batches import Loader
 from whisperq.data.pieces import Piece
 from whisperq.data.segments import Segment
 from whisperq.data.tokens import Codec
 from whisperq.runtime.beams import BeamRules
-from whisperq.runtime.ctc import CtcRules, CtcRuntime
+from whisperq.runtime.ctc import CtcRules
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import ONCE, Care, Decoding
-from whisperq.runtime.interface import Runtime
 from whisperq.runtime.seeking import Search
 from whisperq.runtime.starts import Question, Start
 from whisperq.runtime.stopwatch import Stopwatch
 
-AnyRuntime = Runtime | CtcRuntime
+# A Runtime with Rules, a CtcRuntime with CtcRules: two of a pair, which the annotation of one cannot say.
+AnyRuntime = Any
 AnyRules = Rules | CtcRules
 
 
@@ -39,7 +40,9 @@ class Tongues:
     def question(self) -> tuple[int, ...]:
         """All languages' tokens where they are listened for though one is given; a given one of no name is no match."""
         tokens = tuple(self.codec.languages.values())
-        return tokens if self.asked and len(tokens) > 1 and self.rules.prompt[1] in tokens else ()
+        if not (self.asked and len(tokens) > 1 and isinstance(self.rules, Rules)):
+            return ()
+        return tokens if self.rules.prompt[1] in tokens else ()
 
     def unknown(self, recording: int) -> bool:
         return self.open and recording not in self.heard
@@ -132,7 +135,7 @@ class Listener:
             else:
                 search.text(codec.decode(ids))
 
-    def _rows(self, features, windows: list[Piece]) -> list[list[int]]:
+    def _rows(self, features: Any, windows: list[Piece]) -> list[list[int]]:
         """The tokens of each window; none where nobody said them."""
         plain = not (self.care.wanted or self.tongues.open)
         if plain or not isinstance(self.rules, Rules) or isinstance(self.rules, BeamRules):

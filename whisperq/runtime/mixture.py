@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.models.families import family_of
@@ -37,7 +38,7 @@ class Mixture:
     """A float model of which any set of weights and activations can be quantized for a while."""
 
     def __init__(
-        self, model: nn.Module, quantization: Quantization, trained: Mapping[str, Tensor] | None = None
+        self, model: PreTrainedModel, quantization: Quantization, trained: Mapping[str, Tensor] | None = None
     ) -> None:
         """trained: parameters that the quantized model keeps in float, but that are other ones than this model's."""
         self.trained = dict(trained or {})
@@ -95,7 +96,7 @@ class Mixture:
 
 
 @torch.no_grad()
-def smooth_alike(model: nn.Module, quantized: nn.Module) -> None:
+def smooth_alike(model: PreTrainedModel, quantized: PreTrainedModel) -> None:
     """Fold into a float model, in place, the smoothing that its quantized one holds: grids fit smoothed tensors alone.
 
     s is the ratio of both models' norms; a channel that both its weight and its bias silence has none.
@@ -112,7 +113,7 @@ def smooth_alike(model: nn.Module, quantized: nn.Module) -> None:
     smooth(model, scales, alpha=1.0)  # s = max|x_j|^1 / max|w_j|^0: what stands for the maxima is s
 
 
-def trained_floats(model: nn.Module, quantized: nn.Module, quantization: Quantization) -> dict[str, Tensor]:
+def trained_floats(model: PreTrainedModel, quantized: PreTrainedModel, quantization: Quantization) -> dict[str, Tensor]:
     """What a training changed beside the quantized weights: the norms and biases that are the quantized model's own."""
     behind = {id(quantized.get_parameter(name)) for name in quantization.weights}  # a tied table has two names
     return {
@@ -125,7 +126,7 @@ def trained_floats(model: nn.Module, quantized: nn.Module, quantization: Quantiz
 def divide(mixture: Mixture, by: str) -> dict[str, Part]:
     """The parts of all that is quantized, in the order of computation."""
     order = list(mixture.sites)
-    members = [(a, None) for a in mixture.quantization.activations]
+    members: list[tuple[str, str | None]] = [(a, None) for a in mixture.quantization.activations]
     members += [(mixture.addresses[n], n) for n in mixture.quantization.weights]
     parts: dict[str, Part] = {}
     for address, parameter in sorted(members, key=lambda member: order.index(member[0])):

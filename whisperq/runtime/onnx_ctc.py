@@ -94,7 +94,7 @@ class Ctc:
         t, t + 1, ... are gathered for each t: (groups, batch, frames, width, d_in).
         """
         g, layers, site = self.layers.graph, self.layers, canonical(f"{address}:input")
-        kernel, groups = layers.stored.codes(weight), layers.config.num_conv_pos_embedding_groups
+        kernel, groups = layers.stored.integers(weight), layers.config.num_conv_pos_embedding_groups
         _, d_in, width = kernel.codes.shape
         codes = layers.codes(x, site)
         places = self.places(codes, address, width)

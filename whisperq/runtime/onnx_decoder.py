@@ -69,10 +69,11 @@ class Decoder:
         attention = Attention(self.layers, f"model.decoder.layers.{i}.self_attn", address, self.heads)
         known = attention.keys_and_values(x)
         if past:
-            known = tuple(
+            keys, values = (
                 g.op("Concat", past[f"decoder.{name}"], new, axis=2, name=f"{address}/{name}s")
                 for name, new in zip(("key", "value"), known, strict=True)
             )
+            known = keys, values
         self._present(f"{i}.decoder", known)
         return attention.run(x, known, mask)
 
@@ -124,7 +125,7 @@ class Decoder:
         """The tied table, stored once, (d_model, vocabulary): proj_out multiplies by it, tokens pick its columns."""
         layers, stored = self.layers, self.layers.stored
         if layers.count("proj_out", PROJECTION):
-            quantized = stored.codes(PROJECTION)
+            quantized = stored.integers(PROJECTION)
             projection = layers.dequantized(PROJECTION, quantized.codes.T, quantized.scale)
             return Vocabulary(PROJECTION, projection, quantized.scale)
         table = layers.float_weight(TABLE if TABLE in stored else PROJECTION)
@@ -135,7 +136,7 @@ class Decoder:
         """(batch, tokens, d_model) -> (batch, tokens, vocabulary)."""
         layers = self.layers
         if vocabulary.scale is not None and layers.is_wide("proj_out"):
-            codes = layers.stored.codes(PROJECTION)
+            codes = layers.stored.integers(PROJECTION)
             return wide_product(layers, x, "proj_out", WideWeight(PROJECTION, codes.codes.T, codes.scale))
         return layers.product("proj_out", layers.activation(x, "proj_out"), vocabulary.projection)
 

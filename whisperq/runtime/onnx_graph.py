@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -57,18 +58,19 @@ class Graph:
     def scalar(self, value: float) -> str:
         return self.constant(f"f/{value!r}", np.array(value, np.float32))
 
-    def op(self, kind: str, *inputs: str, name: str, **attributes) -> str:
+    def op(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
         """Append an operator; the name of its output is its own. A name that is taken is numbered."""
         count = self._taken[name] = self._taken.get(name, -1) + 1
         name = f"{name}/{count}" if count else name
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
-    def once(self, kind: str, *inputs: str, name: str) -> str:
+    def once(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
         """As `op`, but what was computed from the same inputs already is not computed again."""
-        if (kind, inputs) not in self._computed:
-            self._computed[kind, inputs] = self.op(kind, *inputs, name=name)
-        return self._computed[kind, inputs]
+        key = kind, inputs, *attributes.items()
+        if key not in self._computed:
+            self._computed[key] = self.op(kind, *inputs, name=name, **attributes)
+        return self._computed[key]
 
     def save(self, path: Path, limit: int = PROTOBUF_LIMIT) -> None:
         """Write the graph; constants beyond `limit` bytes in all go to `<file>_data` beside it."""
@@ -80,7 +82,7 @@ class Graph:
         tensors, offset = [], 0
         with open(data, "wb") if data else nullcontext() as file:
             for name, value in self.constants.items():
-                if file is None or value.nbytes <= SMALL:
+                if data is None or file is None or value.nbytes <= SMALL:
                     tensors.append(numpy_helper.from_array(value, name))
                     continue
                 offset = file.seek(math.ceil(offset / 4096) * 4096)  # on pages: engines map the file

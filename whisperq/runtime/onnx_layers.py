@@ -48,10 +48,10 @@ class Layers:
         name = f"{module}.weight"
         integer = self.count(address, name)
         if integer and self.is_wide(address):
-            codes = self.stored.codes(name)
-            weight = WideWeight(name, _columns(codes.codes), codes.scale * np.float32(factor))
+            codes = self.stored.integers(name)
+            wide = WideWeight(name, _columns(codes.codes), codes.scale * np.float32(factor))
             x = self.reshaped(x, split, f"{address}/split") if split else x
-            return self.biased(wide_product(self, x, address, weight), module, address, factor)
+            return self.biased(wide_product(self, x, address, wide), module, address, factor)
         weight = self.integer_weight(name, factor) if integer else self.float_weight(name, factor)
         y = self.product(address, self.activation(x, address, split), weight)
         return self.biased(y, module, address, factor)
@@ -59,7 +59,7 @@ class Layers:
     def is_wide(self, address: str) -> bool:
         """Whether channels of this layer's input have codes of 16 bits."""
         grid = self.stored.activations.get(canonical(f"{address}:input"))
-        return isinstance(grid, WideQParams) or (grid is not None and is_wide(grid))
+        return isinstance(grid, WideQParams) or (isinstance(grid, QParams) and is_wide(grid))
 
     def product(self, address: str, x: str, weight: str) -> str:
         return self.graph.op("MatMul", x, weight, name=address)
@@ -87,14 +87,14 @@ class Layers:
 
     def integer_weight(self, name: str, factor: float = 1.0) -> str:
         """The same as codes that are dequantized."""
-        weight = self.stored.codes(name)
+        weight = self.stored.integers(name)
         return self.dequantized(name, _columns(weight.codes), weight.scale * np.float32(factor))
 
     def dequantized(self, name: str, codes: np.ndarray, scale: np.ndarray) -> str:
         """Codes (d_in, d_out) and a scale for each column, or one for all -> their floats."""
-        scale = self.graph.constant(f"{name}.scale", scale.reshape(-1 if scale.size > 1 else ()))
-        codes = self.graph.constant(name, codes)
-        return self.graph.op("DequantizeLinear", codes, scale, name=f"{name}/dequantize", axis=1)
+        scales = self.graph.constant(f"{name}.scale", scale.reshape(-1 if scale.size > 1 else ()))
+        values = self.graph.constant(name, codes)
+        return self.graph.op("DequantizeLinear", values, scales, name=f"{name}/dequantize", axis=1)
 
     def activation(self, x: str, address: str, split: Sequence[int] = ()) -> str:
         """The input of the layer at `address` on its site's grid, where it has one; `split` reshapes it before."""
@@ -113,7 +113,7 @@ class Layers:
         if (divisor := self.stored.divisors.get(site)) is not None:
             divided = self.graph.constant(f"{site}.divisor", divisor.numpy())
             x = self.graph.once("Div", x, divided, name=f"{site}/divided")
-        return self.quantized(x, self.stored.activations[site], site)
+        return self.quantized(x, self.static(site), site)
 
     def quantized(self, x: str, grid: QParams, name: str) -> str:
         """x -> uint8 codes of this grid; x is clipped first where the grid is narrower."""
@@ -129,7 +129,13 @@ class Layers:
 
     def grid(self, site: str) -> tuple[str, str]:
         """The site's scale and zero_point."""
-        return self.named_grid(self.stored.activations[site], site)
+        return self.named_grid(self.static(site), site)
+
+    def static(self, site: str) -> QParams:
+        """The site's grid. Raises TypeError for one that is dynamic, or wide in some channels."""
+        if not isinstance(grid := self.stored.activations[site], QParams):
+            raise TypeError(f"{site} has no grid for all of its values")
+        return grid
 
     def named_grid(self, grid: QParams, name: str) -> tuple[str, str]:
         return (
@@ -158,7 +164,7 @@ class Layers:
         a quantized output, which QLinearConv asks for, is not in the recipe. Products both engines have.
         """
         g, site = self.graph, canonical(f"{address}:input")
-        kernel = self.stored.codes(weight)
+        kernel = self.stored.integers(weight)
         d_out, d_in, width = kernel.codes.shape
         codes = self.padded(self.codes(x, site), address, side, side) if side else self.codes(x, site)
         ends = [k - width + 1 or END for k in range(width)]  # the first one's last place, counted from the end

@@ -17,6 +17,8 @@ import torch
 from whisperq.models.sites import canonical
 from whisperq.quant.grid import QParams
 from whisperq.quant.wide import WideQParams
+from whisperq.runtime.onnx_graph import Graph
+from whisperq.runtime.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class WideWeight:
 class Layers(Protocol):
     """`onnx_layers.Layers`, as far as it is needed here."""
 
+    @property
+    def graph(self) -> Graph: ...
+    @property
+    def stored(self) -> Stored: ...
     def rounded(self, x: str, grid: QParams, name: str) -> str: ...
     def product(self, address: str, x: str, weight: str) -> str: ...
     def dequantized(self, name: str, codes: np.ndarray, scale: np.ndarray) -> str: ...
@@ -47,6 +53,8 @@ def wide_product(layers: Layers, x: str, address: str, weight: WideWeight) -> st
         parts.append(layers.product(address, layers.rounded(x, grid.main, site), main))
         indices = g.constant(f"{site}.channels", channels)
         x, codes, grid = g.once("Gather", x, indices, name=f"{site}/channels", axis=-1), narrow, grid.wide
+    if not isinstance(grid, QParams):
+        raise TypeError(f"{site} has no channels of 16 bits")
     matrix = layers.dequantized(f"{weight.name}.wide", codes, weight.scale)
     high_grid, low_grid = _halves(grid)
     high = layers.rounded(x, high_grid, f"{site}/high")

@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from whisperq.models.families import family_of
 from whisperq.models.sites import model_sites
@@ -20,12 +21,12 @@ from whisperq.models.sites import model_sites
 LIMIT = 2 * 2**30  # bytes of inputs that are kept; batches beyond are computed from the start each time
 
 
-def stages(model: nn.Module) -> list[str]:
+def stages(model: PreTrainedModel) -> list[str]:
     """Names of modules, in the order of computation; each takes one tensor first, and all that follows hangs on it."""
     return family_of(model.config).stages(model)
 
 
-def stage_of_sites(model: nn.Module) -> dict[str, int]:
+def stage_of_sites(model: PreTrainedModel) -> dict[str, int]:
     """By address the number of the last stage that begins no later than the site."""
     names, found, current = stages(model), {}, 0
     for address, site in model_sites(model).items():
@@ -52,7 +53,7 @@ class Kept:
 class Prefix:
     """Of every batch the input of the latest stage that it was run for."""
 
-    def __init__(self, model: nn.Module, limit: int = LIMIT) -> None:
+    def __init__(self, model: PreTrainedModel, limit: int = LIMIT) -> None:
         self.modules = [model.get_submodule(name) for name in stages(model)]
         self.stages, self.limit = stage_of_sites(model), limit
         self.kept: dict[int, Kept] = {}

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whisperq.runtime.kernels import Grid
+from whisperq.runtime.kernels import AnyCodes, AnyGrid, Grid
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,31 @@ class Rounding(Protocol):
 class Product(Protocol):
     """One matrix product. Its input is codes of `grid`, or float32 where that is None."""
 
-    grid: Grid | None
+    @property
+    def grid(self) -> AnyGrid: ...
 
-    def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def __call__(self, x: AnyCodes, dtype: torch.dtype = torch.float32) -> Tensor:
         """x (rows, K) -> (rows, N)."""
 
-    def add(self, x: Tensor, sum: Tensor) -> Tensor:
+    def add(self, x: AnyCodes, sum: Tensor) -> Tensor:
         """The product added to `sum` (rows, N), float32, whose memory may be reused."""
 
-    def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
+    def gelu(self, x: AnyCodes, grid: AnyGrid) -> AnyCodes:
         """gelu of the product: codes of `grid`, or float32."""
 
-    def rescaled(self, factor: Tensor, bias: Tensor) -> "Product":
-        """The same product times factor (N), with this bias (N) in the place of its own; its weight is shared."""
+
+class Finished:
+    """What else a product does, made of its call."""
+
+    def __call__(self, x: AnyCodes, dtype: torch.dtype = torch.float32) -> Tensor:
+        raise NotImplementedError
+
+    def add(self, x: AnyCodes, sum: Tensor) -> Tensor:
+        return sum.add_(self(x))
+
+    def gelu(self, x: AnyCodes, grid: AnyGrid) -> AnyCodes:
+        result = F.gelu(self(x))
+        return result if grid is None else grid.codes(result)
 
 
 BLOCK, WHOLE = 125, 1000  # rows
@@ -132,7 +144,7 @@ class OneDnnProduct:
         return other
 
 
-class MatmulProduct:
+class MatmulProduct(Finished):
     """Elsewhere: PyTorch's INT8 matrix product, s8 times s8 (on CUDA cublasLt's).
 
     It wants more than 16 rows, and K and N in multiples of 8: both are padded with zeros.
@@ -156,20 +168,13 @@ class MatmulProduct:
         sums = torch._int_mm(signed, self._transposed)[:rows, : self._outputs] - self._correction
         return torch.addcmul(self._bias, sums.float(), self._scale).to(dtype)
 
-    def add(self, x: Tensor, sum: Tensor) -> Tensor:
-        return sum.add_(self(x))
-
-    def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
-        result = F.gelu(self(x))
-        return result if grid is None else grid.codes(result)
-
     def rescaled(self, factor: Tensor, bias: Tensor) -> "MatmulProduct":
         other = copy(self)
         other._scale, other._bias = self._scale * factor, bias
         return other
 
 
-class FloatProduct:
+class FloatProduct(Finished):
     """A layer of which not both sides are quantized: float32, its input through `rounding` where there is one."""
 
     grid = None
@@ -182,20 +187,17 @@ class FloatProduct:
             x = self.rounding.rounded(x)  # the encoder's output comes as codes already
         return _linear(x, self.weight, self.bias).to(dtype)
 
-    add = MatmulProduct.add
-    gelu = MatmulProduct.gelu
-
     def rescaled(self, factor: Tensor, bias: Tensor) -> "FloatProduct":
         return FloatProduct(self.weight * factor[:, None], bias, self.rounding)
 
 
-class MixedProducts:
+class MixedProducts(Finished):
     """Several layers of one quantized input, of which some have a float weight: outputs side by side."""
 
-    def __init__(self, grid: Grid, parts: Sequence[Product]) -> None:
+    def __init__(self, grid: AnyGrid, parts: Sequence[Product]) -> None:
         self.grid, self.parts = grid, parts
 
-    def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def __call__(self, x: AnyCodes, dtype: torch.dtype = torch.float32) -> Tensor:
         values = self.grid.values(x)
         return torch.cat([part(values if part.grid is None else x, dtype) for part in self.parts], dim=1)
 

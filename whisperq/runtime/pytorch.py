@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.runtime.ctc import float_products
@@ -41,7 +41,9 @@ class Beyond:
 
     def update(self, key: Tensor, value: Tensor, _layer: int | None) -> Pair:
         self.own.append((key, value))
-        return (key, value) if self.kept is None else tuple(map(joined, (key, value), self.kept))
+        if self.kept is None:
+            return key, value
+        return joined(key, self.kept[0]), joined(value, self.kept[1])
 
 
 def joined(own: Tensor, kept: Tensor) -> Tensor:
@@ -52,8 +54,11 @@ def joined(own: Tensor, kept: Tensor) -> Tensor:
 class PyTorchRuntime:
     """The model as it is: float, or emulated where quantizers watch its sites."""
 
-    def __init__(self, model: GatedWhisperForConditionalGeneration, name: str = "float") -> None:
-        self.model, self.name, self.notices = model, name, ()
+    model: GatedWhisperForConditionalGeneration
+
+    def __init__(self, model: PreTrainedModel, name: str = "float") -> None:
+        self.model = model  # type: ignore[assignment]  # the family that writes tokens is this one
+        self.name, self.notices = name, ()
 
     def encode(self, features: Tensor) -> DecoderState:
         features = features.to(self.model.device, self.model.dtype)
@@ -75,7 +80,8 @@ class PyTorchRuntime:
                     whole[utterances, :, :count] = part
         cache = DynamicCache()
         for layer, pair in enumerate(cross):
-            cache.update(*pair, layer)
+            keys, values = pair
+            cache.update(keys, values, layer)
         # The cache has all that cross-attention needs; the decoder only wants to see that there is an encoder.
         seen = kept.encoded.expand(len(rows), -1, -1)
         return DecoderState(seen, EncoderDecoderCache(DynamicCache(), cache))

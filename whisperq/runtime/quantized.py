@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from whisperq.models.families import family_of
@@ -39,7 +39,7 @@ from whisperq.quant.grid import (
 )
 from whisperq.quant.packing import pack, unpack
 from whisperq.quant.wide import ActivationRange, WideQParams, fake_quantize_wide
-from whisperq.runtime.native.emulation import on_grid, on_token_grids
+from whisperq.runtime.native.emulation import Put, on_grid, on_token_grids
 from whisperq.runtime.tensors import CHANNEL_SCALE, QPARAMS, read_qparams
 
 GRIDS = {"rtn": weight_qparams, "mse": mse_weight_qparams}
@@ -83,7 +83,7 @@ class Fit:
 
 
 def quantize_weight(
-    model: nn.Module, weight: Weight, bits: int, symmetric: bool, per_channel: bool, fit: Fit = Fit()
+    model: PreTrainedModel, weight: Weight, bits: int, symmetric: bool, per_channel: bool, fit: Fit = Fit()
 ) -> QuantizedWeight:
     """A convolution's groups run over its flattened kernel, (input channels * width)."""
     values = model.get_parameter(weight.parameter).detach()
@@ -93,7 +93,7 @@ def quantize_weight(
 
 
 @torch.no_grad()
-def apply_weights(model: nn.Module, weights: Mapping[str, QuantizedWeight]) -> None:
+def apply_weights(model: PreTrainedModel, weights: Mapping[str, QuantizedWeight]) -> None:
     """Put the dequantized values in the place of the float ones; a tied table changes once, for both its uses."""
     for name, weight in weights.items():
         model.get_parameter(name).copy_(dequantize(weight.codes, weight.qparams))
@@ -109,14 +109,12 @@ def _quantizer(address: str, grid: ActivationGrid) -> Watcher:
     if isinstance(grid, WideQParams):
         return lambda x: fake_quantize_wide(x, grid, dim=1 if CONVOLVED.fullmatch(address) else -1)
     inner = address.endswith((".scores", ".probs"))
-    put = on_token_grids(grid.bits) if isinstance(grid, PerToken) else on_grid(grid, in_place=inner)
-    put.in_parts = inner
-    return put
+    return Put(on_token_grids(grid.bits) if isinstance(grid, PerToken) else on_grid(grid, in_place=inner), inner)
 
 
 def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
     """The number format of every tensor of a float model's folder, by name."""
-    found = {}
+    found: dict[str, torch.dtype] = {}
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, "pt") as file:
             found |= {plain_name(n): file.get_slice(n)[:0].dtype for n in file.keys() if file.get_slice(n).get_shape()}
@@ -124,7 +122,7 @@ def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
 
 
 def save_quantization(
-    model: nn.Module,
+    model: PreTrainedModel,
     quantization: Quantization,
     ranges: Ranges,
     folder: Path,
@@ -170,6 +168,8 @@ def _narrowed(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 def _activation(grid: ActivationGrid, covered: ActivationRange | None) -> dict[str, Any]:
     if isinstance(grid, PerToken):
         return {"quant_min": 0, "quant_max": 2**grid.bits - 1, "granularity": "per-token"}
+    if covered is None:
+        raise ValueError("a static grid is written with the range that it covers")
     return covered.as_dict()
 
 
@@ -213,7 +213,8 @@ def load_quantized(folder: Path, dtype: torch.dtype, device: str) -> tuple[PreTr
     apply_weights(model, weights)
     scales = read_scales(folder)
     divide(model, scales)
-    return model.to(device, dtype).eval(), Quantization(weights, activations, scales)
+    model.to(device, dtype)  # type: ignore[arg-type]  # transformers' decorator forgets that it is a method
+    return model.eval(), Quantization(weights, activations, scales)
 
 
 def read_weight(tensor: Callable[[str], Tensor], name: str, grid: Mapping[str, Any]) -> QuantizedWeight:

@@ -44,7 +44,19 @@ class Trial:
 
     @property
     def value(self) -> float:
-        return self.snr_db if self.wer is None else self.wer
+        """Raises ValueError where nothing was measured."""
+        measured = self.snr_db if self.wer is None else self.wer
+        if measured is None:
+            raise ValueError(f"nothing was measured of {self.layer or self.stage}")
+        return measured
+
+    @property
+    def ends(self) -> Ends:
+        """The range. Raises ValueError where the trial has none."""
+        if self.range is None:
+            raise ValueError(f"the trial {self.stage} of {self.layer} has no range")
+        low, high = self.range
+        return low, high
 
     def __str__(self) -> str:
         if self.layer is None:
@@ -78,6 +90,8 @@ class Criterion:
 
     def costly(self, alone: Mapping[str, float], exact: float | None) -> list[str]:
         if self.metric == "wer":
+            if exact is None:
+                raise ValueError("word error rates are compared with the float model's")
             return costly_by_wer(alone, exact, self.points)
         return costly_by_snr(alone, self.decibels)
 
@@ -116,7 +130,7 @@ def search(
         trials = desk.ask(candidates(layer, observed[layer], full[layer], bits), before)
         best = best_cut_off({t.cut_off: t.value for t in trials}, criterion.metric)
         decided = [replace(t, decision=CHOSEN if t.cut_off == best else None) for t in trials]
-        ranges[layer] = next(tuple(t.range) for t in decided if t.decision)
+        ranges[layer] = next(t.ends for t in decided if t.decision)
         desk.say(f"{next(t for t in decided if t.decision)}, the best of {len(trials)} ranges")
         log += decided
     return {layer: ranges[layer] for layer in costly}, log
@@ -124,6 +138,8 @@ def search(
 
 def candidates(layer: str, observed: SiteRange, full: Ends, bits: int) -> list[Trial]:
     """The full range, and each cut-off's that no other one has."""
+    if observed.histogram is None:
+        raise ValueError(f"no histogram was kept of {layer}")
     ranges: dict[Ends, float | None] = {full: None}
     for kept in CUT_OFFS:
         ranges.setdefault(stable_range(observed.histogram, kept, bits), kept)

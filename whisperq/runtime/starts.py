@@ -19,8 +19,10 @@ from whisperq.runtime.interface import Runtime
 class Prompted(Protocol):
     """`decoding.Rules`, as far as it is needed here."""
 
-    prompt: tuple[int, ...]
-    languages: tuple[int, ...]
+    @property
+    def prompt(self) -> tuple[int, ...]: ...
+    @property
+    def languages(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)

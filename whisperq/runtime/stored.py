@@ -64,6 +64,12 @@ class Stored:
         weight = self._quantized(name)
         return Codes(weight.codes.numpy(), weight.qparams.scale.numpy())
 
+    def integers(self, name: str) -> Codes:
+        """As `codes`, of a weight that is known to be one for integer products. Raises InputError where it is not."""
+        if (codes := self.codes(name)) is None:
+            raise InputError(f"{name} of {self.folder} has no codes that an integer product takes")
+        return codes
+
     def _quantized(self, name: str) -> QuantizedWeight:
         return read_weight(self._read, name, self.weights.get(name) or self.grouped[name])
 

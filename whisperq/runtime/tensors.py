@@ -134,7 +134,9 @@ def _wanted(content: Mapping[str, Any], expected: Expected) -> Iterator[tuple[st
         if grid["quant_min"] == 0:
             yield f"{name}.zero_point", (scales, ("I32",))
     for address in content.get("caches", {}):
-        width = expected.width(f"{address.removesuffix(address.rsplit('.', 1)[1])}context")
+        context = f"{address.removesuffix(address.rsplit('.', 1)[1])}context"
+        if (width := expected.width(context)) is None:
+            raise Wrong(f"{context} is no site of this model whose channels have scales")
         yield f"{address}{CHANNEL_SCALE}", ((width,), ("F32",))
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def transcribe_batch(
     return [" ".join(parts) for parts in texts]
 
 
-def cut(recording: int, audio: np.ndarray, extractor) -> list[Piece]:
+def cut(recording: int, audio: np.ndarray, extractor: Any) -> list[Piece]:
     """All of (samples,) that is no long pause; one piece where there is none inside and the window holds it."""
     sound = Whole(audio, extractor.sampling_rate)
     return list(pieces_of(recording, sound, extractor.n_samples, trim=False))

@@ -12,14 +12,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from whisperq import artifact
 from whisperq.disk import replace
 from whisperq.errors import InputError, UsageError, WhisperqError
 
 SETTINGS = "settings.json"
-Line = TypeVar("Line")  # a dataclass
+
+
+class Dataclass(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Line = TypeVar("Line", bound=Dataclass)
 
 
 class Unfinished:

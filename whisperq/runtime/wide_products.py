@@ -18,13 +18,13 @@ from torch import Tensor
 from whisperq.quant.grid import QParams, fake_quantize
 from whisperq.quant.wide import WideQParams, fake_quantize_wide, half_codes, half_grids
 from whisperq.runtime.dynamic import TokenCodes, TokenGrid
-from whisperq.runtime.kernels import Grid, Kernels
+from whisperq.runtime.kernels import AnyGrid, Grid, Kernels
 from whisperq.runtime.native.checks import address
 from whisperq.runtime.native.kernels import NativeKernels
 from whisperq.runtime.native.products import FEW, NARROW, FewRowsNarrowProduct, FewRowsWideProduct
-from whisperq.runtime.products import IntegerWeight, Product
+from whisperq.runtime.products import Finished, IntegerWeight, Product
 
-Integer = Callable[[IntegerWeight, Grid | TokenGrid], Product]
+Integer = Callable[[IntegerWeight, AnyGrid], Product]
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ class Halves:
     def __call__(self, x: Tensor) -> tuple[TokenCodes, TokenCodes]:
         rows = len(x)
         if rows not in self._grids:
-            self._grids = {rows: [
-                tuple(t.expand(rows).contiguous().to(x.device) for t in (g.scale.float(), g.zero_point))
-                for g in half_grids(self.grid.wide)
-            ]}  # fmt: skip
-        codes = self._codes(x).chunk(2)
-        return tuple(TokenCodes(half, *grid) for half, grid in zip(codes, self._grids[rows], strict=True))
+
+            def each(value: Tensor) -> Tensor:
+                return value.expand(rows).contiguous().to(x.device)
+
+            self._grids = {rows: [(each(g.scale.float()), each(g.zero_point)) for g in half_grids(self.grid.wide)]}
+        (high, low), (first, second) = self._codes(x).chunk(2), self._grids[rows]
+        return TokenCodes(high, *first), TokenCodes(low, *second)
 
     def _codes(self, x: Tensor) -> Tensor:
         channels, wide = self.grid.channels, self.grid.wide
@@ -101,12 +102,14 @@ class WideProduct:
     ) -> None:
         self._grid, self._kernels, self._halves = grid, kernels, Halves(grid, kernels)
         channels, halves = grid.channels, TokenGrid(grid.half_bits)
-        self._few = None
-        native = isinstance(kernels, NativeKernels) and kernels.multiplies_few_rows
+        self._few: FewRowsWideProduct | None = None  # where all channels are wide
+        self._few_wide: FewRowsNarrowProduct | None = None
+        self._main: Product | None = None
+        native = kernels if isinstance(kernels, NativeKernels) and kernels.multiplies_few_rows else None
         if channels is None:  # both halves add the bias
-            self._main, self._wide = None, integer(replace(weight, bias=weight.bias / 2), halves)
+            self._wide = integer(replace(weight, bias=weight.bias / 2), halves)
             if few_rows and native:
-                self._few = FewRowsWideProduct(weight, grid.wide, kernels)
+                self._few = FewRowsWideProduct(weight, grid.wide, native)
             return
         others = weight.codes.clone()
         others[:, channels] = 0
@@ -115,7 +118,7 @@ class WideProduct:
         narrow = replace(weight, codes=codes, bias=torch.zeros_like(weight.bias))
         self._wide = integer(narrow, halves)
         if native and codes.shape[1] <= NARROW:
-            self._few = FewRowsNarrowProduct(narrow, grid.wide, kernels)
+            self._few_wide = FewRowsNarrowProduct(narrow, grid.wide, native)
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         if self._main is not None:
@@ -132,20 +135,21 @@ class WideProduct:
 
     def _add_wide(self, x: Tensor, sum: Tensor) -> Tensor:
         """The wide channels' part added to `sum`."""
-        if self._few and len(x) <= FEW:
+        few = self._few or self._few_wide
+        if few and len(x) <= FEW:
             channels = self._grid.channels
-            return self._few.add(x.contiguous() if channels is None else x[:, channels], sum)
+            return few.add(x.contiguous() if channels is None else x[:, channels], sum)
         high, low = self._halves(x)
         return self._wide.add(low, self._wide.add(high, sum))
 
     def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
-        if self._main is None and self._few and len(x) <= FEW:
+        if self._few and len(x) <= FEW:
             return self._few.gelu(x.contiguous(), grid)
         y = F.gelu(self(x))
         return y if grid is None else self._kernels.quantize(y, grid)
 
 
-class SideBySide:
+class SideBySide(Finished):
     """Products of one float input, their outputs side by side."""
 
     grid = None

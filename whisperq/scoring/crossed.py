@@ -40,7 +40,7 @@ def resample_blocks(errors: np.ndarray, words: np.ndarray, seed: int, resamples:
 
 def resample_seeds(rates: np.ndarray, seed: int) -> np.ndarray:
     """Of one system (resamples, seeds) -> (resamples,)."""
-    resamples, seeds = rates.shape
+    seeds = rates.shape[1]
     if seeds == 1:
         return rates[:, 0]
     middle = rates.mean(axis=1, keepdims=True)

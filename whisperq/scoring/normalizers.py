@@ -97,10 +97,10 @@ def _unified(text: str) -> str:
     return text.translate(APOSTROPHES).translate(INVISIBLE)
 
 
-def symbols_to_spaces(text: str) -> str:
+def symbols_to_spaces(s: str) -> str:  # the argument is named as in what it stands in for
     """Symbols and punctuation become spaces; a mark stays with its letter, and one that has none is dropped."""
     found = " "
-    for c in unicodedata.normalize("NFKC", text.replace("i\u0307", "i")):  # the lower case of the Turkish dotted I
+    for c in unicodedata.normalize("NFKC", s.replace("i\u0307", "i")):  # the lower case of the Turkish dotted I
         kind = unicodedata.category(c)
         if kind[0] in "SP":
             found += " "

@@ -42,7 +42,7 @@ class TensorStatistics:
         low, high = (float(end) for end in torch.aminmax(x))
         if not math.isfinite(high - low):
             raise ValueError("outlier statistics need finite values, and this tensor holds NaN or infinity")
-        self._expect(x.shape[1])
+        per_dimension = self._expect(x.shape[1])
         inf_norm = max(-low, high)
         self.utterances += 1
         self.values += x.numel()
@@ -54,15 +54,15 @@ class TensorStatistics:
         squares = (x - x.mean()).square_()
         variance = squares.mean()
         outliers = (squares > _OUTLIER_DEVIATIONS**2 * variance).sum(dim=0)
-        self.outliers_per_dimension += outliers.cpu()
+        per_dimension += outliers.cpu()
         self._kurtosis_sum += Fraction(float(squares.square_().mean() / variance.square()))
 
     def merge(self, other: "TensorStatistics") -> None:
         """Add other utterances' statistics: the same as having seen their tensors too, in any order."""
         if other.outliers_per_dimension is None:
             return
-        self._expect(len(other.outliers_per_dimension))
-        self.outliers_per_dimension += other.outliers_per_dimension
+        per_dimension = self._expect(len(other.outliers_per_dimension))
+        per_dimension += other.outliers_per_dimension
         self.utterances += other.utterances
         self.constant_utterances += other.constant_utterances
         self.values += other.values
@@ -70,12 +70,14 @@ class TensorStatistics:
         self._kurtosis_sum += other._kurtosis_sum
         self._inf_norm_sum += other._inf_norm_sum
 
-    def _expect(self, dimensions: int) -> None:
+    def _expect(self, dimensions: int) -> Tensor:
+        """The counts of outliers (D,), to be added to in place."""
         if self.outliers_per_dimension is None:
             self.outliers_per_dimension = torch.zeros(dimensions, dtype=torch.int64)
         elif len(self.outliers_per_dimension) != dimensions:
             expected = len(self.outliers_per_dimension)
             raise ValueError(f"this site has {expected} dimensions, and now a tensor of {dimensions}")
+        return self.outliers_per_dimension
 
     def as_dict(self) -> dict:
         """The figures as plain numbers; kurtosis is NaN if every tensor was constant."""

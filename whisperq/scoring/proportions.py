@@ -70,8 +70,8 @@ class Pairs:
     def _correlation(self, one: int, two: int) -> float:
         n = self.total
         below = one * (n - one) * two * (n - two)
-        above = self.both * self.neither - self.first * self.second
-        above = max(above - n / 2, 0) if above > 0 else above
+        above = float(self.both * self.neither - self.first * self.second)
+        above = max(above - n / 2, 0.0) if above > 0 else above
         return above / math.sqrt(below) if below else 0.0
 
 

@@ -71,8 +71,8 @@ def _rows(
         groups["no speech"] = silent
     for title, members in groups.items():
         chosen = [i for i, kind in enumerate(kinds) if kind in members]
-        seen = [[sign(system[i]) for i in chosen] for system in (a, b)]
-        if not any(answer is None for answers in seen for answer in answers):
+        seen = [[answer for i in chosen if (answer := sign(system[i])) is not None] for system in (a, b)]
+        if all(len(answers) == len(chosen) for answers in seen):
             words = [[system[i].words for i in chosen] for system in (a, b)]
             more = fewer_or_more(*words) if name == "words" else {}
             yield {"symptom": name, "recordings": title, **paired(*seen), **more}

@@ -58,8 +58,8 @@ class ScoredSet:
     measure: str  # wer or cer
 
     def results(self, seed: int) -> dict[str, Any]:
-        loops = [u for u in self.utterances if u.loop]
-        named = [{"id": u.id, "ngram": u.loop.ngram, "times": u.loop.times} for u in loops[:NAMED_LOOPS]]
+        loops = [(u.id, loop) for u in self.utterances if (loop := u.loop)]
+        named = [{"id": name, "ngram": loop.ngram, "times": loop.times} for name, loop in loops[:NAMED_LOOPS]]
         return {
             "measure": self.measure,
             **self.words.as_dict(),
@@ -84,8 +84,8 @@ class ScoredSet:
         scored = [u for u in self.utterances if u.reference]
         if not scored:
             return {"cer": None, "reference_characters": 0}
-        found = jiwer.process_characters([u.reference for u in scored], [u.hypothesis for u in scored])
-        return {"cer": found.cer, "reference_characters": sum(len(u.reference) for u in scored)}
+        output = jiwer.process_characters([u.reference for u in scored], [u.hypothesis for u in scored])
+        return {"cer": output.cer, "reference_characters": sum(len(u.reference) for u in scored)}
 
 
 def score_set(

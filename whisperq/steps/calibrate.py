@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -30,6 +30,7 @@ from whisperq.models.ranges import known_range, write_ranges
 from whisperq.models.sites import model_sites, resolve, watch
 from whisperq.models.statistics import channel_sites, product_inputs, row_sample, watcher, write_statistics
 from whisperq.options import CalibrateConfig
+from whisperq.quant.merging import merged
 from whisperq.quant.ranges import Ends, Estimation, SiteRange
 from whisperq.quant.row_sample import ROWS, RowSample
 from whisperq.quant.smoothing import ChannelExtrema
@@ -41,8 +42,6 @@ from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.normalizers import normalizer_of
 from whisperq.training.distributed import Processes, alone, joined
 from whisperq.training.signals import stop_requested
-
-Merging = TypeVar("Merging", SiteRange, ChannelExtrema, RowSample)
 
 
 @dataclass(frozen=True)
@@ -221,17 +220,8 @@ def observe(
         for a in unseen:
             ranges[a].assume(number)
         seen.append((number, (len(batch.utterances), batch.seconds)))
-    shards = processes.gather(ranges), processes.gather(channels), processes.gather(rows)
-    return *map(merged, shards), counts(processes.collect(seen), config)
-
-
-def merged(shards: Sequence[dict[str, Merging]]) -> dict[str, Merging]:
-    """What all processes observed as one would have."""
-    first, *others = shards
-    for other in others:
-        for address, observed in other.items():
-            first[address].merge(observed)
-    return first
+    all_ranges, all_channels = merged(processes.gather(ranges)), merged(processes.gather(channels))
+    return all_ranges, all_channels, merged(processes.gather(rows)), counts(processes.collect(seen), config)
 
 
 def counts(seen: Sequence[tuple[int, float]], config: CalibrateConfig) -> dict[str, Any]:

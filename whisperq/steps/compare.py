@@ -79,7 +79,8 @@ def agreed_normalizer(name: str, both: Sequence[Evaluation], config: CompareConf
             f"in {name} the normalisers differ ({' and '.join(sorted(known))}); "
             "give --normalizer, by which both are scored anew"
         )
-    chosen = config.normalizer or next(iter(known), default)
+    agreed = next(iter(known), default)
+    chosen: str = config.normalizer or agreed
     if chosen != "english":
         return get_normalizer(chosen)
     mapping = agreed_spelling(both, config)

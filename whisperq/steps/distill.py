@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import WhisperProcessor
 
 from whisperq import artifact
 from whisperq.data.groups import UtteranceGroup
@@ -13,7 +12,7 @@ from whisperq.errors import InputError
 from whisperq.flags import Context
 from whisperq.models.descriptions import descriptions
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
-from whisperq.models.loading import compute_device, load_processor, load_whisper, local_folder, save_model
+from whisperq.models.loading import compute_device, load_whisper, load_whisper_processor, local_folder, save_model
 from whisperq.refusals import check_batches, check_weights, seconds_of
 from whisperq.report.progress import say, say_left_out, stepping
 from whisperq.training.checkpoints import Checkpoints, Progress
@@ -95,7 +94,7 @@ class Pupil:
         self.autocast = autocast_dtype(context.dtype, device)
         descriptions(student)  # as in init-student: no link out of the folder is followed
         self.student, taught_by = load_pair(student, teacher, device)
-        self.processor: WhisperProcessor = load_processor(student)
+        self.processor = load_whisper_processor(student)
         self.material = prepare(self.student, self.processor, data, config, context, processes)
         for notice in self.material.notices():
             say(notice)
@@ -105,7 +104,8 @@ class Pupil:
         """The best weights as a model folder, with the metrics and what was reached."""
         self.distiller.load_weights(load_file(checkpoints.best_path(reached.best_step)))
         if self.distiller.config.timestamp_prob:
-            self.student.generation_config.trained_with_times = True  # `transcribe` asks for them then
+            # `transcribe` asks for them then; what a GenerationConfig holds its annotations do not limit.
+            self.student.generation_config.trained_with_times = True  # type: ignore[attr-defined]
         save_model(self.student, self.processor, draft.folder)
         shutil.copy(checkpoints.folder / METRICS, draft.folder / METRICS)
         draft.results |= self.material.results(reached, self.autocast)

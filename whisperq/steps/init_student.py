@@ -12,8 +12,8 @@ from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForCon
 from whisperq.models.layers import copied_layers, parse_indices
 from whisperq.models.loading import (
     compute_device,
-    load_processor,
     load_whisper,
+    load_whisper_processor,
     local_folder,
     parameter_count,
     save_model,
@@ -32,7 +32,7 @@ def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, cont
     with artifact.create(out, "student", "init-student", context.settings(config), inputs, context.force) as draft:
         descriptions(folder)  # what they hold is saved anew, so that a link out of the folder is refused here as well
         source = load_whisper(folder, torch.float32, "cpu")
-        processor = load_processor(folder)
+        processor = load_whisper_processor(folder)
         check_gates(source.config, config)
         layer_map = choose_layers(source.config, config)
         torch.manual_seed(context.seed)  # the mlp gate's hidden layer starts at random

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from whisperq import artifact
 from whisperq.data.batches import Batch
@@ -181,7 +182,7 @@ class Work:
         }
 
 
-def check_family(model: torch.nn.Module, config: MixedPrecisionConfig) -> None:
+def check_family(model: PreTrainedModel, config: MixedPrecisionConfig) -> None:
     """Raises UsageError for settings of another family's data."""
     if family_of(model.config).input == "log-mel":
         return

@@ -17,7 +17,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.hashing import bytes_sha256
 from whisperq.models.loading import require_whisper
-from whisperq.models.sites import absolute, model_sites, watch
+from whisperq.models.sites import Watcher, absolute, model_sites, watch
 from whisperq.options import PlotAttentionConfig
 from whisperq.report.attention import AttentionPicture, Axis, plot_grid, plot_head
 from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
@@ -110,6 +110,8 @@ def choose_heads(head: str, block: str, opened: OpenedModel) -> list[int]:
 def look(opened: OpenedModel, block: str, utterance: Utterance) -> AttentionPicture:
     """Everything that the pictures of one block show."""
     batch = opened.loader.labelled([utterance])
+    if batch is None:
+        raise InputError(f"{utterance.origin} cannot be used")
     queries, keys = axes(block, opened, batch)
     return AttentionPicture(block, *observe(opened, block, batch), queries, keys, utterance.id, batch.seconds)
 
@@ -119,7 +121,7 @@ def observe(opened: OpenedModel, block: str, batch: Batch) -> tuple[np.ndarray, 
     """Probabilities (heads, queries, keys) and values (heads, keys, d_head); watching forces the explicit path."""
     seen: dict[str, torch.Tensor] = {}
 
-    def keep(name: str):
+    def keep(name: str) -> Watcher:
         return lambda x: seen.update({name: x[0].float().cpu()})
 
     watchers = {f"{block}.{name}": keep(name) for name in ("probs", "v_proj")}

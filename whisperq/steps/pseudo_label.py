@@ -26,6 +26,7 @@ from whisperq.flags import Context
 from whisperq.models.loading import compute_device, local_folder, require_whisper
 from whisperq.report.progress import bar, say, say_again, say_how, say_left_out
 from whisperq.report.sets import warn_of_changes
+from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
 from whisperq.runtime.opening import Opened, open_model, with_padding
@@ -61,9 +62,9 @@ def pseudo_label(
     book = LabelBook(out, settings, inputs)
     with joined(compute_device(context.device)) as processes, alone(out, "pseudo-label", processes):
         book.look("pseudo-label", context.force)
-        with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as opened:
+        with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as whole:
             inputs = artifact.all_read(inputs)
-            opened = with_padding(opened, config.padding)
+            opened = with_padding(whole, config.padding)
             say_how(opened.runtime)
             care = careful(opened.rules, config.temperature_fallback, context.seed)
             ears = replace(opened, runtime=Stoppable(opened.runtime, stopping), care=care)
@@ -93,6 +94,8 @@ def listen(
     stopping: Callable[[], bool],
 ) -> None:
     """Label what is not labelled yet. A batch is made up, and so padded and summed, as if nothing had been done."""
+    rules = opened.rules
+    assert isinstance(rules, Rules), "the model is a Whisper"
     processes.wait()  # all have looked at what lies there
     if processes.main:
         book.prepare()
@@ -112,7 +115,7 @@ def listen(
             for batch in together[processes.rank : processes.rank + 1]:
                 part = utterances[batch.start : batch.stop]
                 try:
-                    found = label_batch(opened.runtime, opened.loader, opened.rules, part, batch.start, opened.care)
+                    found = label_batch(opened.runtime, opened.loader, rules, part, batch.start, opened.care)
                     keep([label for label in found if label.number not in done])
                 except Stopped:  # in the middle of it
                     lost = len(batch)

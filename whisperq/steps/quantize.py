@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
@@ -53,6 +54,8 @@ def quantize(
         check_calibration(calibration, inputs["model"])
     exclude = config.exclude
     if config.keep_worst:
+        if sensitivity is None:
+            raise UsageError("--keep-worst goes by a sensitivity; run whisperq sensitivity first")
         inputs["sensitivity"] = artifact.reference(sensitivity)
         exclude += worst_parts(sensitivity, config.keep_worst, inputs["model"])
     with artifact.create(out, "quantized", "quantize", context.settings(config), inputs, context.force) as draft:
@@ -163,7 +166,7 @@ def scheme(config: QuantizeConfig) -> dict[str, Any]:
     }
 
 
-def quantized_weights(network: nn.Module, plan: Plan, config: QuantizeConfig) -> dict[str, QuantizedWeight]:
+def quantized_weights(network: PreTrainedModel, plan: Plan, config: QuantizeConfig) -> dict[str, QuantizedWeight]:
     symmetric = config.recipe == "gemm"
     per_channel = symmetric if config.per_channel is None else config.per_channel
     fit = Fit(config.weights, config.group)
@@ -172,7 +175,7 @@ def quantized_weights(network: nn.Module, plan: Plan, config: QuantizeConfig) ->
 
 
 def cached_grids(
-    network: nn.Module,
+    network: PreTrainedModel,
     calibration: Path | None,
     config: QuantizeConfig,
     exclude: Sequence[str],
@@ -184,7 +187,7 @@ def cached_grids(
     Raises UsageError for a model without any, InputError where int8 is asked for and the calibration kept no channels.
     """
     static = config.recipe == "gemm" and config.activations == "static" and not config.encoder_only
-    if config.cross_cache == "float" or not static:
+    if config.cross_cache == "float" or not static or calibration is None:
         return {}
     sites, channels = cache_sites(network, exclude), held_channels(calibration)
     if config.cross_cache == "int8" and not sites:
@@ -199,7 +202,8 @@ def cached_grids(
         return {}
     for site in sites:
         if (s := scales.get(site.replace("v_proj", "context"))) is not None and site.endswith("v_proj"):
-            channels[site] = tuple(ends / s for ends in channels[site])
+            low, high = channels[site]
+            channels[site] = low / s, high / s
     return cache_grids(channels, sites)
 
 

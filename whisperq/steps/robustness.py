@@ -27,7 +27,7 @@ from whisperq.options import RobustnessConfig
 from whisperq.report.cells import markdown
 from whisperq.report.progress import say_how, say_left_out, track
 from whisperq.report.robustness import robustness_tables
-from whisperq.runtime.decoding import with_times
+from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.opening import Opened, open_runtime
 from whisperq.runtime.transcription import AnyRules, cut, hear
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
@@ -72,7 +72,7 @@ def robustness(
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("whisperq robustness works in one process; start it without torchrun, or as one task")
     lists = {s.name: read_all([s], config.skip_bad) for s in test}
-    inputs = {"model": artifact.reference(model), "float": artifact.reference(floats)}
+    inputs: dict[str, dict[str, str]] = {"model": artifact.reference(model), "float": artifact.reference(floats)}
     sealed = artifact.load(model, "quantized")
     if sealed.inputs["model"]["sha256"] != inputs["float"]["sha256"]:
         raise InputError(f"{model} was made from another model than {floats}")
@@ -111,7 +111,7 @@ def listen(
         normalize = normalizer_of(rule, opened.processor.tokenizer)
         plain = transcripts(opened, opened.rules, recordings, config.batch_size)
         timed = None
-        if opened.rules.knows_times:
+        if isinstance(opened.rules, Rules) and opened.rules.knows_times:
             rules = with_times(opened.rules, opened.loader.codec)
             timed = transcripts(opened, rules, recordings, config.batch_size)
         how = {
@@ -158,7 +158,7 @@ def examine(
 def heard(a: System, b: System) -> Iterator[dict[str, Any]]:
     """One line for each recording, what both made of it; a is the float model."""
     for i, recording in enumerate(a.recordings):
-        line = {"id": recording.name, "kind": recording.kind, "text": recording.text}
+        line: dict[str, Any] = {"id": recording.name, "kind": recording.kind, "text": recording.text}
         for name, system in (("float", a), ("quantized", b)):
             times = {"segments": [asdict(s) for s in system.timed[i]]} if system.timed else {}
             line[name] = {"pred_text": system.texts[i], **times, **asdict(system.symptoms[i])}

@@ -19,7 +19,7 @@ from whisperq.options import TranscribeConfig
 from whisperq.report.progress import bar, say, say_again, say_how
 from whisperq.report.scribe import Scribe, check_writable
 from whisperq.report.transcripts import STDIN, named_once, output_files
-from whisperq.runtime.decoding import with_times
+from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.fallback import Care
 from whisperq.runtime.listening import AnyRules, Tongues, hear
 from whisperq.runtime.opening import Opened, open_runtime
@@ -104,9 +104,11 @@ def open_recording(name: str) -> Utterance:
 def choose_rules(opened: Opened, config: TranscribeConfig) -> AnyRules:
     """With the model's own times where it knows them, or they are asked for. Raises UsageError."""
     wanted = opened.rules.knows_times if config.timestamps is None else config.timestamps
-    if wanted and not opened.loader.codec.times:
+    if not wanted:
+        return opened.rules
+    if not isinstance(opened.rules, Rules) or not opened.loader.codec.times:
         raise UsageError("this model's vocabulary has no times; leave out --timestamps")
-    return with_times(opened.rules, opened.loader.codec) if wanted else opened.rules
+    return with_times(opened.rules, opened.loader.codec)
 
 
 def times_of(rules: AnyRules) -> str:
@@ -191,7 +193,7 @@ class Task:
         title = f"{name_of(heard.code)}, probability {heard.probability:.2f}"
         if tongues.open:
             say(f"language of {recording.id}: {title}")
-        elif heard.probability >= SURE and of_prompt <= UNLIKELY:
+        elif isinstance(tongues.rules, Rules) and heard.probability >= SURE and of_prompt <= UNLIKELY:
             given = name_of(tongues.code(tongues.rules.prompt[1]))
             say(
                 f"warning: {recording.id} sounds like {title}, but is transcribed as {given}; "

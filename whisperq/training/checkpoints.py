@@ -155,7 +155,10 @@ class Checkpoints:
             partial.unlink(missing_ok=True)
             raise self._failed(f"the best weights, those of step {step},", error) from error
 
-    def best_path(self, step: int) -> Path:
+    def best_path(self, step: int | None) -> Path:
+        """Raises TrainingError for None, where no step was found the best."""
+        if step is None:
+            raise TrainingError("no step of the training has been called the best, so that it has no result")
         return self.folder / f"best-{step:08d}.safetensors"
 
     def clear_half_written(self) -> None:

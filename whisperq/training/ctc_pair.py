@@ -9,17 +9,21 @@ both are divided by the number of labels, as the caller does.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.tokens import IGNORED
 from whisperq.training.losses import Weighting, kl_sum
+from whisperq.training.training_pair import TrainingPair
 
 
-class CtcPair(nn.Module):
+class CtcPair(TrainingPair):
     """Its parameters are the student's; the teacher is frozen and no part of it."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, weighting: Weighting, dtype: torch.dtype) -> None:
+    def __init__(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, weighting: Weighting, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.student, self.weighting, self.task = student, weighting, "ctc"
         for name, parameter in student.named_parameters():

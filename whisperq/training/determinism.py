@@ -3,10 +3,13 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from whisperq.errors import UsageError
+
+FILLING: Any = torch.utils.deterministic  # a module with a property, of which its annotations do not know
 
 
 def prepare_determinism() -> None:
@@ -22,11 +25,11 @@ def prepare_determinism() -> None:
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
     """Equal bits from equal input and thread count: scattered gradients are otherwise summed in any order."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled(), FILLING.fill_uninitialized_memory
     torch.use_deterministic_algorithms(wanted or before[0])
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it costs percents, and nothing here reads such memory
+    FILLING.fill_uninitialized_memory = False  # it costs percents, and nothing here reads such memory
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]
+        FILLING.fill_uninitialized_memory = before[1]

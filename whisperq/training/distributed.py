@@ -75,7 +75,9 @@ class Processes:
 
     def result(self, out: Path) -> Artifact:
         """The artifact that the first process has written, for all: another node's file system may not show it yet."""
-        return self.gather(load(out) if self.main else None)[0]
+        sealed = self.gather(load(out) if self.main else None)[0]
+        assert sealed is not None, "the first process has written it"
+        return sealed
 
     def wait(self) -> None:
         """Until all are here."""

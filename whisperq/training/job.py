@@ -107,7 +107,7 @@ class Beginning:
             if not (found := [p for p in training.around.processes.gather(problem) if p]):
                 return
             problems[start.path] = found[0]
-            start = self.older(known=problems)
+            start = self.older(problems)
 
     def draft(self, all_read: bool = False) -> AbstractContextManager[artifact.Draft]:
         """The artifact, to be filled; all_read: whether `artifact.all_read` has seen its inputs, perhaps days ago."""

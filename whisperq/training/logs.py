@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whisperq.disk import sync
 from whisperq.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS = "metrics.jsonl"
 
@@ -15,7 +18,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, report_to: str, length: int, step: int) -> None:
         """`length`: bytes of the file that belong to the steps so far; `step`: their number."""
-        self.file = open(folder / METRICS, "ab")  # noqa: SIM115  closed by `close`
+        self.file = open(folder / METRICS, "ab")  # closed by `close`
         self.file.truncate(min(length, self.file.seek(0, 2)))  # never longer: that would fill it with zeros
         self.board = _board(folder / "tensorboard", step) if report_to == "tensorboard" else None
 
@@ -38,7 +41,7 @@ class MetricsLog:
             self.board.close()
 
 
-def _board(folder: Path, step: int):
+def _board(folder: Path, step: int) -> "SummaryWriter":
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -22,6 +22,7 @@ from whisperq.training.determinism import deterministic
 from whisperq.training.distributed import ALONE, Processes
 from whisperq.training.losses import Weighting
 from whisperq.training.pair import Pair, Whisper
+from whisperq.training.training_pair import TrainingPair
 from whisperq.training_options import DistillConfig, TrainingConfig
 
 
@@ -84,7 +85,8 @@ def recompute_layers(student: nn.Module) -> None:
     """Each layer keeps its input alone, and computes the rest again in the backward pass."""
     for layer in (m for m in student.modules() if isinstance(m, GradientCheckpointingLayer)):
         layer.gradient_checkpointing = True  # transformers' layers ask for these two
-        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
+        # nn.Module's annotations know tensors and modules alone.
+        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
 
 
 class Learner:
@@ -96,7 +98,7 @@ class Learner:
     """
 
     def __init__(
-        self, pair: nn.Module, config: TrainingConfig, autocast: torch.dtype, seed: int, processes: Processes = ALONE
+        self, pair: TrainingPair, config: TrainingConfig, autocast: torch.dtype, seed: int, processes: Processes = ALONE
     ) -> None:
         self.pair, self.config, self.autocast, self.seed, self.processes = pair, config, autocast, seed, processes
         self.student = pair.student
@@ -160,14 +162,17 @@ class Learner:
             dist.all_reduce(sums)
         norm = nn.utils.clip_grad_norm_(self._clipped(), self.config.max_grad_norm or math.inf)
         figures = torch.cat([sums, norm.reshape(1)])
-        self.optimizer.found_inf = (~torch.isfinite(figures.sum())).float()  # read by the fused kernel, on the device
+        # Read by the fused kernel, on the device; AdamW's annotations do not know of it.
+        self.optimizer.found_inf = (~torch.isfinite(figures.sum())).float()  # type: ignore[attr-defined]
         self.optimizer.step()
         return Step(number, figures, tokens, rate, utterances, self.pair.weighting, self.pair.task, extra)
 
     def _accumulate(self, batch: Batch, tokens: int, last: bool) -> Tensor:
         """Add one micro-batch's gradient; returns its summed task loss and KL. Processes meet at the last one only."""
         on_device = tuple(self._moved(x) for x in self.pair.inputs(batch))
-        alone = contextlib.nullcontext() if last or self.processes.world == 1 else self.module.no_sync()
+        alone: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(self.module, DistributedDataParallel) and not last:
+            alone = self.module.no_sync()
         with alone:
             with torch.autocast(self.device, self.autocast, enabled=self.autocast != torch.float32):
                 loss, sums = self.module(*on_device)

@@ -17,6 +17,7 @@ is pulled back to h and W at once: nothing of the vocabulary's size outlives its
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +69,16 @@ class _ChunkedLoss(torch.autograd.Function):
     """The gradient is made in the forward pass, while the logits are there."""
 
     @staticmethod
-    def forward(ctx, hidden, vocabulary, teacher_hidden, teacher_vocabulary, labels, weighting, dtype):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        vocabulary: Tensor,
+        teacher_hidden: Tensor,
+        teacher_vocabulary: Tensor,
+        labels: Tensor,
+        weighting: Weighting,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
         wants_hidden, wants_vocabulary = ctx.needs_input_grad[:2]
         with torch.autocast(hidden.device.type, enabled=False):
             h, w = hidden.to(dtype), vocabulary.to(dtype)
@@ -81,16 +91,16 @@ class _ChunkedLoss(torch.autograd.Function):
             for part in (slice(i, i + size) for i in range(0, len(h), size)):
                 logits, taught = (h[part] @ w.T).to(precise), (th[part] @ tw.T).to(precise)
                 gradient = _chunk(logits, taught, labels[part], weighting, sums).to(dtype)
-                if wants_hidden:
+                if grad_h is not None:
                     grad_h[part] = gradient @ w
-                if wants_vocabulary:
+                if grad_w is not None:
                     grad_w += gradient.T @ h[part]
         ctx.gradients = grad_h, grad_w
         ctx.mark_non_differentiable(sums)
         return weighting.ce * sums[0] + weighting.kl * sums[1], sums
 
     @staticmethod
-    def backward(ctx, grad_loss, _grad_sums):
+    def backward(ctx: Any, grad_loss: Tensor, _grad_sums: Tensor) -> tuple[Tensor | None, ...]:
         grads = [None if g is None else g.mul_(grad_loss) for g in ctx.gradients]
         return *grads, None, None, None, None, None
 

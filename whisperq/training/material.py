@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from whisperq.data.batches import Loader, epoch_order
 from whisperq.data.feed import Feed
@@ -53,7 +53,7 @@ class Material:
 
 
 def prepare(
-    network: nn.Module,
+    network: PreTrainedModel,
     processor: Any,
     data: tuple[UtteranceGroup, UtteranceGroup, str],
     config: TrainingConfig,

@@ -15,10 +15,12 @@ scales and logits. So whatever runs the network, several processes too, need not
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from whisperq.models.layer_weights import Weight
 from whisperq.quant.allocation import allocate, mean_bits
@@ -29,6 +31,7 @@ from whisperq.runtime.quantized import QuantizedWeight
 from whisperq.training.checkpoints import require_like
 from whisperq.training.distributed import ALONE, Processes
 from whisperq.training.loop import Learner, recompute_layers
+from whisperq.training.training_pair import TrainingPair
 from whisperq.training_options import MixedPrecisionConfig
 
 SCALES, LOGITS, CHOICE = ":log_scales", "bits:logits", "bits:choice"
@@ -53,7 +56,12 @@ class MixedWeights:
     """
 
     def __init__(
-        self, network: nn.Module, sites: Sequence[Weight], widths: Sequence[int], target: float, fitted: bool = True
+        self,
+        network: PreTrainedModel,
+        sites: Sequence[Weight],
+        widths: Sequence[int],
+        target: float,
+        fitted: bool = True,
     ) -> None:
         self.sites, self.widths, self.target = list(sites), list(widths), target
         self.layers = [self._candidates(network.get_parameter(s.parameter), s, fitted) for s in sites]
@@ -136,9 +144,11 @@ def feasible(costs: np.ndarray, weights: MixedWeights) -> list[int]:
 class MixedLearner(Learner):
     """A network whose weights pass through learned grids, beside the float one that it was."""
 
+    config: MixedPrecisionConfig
+
     def __init__(
         self,
-        pair: nn.Module,
+        pair: TrainingPair,
         weights: MixedWeights,
         config: MixedPrecisionConfig,
         autocast: torch.dtype,
@@ -158,7 +168,7 @@ class MixedLearner(Learner):
         found |= {layer.site.parameter + SCALES: layer.log_scales for layer in self.mixed.layers}
         return found | ({LOGITS: self.mixed.logits} if self.search_steps else {})
 
-    def _groups(self):
+    def _groups(self) -> list[dict[str, Any]]:
         scales = [p for n, p in self.trained.items() if n.endswith(SCALES)]
         others = [p for n, p in self.trained.items() if not n.endswith(SCALES) and n != LOGITS]
         config = self.config

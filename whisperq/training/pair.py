@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED
@@ -11,6 +12,7 @@ from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.training.ctc_pair import CtcPair
 from whisperq.training.losses import Head, Weighting, distillation_sums
+from whisperq.training.training_pair import TrainingPair
 from whisperq.training_options import MixedPrecisionConfig
 
 Whisper = GatedWhisperForConditionalGeneration
@@ -26,8 +28,10 @@ def attention_kernel(device: str, positions: int) -> str:
     return "eager" if device == "cpu" and positions < FUSED_FROM else "sdpa"
 
 
-class Pair(nn.Module):
+class Pair(TrainingPair):
     """Its parameters are the student's, which are trained; the teacher's are frozen and no part of it."""
+
+    student: Whisper
 
     def __init__(
         self, student: Whisper, teacher: Whisper, weighting: Weighting, dtype: torch.dtype, compiled: bool = False
@@ -73,7 +77,7 @@ class Pair(nn.Module):
         student = self._head(self.student, inputs, encoded, rows)
         return distillation_sums(student, teacher, labels, self.weighting)
 
-    def _encoded(self, model: Whisper, features: Tensor, mode) -> Tensor:
+    def _encoded(self, model: Whisper, features: Tensor, mode: Any) -> Tensor:
         with mode():
             return self._call(model.model.encoder)(features.to(model.dtype)).last_hidden_state
 
@@ -86,11 +90,14 @@ class Pair(nn.Module):
         return self._compiled.get(module, module)
 
 
-def make_pair(student: nn.Module, teacher: nn.Module, config: MixedPrecisionConfig, dtype: torch.dtype) -> nn.Module:
+def make_pair(
+    student: PreTrainedModel, teacher: PreTrainedModel, config: MixedPrecisionConfig, dtype: torch.dtype
+) -> TrainingPair:
     """A network of any family beside its float original."""
     weighting = Weighting(config.task_weight, config.kl_weight, config.temperature)
     if family_of(student.config).output == "ctc":
         return CtcPair(student, teacher, weighting, dtype)
+    assert isinstance(student, Whisper) and isinstance(teacher, Whisper), "the other family is Whisper"
     for model in (student, teacher):
         model.set_attn_implementation(attention_kernel(model.device.type, model.config.max_source_positions))
     return Pair(student, teacher, weighting, dtype, config.compile)

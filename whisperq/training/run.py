@@ -98,7 +98,7 @@ class Training:
         due_save = last or stop or progress.step % config.save_every == 0
         if due_log or due_save or self._validation_due() or self.learner.device == "cpu":
             self._read(due_log or last)
-        self.around.advance(f"loss {progress.last['loss']:.3f}")
+        self.around.advance(f"loss {progress.last['loss']:.3f}" if progress.last else "")
         if not stop:
             stop = not self._validate_if_due()
         if due_save or stop:
@@ -156,7 +156,7 @@ class Training:
         progress.seconds, progress.owed = self.seconds_before + self.speed.seconds, self._validation_due()
         progress.skipped = sorted(set().union(*processes.gather(self.feed.loader.skipped)))
         with self.speed.paused():
-            if processes.main:
+            if processes.main and self.log is not None:
                 progress.log_bytes = self.log.sync()
                 tensors = {"student": self.learner.weights(), "optimizer": self.learner.optimizer_state()}
                 self.checkpoints.save(tensors, progress)

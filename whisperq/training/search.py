@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.errors import Interrupted, UsageError
@@ -96,7 +96,7 @@ class SearchBook(Unfinished):
 
 
 def sensitive_choice(
-    network: nn.Module,
+    network: PreTrainedModel,
     weights: MixedWeights,
     batches: Sequence[Batch],
     processes: Processes,
@@ -136,7 +136,7 @@ def added_up(costs: Iterable[Cost], weights: MixedWeights) -> np.ndarray:
 
 
 def costs_of(
-    network: nn.Module,
+    network: PreTrainedModel,
     weights: MixedWeights,
     batches: Iterable[tuple[int, Batch]],
     known: Collection[tuple[int, str]] = (),
@@ -151,18 +151,21 @@ def costs_of(
     network.eval()
     for number, batch in batches:
         missing = {layer.site.address for layer in weights.layers} - {a for n, a in known if n == number}
-        exact = _predicted(network, batch) if missing else None
+        exact: torch.Tensor | None = None
         for layer in weights.layers:
             address = layer.site.address
             if address in missing:
                 if told():
                     return
+                exact = _predicted(network, batch) if exact is None else exact
                 yield Cost(number, address, _cost(network, weights, layer, batch, exact))
             advance(address)
 
 
 @torch.inference_mode()
-def _cost(network: nn.Module, weights: MixedWeights, layer: Any, batch: Batch, exact: torch.Tensor) -> list[float]:
+def _cost(
+    network: PreTrainedModel, weights: MixedWeights, layer: Any, batch: Batch, exact: torch.Tensor
+) -> list[float]:
     found = []
     for k, bits in enumerate(weights.widths):
         grid = symmetric_qparams(layer.log_scales[k].exp(), bits)
@@ -173,5 +176,5 @@ def _cost(network: nn.Module, weights: MixedWeights, layer: Any, batch: Batch, e
 
 
 @torch.inference_mode()
-def _predicted(network: nn.Module, batch: Batch) -> torch.Tensor:
+def _predicted(network: PreTrainedModel, batch: Batch) -> torch.Tensor:
     return batch.counted(teacher_forced(network, batch, network.device)).float()

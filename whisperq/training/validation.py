@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from whisperq.data.batches import Loader, teacher_forced
 from whisperq.data.utterance import Utterance
@@ -39,7 +40,7 @@ class Validation:
         self.observed = fitting(utterances, loader)
 
     @torch.inference_mode()
-    def measure(self, student, stopping: Callable[[], bool]) -> dict[str, Any] | None:
+    def measure(self, student: PreTrainedModel, stopping: Callable[[], bool]) -> dict[str, Any] | None:
         """WER, reference words, and what `attention` says; None where it was told to stop before the end."""
         student.eval()
         pairs: list[tuple[str, str]] = []
@@ -56,14 +57,14 @@ class Validation:
         wer = {"validation_wer": errors.wer, "reference_words": errors.reference_words}
         return wer | self.attention(student)
 
-    def attention(self, student) -> dict[str, Any]:
+    def attention(self, student: PreTrainedModel) -> dict[str, Any]:
         """Kurtosis and infinity norm of attention outputs, and the mean of each gate and its heads, on a fixed batch.
 
         Their growth over the steps shows outliers appear. A gate's mean is relative to its start, which is one.
         """
-        if not self.observed:
-            return {}
         batch = self.loader.labelled(self.observed)
+        if batch is None:
+            return {}
         sites = model_sites(student)
         outputs = {a: TensorStatistics() for a, s in sites.items() if s.component == "out_proj"}
         gates: dict[str, list[float]] = {}

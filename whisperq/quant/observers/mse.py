@@ -30,7 +30,7 @@ def mse_range(histogram: Histogram, bits: int, candidates: int = 100) -> Ends:
     lows, highs = shrink * min(histogram.minimum, 0.0), shrink * max(histogram.maximum, 0.0)
     stride = max(1, candidates // COARSE)
     pairs = torch.cartesian_prod(lows[::stride], highs[::stride])
-    low, high = pairs[_squared_errors(histogram, range_qparams(*pairs.T, bits)).argmin()]
+    low, high = pairs[_squared_errors(histogram, range_qparams(pairs[:, 0], pairs[:, 1], bits)).argmin()]
     for _ in range(ROUNDS):
         before = low, high
         high = highs[_squared_errors(histogram, range_qparams(low.expand_as(highs), highs, bits)).argmin()]

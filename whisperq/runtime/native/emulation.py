@@ -8,6 +8,7 @@ x: float32 of any shape on a CPU; s, z: one scale and zero_point, or one of each
 import ctypes
 from collections.abc import Callable
 from ctypes import c_float, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -21,6 +22,17 @@ _ARGUMENTS = {
     "fake_quantize": [c_void_p, c_int64, c_float, c_float, c_float, c_float, c_void_p],
     "fake_quantize_rows": [c_void_p, c_int64, c_int64, c_float, c_float, c_void_p],
 }
+
+
+@dataclass(frozen=True)
+class Put:
+    """What puts a site's tensor on a grid; in_parts: scores and probabilities may come head by head."""
+
+    put: Callable[[Tensor], Tensor]
+    in_parts: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.put(x)
 
 
 @cache
@@ -46,10 +58,10 @@ def on_grid(grid: QParams, in_place: bool = False) -> Callable[[Tensor], Tensor]
     ends = float(grid.scale), float(grid.zero_point), float(grid.quant_min), float(grid.quant_max)
 
     def put(x: Tensor) -> Tensor:
-        if not _suits(x):
+        if not _suits(x) or (native := kernels()) is None:
             return fake_quantize(x, grid)
         result = x if in_place else torch.empty_like(x)
-        kernels().fake_quantize(x.data_ptr(), x.numel(), *ends, result.data_ptr())
+        native.fake_quantize(x.data_ptr(), x.numel(), *ends, result.data_ptr())
         return result
 
     return put
@@ -62,16 +74,16 @@ def on_token_grids(bits: int) -> Callable[[Tensor], Tensor]:
     """
 
     def put(x: Tensor) -> Tensor:
-        if not _suits(x) or x.numel() == 0:
+        if not _suits(x) or x.numel() == 0 or (native := kernels()) is None:
             return fake_quantize(x, token_qparams(x, bits))
         result, width = torch.empty_like(x), x.shape[-1]
-        kernels().fake_quantize_rows(x.data_ptr(), x.numel() // width, width, 2**bits - 1, _TINY, result.data_ptr())
+        native.fake_quantize_rows(x.data_ptr(), x.numel() // width, width, 2**bits - 1, _TINY, result.data_ptr())
         return result
 
     return put
 
 
 def _suits(x: Tensor) -> bool:
-    """Whether the kernels take it: no gradient passes through them."""
+    """Whether the kernels, where there are any, take it: no gradient passes through them."""
     plain = x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous()
-    return plain and not x.requires_grad and kernels() is not None
+    return plain and not x.requires_grad

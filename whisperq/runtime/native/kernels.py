@@ -155,8 +155,8 @@ class NativeKernels:
         return result
 
     def _gated(self, context: Tensor, heads: Heads, gate: GateLogits | None, grid: Grid | None) -> Tensor:
-        result, out = _result(*context.shape, grid)
-        rows = context.shape[0]
+        rows, width = context.shape
+        result, out = _result(rows, width, grid)
         start = address(context, torch.float32, rows, heads.count * heads.dim)
         self.library.gate_context(start, rows, heads.count, heads.dim, _gate(gate, heads, rows), out)
         return result

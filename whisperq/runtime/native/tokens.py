@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from whisperq.runtime.dynamic import DynamicProduct, Sums, TokenCodes, TokenGrid
-from whisperq.runtime.kernels import Cache, GateLogits, Grid, Heads, Norm
+from whisperq.runtime.kernels import AnyCodes, AnyGrid, Cache, GateLogits, Heads, Norm
 from whisperq.runtime.native.checks import address, rows_address
 from whisperq.runtime.native.kernels import NativeKernels, Weight, norm_addresses
 from whisperq.runtime.native.products import (
@@ -43,9 +43,6 @@ _ARGUMENTS = {
     "few_rows_tokens": [_POINTER, _COUNT, _RowGrids, Weight, c_int32, _POINTER],
 }  # fmt: skip
 
-AnyGrid = Grid | TokenGrid | None
-Result = Tensor | TokenCodes
-
 
 class TokenKernels(NativeKernels):
     """`NativeKernels` that take a `TokenGrid` too; the result is then `TokenCodes`."""
@@ -57,32 +54,34 @@ class TokenKernels(NativeKernels):
                 function = getattr(library, name)
                 function.argtypes, function.restype = types, None
 
-    def layer_norm(self, x: Tensor, norm: Norm, grid: AnyGrid, gelu: bool = False) -> Result:
+    def layer_norm(self, x: Tensor, norm: Norm, grid: AnyGrid, gelu: bool = False) -> AnyCodes:
         if not isinstance(grid, TokenGrid):
             return super().layer_norm(x, norm, grid, gelu)
-        result, out = _empty(*x.shape, grid)
+        rows, width = x.shape
+        result, out = _empty(rows, width, grid)
         self.library.layer_norm_tokens(*norm_addresses(x, norm), norm.epsilon, *x.shape, gelu, out)
         return result
 
-    def quantize(self, x: Tensor, grid: AnyGrid, gelu: bool = False) -> Result:
+    def quantize(self, x: Tensor, grid: AnyGrid, gelu: bool = False) -> AnyCodes:
         """gelu: of its GELU, for a TokenGrid."""
         if not isinstance(grid, TokenGrid):
             return super().quantize(x, grid)
         x = x.contiguous()
-        result, out = _empty(*x.shape, grid)
+        rows, width = x.shape
+        result, out = _empty(rows, width, grid)
         self.library.quantize_tokens(address(x, torch.float32, *x.shape), *x.shape, gelu, out)
         return result
 
     def attention(
         self, qkv: Tensor, batch: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid, kept: Tensor | None = None
-    ) -> Result:
+    ) -> AnyCodes:
         if not isinstance(grid, TokenGrid):
             return super().attention(qkv, batch, heads, gate, grid, kept)
         return self.quantize(super().attention(qkv, batch, heads, gate, None, kept), grid)
 
     def attend(
         self, query: Tensor, cache: Cache, causal: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid
-    ) -> Result:
+    ) -> AnyCodes:
         if not isinstance(grid, TokenGrid):
             return super().attend(query, cache, causal, heads, gate, grid)
         return self.quantize(super().attend(query, cache, causal, heads, gate, None), grid)
@@ -108,11 +107,11 @@ class NativeDynamicProduct(DynamicProduct):
     def add(self, x: TokenCodes, sum: Tensor) -> Tensor:
         return self._into(x, sum, ADDED)
 
-    def gelu(self, x: TokenCodes, grid: TokenGrid | None) -> Result:
+    def gelu(self, x: TokenCodes, grid: TokenGrid | None) -> AnyCodes:
         if grid is None or len(x) <= self._few:
-            result = self._bias.new_empty(len(x), self._outputs)
-            self._into(x, result, VALUES if grid else GELU_VALUES)
-            return self._kernels.quantize(result, grid, gelu=True) if grid else result
+            values = self._bias.new_empty(len(x), self._outputs)
+            self._into(x, values, VALUES if grid else GELU_VALUES)
+            return self._kernels.quantize(values, grid, gelu=True) if grid else values
         result, out = _empty(len(x), self._outputs, grid)
         self._finish(x, GELU_CODES, None, 0, out)
         return result

@@ -1,0 +1,25 @@
+"""What a `Learner` trains: a network beside the float one that it learns from, as one module."""
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from whisperq.data.batches import Batch
+from whisperq.training.losses import Weighting
+
+
+class TrainingPair(nn.Module):
+    """A network that is trained beside a float one; forward gives L, and the task's loss and KL summed over a batch."""
+
+    student: PreTrainedModel
+    weighting: Weighting
+    task: str  # name of the task's own loss
+
+    def set_modes(self) -> None:
+        """For a training step."""
+        raise NotImplementedError
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """What `forward` takes of a batch."""
+        raise NotImplementedError
