@@ -127,6 +127,8 @@ def test_outliers_of_a_convolution_are_counted_by_channel(calibrated, noises, in
     assert done.exit_code == 0, done.output
     (found,) = json.loads(next(Path("run/outliers").rglob("outliers.json")).read_text())["model"]["statistics"].values()
     assert len(found["outliers_per_dimension"]) == 16
+    figures = {k: v for k, v in found.items() if k not in ("roles", "outliers_per_dimension")}
+    assert found["roles"] == {"speech": figures}  # padding is masked
 
 
 def test_outliers_sensitivity_and_transcripts(calibrated, noises, invoke):

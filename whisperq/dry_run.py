@@ -193,7 +193,7 @@ def differences(call: Call, old: artifact.Artifact) -> list[str]:
         settings = {}  # nothing but the model decides the graphs
     if call.step == "compare" and settings["scorer"] is None:
         del settings["scorer"]  # the step takes the evaluations' own
-    keys = sorted(key for key, value in settings.items() if key not in old.config or old.config[key] != value)
+    keys = sorted(key for key, value in settings.items() if old.config.get(key) != value)
     now, then = compared(call), {role: entry["sha256"] for role, entry in old.inputs.items()}
     other = [role for role, sha256 in now.items() if sha256 not in then.values()]
     if call.step == "report":  # all its inputs are compared, so that their names and those that are gone count too
