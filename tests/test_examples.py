@@ -174,3 +174,19 @@ def test_the_documents_training_benchmark_is_that_of_the_results() -> None:
         section = next(part for part in report.split("\n## ") if part.startswith(f"{size}\n"))
         rows = [line for line in section.splitlines() if line.startswith(("| whisperq", "| trainer"))]
         assert len(rows) == 3 and all(f"| {size} {row[2:]}" in readme for row in rows)
+
+
+def test_the_guides_atlas_is_that_of_the_results() -> None:
+    guide, made = ((ROOT / "examples" / name).read_text() for name in ("guide/atlas.md", "whisper/results/atlas.md"))
+    base = made.split("## whisper-tiny.en")[0]
+    cells = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")] for line in guide.splitlines() if line[:1] == "|"
+    ]
+    rows, site = [row for row in cells if len(row) == 4 and row[1] in ("speech", "padding", "prompt", "tokens")], ""
+    assert len(rows) == 12
+    for name, role, *figures in rows:
+        site = name or site
+        found = next(line for line in base.splitlines() if line.startswith(f"| {site} | {role} |"))
+        for said, exact in zip(figures, found.strip("| ").split(" | ")[2:4], strict=True):
+            digits = len(said.partition(".")[2])
+            assert float(said.replace(",", "")) == pytest.approx(float(exact), abs=0.51 * 10**-digits + 0.05)

@@ -39,9 +39,9 @@ def _summary(results: dict[str, Any]) -> Table:
 
 
 def massive_table(title: str, found: Mapping[str, Any], utterances: int) -> Table:
-    """Each site's largest value, as `scoring.by_role.largest_values` has chosen the sites."""
+    """The largest values, of the sites that `scoring.by_role.largest_values` has chosen."""
     many = f"{found['massive_channels']} channels at {found['massive_sites']} of {found['sites']} sites"
-    counted = many if found["massive_sites"] else f"none at {found['sites']} sites; the largest values instead"
+    counted = many if found["massive_sites"] else f"none at {found['sites']} sites"
     result = table(
         f"Massive values of {title}: {counted}",
         "site", "#channel", "#value", "rows", "#position", "token", "#x median", "#x deviation", "massive", "largest",
@@ -54,9 +54,9 @@ def massive_table(title: str, found: Mapping[str, Any], utterances: int) -> Tabl
         )  # fmt: skip
     least = found["definition"]
     result.caption = (
-        f"Massive: magnitude above {least['magnitude']} and at least {least['times_median']:,} times the median "
-        "of the utterance's tensor. Of each site the largest value; in how many utterances this channel is massive in "
-        "rows of that role, and in how many it holds the site's largest value."
+        f"Massive: magnitude above {least['magnitude']} and at least {least['times_median']:,} times the median of the "
+        "utterance's tensor (-: that is zero). The largest value of each site that has one of that magnitude; in "
+        "how many utterances its channel is massive in rows of that role, and in how many it holds the site's largest."
     )
     result.caption_justify = "left"
     return result

@@ -59,18 +59,19 @@ def summarize_roles(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
 
 
 def largest_values(sites: Mapping[str, Mapping[str, Any]], rows: int) -> dict[str, Any]:
-    """For a summary: how many sites have massive values, and of these, else of all, those with the largest.
+    """For a summary: how many sites have massive values, and which have the largest.
 
-    `largest` holds at most `rows` sites' largest peaks, in the order of the sites.
+    `largest` holds the largest peak of each site that has one above the magnitude of massive values, at most `rows`, or
+    the five largest where there are none; in the order of the sites.
     """
     peaks = {a: {"site": a, **_first(site["massive"]["peaks"])} for a, site in sites.items()}
     channels = {a: set().union(*site["massive"]["massive_channels"].values()) for a, site in sites.items()}
-    found = [a for a, some in channels.items() if some]
-    chosen = sorted(found or peaks, key=lambda a: -abs(peaks[a]["value"]))[: rows if found else 5]
+    large = [a for a, peak in peaks.items() if abs(peak["value"]) > MAGNITUDE]
+    chosen = sorted(large or peaks, key=lambda a: -abs(peaks[a]["value"]))[: rows if large else 5]
     return {
         "definition": {"magnitude": MAGNITUDE, "times_median": TIMES_MEDIAN},
         "sites": len(sites),
-        "massive_sites": len(found),
+        "massive_sites": sum(map(bool, channels.values())),
         "massive_channels": sum(map(len, channels.values())),
         "largest": [peak for address, peak in peaks.items() if address in chosen],
     }

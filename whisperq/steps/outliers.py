@@ -31,7 +31,7 @@ from whisperq.training.distributed import Processes, joined
 
 STATISTICS = "outliers.json"
 INNER = ("scores", "probs", "gate")  # of attention: they have no hidden dimension
-LARGEST = 20  # sites in a summary
+LARGEST = 24  # sites in a summary
 
 
 def outliers(
