@@ -3,6 +3,8 @@
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -137,6 +139,16 @@ def test_the_table_names_site_channel_place_and_token(atlas, planted, mixed, tmp
     summary = tables(atlas)[0]
     assert list(map(str, summary.columns[1].cells)) == ["all", "speech", "padding", "prompt", "tokens"]
     assert "massive.png" in atlas.results["figures"] and (atlas.path / "massive.svg").stat().st_size > 5000
+
+
+def test_the_examples_script_writes_the_same_as_markdown(atlas, tmp_path):
+    script = Path(__file__).parents[1] / "examples" / "whisper" / "atlas.py"
+    done = subprocess.run([sys.executable, script, atlas.path, "--out", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text, site = (tmp_path / "atlas.md").read_text(), statistics(atlas)
+    assert "| dec.0.attn_sum | 5 | -2" in text and (tmp_path / "model-atlas.png").read_bytes()[:4] == b"\x89PNG"
+    prompts = [site[f"dec.{i}.mlp_sum"]["roles"]["prompt"]["kurtosis"] for i in range(3)]
+    assert f"| dec.*.mlp_sum | prompt | {np.mean(prompts):.1f} |" in text
 
 
 def test_named_sites_alone_and_two_models(teacher, planted, mixed, tmp_path):
