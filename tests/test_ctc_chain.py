@@ -123,10 +123,14 @@ def test_other_schemes_reload_and_run(calibrated, noises, invoke, flags):
 
 
 def test_outliers_of_a_convolution_are_counted_by_channel(calibrated, noises, invoke):
-    done = invoke("outliers", "--model", "tiny", "--test", f"n={noises}", "--layer", "cnn.1")
+    done = invoke("outliers", "--model", "tiny", "--test", f"n={noises}", "--massive", "--layer", "cnn.1")
     assert done.exit_code == 0, done.output
     (found,) = json.loads(next(Path("run/outliers").rglob("outliers.json")).read_text())["model"]["statistics"].values()
     assert len(found["outliers_per_dimension"]) == 16
+    figures = {k: v for k, v in found.items() if k not in ("roles", "outliers_per_dimension", "massive")}
+    assert found["roles"] == {"speech": figures}  # padding is masked
+    assert found["massive"]["peaks"][0]["role"] == "speech"
+    assert abs(found["massive"]["peaks"][0]["value"]) == pytest.approx(found["peak"])
 
 
 def test_outliers_sensitivity_and_transcripts(calibrated, noises, invoke):

@@ -187,3 +187,19 @@ def test_the_guide_s_measurements_are_those_of_the_results() -> None:
     for _, _, words, _, _, difference, interval, *_ in lines:
         assert f"{words} words" in shown and f"{difference} ({interval})" in shown
     assert f"{lines[0][4]} % instead of {lines[0][3]} %" in shown
+
+
+def test_the_guides_atlas_is_that_of_the_results() -> None:
+    guide, made = ((ROOT / "examples" / name).read_text() for name in ("guide/atlas.md", "whisper/results/atlas.md"))
+    base = made.split("## whisper-tiny.en")[0]
+    cells = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")] for line in guide.splitlines() if line[:1] == "|"
+    ]
+    rows, site = [row for row in cells if len(row) == 4 and row[1] in ("speech", "padding", "prompt", "tokens")], ""
+    assert len(rows) == 12
+    for name, role, *figures in rows:
+        site = name or site
+        found = next(line for line in base.splitlines() if line.startswith(f"| {site} | {role} |"))
+        for said, exact in zip(figures, found.strip("| ").split(" | ")[2:4], strict=True):
+            digits = len(said.partition(".")[2])
+            assert float(said.replace(",", "")) == pytest.approx(float(exact), abs=0.51 * 10**-digits + 0.05)

@@ -175,6 +175,17 @@ def test_the_end_of_the_recording_is_marked_on_time_axes_only() -> None:
     assert not any(a.lines for a in whole)
 
 
+def test_the_prompts_end_is_marked_and_where_probability_goes_is_said() -> None:
+    tokens = replace(_tokens("we", "go"), roles={"prompt": range(4), "tokens": range(4, 6)})
+    picture = _picture(tokens, tokens)
+    figure = head_figure(picture, 1)
+    lines = [a.lines for a in figure.axes if a.images]
+    assert [len(some) for some in lines] == [2, 1, 1] and list(lines[0][0].get_xdata()) == [3.5, 3.5]
+    share = 100 * picture.probs[1, 4:, :4].sum(-1).mean()
+    said = " ".join(t.get_text() for t in figure.texts)
+    assert f"from tokens {share:.1f} % to prompt" in said and "the prompt ends, text begins" in said
+
+
 @pytest.mark.parametrize("count", [2, 41, 96, 150])
 def test_token_labels_do_not_overlap(count: int) -> None:
     tokens = _tokens(*("\u2423one"[i % 4] for i in range(count)))

@@ -83,7 +83,9 @@ COMMANDS = {
     "eval, integers": ("eval --model gemm-w8a8 --runtime int8 --batch-size 3", 2, ()),
     "eval, bad recording": ("eval --model student --batch-size 1 --test bad=bad.jsonl --skip-bad", 2, ()),
     "outliers": ("outliers --batch-size 3", 2, ("outliers.json",)),
-    "outliers, two models": ("outliers --batch-size 3 --compare student --layer dec.*.fc1", 2, ("outliers.json",)),
+    "outliers, two models": (
+        "outliers --massive --batch-size 3 --compare student --layer dec.*.fc1", 2, ("outliers.json",)
+    ),
     "outliers, bad recording": (
         "outliers --batch-size 2 --test bad=bad.jsonl --skip-bad", 2, ("outliers.json",)
     ),

@@ -70,3 +70,20 @@ def test_integers_are_as_near_as_emulation(quantized: Path, invoke: Invoke) -> N
         texts[runtime] = [json.loads(line)["pred_text"] for line in lines]
     apart = count_errors(*texts.values(), get_normalizer("english"))
     assert apart.reference_words > 200 and apart.wer < 0.03
+
+
+def test_the_atlas_finds_massive_values_where_hooks_found_them(tmp_path: Path, invoke: Invoke) -> None:
+    """Neuron 1124 and residual channel 354 at a frame of the padding, decoder channel 192 at the first token."""
+    model, _ = whisper_folder("whisper-tiny.en"), dev_utterances(1)
+    flags = ("--massive", "--layer", "enc.3.fc2:input,enc.3.mlp_sum,dec.*.mlp_sum", "--limit", 2)
+    test = ("--test", f"dev={SPEECH / 'librispeech_dev.jsonl'}")
+    result = invoke("outliers", "--model", model, *test, *flags, "--out", tmp_path / "a", "--run", tmp_path)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "a" / "outliers.json").read_text())["model"]["statistics"]
+    for site, channel, size in (("enc.3.fc2:input", 1124, 556), ("enc.3.mlp_sum", 354, 622)):
+        peak = next(p for p in found[site]["massive"]["peaks"] if p["role"] == "padding")
+        assert (peak["channel"], peak["largest_in"]) == (channel, 2) and abs(peak["position"] - 1478) < 5
+        assert abs(peak["value"]) == pytest.approx(size, rel=0.05)
+    assert found["enc.3.fc2:input"]["massive"]["massive_channels"]["padding"] == [1124, 1208, 1430]
+    peak = found["dec.2.mlp_sum"]["massive"]["peaks"][0]
+    assert (peak["channel"], peak["position"], peak["token"]) == (192, 0, "<|startoftranscript|>")

@@ -211,7 +211,7 @@ def transcribe(s: Session, config: o.TranscribeConfig) -> str:
 def outliers(s: Session, config: o.OutliersConfig) -> Artifact:
     model, compare = s.model(), s.compare()
     name = model_label(s, model) + (f"-vs-{label(Path(s.flags['compare']).name)}" if compare else "")
-    place = f"outliers/{name}/{label(config.layer or 'attention-outputs')}"
+    place = f"outliers/{name}/{label(config.layer or ('blocks' if config.massive else 'attention-outputs'))}"
     test = s.sources("test", "test")
     return run_step(s, "outliers", s.out(place), config, model=model, compare=compare, data=test)
 

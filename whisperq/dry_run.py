@@ -191,7 +191,7 @@ def differences(call: Call, old: artifact.Artifact) -> list[str]:
     if declared.compared is not None:
         settings = {name: settings[name] for name in declared.compared}
     settings = {k: v for k, v in settings.items() if v is not None or k not in declared.left_to_inputs}
-    keys = sorted(key for key, value in settings.items() if key not in old.config or old.config[key] != value)
+    keys = sorted(key for key, value in settings.items() if old.config.get(key) != value)
     now, then = compared(call), {role: entry["sha256"] for role, entry in old.inputs.items()}
     other = [role for role, sha256 in now.items() if sha256 not in then.values()]
     if declared.gathers:  # all its inputs are compared, so that their names and those that are gone count too

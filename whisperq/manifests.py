@@ -112,12 +112,22 @@ SENSITIVITY = {
     **fields(text, "recipe by exclude"), **fields(count(), "tokens parts"), "skipped": COUNT, "float_wer": NUMBER,
     "everything": STATE, "worst": each(record({}, {"alone": STATE, "all_but": STATE, "exclude": text})),
 }  # fmt: skip
-OBSERVED = record({}, {
+FIGURES = {
     **fields(NUMBER, "kurtosis max_inf_norm peak"), "outliers": count(), "values": count(1), "sites": TEXTS,
+}  # fmt: skip
+OBSERVED = record({}, {**FIGURES, "roles": each(record({}, FIGURES))})
+PEAK = record({}, {
+    **fields(text, "site role"), "token": TEXT, "value": number(), "massive": switch,
+    **fields(count(), "channel position massive_in largest_in"), **fields(NUMBER, "times_median times_deviation"),
+})  # fmt: skip
+MASSIVE = record({}, {
+    **fields(count(), "sites massive_sites massive_channels"), "largest": items(PEAK),
+    "definition": record({}, fields(number(), "magnitude times_median")),
 })  # fmt: skip
 OUTLIERS = {
     **fields(OBSERVED, "model compare"), "titles": REASONS, "padding": text, "utterances": COUNT,
     "top_dimensions": each(each(items(row(count(), count(), number())))),
+    "massive": each(MASSIVE),
 }  # fmt: skip
 SYSTEM = record({}, {**fields(text, "model runtime device"), "sampling_rate": COUNT})
 SYMPTOM = record({}, {
@@ -135,6 +145,8 @@ LABELS = {
     "normalizers": TEXTS,
 }  # fmt: skip
 
+SHARES = each(each(number(0)))  # of a head, by role of the queries, then of the keys
+
 RESULTS: dict[str, dict[str, Check]] = {
     "student": {
         "layer_map": LAYERS, "gate": text, "parameters": record({}, WEIGHTS), "teacher_parameters": record({}, WEIGHTS),
@@ -147,7 +159,9 @@ RESULTS: dict[str, dict[str, Check]] = {
     "comparison": COMPARISON,
     "sensitivity": SENSITIVITY,
     "outliers": OUTLIERS,
-    "attention": {**fields(text, "block text utterance"), "heads": items(count()), "shape": items(count())},
+    "attention": {
+        **fields(text, "block text utterance"), **fields(items(count()), "heads shape"), "shares": each(SHARES),
+    },
     "onnx": {
         **fields(TEXT, "recipe gate"), "integer_products": TEXTS, "float_products": REASONS, "bytes": each(count()),
     },

@@ -208,6 +208,9 @@ class TranscribeConfig(Execution):
 @dataclass(frozen=True)
 class OutliersConfig(Settings):
     layer: str | None = option(None, "Sites, such as dec.1.out_proj or enc.*.out_proj; default: attention outputs.")
+    massive: bool | None = option(
+        None, "Largest values too: channel, place and size, as table and figure; default sites: the blocks'.", off=""
+    )
     batch_size: int = option(8, "Utterances in a batch.", low=1)
     limit: int | None = option(None, "First N utterances of each set only.", low=1)
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")

@@ -12,10 +12,10 @@ from whisperq import artifact
 LARGEST = 300_000  # bytes
 
 
-def copy(source: Path, place: Path) -> None:
-    """The first PNG of an artifact. Raises InputError where its files are not as its manifest says."""
+def copy(source: Path, place: Path, stem: str = "") -> None:
+    """An artifact's first PNG whose name begins so. Raises InputError where its files are not as its manifest says."""
     made = artifact.load(source)
-    picture = source / next(name for name in sorted(made.manifest["files"]) if name.endswith(".png"))
+    picture = source / next(n for n in sorted(made.manifest["files"]) if n.endswith(".png") and n.startswith(stem))
     if picture.stat().st_size <= LARGEST:
         shutil.copyfile(picture, place)
         return

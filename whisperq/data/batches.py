@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from whisperq.data.audio import load_audio
 from whisperq.data.features import log_mel_of, log_mel_range, padded, samples_needed
 from whisperq.data.lazy import without_text
+from whisperq.data.roles import frame_roles, token_roles
 from whisperq.data.tokens import IGNORED, Codec, Tokens
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
@@ -26,6 +27,7 @@ class Batch:
     tokens: Tokens
     utterances: tuple[Utterance, ...]
     seconds: float = 0.0  # of audio, padding apart
+    samples: tuple[int, ...] = ()  # of each recording, of those batches that are made for looking at sites
 
     @property
     def lengths(self) -> dict[str, tuple[int, ...]]:
@@ -113,7 +115,18 @@ class Loader:
         kept, audio = zip(*pairs, strict=True)
         tokens = self.codec.batch([u.text or "" for u in kept], [u.origin for u in kept])
         seconds = sum(map(len, audio)) / self.extractor.sampling_rate
-        return self.batch(self.features(audio), tokens, tuple(kept), seconds)
+        batch = self.batch(self.features(audio), tokens, tuple(kept), seconds)
+        return replace(batch, samples=tuple(map(len, audio)))
+
+    def roles(self, batch: Batch, number: int, axis: str, rows: int) -> dict[str, range]:
+        """Which rows of a site's tensor are what, of a labelled batch's utterance; axis: `Site.axis`."""
+        if axis == "tokens":
+            return token_roles(len(self.codec.prompt), rows)
+        return frame_roles(batch.samples[number], batch.features.shape[-1] * self.extractor.hop_length, rows)
+
+    def token_labels(self, batch: Batch, number: int) -> tuple[str, ...]:
+        """What the decoder reads of a batch's utterance, token by token."""
+        return self.codec.labels(batch.tokens.inputs[number, : batch.tokens.lengths[number]].tolist())
 
     def features(self, waveforms: Sequence[np.ndarray], device: str | torch.device | None = None) -> Any:
         """Waveforms, each (samples,) -> (batch, mel bins, frames), on the device."""

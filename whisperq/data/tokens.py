@@ -90,6 +90,10 @@ class Codec:
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
+    def labels(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Each token as it decodes, control tokens too; a space is drawn as an open box."""
+        return tuple(self.tokenizer.decode([i]).replace(" ", "\u2423") for i in ids)
+
     def segments(self, ids: Sequence[int], start: float, seconds: float) -> list[Segment]:
         """Words and times of a piece that starts at `start` s of its recording and lasts `seconds`.
 

@@ -149,7 +149,10 @@ class WaveformLoader(Loader):
     def batch(
         self, features: Waveforms, tokens: Tokens, utterances: tuple[Utterance, ...], seconds: float
     ) -> WaveformBatch:
-        return WaveformBatch(features, tokens, utterances, seconds, self.counts(features.counts))
+        return WaveformBatch(features, tokens, utterances, seconds, counts=self.counts(features.counts))
+
+    def roles(self, batch: Batch, number: int, axis: str, rows: int) -> dict[str, range]:
+        return {"speech": range(rows)}  # padding is masked
 
     def held_seconds(self, batch: Batch) -> float:
         return batch.features.values.numel() / self.extractor.sampling_rate

@@ -70,6 +70,11 @@ def model_sites(model: PreTrainedModel) -> dict[str, Site]:
     return {s.address: s for s in sites if modules.get(s.module) is not None}
 
 
+def block_sites(sites: Mapping[str, Site]) -> list[str]:
+    """Addresses of all sites in encoder and decoder blocks."""
+    return [a for a in sites if re.match(r"(enc|dec)\.\d", a)]
+
+
 def canonical(address: str) -> str:
     """`enc.0.q_proj:input` -> `enc.0.attn_norm`; an address that is canonical already stays."""
     base, _, suffix = address.partition(":")

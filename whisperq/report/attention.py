@@ -5,7 +5,7 @@
 Queries run downwards from the first. Panels are placed in inches, because tokens need room for their text.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.textpath import text_to_path
 
+from whisperq.report.attention_picture import AttentionPicture, Axis, visible
 from whisperq.report.figures import DPI, new_figure, save, shorten, style
 
 FONT, SMALLEST_FONT = 6.5, 5.0  # points, of a token
@@ -24,28 +25,6 @@ LINE = 0.0162  # inches from one token to the next, for each point of its font
 LONGEST_TOKEN = 26  # characters; Whisper's special tokens have up to 21
 BAR = 0.12  # inches, thickness of a colour bar
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One axis of the pictures: its name, and a label for each position, or the seconds of one position."""
-
-    name: str
-    labels: tuple[str, ...] | None
-    step_seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class AttentionPicture:
-    """What one block (`dec.1`, `dec.1.cross`, `enc.3`) did with one utterance of `seconds` length."""
-
-    block: str
-    probs: np.ndarray  # (heads, queries, keys)
-    values: np.ndarray  # (heads, keys, d_head)
-    queries: Axis
-    keys: Axis
-    utterance: str
-    seconds: float
 
 
 def plot_head(picture: AttentionPicture, head: int, folder: Path) -> list[str]:
@@ -76,7 +55,7 @@ def head_figure(picture: AttentionPicture, head: int) -> Figure:
     canvas.skip(_text_inches(queries) + 0.45)
     image = _draw(canvas.panel(narrow, "product P V"), product, queries, dimension, picture.seconds, **signed)
     canvas.colour_bar(image, "value (in V and P V)")
-    return canvas.finish(f"{picture.block}, head {head}", picture)
+    return canvas.finish(f"{picture.block}, head {head}", picture, picture.caption(probs))
 
 
 @style()
@@ -97,7 +76,7 @@ def grid_figure(picture: AttentionPicture) -> Figure:
         axes.tick_params(left=first, labelleft=first, bottom=lowest, labelbottom=lowest)
         axes.set(ylabel=queries.name if first else "", xlabel=keys.name if lowest else "")
     canvas.colour_bar(image, "probability")
-    return canvas.finish(f"{picture.block}, all {heads} heads", picture)
+    return canvas.finish(f"{picture.block}, all {heads} heads", picture, picture.caption(picture.probs))
 
 
 class _Canvas:
@@ -128,17 +107,17 @@ class _Canvas:
         bar.outline.set_linewidth(0.6)
         self.skip(0.6)
 
-    def finish(self, title: str, picture: AttentionPicture) -> Figure:
+    def finish(self, title: str, picture: AttentionPicture, caption: str) -> Figure:
         """Give the figure its size, with margins for tokens and titles."""
         left, bottom = _text_inches(picture.queries) + 0.4, _text_inches(picture.keys) + 0.4
-        width, height = left + self.x, bottom + self.height + 0.8
+        width, height = left + self.x, bottom + self.height + 0.8 + 0.15 * caption.count("\n")
         self.figure.set_size_inches(width, height)
         for axes in self.figure.axes:
             box = axes.get_position()
             place = ((left + box.x0) / width, (bottom + self.height + box.y0) / height)
             axes.set_position((*place, box.width / width, box.height / height))
         self.figure.text(0.1 / width, 1 - 0.1 / height, title, va="top", fontsize=10, fontweight="bold")
-        self.figure.text(0.1 / width, 1 - 0.32 / height, _caption(picture), va="top")
+        self.figure.text(0.1 / width, 1 - 0.32 / height, caption, va="top")
         return self.figure
 
 
@@ -157,10 +136,10 @@ def _draw(axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, seconds: fl
         "linewidth": 0.9,
         "dashes": (4, 2),
     }
-    if _ends_within(columns, matrix.shape[1], seconds):
-        axes.axvline(seconds, **line)
-    if _ends_within(rows, matrix.shape[0], seconds):
-        axes.axhline(seconds, **line)
+    if (end := columns.boundary(matrix.shape[1], seconds)) is not None:
+        axes.axvline(end, **line)
+    if (end := rows.boundary(matrix.shape[0], seconds)) is not None:
+        axes.axhline(end, **line)
     return image
 
 
@@ -194,11 +173,6 @@ def _extent(axis: Axis, count: int) -> tuple[float, float]:
     return (0, count * axis.step_seconds) if axis.step_seconds else (-0.5, count - 0.5)
 
 
-def _ends_within(axis: Axis, count: int, seconds: float) -> bool:
-    """Whether padding follows the recording's end on this axis."""
-    return axis.step_seconds is not None and 0 < seconds < (count - 0.5) * axis.step_seconds
-
-
 def _write_tokens(axis: TickAxis, labels: tuple[str, ...], inches: float, **text: Any) -> None:
     """As many tokens, evenly spaced, as can be read on that length, in a font that fits."""
     pitch = inches / len(labels)
@@ -209,9 +183,8 @@ def _write_tokens(axis: TickAxis, labels: tuple[str, ...], inches: float, **text
 
 
 def _visible(token: str) -> str:
-    """Line breaks and control characters, which no SVG can hold, as escapes; long tokens shortened."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in token)
-    return shorten(shown, LONGEST_TOKEN)
+    """Shortened where it is long."""
+    return shorten(visible(token), LONGEST_TOKEN)
 
 
 def _text_inches(axis: Axis) -> float:
@@ -239,10 +212,3 @@ def _positive(probs: np.ndarray) -> dict[str, Any]:
     """Colours from zero to one, or to the maximum where attention is spread thin."""
     highest = float(probs.max())
     return {"cmap": SEQUENTIAL, "vmin": 0, "vmax": highest if 0 < highest < 0.5 else 1}
-
-
-def _caption(picture: AttentionPicture) -> str:
-    text = f"utterance {shorten(_visible(picture.utterance), 60)}, {picture.seconds:.2f} s"
-    sides = zip((picture.queries, picture.keys), picture.probs.shape[1:], strict=True)
-    padded = any(_ends_within(axis, count, picture.seconds) for axis, count in sides)
-    return f"{text} (dashed line: the recording ends, padding begins)" if padded else text

@@ -37,7 +37,7 @@ SECTIONS = {
     "bits": "Bits per layer",
 }
 COPIED = {
-    "outliers": ("outliers", "Share of each hidden dimension in a tensor's outliers, and kurtosis of each site"),
+    "outliers": ("outliers", "Share of each hidden dimension in a tensor's outliers, kurtosis by site, massive values"),
     "attention": ("attention", "What attention heads look at"),
     "sensitivity": ("sensitivity", "What each part costs in integers"),
     "quantized": ("bits", "Bits that mixed precision gave to each weight"),
@@ -172,6 +172,7 @@ def _copied(gathered: Gathered, folder: Path) -> Iterator[Drawn]:
             entry.kind,
             subject.model if subject else entry.sha256,
             entry.config.get("layer"),
+            entry.config.get("massive"),
             entry.config.get("head"),
         )
         if what in seen:

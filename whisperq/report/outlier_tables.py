@@ -7,7 +7,7 @@ from typing import Any
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.grids import Cell, Grid
 from whisperq.report.over_seeds import seeds_cell
-from whisperq.report.systems import Model, Subjects, as_columns, plain_last
+from whisperq.report.systems import Model, Subjects, as_columns, observed_sites, plain_last
 
 FIGURES = {"kurtosis": "average kurtosis", "max_inf_norm": "infinity norm"}
 
@@ -51,8 +51,7 @@ def observed(entry: Entry, subjects: Subjects) -> Iterable[Observed]:
 
 def _condition(entry: Entry) -> Condition:
     data, results = entry.artifact.inputs["data"]["sha256"], entry.results
-    sites = entry.config.get("layer") or "attention outputs"
-    return Condition(sites, data, results["padding"], results["utterances"])
+    return Condition(observed_sites(entry), data, results["padding"], results["utterances"])
 
 
 def _grid(condition: Condition, found: Sequence[Observed], stem: str) -> Grid:

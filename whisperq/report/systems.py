@@ -134,7 +134,12 @@ class Subjects:
 def _place(entry: Entry) -> tuple[str, ...]:
     if entry.kind == "evaluation":
         return execution(entry), entry.results["device"]
-    return "outliers", str(entry.config.get("layer")), entry.artifact.inputs["data"]["sha256"]
+    return "outliers", observed_sites(entry), entry.artifact.inputs["data"]["sha256"]
+
+
+def observed_sites(entry: Entry) -> str:
+    """Of outliers: the pattern that was asked for, or what stands for none."""
+    return entry.config.get("layer") or ("blocks" if entry.config.get("massive") else "attention outputs")
 
 
 def _labelled(model: Model, label: str) -> Model:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from whisperq.artifact import Artifact
-from whisperq.report import comparisons, scores
+from whisperq.report import comparisons, outlier_summary, scores
 from whisperq.report.cells import figure, megabytes, percent, table
 from whisperq.report.eased import eased_tables
 from whisperq.report.robustness import robustness_tables
@@ -165,33 +165,15 @@ def _sensitivity(results: dict[str, Any]) -> list[Table]:
     return [all_parts, parts, line]
 
 
-def _outliers(results: dict[str, Any]) -> list[Table]:
-    summary = table(
-        f"Outliers beyond six standard deviations ({results['padding']})",
-        "model", "#average kurtosis", "#max inf norm", "#peak", "#outliers", "#per million", "#sites",
-    )  # fmt: skip
-    for role in ("model", "compare"):
-        if role in results:
-            r = results[role]
-            rate = 1e6 * r["outliers"] / r["values"]
-            row = [r["kurtosis"], r["max_inf_norm"], r["peak"], r["outliers"], rate, len(r["sites"])]
-            summary.add_row(results["titles"][role], *map(figure, row))
-    top = table("Top dimensions", "model", "site", "dimension: share of the site's outliers")
-    for title, sites in results["top_dimensions"].items():
-        for address, dimensions in list(sites.items())[:12]:
-            shares = ", ".join(f"{d}: {100 * s:.1f} %" for d, _, s in dimensions[:5])
-            top.add_row(title, address, shares or "none")
-    listed = table("Sites", "these figures depend on this list")
-    listed.add_row(", ".join(results["model"]["sites"]))
-    return [summary, top, listed]
-
-
 def _attention(results: dict[str, Any]) -> list[Table]:
     result = table("Attention", "", "")
     result.add_row("block", results["block"])
     result.add_row("heads", ", ".join(map(str, results["heads"])))
     result.add_row("utterance", results["utterance"])
     result.add_row("text", results["text"])
+    for head, shares in results.get("shares", {}).items():  # earlier versions did not count them
+        for role, goes in shares.items():
+            result.add_row(f"head {head}, from {role}", ", ".join(f"{percent(s)} to {to}" for to, s in goes.items()))
     return [result]
 
 
@@ -227,7 +209,7 @@ BUILDERS = {
     "scores": scores.scores,
     "comparison": comparisons.comparison,
     "robustness": robustness_tables,
-    "outliers": _outliers,
+    "outliers": outlier_summary.outliers,
     "attention": _attention,
     "report": _report,
 }

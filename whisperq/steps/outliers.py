@@ -12,22 +12,26 @@ import torch
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.data.batches import Batch, require_texts, teacher_forced
+from whisperq.data.batches import Batch, Loader, require_texts, teacher_forced
 from whisperq.data.groups import read_all
 from whisperq.data.lazy import Joined
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.models.loading import compute_device
-from whisperq.models.sites import Site, Watcher, model_sites, resolve, watch
+from whisperq.models.sites import Site, Watcher, block_sites, model_sites, resolve, watch
 from whisperq.options import OutliersConfig
 from whisperq.report.figures import plot_outliers
+from whisperq.report.massive import plot_massive
 from whisperq.report.progress import say_left_out, track
 from whisperq.runtime.opening import OpenedModel, open_model
-from whisperq.scoring.outliers import TensorStatistics, summarize
+from whisperq.scoring.by_role import SiteStatistics, largest_values, summarize_roles
+from whisperq.scoring.outliers import summarize
 from whisperq.training.distributed import Processes, joined
 
 STATISTICS = "outliers.json"
+INNER = ("scores", "probs", "gate")  # of attention: they have no hidden dimension
+LARGEST = 24  # sites in a summary
 
 
 def outliers(
@@ -58,15 +62,20 @@ def report(found: dict[str, dict[str, Any]], titles: dict[str, str], bad: int, f
     """outliers.json and the figures, written into `folder`, and what of them is worth a summary."""
     (folder / STATISTICS).write_text(json.dumps(found, indent=1) + "\n")
     sites = [s for s in found["model"]["statistics"] if all(s in f["statistics"] for f in found.values())]
-    figures = plot_outliers({titles[r]: f["statistics"] for r, f in found.items()}, sites, folder)
+    models = {titles[r]: f["statistics"] for r, f in found.items()}
+    figures, massive = plot_outliers(models, sites, folder), {}
+    if all("massive" in s for statistics in models.values() for s in statistics.values()):
+        figures = [*plot_massive(models, folder), *figures]
+        massive = {"massive": {title: largest_values(s, LARGEST) for title, s in models.items()}}
     return {
         **{role: f["summary"] for role, f in found.items()},
         "titles": titles,
         "padding": found["model"]["padding"],
         "utterances": max(s["utterances"] for s in found["model"]["statistics"].values()),
         "top_dimensions": {
-            titles[r]: {a: s["top_dimensions"] for a, s in f["statistics"].items()} for r, f in found.items()
+            title: {a: s["top_dimensions"] for a, s in statistics.items()} for title, statistics in models.items()
         },
+        **massive,
         "skipped": bad + found["model"]["skipped"],
         "figures": figures,
     }
@@ -89,7 +98,8 @@ def measure(
     with open_model(model, context, config.skip_bad) as opened:
         if opened.loader.needs_text:
             require_texts(utterances, "outlier counting (the decoder sees the references)")
-        own = {a: TensorStatistics() for a in choose_sites(config.layer, model_sites(opened.model))}
+        chosen = choose_sites(config, model_sites(opened.model))
+        own = {a: SiteStatistics(bool(config.massive)) for a in chosen}
         seen = run(opened, utterances, own, config.batch_size, processes)
         if not sum(processes.gather(seen)):
             raise InputError("no usable utterance is left to count outliers in")
@@ -101,7 +111,7 @@ def measure(
         figures = {a: s.as_dict() for a, s in statistics.items()}
         return artifact.plain(
             {
-                "summary": summarize(figures),
+                "summary": summarize(figures) | {"roles": summarize_roles(figures)},
                 "statistics": figures,
                 "skipped": len(skipped),
                 "padding": opened.loader.padding,
@@ -109,12 +119,14 @@ def measure(
         )
 
 
-def choose_sites(layer: str | None, sites: dict[str, Site]) -> list[str]:
-    """The named sites, or every attention output."""
-    if layer is None:
+def choose_sites(config: OutliersConfig, sites: dict[str, Site]) -> list[str]:
+    """The named sites, or every attention output, or for massive values all of the blocks that have channels."""
+    if config.layer is None and config.massive:
+        return [a for a in block_sites(sites) if sites[a].component not in INNER]
+    if config.layer is None:
         return [a for a, s in sites.items() if s.component == "out_proj"]
-    addresses = resolve(layer, sites)
-    if flat := [a for a in addresses if sites[a].component in ("scores", "probs", "gate")]:
+    addresses = resolve(config.layer, sites)
+    if flat := [a for a in addresses if sites[a].component in INNER]:
         raise UsageError(f"{flat[0]} has no hidden dimension to count outliers in; name its out_proj or context")
     return addresses
 
@@ -123,7 +135,7 @@ def choose_sites(layer: str | None, sites: dict[str, Site]) -> list[str]:
 def run(
     opened: OpenedModel,
     utterances: Sequence[Utterance],
-    statistics: dict[str, TensorStatistics],
+    statistics: dict[str, SiteStatistics],
     size: int,
     processes: Processes,
 ) -> int:
@@ -135,19 +147,23 @@ def run(
         batch = opened.loader.labelled(part)
         if batch is None:
             continue
-        watchers = {a: watcher(s, sites[a], batch) for a, s in statistics.items()}
+        watchers = {a: watcher(s, sites[a], batch, opened.loader) for a, s in statistics.items()}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
         seen += len(batch.utterances)
     return seen
 
 
-def watcher(statistics: TensorStatistics, site: Site, batch: Batch) -> Watcher:
+def watcher(statistics: SiteStatistics, site: Site, batch: Batch, loader: Loader) -> Watcher:
     def see(x: torch.Tensor) -> None:
-        for utterance, tensor in zip(batch.utterances, site.utterances(x, batch.lengths), strict=True):
+        for number, one in enumerate(site.utterances(x, batch.lengths)):
+            rows = one.movedim(site.time, 0)  # a dimension is a channel, also of a convolution
+            roles = loader.roles(batch, number, site.axis, len(rows))
+            tokens = loader.token_labels(batch, number) if statistics.largest and site.axis == "tokens" else ()
+            utterance = batch.utterances[number].id
             try:
-                statistics.update(tensor.movedim(site.time, 0))  # a dimension is a channel, also of a convolution
+                statistics.update(rows, roles, utterance, tokens)
             except ValueError as error:
-                raise InputError(f"{site.address}, utterance {utterance.id}: {error}") from error
+                raise InputError(f"{site.address}, utterance {utterance}: {error}") from error
 
     return see

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.groups import read_all
-from whisperq.data.tokens import Codec
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
@@ -19,8 +19,10 @@ from whisperq.hashing import bytes_sha256
 from whisperq.models.loading import require_whisper
 from whisperq.models.sites import Watcher, absolute, model_sites, watch
 from whisperq.options import PlotAttentionConfig
-from whisperq.report.attention import AttentionPicture, Axis, plot_grid, plot_head
+from whisperq.report.attention import plot_grid, plot_head
+from whisperq.report.attention_picture import AttentionPicture, Axis
 from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
+from whisperq.scoring.shares import role_shares
 
 ARRAYS = "attention.npz"
 
@@ -60,6 +62,9 @@ def plot_attention(
             "utterance": chosen.id,
             "text": chosen.text,
             "shape": list(picture.probs.shape),
+            "shares": {
+                str(head): role_shares(picture.probs[head], picture.queries.roles, picture.keys.roles) for head in heads
+            },
             "figures": figures,
         }
     return artifact.load(out)
@@ -112,8 +117,9 @@ def look(opened: OpenedModel, block: str, utterance: Utterance) -> AttentionPict
     batch = opened.loader.labelled([utterance])
     if batch is None:
         raise InputError(f"{utterance.origin} cannot be used")
-    queries, keys = axes(block, opened, batch)
-    return AttentionPicture(block, *observe(opened, block, batch), queries, keys, utterance.id, batch.seconds)
+    probs, values = observe(opened, block, batch)
+    queries, keys = axes(block, opened, batch, probs.shape[1:])
+    return AttentionPicture(block, probs, values, queries, keys, utterance.id, batch.seconds)
 
 
 @torch.inference_mode()
@@ -132,17 +138,16 @@ def observe(opened: OpenedModel, block: str, batch: Batch) -> tuple[np.ndarray, 
     return seen["probs"].numpy(), values.numpy()
 
 
-def axes(block: str, opened: OpenedModel, batch: Batch) -> tuple[Axis, Axis]:
-    """Queries' and keys' axes: decoded tokens for the decoder's side, seconds for the encoder's."""
+def axes(block: str, opened: OpenedModel, batch: Batch, counts: tuple[int, int]) -> tuple[Axis, Axis]:
+    """Queries' and keys' axes: decoded tokens for the decoder's side, seconds for the encoder's, and their roles."""
     extractor = opened.processor.feature_extractor
     frame = 2 * extractor.hop_length / extractor.sampling_rate  # the second convolution halves the frames
     time = Axis("time (s)", None, frame)
-    tokens = Axis("token", token_labels(batch.tokens.inputs[0].tolist(), opened.loader.codec))
-    if block.startswith("enc"):
-        return time, time
-    return (tokens, time) if block.endswith("cross") else (tokens, tokens)
-
-
-def token_labels(ids: Sequence[int], codec: Codec) -> tuple[str, ...]:
-    """Each token as it decodes; a space is drawn as an open box."""
-    return tuple(codec.tokenizer.decode([i]).replace(" ", "\u2423") for i in ids)
+    tokens = Axis("token", opened.loader.token_labels(batch, 0))
+    queries = time if block.startswith("enc") else tokens
+    keys = time if block.endswith("cross") else queries
+    roles = [
+        opened.loader.roles(batch, 0, "tokens" if axis.labels else "", count)
+        for axis, count in zip((queries, keys), counts, strict=True)
+    ]
+    return replace(queries, roles=roles[0]), replace(keys, roles=roles[1])
