@@ -107,7 +107,7 @@ def appending(path: Path, kind: type[Line]) -> Iterator[Callable[[Sequence[Line]
     with open(path, "a", encoding="utf-8", newline="\n") as file:
 
         def keep(lines: Sequence[Line]) -> None:
-            file.writelines(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines)
+            file.writelines(json.dumps(asdict(line)) + "\n" for line in lines)
             file.flush()
             os.fsync(file.fileno())
 
