@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from conftest import DIGITS, sample_lines, write_lines
+from damage import refusal
 
 from whisperq.data.lists import Source, read
 from whisperq.errors import InputError
@@ -63,6 +64,33 @@ def test_lists_with_odd_names_are_evaluated(copied_run, workspace, invoke):
     folder = Path(json.loads(done.stdout)["path"])
     heard = [json.loads(text) for text in (folder / "hypotheses" / "odd.jsonl").read_text("utf-8").splitlines()]
     assert {Path(entry["audio_filepath"]).name for entry in heard} == set(ODD.values())
+
+
+LATIN_1 = "caf\udce9"  # how Python holds a byte that is no UTF-8
+
+
+def test_a_set_or_a_folder_may_have_a_name_that_is_no_utf_8(copied_run, workspace, digits, invoke):
+    for options in ((), ("--out", f"{LATIN_1}-again")):
+        done = invoke(
+            "eval", "--model", "distilled", "--limit", "2", "--test", f"{LATIN_1}={digits / 'test.jsonl'}", *options
+        )
+        assert done.exit_code == 0, done.stderr
+    os.rename(copied_run, workspace / LATIN_1)
+    done = invoke("report", LATIN_1, "--out", "report", "--no-verify")
+    assert done.exit_code == 0 and "warning" not in done.stderr, done.stderr
+
+
+def test_where_the_libraries_take_utf_8_alone_it_is_one_sentence(workspace, invoke):
+    done = invoke("init-student", "--out", LATIN_1)
+    assert done.exit_code == 3 and "no UTF-8" in refusal(done) and "\\udce9" in refusal(done)
+    assert not os.path.exists(LATIN_1)
+
+
+def test_an_utterance_is_found_by_an_id_of_any_length(copied_run, workspace, invoke):
+    name = "x" * 5000
+    write_lines(workspace / "long.jsonl", [sample_lines("test", 1)[0] | {"id": name}])
+    done = invoke("plot-attention", "--utterance", name, "--test", "long.jsonl", "--model", "distilled")
+    assert done.exit_code == 0, done.stderr
 
 
 FOUND = {

@@ -1,5 +1,6 @@
 """One artifact in another's place: no moment without one, no leftovers, and no writer in another's way."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,10 +11,14 @@ import threading
 from pathlib import Path
 
 import pytest
+import typer
 from processes import Job
 
 from whisperq import artifact, publishing
 from whisperq.errors import UsageError
+from whisperq.failing import explained
+from whisperq.runtime.hearing import Heard
+from whisperq.runtime.unfinished import appending
 
 
 def write(out: Path, text: str = "first", force: bool = False) -> artifact.Artifact:
@@ -186,9 +191,22 @@ def test_the_root_of_a_file_system_is_refused_before_the_work():
         write(Path("/proc"))
 
 
+def test_a_full_disk_is_told_by_the_place_that_is_full(monkeypatch, tmp_path, capsys):
+    """Of a copy's two names that of the new file; of lines that are kept their folder."""
+    with pytest.raises(typer.Exit):
+        explained(OSError(errno.ENOSPC, "No space left on device", "source.json", None, "made.json"))
+    assert capsys.readouterr().err == "whisperq: No space left on device: made.json\n"
+    with appending(tmp_path / "heard-0.jsonl", Heard) as keep:
+        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        with pytest.raises(OSError) as error:
+            keep([Heard("a", 1, "word")])
+    assert error.value.filename == str(tmp_path)
+
+
 @pytest.mark.parametrize("command", ["init-student", "calibrate", "quantize", "quantize --recipe paper"])
 def test_a_full_disk_is_one_sentence(command, copied_run):
     """The system's own limit on a file's size stands in for a full disk: the write itself fails."""
     job = Job(copied_run.parent, *command.split(), "--out", "made", environment={"TEST_FILE_LIMIT": "4000"})
-    assert job.exit_code() == 1 and "whisperq: File too large: " in job.said, job.said
+    assert job.exit_code() == 1, job.said
+    assert "whisperq: File too large: " in job.said and "made" in job.said.splitlines()[-1], job.said
     assert "unexpected" not in job.said and not list(copied_run.parent.glob(".made*"))

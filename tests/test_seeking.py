@@ -151,12 +151,21 @@ def test_whatever_is_written_a_piece_comes_to_its_end(seed, codec):
     assert all(b - a >= 0.5 for a, b in zip(places, places[1:], strict=False)) and len(places) <= 50
 
 
+def room(seconds: int) -> np.ndarray:
+    """Pink noise, the least of it at one turn of the whole recording: its slowest parts rise and fall by 10 dB."""
+    spectrum = np.fft.rfft(np.random.default_rng(seconds).standard_normal(seconds * RATE))
+    wave = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)))
+    return (0.1 * wave / np.abs(wave).max()).astype(np.float32)
+
+
 SAID: dict[str, Callable[[], np.ndarray]] = {
     "zeros": lambda: np.zeros(RATE, np.float32),
     "offset": lambda: np.full(RATE, 0.3, np.float32),
     "a click": lambda: np.concatenate([still(2), np.full(160, 0.5, np.float32), still(2)]),
     "loud noise": lambda: still(5, -10),
     "soft noise": lambda: still(5, -75),
+    **{f"a room's noise of {seconds} s": lambda seconds=seconds: room(seconds) for seconds in (2, 10, 30)},
+    "rumble": lambda: (room(6) + 0.1 * np.sin(2 * np.pi * 7 * np.arange(6 * RATE) / RATE)).astype(np.float32),
 }
 
 
@@ -169,6 +178,7 @@ def test_stillness_and_steady_noise_are_silent(make):
 def test_a_voice_is_not(noise):
     assert not Levels.of(syllables(3) + still(3, noise), RATE).silent
     assert not Levels.of(syllables(0.4), RATE).silent
+    assert not Levels.of(0.3 * syllables(3) + room(3), RATE).silent
 
 
 def test_times_are_found_by_name(monkeypatch):

@@ -218,7 +218,7 @@ def outliers(s: Session, config: o.OutliersConfig) -> Artifact:
 
 def plot_attention(s: Session, config: o.PlotAttentionConfig) -> Artifact:
     model, utterance = s.model(), s.flags.get("utterance")
-    named_file = utterance is not None and Path(utterance).is_file()
+    named_file = utterance is not None and os.path.isfile(utterance)  # unlike Path's it bears ids of any length
     data = () if named_file else s.sources("test", "test")
     place = f"attention/{model_label(s, model)}/{label(config.layer)}-head-{label(config.head)}"
     return run_step(s, "plot_attention", s.out(place), config, model=model, data=data, utterance=utterance)

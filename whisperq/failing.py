@@ -48,9 +48,12 @@ def explained(error: Exception) -> None:
         fail(str(error), error.exit_code)
     traceback_if_asked()
     if isinstance(error, OSError):
-        place = f": {error.filename}" if error.filename else ""
+        where = error.filename2 or error.filename  # of a copy its destination, where the room is wanting
+        place = f": {where}" if where else ""
         named_badly = isinstance(error, BAD_PATH) or error.errno in (errno.ENAMETOOLONG, errno.EILSEQ)
         fail(f"{error.strerror or error}{place}", 3 if named_badly else 1)
+    if isinstance(error, UnicodeEncodeError):  # Latin-1 bytes, say, which Python keeps as halves of pairs
+        fail(f"a name that is no UTF-8 cannot be used here: {str(error.object)[:200]}; rename it", 3)
     fail(f"unexpected {type(error).__name__}: {error} (WHISPERQ_DEBUG=1 shows where)", 1)
 
 

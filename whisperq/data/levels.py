@@ -21,6 +21,9 @@ UNHEARD = 1e-4  # 40 dB below the loudest: too soft for words beside these
 STEADY = 2.5  # 4 dB: all of a stretch within this of its floor is noise; syllables rise and fall by more
 TELLING = 1.0  # seconds that it takes to call something steady
 LONG_PAUSE = 1.5  # seconds: longer than a reader's between sentences; models take what follows for the end
+RUMBLE = (
+    0.0125  # seconds: what is slower than a voice's lowest tone of 80 Hz rises and falls by chance in a room's noise
+)
 LEAD = 1.0  # seconds: the latest at which Whisper's first words may begin
 
 Ranges = list[tuple[int, int]]  # of samples: start, end
@@ -33,17 +36,17 @@ class Levels:
     blocks: np.ndarray
     hop: int  # samples of a block
     samples: int
+    voiced: np.ndarray  # the same of what lies above rumble
 
     @classmethod
     def of(cls, audio: np.ndarray, rate: int) -> "Levels":
         """audio (samples,), at most a window of it."""
         hop = max(1, round(HOP * rate))
         whole = audio[: len(audio) // hop * hop].astype(np.float64)
-        blocks = np.square(whole - whole.mean()).reshape(-1, hop).mean(axis=1) if len(whole) else np.zeros(0)
-        if len(blocks):
-            padded = np.pad(blocks, SMOOTH // 2, mode="edge")
-            blocks = np.median(sliding_window_view(padded, SMOOTH), axis=1)
-        return cls(blocks, hop, len(audio))
+        if not len(whole):
+            return cls(np.zeros(0), hop, len(audio), np.zeros(0))
+        rest = _above_rumble(whole, max(1, round(RUMBLE * rate)))
+        return cls(_blocks(whole - whole.mean(), hop), hop, len(audio), _blocks(rest, hop))
 
     @property
     def loud(self) -> float:
@@ -51,14 +54,13 @@ class Levels:
 
     @property
     def floor(self) -> float:
-        some = self.blocks[self.blocks > NOTHING / 10]
-        return float(np.percentile(some, 10)) if len(some) else 0.0
+        return _floor(self.blocks)
 
     @property
     def silent(self) -> bool:
         """Whether nobody can be speaking: nothing at all, or noise that never rises."""
-        steady = len(self.blocks) * HOP >= TELLING and self.loud < STEADY * self.floor
-        return self.loud < NOTHING or steady
+        long_enough = len(self.blocks) * HOP >= TELLING
+        return self.loud < NOTHING or (long_enough and (_steady(self.blocks) or _steady(self.voiced)))
 
     def pauses(self) -> Ranges:
         """Stretches of LONG_PAUSE and more, of LEAD at the beginning, in which certainly nothing is said."""
@@ -76,3 +78,25 @@ class Levels:
         end = len(self.blocks) * self.hop
         found = [(a, self.samples if b == end else b) for a, b in found]
         return [(a, b) for a, b in found if b - a >= least / HOP * self.hop]
+
+
+def _blocks(samples: np.ndarray, hop: int) -> np.ndarray:
+    """(blocks * hop,) -> (blocks,), mean squares, smoothed."""
+    squares = np.square(samples).reshape(-1, hop).mean(axis=1)
+    return np.median(sliding_window_view(np.pad(squares, SMOOTH // 2, mode="edge"), SMOOTH), axis=1)
+
+
+def _above_rumble(samples: np.ndarray, width: int) -> np.ndarray:
+    """(samples,) less their mean over `width` samples around each: at 20 Hz a tenth is left, from 60 Hz on all."""
+    padded = np.pad(samples, (width // 2, width - 1 - width // 2), mode="edge")
+    sums = np.concatenate([[0.0], np.cumsum(padded)])
+    return samples - (sums[width:] - sums[:-width]) / width
+
+
+def _floor(blocks: np.ndarray) -> float:
+    some = blocks[blocks > NOTHING / 10]
+    return float(np.percentile(some, 10)) if len(some) else 0.0
+
+
+def _steady(blocks: np.ndarray) -> bool:
+    return float(blocks.max(initial=0.0)) < STEADY * _floor(blocks)

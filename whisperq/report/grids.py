@@ -73,7 +73,8 @@ def _markdown_cell(cell: Cell, out: Path, broken: Broken) -> str:
 
 def manifest_link(entry: Entry, out: Path) -> str:
     """As a link has it: a folder's name may hold % or #."""
-    return quote(Path(os.path.relpath(entry.path / "manifest.json", out.resolve())).as_posix())
+    place = Path(os.path.relpath(entry.path / "manifest.json", out.resolve())).as_posix()
+    return quote(os.fsencode(place))
 
 
 def as_csv(grid: Grid) -> str:

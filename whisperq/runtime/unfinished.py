@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from whisperq import artifact
-from whisperq.disk import replace
+from whisperq.disk import replace, system_errors
 from whisperq.errors import InputError, UsageError, WhisperqError
 
 SETTINGS = "settings.json"
@@ -115,9 +115,10 @@ def appending(path: Path, kind: type[Line]) -> Iterator[Callable[[Sequence[Line]
     with open(path, "a", encoding="utf-8", newline="\n") as file:
 
         def keep(lines: Sequence[Line]) -> None:
-            file.writelines(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
+            with system_errors(path.parent):
+                file.writelines(json.dumps(asdict(line)) + "\n" for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
 
         yield keep
 

@@ -1,6 +1,7 @@
 """What one attention head looks at: probabilities, values and their product (the paper's Figure 1)."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def plot_attention(
 
 def find_utterance(name: str | None, data: Sequence[Source]) -> Utterance:
     """A recording's path, an id in the data, or the data's first utterance."""
-    if name is not None and Path(name).is_file():
+    if name is not None and os.path.isfile(name):  # unlike Path's it bears ids of any length
         return Utterance(Path(name).stem, name, None, None, origin=name)
     if not data:
         raise InputError("there is no test data in the configuration; name a recording with --utterance FILE")

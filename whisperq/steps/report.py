@@ -70,7 +70,7 @@ def write(shown: Report, folder: Path, out: Path) -> None:
     (folder / "report.html").write_text(html_page(shown, folder, out), encoding="utf-8")
     (folder / "report.md").write_text(as_markdown(shown, out), encoding="utf-8")
     for grid in shown.grids:
-        (folder / f"{grid.stem}.csv").write_text(as_csv(grid), encoding="utf-8")
+        (folder / f"{grid.stem}.csv").write_text(as_csv(grid), encoding="utf-8", errors="backslashreplace")
     record = lineage_record(shown.gathered, shown.lineage)
     (folder / "lineage.json").write_text(json.dumps(record, indent=2) + "\n")
 
