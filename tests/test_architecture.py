@@ -7,11 +7,13 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "whisperq"
 GUIDE = (ROOT / "examples" / "guide" / "architecture.md").read_text(encoding="utf-8")
 FILE = re.compile(r"^`(whisperq/\S+\.py)`:\n\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DIGITS = ROOT / "examples" / "digits"
@@ -33,7 +35,7 @@ def add(title: str, house: Path) -> list[str]:
 @pytest.fixture
 def house(tmp_path) -> Path:
     """A copy of the package to be changed."""
-    shutil.copytree(ROOT / "whisperq", tmp_path / "house" / "whisperq")  # compiled files too, which saves seconds
+    shutil.copytree(PACKAGE, tmp_path / "house" / "whisperq")  # compiled files too, which saves seconds
     return tmp_path / "house"
 
 
@@ -137,15 +139,16 @@ def test_a_subcommand_is_a_declaration_and_a_step(house, digits):
     assert "by this very command; nothing would be done" in again["writes"][0]["state"]
 
 
-def test_the_guide_counts_right():
-    """A family's files are there, and each name of the example is a field."""
-    from dataclasses import fields
-
+def test_the_guide_names_what_there_is():
+    """Files, and of a family's example each field of the entry."""
     from whisperq.models.families import Family
 
-    names = re.findall(r"`(models/\w+\.py)`", section("A family: 5 files"))
-    assert len({*names}) == 4 and all((ROOT / "whisperq" / name).is_file() for name in names)  # and the network's own
+    added = {name.removeprefix("whisperq/") for name, _ in FILE.findall(GUIDE)}
+    named = set(re.findall(r"`(?:whisperq/)?((?:\w+/)*\w+\.py)`", GUIDE)) - added
+    assert len(named) > 25
+    assert not [name for name in named if not ((PACKAGE / name).is_file() or (ROOT / name).is_file())]
     example = re.search(r"Family\(\n(.*?)^\)$", section("A family: 5 files"), re.DOTALL | re.MULTILINE)[1]
     given = set(re.findall(r"^    (\w+)=", example, re.MULTILINE))
-    optional = {f.name for f in fields(Family)} - given
-    assert given <= {f.name for f in fields(Family)} and optional == {"recipes", "tied", "stock"}
+    every = {f.name for f in fields(Family)}
+    assert given <= every and every - given == {"recipes", "tied", "stock"}
+    assert len(re.findall(r"^\| `models/", section("A family: 5 files"), re.MULTILINE)) == 5
