@@ -24,7 +24,7 @@ class Products:
 class Runtime(Protocol):
     """A Whisper that can be run."""
 
-    name: str  # float, emulated, int8, onnx or openvino
+    name: str  # as in whisperq/runtimes.py
     notices: Sequence[str]  # what a user should know of how it runs here
 
     def encode(self, features: Tensor) -> Any:
