@@ -1,6 +1,6 @@
 """Runtimes: what runs a model, and what is known of each before a model is opened. One entry is one runtime.
 
-A runtime of its own kind names in `opens` a function of runtime/, `module:function`, which is imported when it is used:
+A runtime of its own kind names in `opens` a function of whisperq, `module:function`, which is imported when it is used:
 
     (folder: Path, name: str, config: PreTrainedConfig, execution: Execution, device: str) -> AnyRuntime
 
@@ -9,7 +9,7 @@ One that runs exported graphs opens them as the others do, and names its `Engine
 
 from dataclasses import dataclass
 
-GRAPHS = "graphs:open_runtime"
+GRAPHS = "runtime.graphs:open_runtime"
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class RuntimeEntry:
 ENTRIES = (
     RuntimeEntry("float", "float", integers=False, takes=("padding",)),
     RuntimeEntry("emulated", "quantized", integers=False, takes=("padding",)),
-    RuntimeEntry("int8", "quantized", True, ("padding", "reduce_range"), "int8_opening:open_runtime"),
-    RuntimeEntry("onnx", "onnx", True, (), GRAPHS, "engines:OnnxRuntime", ("onnxruntime", "onnx"), cuda=False),
-    RuntimeEntry("openvino", "onnx", True, (), GRAPHS, "engines:OpenVino", ("openvino",), cuda=False),
+    RuntimeEntry("int8", "quantized", True, ("padding", "reduce_range"), "runtime.int8_opening:open_runtime"),
+    RuntimeEntry("onnx", "onnx", True, (), GRAPHS, "runtime.engines:OnnxRuntime", ("onnxruntime", "onnx"), cuda=False),
+    RuntimeEntry("openvino", "onnx", True, (), GRAPHS, "runtime.engines:OpenVino", ("openvino",), cuda=False),
 )
 RUNTIMES = {entry.name: entry for entry in ENTRIES}
 

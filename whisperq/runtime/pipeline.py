@@ -1,6 +1,6 @@
 """What surrounds a family's network: what makes its batches (`Family.input`), runs it and reads it (`Family.output`).
 
-What only some commands need, integers and graphs, is named as `module:name` of runtime/ and imported when it is used.
+What only some commands need, integers and graphs, is named as `module:name` of whisperq and imported when it is used.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,6 @@ class Output:
     integers: str  # a class with `load`
     graphs: tuple[str, ...]  # of an exported model, by file name
     run_graphs: str  # (engine, paths by graph, config) -> runtime
-    write_graph: str  # (graph, stored model) -> graph, products
     generates: bool = False  # by generation_config.json
 
 
@@ -71,19 +70,17 @@ OUTPUTS = {
     "tokens": Output(
         _read_tokens,
         PyTorchRuntime,
-        integers="int8:Int8Runtime",
+        integers="runtime.int8:Int8Runtime",
         graphs=("encoder_model", "decoder_model", "decoder_with_past_model"),
-        run_graphs="graphs:run_whisper",
-        write_graph="onnx_whisper:write_graph",
+        run_graphs="runtime.graphs:run_whisper",
         generates=True,
     ),
     "ctc": Output(
         _read_ctc,
         PyTorchCtc,
-        integers="int8_ctc:Int8Ctc",
+        integers="runtime.int8_ctc:Int8Ctc",
         graphs=("model",),
-        run_graphs="graphs_ctc:run_ctc",
-        write_graph="onnx_ctc:write_ctc_graph",
+        run_graphs="runtime.graphs_ctc:run_ctc",
     ),
 }
 
@@ -106,9 +103,9 @@ def output_of(config: PreTrainedConfig) -> Output:
 
 
 def named(place: str) -> Any:
-    """What `module:name` means in runtime/."""
+    """What `module:name` means in whisperq, imported when it is used."""
     module, _, name = place.partition(":")
-    return getattr(import_module(f"whisperq.runtime.{module}"), name)
+    return getattr(import_module(f"whisperq.{module}"), name)
 
 
 def make_loader(

@@ -18,7 +18,7 @@ from whisperq.options import ExportConfig
 from whisperq.refusals import check_export, dynamic_refusal
 from whisperq.report.progress import say, track
 from whisperq.runtime.graphs import FOLDER, require
-from whisperq.runtime.pipeline import named, output_of
+from whisperq.runtime.pipeline import output_of
 from whisperq.runtime.quantized import PerToken
 from whisperq.runtime.stored import Stored, open_stored
 
@@ -81,12 +81,15 @@ def activation_functions(stored: Stored) -> Sequence[str]:
 
 def write_graphs(stored: Stored, folder: Path) -> dict[str, list[str]]:
     """The files; the products of all, with the weights and sites that keep each from integers."""
+    from whisperq.runtime.onnx_ctc import write_ctc_graph
+    from whisperq.runtime.onnx_whisper import write_graph
+
+    writers, family = {"tokens": write_graph, "ctc": write_ctc_graph}, family_of(stored.config)
     output = output_of(stored.config)
-    write_graph = named(output.write_graph)
     folder.mkdir()
     products: dict[str, list[str]] = {}
     for name in track(output.graphs, len(output.graphs), "export", "graphs"):
-        graph, found = write_graph(name, stored)
+        graph, found = writers[family.output](name, stored)
         graph.save(folder / f"{name}.onnx")
         products |= found
     return products
