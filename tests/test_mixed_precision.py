@@ -406,7 +406,7 @@ def sounds(model) -> WaveformBatch:
     labels = torch.tensor([[7, 8, 9, 4, 5], [9, 9, 4, IGNORED, IGNORED]])
     lengths = frame_counts(model.config, counts)
     return WaveformBatch(
-        Waveforms(values, counts), Tokens(labels, labels, (5, 3)), batch(0, 2).utterances, 1.0, lengths
+        Waveforms(values, counts), Tokens(labels, labels, (5, 3)), batch(0, 2).utterances, 1.0, counts=lengths
     )
 
 
