@@ -50,6 +50,7 @@ EMPTY_RUN = {
     "index no number": Case("init-student --decoder-indices 0,x", 2, ("--decoder-indices", "'0,x'")),
     "gate-init 0": Case("init-student --gate-init 0", 2, ("--gate-init", "0.0")),
     "gate-init 1.5": Case("init-student --gate-init 1.5", 2, ("--gate-init", "1.5")),
+    "gate-init next to 0": Case("init-student --gate-init 1e-300", 2, ("--gate-init", "1e-300")),
     "gate-init nan": Case("init-student --gate-init nan", 2, ("--gate-init", "nan")),
     "no student": Case("distill", 3, ("run/student", "run whisperq init-student first")),
     "no model": Case("calibrate", 3, ("run holds no distilled/ and no student/",)),

@@ -99,6 +99,10 @@ def test_the_environment_fills_paths(tmp_path, monkeypatch):
     assert [s.path for s in experiment.train] == ["/data/speech/a.jsonl", "/home/someone/b.jsonl"]
 
 
+def test_a_language_that_is_to_be_found_out(tmp_path):
+    assert [read(tmp_path, f"language: {text}").language for text in ("null", "auto", "fr")] == [None, None, "fr"]
+
+
 def test_what_is_there_as_it_is_written_keeps_its_dollars(tmp_path):
     (tmp_path / "$1 talk.jsonl").touch()
     assert read(tmp_path, "train: ['$1 talk.jsonl']").train[0].path == str(tmp_path / "$1 talk.jsonl")

@@ -234,7 +234,7 @@ def test_channel_dims_must_leave_a_dimension(channel_dims: int) -> None:
         weight_qparams(torch.ones(2, 2), 8, symmetric=True, channel_dims=channel_dims)
 
 
-@pytest.mark.parametrize("width, group", [(64, 16), (50, 16), (5, 8), (24, 24)])
+@pytest.mark.parametrize("width, group", [(64, 16), (50, 16), (5, 8), (24, 24), (24, 10**15)])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_groups_are_channels_of_their_own(symmetric: bool, width: int, group: int) -> None:
     weight = _normal(6, width) * torch.logspace(-2, 1, width)

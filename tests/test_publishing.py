@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from conftest import DIGITS, sample_lines
 from processes import Job
 
 from whisperq import artifact, publishing
@@ -201,6 +202,25 @@ def test_a_full_disk_is_told_by_the_place_that_is_full(monkeypatch, tmp_path, ca
         with pytest.raises(OSError) as error:
             keep([Heard("a", 1, "word")])
     assert error.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("out", [".", "..", "sub/.."])
+def test_a_folder_that_cannot_get_another_name_is_refused_as_such(out):
+    with pytest.raises(UsageError, match="has no name that a result could get"):
+        write(Path(out))
+
+
+def test_a_transcript_fills_what_a_link_names(tmp_path, monkeypatch, invoke):
+    monkeypatch.chdir(tmp_path)
+    recording = sample_lines("test", 1)[0]["audio_filepath"]
+    command = ("transcribe", recording, "--model", DIGITS / "teacher", "--out", "link")
+    Path("link").symlink_to("elsewhere.txt")
+    done = invoke(*command)
+    assert done.exit_code == 2 and "link is a link to elsewhere.txt, which is not there" in done.stderr
+    Path("elsewhere.txt").touch()
+    assert invoke(*command).exit_code == 2
+    assert invoke(*command, "--force").exit_code == 0
+    assert Path("link").is_symlink() and Path("elsewhere.txt").read_text()
 
 
 @pytest.mark.parametrize("command", ["init-student", "calibrate", "quantize", "quantize --recipe paper"])

@@ -40,6 +40,20 @@ def test_a_signal_in_the_first_seconds(number, seconds, workspace, finished_run)
     assert not Path("made").exists() and not list(Path().glob(".made*"))
 
 
+@pytest.mark.parametrize("number", STOPPING)
+def test_handlers_are_there_before_the_command_line_is_imported(number):
+    """In the place of its import, which takes seconds, comes the signal."""
+    script = (
+        "import os, sys, types\n"
+        f"sys.modules['whisperq.cli'] = types.SimpleNamespace(app=lambda: os.kill(os.getpid(), {int(number)}))\n"
+        "from whisperq.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == (130 if number == signal.SIGINT else 75), done
+    assert done.stderr.startswith("whisperq: ") and done.stderr.count("\n") == 1
+
+
 def test_nohup_stays_deaf_to_hup_and_a_fork_dies_as_it_would():
     script = (
         "import os, signal\n"

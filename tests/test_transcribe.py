@@ -335,6 +335,7 @@ BEHIND = {
     "--skip-bad": (["a.ogg", "bad.wav", "b.wav", "--skip-bad"], 0),
     "missing": (["no.wav", "a.ogg", "b.wav"], 3),
     "cut off": (["a.ogg", "cut.ogg", "b.wav"], 3),
+    "whose header is good": (["a.ogg", "hurt.flac", "b.wav"], 3),
 }
 
 
@@ -344,6 +345,8 @@ def test_good_recordings_are_kept_beside_bad_ones(arguments, code, place, clips,
     Path("bad.wav").write_bytes(b"RIFF nothing")
     content = Path("a.ogg").read_bytes()
     Path("cut.ogg").write_bytes(content[: len(content) // 2])
+    soundfile.write("whole.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 16_000), 16_000)
+    Path("hurt.flac").write_bytes(Path("whole.flac").read_bytes()[:-10_000])
     wanted = {"stdout": (), "joint": ("--out", "t.txt"), "srt": ("--out", "s", "--format", "srt"),
               "folder": ("--out", "s", "--format", "srt")}[place]  # fmt: skip
     if place == "folder":

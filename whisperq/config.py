@@ -117,6 +117,7 @@ def read_config(path: Path | None) -> Experiment:
         raise InputError(f"{path}: unknown key {unknown!r}{meant(unknown, known)}; known: {', '.join(sorted(known))}")
     base = path.resolve().parent
     content |= typed(Experiment, {k: content[k] for k in SCALARS if k in content}, str(path))
+    content |= {"language": None} if content.get("language") == "auto" else {}  # as transcribe's flag has it
     for key in ("train", "validation", "test"):
         content[key] = _sources(content.get(key), base, f"{path}: {key}")
     if "teacher" in content:

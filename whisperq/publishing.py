@@ -34,7 +34,9 @@ def destination(out: Path) -> Path:
     """
     if out.is_symlink() and not out.exists():
         target = os.readlink(out)
-        raise UsageError(f"{out} is a link to {target}, which is not there; make that folder or remove the link")
+        raise UsageError(f"{out} is a link to {target}, which is not there; make that or remove the link")
+    if out.name in ("", "..") and str(out) != out.anchor:
+        raise UsageError(f"{out} has no name that a result could get; give --out a folder inside it")
     if out.is_dir() and out.is_mount():
         raise UsageError(f"{out} is where a file system is mounted; give --out a folder inside it")
     return out.resolve() if out.is_symlink() else out

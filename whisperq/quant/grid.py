@@ -37,8 +37,9 @@ class QParams:
         if self.group is None:
             return self.scale, self.zero_point
         size = shape[self.scale.dim() - 1 :].numel()
+        within = min(self.group, size)  # a group that is longer ends with its channel
         scale, zero_point = (
-            t.repeat_interleave(self.group, dim=-1)[..., :size].reshape(shape) for t in (self.scale, self.zero_point)
+            t.repeat_interleave(within, dim=-1)[..., :size].reshape(shape) for t in (self.scale, self.zero_point)
         )
         return scale, zero_point
 
@@ -101,7 +102,8 @@ def by_group(
     if group < 1:
         raise ValueError(f"a group has one value or more, not {group}")
     rows = weight.flatten(channel_dims)
-    parts = F.pad(rows, (0, -rows.shape[-1] % group)).unflatten(-1, (-1, group))
+    within = min(group, rows.shape[-1])
+    parts = F.pad(rows, (0, -rows.shape[-1] % within)).unflatten(-1, (-1, within))
     grid = find(parts, bits, symmetric=symmetric, channel_dims=channel_dims + 1)
     return replace(grid, scale=grid.scale.squeeze(-1), zero_point=grid.zero_point.squeeze(-1), group=group)
 

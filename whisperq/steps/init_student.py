@@ -20,6 +20,8 @@ from whisperq.models.loading import (
 )
 from whisperq.training_options import InitStudentConfig
 
+NEAREST = 1e-6  # to 0 and to 1, as pi_init of a model may be
+
 
 def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, context: Context) -> artifact.Artifact:
     """Copy the teacher's layers into a student and save it with processor and generation config.
@@ -74,8 +76,8 @@ def choose_layers(teacher: GatedWhisperConfig, config: InitStudentConfig) -> dic
 def student_config(
     teacher: GatedWhisperConfig, config: InitStudentConfig, layer_map: dict[str, list[int]]
 ) -> GatedWhisperConfig:
-    if not 0 < config.gate_init < 1:
-        raise UsageError(f"--gate-init must lie between 0 and 1, not {config.gate_init}")
+    if not NEAREST <= config.gate_init <= 1 - NEAREST:
+        raise UsageError(f"--gate-init must lie between {NEAREST} and 1 - {NEAREST}, not {config.gate_init}")
     changes = {
         "encoder_layers": len(layer_map["encoder"]),
         "decoder_layers": len(layer_map["decoder"]),

@@ -16,6 +16,7 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted, ReadError, UsageError
 from whisperq.flags import Context
 from whisperq.options import TranscribeConfig
+from whisperq.publishing import destination
 from whisperq.report.progress import bar, say, say_again, say_how
 from whisperq.report.scribe import Scribe, check_writable
 from whisperq.report.transcripts import STDIN, named_once, output_files
@@ -49,7 +50,7 @@ def transcribe(
     that cannot be used, in the end for recordings that could not (without skip_bad), and at once where none can;
     Interrupted where it was told to stop.
     """
-    places = output_files(files, out, config.format)
+    places = [destination(place) for place in output_files(files, out, config.format)]
     if taken := next((place for place in places if place.exists()), None):
         if not context.force or taken.is_dir():
             raise UsageError(f"{taken} exists; give --force to replace it, or another --out")
