@@ -25,6 +25,7 @@ class Batch:
     tokens: Tokens
     utterances: tuple[Utterance, ...]
     seconds: float = 0.0  # of audio, padding apart
+    digests: tuple[str, ...] = ()  # of each window, where they are asked for: see collate.py
 
     @property
     def lengths(self) -> dict[str, tuple[int, ...]]:
