@@ -5,6 +5,7 @@
 #
 # run.sh takes no arguments. WHISPERQ_WHISPER names the folder of whisper-tiny.en, WHISPERQ_SPEECH that of the lists. Done
 # work is not done again: after an interruption of any kind, run it again; trainings go on from their newest checkpoint.
+# A command that outlived a killed script holds a lock: the script ends with 75 and says whose until that one has ended.
 # The students are ordered so that the first two answer the question once, and each further pair makes it surer.
 # Settings, with their defaults:
 #   RUNS        where the run folders go; examples/students/run. The teacher's cache and the labels lie there too
