@@ -17,11 +17,10 @@ from whisperq.config import Source
 from whisperq.errors import InputError, UsageError
 from whisperq.names import set_file
 from whisperq.refusals import (
-    check_batches,
     check_export,
     check_runtime,
     check_set_names,
-    check_weights,
+    check_training,
     kind_of,
     seconds_of,
 )
@@ -44,8 +43,7 @@ def pseudo_label(s: Session, config: PseudoLabelConfig) -> Artifact:
 
 def training_data(s: Session, name: str, config: TrainingConfig) -> Any:
     """As the step of this name takes it. Raises UsageError for settings that no training can have."""
-    check_batches(config, world=1)  # what does not divide the whole divides no share of it
-    check_weights(config)
+    check_training(config, world=1)  # what does not divide the whole divides no share of it
     seconds_of(config.max_time)
     return part(name, "TrainingData")(
         s.sources("train", "train"), s.sources("validation", "validation"), s.experiment.normalizer

@@ -13,7 +13,16 @@ from whisperq.errors import UsageError
 from whisperq.flags import Context
 from whisperq.options import Execution
 from whisperq.runtimes import RUNTIMES, running, taking
-from whisperq.training_options import TrainingConfig
+from whisperq.training_options import DistillConfig, TrainingConfig
+
+
+def check_training(config: TrainingConfig, world: int) -> None:
+    """Raises UsageError for settings that no training, or none of so many processes, can have."""
+    check_batches(config, world)
+    check_weights(config)
+    if isinstance(config, DistillConfig):
+        check_teacher_cache(config)
+        check_ranges(config)
 
 
 def check_batches(config: TrainingConfig, world: int) -> None:
@@ -32,6 +41,24 @@ def check_weights(config: TrainingConfig) -> None:
     if not any(getattr(config, name) for name in names):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in names)
         raise UsageError(f"{flags} are both 0, so that there is nothing to learn from; give one of them a weight")
+
+
+def check_teacher_cache(config: DistillConfig) -> None:
+    """Raises UsageError for a cache of windows that never come again."""
+    others = [name for name in ("spec_augment", "pack") if getattr(config, name)]
+    if config.teacher_cache is not None and others:
+        flag = f"--{others[0].replace('_', '-')}"
+        raise UsageError(
+            f"--teacher-cache keeps what the teacher says of windows that come again, but {flag} makes other windows "
+            "in every epoch; leave one of the two out"
+        )
+
+
+def check_ranges(config: DistillConfig) -> None:
+    """Raises UsageError where the penalty on ranges could not see the tensors: what is compiled or computed twice."""
+    for name in ("compile", "recompute"):
+        if config.range_weight and getattr(config, name):
+            raise UsageError(f"--range-weight looks at tensors that --{name} hides; leave one of the two out")
 
 
 def seconds_of(text: str | None) -> float | None:

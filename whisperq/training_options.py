@@ -86,6 +86,13 @@ class DistillLoss:
 @dataclass(frozen=True)
 class DistillConfig(TrainingConfig, DistillLoss):  # the last base's fields come first
     freeze_encoder: bool = option(False, "Train the decoder alone; an encoder equal to the teacher's then runs once.")
+    range_weight: float | None = option(
+        None, "Weight of the penalty on ranges: peak over standard deviation, mean over the student's sites.", low=0
+    )
+    teacher_cache: str | None = option(
+        None, "Keep what the teacher says of each window in this folder, and ask it once only.", operational=True
+    )
+    teacher_cache_gib: float = option(8.0, "Size that the folder may have, in GiB.", low=0, operational=True)
 
 
 @dataclass(frozen=True)

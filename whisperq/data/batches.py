@@ -28,6 +28,7 @@ class Batch:
     utterances: tuple[Utterance, ...]
     seconds: float = 0.0  # of audio, padding apart
     samples: tuple[int, ...] = ()  # of each recording, of those batches that are made for looking at sites
+    digests: tuple[str, ...] = ()  # of each window, where they are asked for: see collate.py
 
     @property
     def lengths(self) -> dict[str, tuple[int, ...]]:

@@ -94,7 +94,8 @@ class Feed:
         """
         each = self.config.batch_size // world
         share = Share(rank * each, each, self.config.micro_batch or each)
-        collator = Collator(self.loader, self.config.spec_augment, self.seed)
+        wanted = getattr(self.config, "teacher_cache", None) is not None
+        collator = Collator(self.loader, self.config.spec_augment, self.seed, wanted)
         builder = Builder(self._find, self.loader.extractor, self.loader.codec, self.loader.skip_bad)
         with workers(builder, self._workers()) as build:  # forked here, before there is a thread of ours
             drawn = self._draw(position, range(first, first + count), share)

@@ -13,7 +13,7 @@ from whisperq.flags import Context
 from whisperq.models.descriptions import descriptions
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_whisper, load_whisper_processor, local_folder, save_model
-from whisperq.refusals import check_batches, check_weights, seconds_of
+from whisperq.refusals import check_training, seconds_of
 from whisperq.report.progress import say, say_left_out, stepping
 from whisperq.training.checkpoints import Checkpoints, Progress
 from whisperq.training.determinism import prepare_determinism
@@ -22,9 +22,11 @@ from whisperq.training.job import Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import Distiller, autocast_dtype
 from whisperq.training.material import prepare
+from whisperq.training.memory import keep_freed_memory
 from whisperq.training.pair import attention_kernel
 from whisperq.training.run import Surroundings, Training
 from whisperq.training.signals import stop_requested
+from whisperq.training.teacher_cache import GIB, TeacherCache
 from whisperq.training_options import DistillConfig
 
 
@@ -43,8 +45,7 @@ def distill(
         stop_requested(seconds_of(config.max_time)) as stopping,
         alone(out, "distill", processes),
     ):
-        check_batches(config, processes.world)
-        check_weights(config)
+        check_training(config, processes.world)
         teacher_folder = local_folder(teacher)
         train, validation = data.read(config.skip_bad)
         inputs = {
@@ -57,7 +58,8 @@ def distill(
         settings = context.settings(config, normalizer=data.normalizer)
         job = Job("distill", "distilled", out, settings, inputs)
         beginning = job.begin(config, context.force, processes, say)
-        pupil = Pupil(student, teacher_folder, (train, validation, data.normalizer), config, context, processes)
+        sources = train, validation, data.normalizer
+        pupil = Pupil(student, teacher_folder, sources, config, context, processes, inputs["teacher"]["sha256"])
         artifact.all_read(inputs)
         with stepping("distill", config.max_steps, beginning.step) as advance:
             around = Surroundings(processes, stopping, say, advance)
@@ -69,6 +71,8 @@ def distill(
             with beginning.draft(all_read=True) as draft:
                 pupil.finish(draft, reached, checkpoints)
             say_left_out(material.left_out())
+            if pupil.cache and pupil.cache.full:
+                say(f"{config.teacher_cache} found no room for all windows: the teacher ran again for the others")
         return processes.result(out)
 
 
@@ -89,16 +93,21 @@ class Pupil:
         config: DistillConfig,
         context: Context,
         processes: Processes,
+        taught_by: str,
     ) -> None:
+        """taught_by: the teacher's hash."""
         device = compute_device(context.device)
+        if device == "cpu":
+            keep_freed_memory()
         self.autocast = autocast_dtype(context.dtype, device)
         descriptions(student)  # as in init-student: no link out of the folder is followed
-        self.student, taught_by = load_pair(student, teacher, device)
+        self.student, frozen = load_pair(student, teacher, device)
         self.processor = load_whisper_processor(student)
         self.material = prepare(self.student, self.processor, data, config, context, processes)
         for notice in self.material.notices():
             say(notice)
-        self.distiller = Distiller(self.student, taught_by, config, self.autocast, context.seed, processes)
+        self.cache = teacher_cache(config, taught_by, self.autocast)
+        self.distiller = Distiller(self.student, frozen, config, self.autocast, context.seed, processes, self.cache)
 
     def finish(self, draft: artifact.Draft, reached: Progress, checkpoints: Checkpoints) -> None:
         """The best weights as a model folder, with the metrics and what was reached."""
@@ -110,6 +119,18 @@ class Pupil:
         shutil.copy(checkpoints.folder / METRICS, draft.folder / METRICS)
         draft.results |= self.material.results(reached, self.autocast)
         draft.results["samples_per_second"] = reached.step * self.distiller.config.batch_size / reached.seconds
+
+
+def teacher_cache(config: DistillConfig, teacher: str, dtype: torch.dtype) -> TeacherCache | None:
+    """None where none is wanted; teacher: its hash."""
+    if config.teacher_cache is None:
+        return None
+    return TeacherCache(
+        Path(config.teacher_cache).absolute(),
+        config.teacher_cache_gib * GIB,
+        teacher=teacher,
+        dtype=str(dtype),
+    )
 
 
 def load_pair(

@@ -22,6 +22,7 @@ from whisperq.training.determinism import deterministic
 from whisperq.training.distributed import ALONE, Processes
 from whisperq.training.losses import Weighting
 from whisperq.training.pair import Pair, Whisper
+from whisperq.training.teacher_cache import TeacherCache
 from whisperq.training.training_pair import TrainingPair
 from whisperq.training_options import DistillConfig, TrainingConfig
 
@@ -51,25 +52,27 @@ class Step:
     """An update on its way: its figures are still on the device, so that nobody waits for them before they are read."""
 
     number: int  # counted from zero
-    figures: Tensor  # (3,): CE and KL summed over tokens, gradient norm
+    figures: Tensor  # CE, KL and `terms` summed over tokens, gradient norm
     tokens: int
     learning_rate: float
     utterances: tuple[str, ...]
     weighting: Weighting
     task: str = "ce"
     extra: Mapping[str, float] = field(default_factory=dict)  # further figures for the log
+    terms: tuple[str, ...] = ()  # of the loss, beside CE and KL
 
     def read(self) -> StepMetrics:
         """Raises TrainingError, with the utterances' ids, where the loss or the gradient is not finite."""
-        ce, kl, norm = self.figures.tolist()
-        ce, kl = ce / self.tokens, kl / self.tokens
-        loss = self.weighting.ce * ce + self.weighting.kl * kl
+        *sums, norm = self.figures.tolist()
+        ce, kl, *terms = (value / self.tokens for value in sums)
+        loss = self.weighting.ce * ce + self.weighting.kl * kl + self.weighting.ranges * sum(terms)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"step {self.number + 1}: the loss is {loss} and the gradient's norm {norm}; "
                 f"its utterances: {', '.join(self.utterances)}"
             )
-        return StepMetrics(self.number + 1, loss, ce, kl, self.learning_rate, norm, self.tokens, self.task, self.extra)
+        extra = {**dict(zip(self.terms, terms, strict=True)), **self.extra}
+        return StepMetrics(self.number + 1, loss, ce, kl, self.learning_rate, norm, self.tokens, self.task, extra)
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -153,7 +156,8 @@ class Learner:
         self.pair.set_modes()
         self.student.zero_grad(set_to_none=True)
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(2, device=self.device)
+        terms = getattr(self.pair, "terms", ())
+        sums = torch.zeros(2 + len(terms), device=self.device)
         with deterministic(self.device == "cpu" or self.config.deterministic):
             for i, batch in enumerate(micro_batches, 1):
                 sums += self._accumulate(batch, tokens, last=i == len(micro_batches))
@@ -165,7 +169,7 @@ class Learner:
         # Read by the fused kernel, on the device; AdamW's annotations do not know of it.
         self.optimizer.found_inf = (~torch.isfinite(figures.sum())).float()  # type: ignore[attr-defined]
         self.optimizer.step()
-        return Step(number, figures, tokens, rate, utterances, self.pair.weighting, self.pair.task, extra)
+        return Step(number, figures, tokens, rate, utterances, self.pair.weighting, self.pair.task, extra, terms)
 
     def _accumulate(self, batch: Batch, tokens: int, last: bool) -> Tensor:
         """Add one micro-batch's gradient; returns its summed task loss and KL. Processes meet at the last one only."""
@@ -220,13 +224,15 @@ class Distiller(Learner):
         autocast: torch.dtype,
         seed: int,
         processes: Processes = ALONE,
+        cache: TeacherCache | None = None,
     ) -> None:
         student.model.encoder.requires_grad_(not config.freeze_encoder)
         student.model.encoder.embed_positions.requires_grad_(False)
         if config.recompute:
             recompute_layers(student)
-        weighting = Weighting(config.ce_weight, config.kl_weight, config.temperature)
-        super().__init__(Pair(student, teacher, weighting, autocast, config.compile), config, autocast, seed, processes)
+        weighting = Weighting(config.ce_weight, config.kl_weight, config.temperature, config.range_weight or 0.0)
+        pair = Pair(student, teacher, weighting, autocast, config.compile, cache)
+        super().__init__(pair, config, autocast, seed, processes)
         self.teacher = teacher
 
 

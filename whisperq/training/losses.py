@@ -28,11 +28,12 @@ CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**26}  # logits of one chunk: 64 and 25
 
 @dataclass(frozen=True)
 class Weighting:
-    """a_CE, a_KL and T."""
+    """a_CE, a_KL and T; a_R of the penalty on ranges (ranges.py), where there is one."""
 
     ce: float = 1.0
     kl: float = 0.8
     temperature: float = 1.0
+    ranges: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,10 @@ def _chunk(student: Tensor, teacher: Tensor, labels: Tensor, weighting: Weightin
     warm = log_p if temperature == 1.0 else torch.log_softmax(student / temperature, dim=-1)
     log_q = torch.log_softmax(teacher / temperature, dim=-1)
     q = log_q.exp()
-    sums[1] += temperature**2 * (q * (log_q - warm)).sum()
-    gradient = (warm.exp() - q).mul_(weighting.kl * temperature)
-    gradient.add_(log_p.exp(), alpha=weighting.ce)
+    sums[1] += temperature**2 * log_q.sub_(warm).mul_(q).sum()
+    if temperature == 1.0:  # both terms have one softmax
+        gradient = log_p.exp().mul_(weighting.ce + weighting.kl).sub_(q, alpha=weighting.kl)
+    else:
+        gradient = (warm.exp() - q).mul_(weighting.kl * temperature)
+        gradient.add_(log_p.exp(), alpha=weighting.ce)
     return gradient.scatter_add_(1, rows, torch.full_like(rows, -weighting.ce, dtype=gradient.dtype))

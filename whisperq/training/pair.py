@@ -1,5 +1,6 @@
 """Student and teacher on one batch, as one module that can be run, compiled and synchronised."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,22 +11,15 @@ from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED
 from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
+from whisperq.training.attention import attention_kernel
 from whisperq.training.ctc_pair import CtcPair
 from whisperq.training.losses import Head, Weighting, distillation_sums
+from whisperq.training.ranges import Ranges, penalty_sum
+from whisperq.training.teacher_cache import TeacherCache
 from whisperq.training.training_pair import TrainingPair
 from whisperq.training_options import MixedPrecisionConfig
 
 Whisper = GatedWhisperForConditionalGeneration
-
-
-# Encoder positions from which fused attention trains faster on a CPU (two cores of a Xeon with AMX, bfloat16): its
-# backward takes twice as long as the explicit form's at 200 positions, both passes together 0.75 of it at 1,500.
-FUSED_FROM = 750
-
-
-def attention_kernel(device: str, positions: int) -> str:
-    """transformers' name of the attention that trains fastest."""
-    return "eager" if device == "cpu" and positions < FUSED_FROM else "sdpa"
 
 
 class Pair(TrainingPair):
@@ -34,10 +28,22 @@ class Pair(TrainingPair):
     student: Whisper
 
     def __init__(
-        self, student: Whisper, teacher: Whisper, weighting: Weighting, dtype: torch.dtype, compiled: bool = False
+        self,
+        student: Whisper,
+        teacher: Whisper,
+        weighting: Weighting,
+        dtype: torch.dtype,
+        compiled: bool = False,
+        cache: TeacherCache | None = None,
     ) -> None:
-        """dtype: in which the teacher is held, whose weights autocast would round anew in every step."""
+        """dtype: in which the teacher is held, whose weights autocast would round anew in every step.
+
+        cache: keeps what the teacher says, so that it runs for windows alone that are not there.
+        """
         super().__init__()
+        self.dtype, self.cache = dtype, cache
+        self.ranges = Ranges(student) if weighting.ranges else None
+        self.terms = ("range",) if self.ranges else ()  # of the loss, beside the task's own and KL
         self.student, self.weighting, self.task = student, weighting, "ce"
         self.encoder_frozen = not any(p.requires_grad for p in student.model.encoder.parameters())
         self.shares_encoder = self.encoder_frozen and same_encoder(student, teacher)
@@ -63,19 +69,55 @@ class Pair(TrainingPair):
         """What `forward` takes of a batch."""
         labels = batch.tokens.labels.flatten()
         rows = (labels != IGNORED).nonzero().squeeze(1)
-        return batch.features, batch.tokens.inputs, rows, labels[rows]
+        usual = batch.features, batch.tokens.inputs, rows, labels[rows]
+        return usual if self.cache is None else (*usual, self._taught(batch, self.cache))
 
-    def forward(self, features: Tensor, inputs: Tensor, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, inputs: Tensor, rows: Tensor, labels: Tensor, taught: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """features (batch, mel bins, frames), inputs (batch, tokens); rows: which of the batch * tokens are labelled.
 
-        Returns L and (CE, KL), summed over the labelled tokens.
+        taught: the teacher's hidden states of those, (rows, width), where it need not be asked.
+
+        Returns L and (CE, KL, then `terms`), summed over the labelled tokens.
         """
-        encoded = self._encoded(self.student, features, torch.no_grad if self.encoder_frozen else torch.enable_grad)
-        with torch.inference_mode():
-            taught = encoded if self.shares_encoder else self._encoded(self.teacher, features, torch.inference_mode)
-            teacher = self._head(self.teacher, inputs, taught, rows)
-        student = self._head(self.student, inputs, encoded, rows)
-        return distillation_sums(student, teacher, labels, self.weighting)
+        used = torch.zeros(inputs.numel(), dtype=torch.bool, device=features.device).index_fill(0, rows, True)
+        used = used.view(inputs.shape)
+        gathering: AbstractContextManager[list[Tensor]] = self.ranges.gathered(used) if self.ranges else nullcontext([])
+        with gathering as peaks:
+            mode = torch.no_grad if self.encoder_frozen else torch.enable_grad
+            encoded = self._encoded(self.student, features, mode)
+            student = self._head(self.student, inputs, encoded, rows)
+        teacher = self._asked(features, inputs, rows, encoded) if taught is None else taught.to(features.device)
+        loss, sums = distillation_sums(student, Head(teacher, self.teacher.proj_out.weight), labels, self.weighting)
+        if not self.ranges:
+            return loss, sums
+        penalty = penalty_sum(peaks, used)
+        return loss + self.weighting.ranges * penalty, torch.cat([sums, penalty.detach()[None]])
+
+    @torch.inference_mode()
+    def _asked(self, features: Tensor, inputs: Tensor, rows: Tensor, encoded: Tensor | None = None) -> Tensor:
+        """The teacher's hidden states; `encoded` by the student, whose encoder may be the teacher's too."""
+        if encoded is None or not self.shares_encoder:
+            encoded = self._encoded(self.teacher, features, torch.inference_mode)
+        return self._head(self.teacher, inputs, encoded, rows).hidden
+
+    def _taught(self, batch: Batch, cache: TeacherCache) -> Tensor:
+        """From the cache, else by the teacher: each window by itself, so that its company changes nothing in it."""
+        parts = [torch.empty(0, self.teacher.config.d_model, dtype=self.dtype)]
+        for number, digest in enumerate(batch.digests):
+            if (found := cache.get(digest)) is None:
+                found = self._asked_alone(batch, number)
+                cache.put(digest, found)
+            parts.append(found)
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def _asked_alone(self, batch: Batch, number: int) -> Tensor:
+        device, length = batch.features.device, batch.tokens.lengths[number]
+        inputs = batch.tokens.inputs[number : number + 1, :length].to(device)
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self._asked(batch.features[number : number + 1], inputs, torch.arange(length, device=device)).cpu()
 
     def _encoded(self, model: Whisper, features: Tensor, mode: Any) -> Tensor:
         with mode():

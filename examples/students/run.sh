@@ -1,0 +1,135 @@
+#!/usr/bin/env bash
+# Gated students of a real Whisper: does a gate lower their outliers, and does that save word errors in INT8? From the
+# weights of whisper-tiny.en and real speech to one report: pseudo-labels by the teacher; students of several depths and
+# gates, distilled one after the other; of each its words and outputs in float and in INT8, and its outliers.
+#
+# run.sh takes no arguments. WHISPERQ_WHISPER names the folder of whisper-tiny.en, WHISPERQ_SPEECH that of the lists. Done
+# work is not done again: after an interruption of any kind, run it again; trainings go on from their newest checkpoint.
+# A command that outlived a killed script holds a lock: the script ends with 75 and says whose until that one has ended.
+# The students are ordered so that the first two answer the question once, and each further pair makes it surer.
+# Settings, with their defaults:
+#   RUNS        where the run folders go; examples/students/run. The teacher's cache and the labels lie there too
+#   TEACHER     a folder in WHISPERQ_WHISPER; whisper-tiny.en
+#   STUDENTS    "4+2-none-1 ...": encoder layers + decoder layers - gate - seed; made of DEPTHS and SEEDS
+#   DEPTHS      "4+2 2+2";  SEEDS "1 2"
+#   STEPS       of training, of 16 windows each; 1000.  EVAL_EVERY 100, SAVE_EVERY 25, WARMUP 100, RATE 3e-4, MICRO 8
+#   DISTILL     further options of whisperq distill
+#   SYSTEMS     "gemm dynamic paper": what is quantized.  ITSELF yes: whether the teacher is, too
+#   LIMIT       first N utterances of each list that is trained on; TEST_LIMIT of each test list; all
+#   KEPT_OUT, VALIDATION  utterances that are drawn for tests (150, of LJ Speech) and to choose the best step (48)
+#   PAPER_LIMIT, KL_LIMIT, OUTLIER_LIMIT   utterances of what is slow: the emulated recipe, KL, outliers; 12, 24, 24
+#   BATCHES     of calibration, eight utterances each; 16
+#   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
+# shellcheck disable=SC2154 # runs, speech and whispers come from whispers.sh
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+set --
+source "$here/../whispers.sh"
+teacher="$whispers/${TEACHER:-whisper-tiny.en}"
+lists="$runs/lists" labels="$runs/labels" cache="$runs/teacher-cache"
+kl_limit="${KL_LIMIT:-24}"
+
+limited=()
+[ -z "${LIMIT:-}" ] || limited=(--limit "$LIMIT")
+python "$here/lists.py" "$speech" "$lists" --kept-out "${KEPT_OUT:-150}" --validation "${VALIDATION:-48}" "${limited[@]}"
+sets=(--test "librispeech=$speech/librispeech_dev.jsonl" --test "ljspeech=$lists/ljspeech_kept_out.jsonl")
+data=(--data "$speech/librispeech_dev.jsonl" --data "$lists/ljspeech_kept_out.jsonl")
+
+students() {
+    local depth seed
+    if [ -n "${STUDENTS:-}" ]; then
+        printf '%s\n' $STUDENTS # words: several students
+        return
+    fi
+    for seed in ${SEEDS:-1 2}; do
+        for depth in ${DEPTHS:-4+2 2+2}; do
+            printf '%s\n' "$depth-none-$seed" "$depth-headwise-$seed"
+        done
+    done
+    for seed in ${SEEDS:-1 2}; do
+        for depth in ${DEPTHS:-4+2 2+2}; do echo "$depth-elementwise-$seed"; done
+    done
+}
+
+# NAME RUNTIME UTTERANCES FLAGS: what `quantize` is told, and how `eval` runs it. No kernel computes the paper's recipe.
+system() {
+    case $1 in
+        gemm) echo int8 "${TEST_LIMIT:--}" --recipe gemm ;;
+        dynamic) echo int8 "${TEST_LIMIT:--}" --activations dynamic ;;
+        paper) echo emulated "${PAPER_LIMIT:-12}" --recipe paper ;;
+        *) echo "SYSTEMS: $1 is none of gemm, dynamic and paper" >&2 && return 2 ;;
+    esac
+}
+
+# hear NAME MODEL RUNTIME UTTERANCES
+hear() {
+    local limit=()
+    [ "$4" = - ] || limit=(--limit "$4")
+    wq eval --model "$2" "${sets[@]}" --normalizer english --runtime "$3" "${limit[@]}" --out "$WHISPERQ_RUN/eval/$1"
+}
+
+# measure MODEL: in float and INT8, and its outliers where the paper looks and where a pretrained Whisper has them.
+measure() {
+    local name line
+    hear float "$1" float "${TEST_LIMIT:--}"
+    wq calibrate --model "$1" --data "$lists/librispeech_train.jsonl" --batches "${BATCHES:-16}" --batch-size 8
+    for name in ${SYSTEMS:-gemm dynamic paper}; do
+        read -r -a line <<<"$(system "$name")"
+        wq quantize --model "$1" "${line[@]:2}" --out "$WHISPERQ_RUN/quantized/$name"
+        hear "$name" "$WHISPERQ_RUN/quantized/$name" "${line[@]:0:2}"
+        wq compare "$WHISPERQ_RUN/eval/float" "$WHISPERQ_RUN/eval/$name" --common \
+            --out "$WHISPERQ_RUN/comparisons/$name-vs-float"
+        wq sensitivity --by model --model "$name" "${data[@]}" --limit "$kl_limit" --out "$WHISPERQ_RUN/sensitivity/$name"
+    done
+    outliers "$1" after
+}
+
+# outliers MODEL NAME
+outliers() {
+    wq outliers --model "$1" "${sets[@]}" --limit "${OUTLIER_LIMIT:-24}" --out "$WHISPERQ_RUN/outliers/$2/attention" \
+        --layer "enc.*.out_proj,dec.*.out_proj,dec.*.cross.out_proj"
+    wq outliers --model "$1" "${sets[@]}" --limit "${OUTLIER_LIMIT:-24}" --out "$WHISPERQ_RUN/outliers/$2/mlp" \
+        --layer "enc.*.fc2:input,enc.*.mlp_sum,dec.*.fc2:input,dec.*.mlp_sum"
+}
+
+# student NAME: from the teacher's layers to its numbers.
+student() {
+    local depth gate seed
+    IFS=- read -r depth gate seed <<<"$1"
+    export WHISPERQ_RUN="$runs/students/$depth-$gate/seed-$seed"
+    mkdir -p "$WHISPERQ_RUN"
+    wq init-student --teacher "$teacher" --layers "${depth%+*}" --decoder-layers "${depth#*+}" --gate "$gate" --seed "$seed"
+    outliers "$WHISPERQ_RUN/student" before
+    # shellcheck disable=SC2086 # DISTILL: several words
+    wq distill --teacher "$teacher" --train "$labels/utterances.jsonl" --validation "$lists/validation.jsonl" --seed "$seed" \
+        --max-steps "${STEPS:-1000}" --batch-size 16 --micro-batch "${MICRO:-8}" --learning-rate "${RATE:-3e-4}" \
+        --warmup-steps "${WARMUP:-100}" --beta1 0.9 --eval-every "${EVAL_EVERY:-100}" --save-every "${SAVE_EVERY:-25}" \
+        --keep 1 --teacher-cache "$cache" ${DISTILL:-}
+    measure "$WHISPERQ_RUN/distilled"
+}
+
+# What a pretrained Whisper pays, beside its students.
+teacher_itself() {
+    [ "${ITSELF:-yes}" = yes ] || return 0
+    export WHISPERQ_RUN="$runs/teacher"
+    mkdir -p "$WHISPERQ_RUN"
+    measure "$teacher"
+}
+
+report() {
+    export WHISPERQ_RUN="$runs/report"
+    wq report "$runs/students" "$runs/teacher" --force --no-verify --out "$runs/report" --title "Gated students of Whisper"
+}
+
+export WHISPERQ_RUN="$runs/labelling"
+mkdir -p "$WHISPERQ_RUN" "$runs/teacher"
+wq pseudo-label --model "$teacher" --data "$lists/librispeech_train.jsonl" --data "$lists/librispeech_unlabelled.jsonl" \
+    --data "$lists/ljspeech_train.jsonl" --normalizer english --out "$labels"
+done=0
+for name in $(students); do
+    student "$name"
+    done=$((done + 1))
+    [ "$done" -ne 2 ] || teacher_itself
+    report
+done
+[ "$done" -ge 2 ] || { teacher_itself && report; }

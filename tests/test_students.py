@@ -1,0 +1,60 @@
+"""examples/students/run.sh in its smallest form, on a tiny teacher; run again, it does nothing twice."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import sample_lines, write_lines
+
+from whisperq import artifact
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "students" / "run.sh"
+SETTINGS = {
+    "STUDENTS": "2+1-headwise-3", "STEPS": "2", "EVAL_EVERY": "2", "WARMUP": "1", "SYSTEMS": "gemm", "MICRO": "8",
+    "KEPT_OUT": "2", "VALIDATION": "2", "LIMIT": "4", "TEST_LIMIT": "2", "KL_LIMIT": "1", "OUTLIER_LIMIT": "1",
+    "BATCHES": "1", "WHISPERQ_VENV": "", "ITSELF": "no",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory, teacher) -> dict[str, str]:
+    """Where the script finds weights and speech, and where it shall write."""
+    folder = tmp_path_factory.mktemp("students")
+    (folder / "whisper").mkdir()
+    (folder / "whisper" / "whisper-tiny.en").symlink_to(teacher)
+    (folder / "speech").mkdir()
+    for name, start, count in (("librispeech_train", 0, 6), ("librispeech_dev", 6, 2), ("ljspeech_train", 0, 4)):
+        kind = "validation" if name.startswith("lj") else "train"
+        write_lines(folder / "speech" / f"{name}.jsonl", sample_lines(kind, start + count)[start:])
+    unlabelled = [{k: v for k, v in line.items() if k != "text"} for line in sample_lines("test", 3)]
+    write_lines(folder / "speech" / "librispeech_unlabelled.jsonl", unlabelled)
+    places = {"WHISPERQ_WHISPER": folder / "whisper", "WHISPERQ_SPEECH": folder / "speech", "RUNS": folder / "runs",
+              "RESULTS": folder / "results", "PYTHONPATH": SCRIPT.parents[2]}  # fmt: skip
+    return {**os.environ, **SETTINGS, **{name: str(place) for name, place in places.items()}}
+
+
+def run(environment: dict[str, str]) -> str:
+    done = subprocess.run(["bash", SCRIPT], env=environment, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def test_the_smallest_form_ends_in_a_report_and_is_not_done_twice(environment):
+    run(environment)
+    runs = Path(environment["RUNS"])
+    student = runs / "students" / "2+1-headwise" / "seed-3"
+    trained = artifact.load(student / "distilled")
+    assert trained.results["steps"] == 2
+    labels = [json.loads(line) for line in (runs / "labels" / "utterances.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in (runs / "lists" / "ljspeech_kept_out.jsonl").read_text().splitlines()]
+    assert len(kept) == 2 and not {x["id"] for x in labels} & {x["id"] for x in kept}
+    assert list((runs / "teacher-cache").glob("*/*.taught"))
+    for name in ("eval/float", "eval/gemm", "comparisons/gemm-vs-float", "sensitivity/gemm", "outliers/after/mlp"):
+        assert artifact.is_artifact(student / name), name
+    page = artifact.load(runs / "report")
+    made = {path: path.stat().st_mtime_ns for path in runs.rglob("manifest.json")}
+    run(environment)
+    again = {path for path, when in made.items() if path.stat().st_mtime_ns != when}
+    assert again <= {runs / "report" / "manifest.json"} and artifact.load(runs / "report").kind == page.kind
