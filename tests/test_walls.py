@@ -43,6 +43,7 @@ GROUND = {
     "run_folder",
     "runtimes",
     "schema",
+    "schemes",
     "sealing",
     "stopping",
     "training_options",
@@ -99,8 +100,9 @@ GROUND_ORDER = {
     "config": {"checks", "declared", "errors", "flags"},
     "planning": {"artifact", "declaration", "declared", "errors", "flags"},
     "refusals": {"artifact", "errors", "flags", "options", "runtimes", "training_options"},
-    "run_folder": {"artifact", "errors", "options"},
+    "run_folder": {"artifact", "errors", "options", "schemes"},
     "runtimes": set(),
+    "schemes": {"kinds", "options"},
 }
 LIGHT = (
     "cli",

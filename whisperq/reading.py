@@ -16,17 +16,10 @@ from whisperq import manifests
 from whisperq.errors import InputError
 from whisperq.hashing import file_sha256
 from whisperq.kinds import in_todays_form
+from whisperq.kinds.comparisons import Comparison, Robustness
 from whisperq.kinds.models import Distilled, Onnx, Quantized, Student
-from whisperq.kinds.observations import (
-    Attention,
-    Calibration,
-    Outliers,
-    PseudoLabels,
-    Report,
-    Robustness,
-    Sensitivity,
-)
-from whisperq.kinds.scores import Comparison, Evaluation, Scores
+from whisperq.kinds.observations import Attention, Calibration, Outliers, PseudoLabels, Report, Sensitivity
+from whisperq.kinds.scores import Evaluation, Scores
 from whisperq.references import MANIFEST, stamps
 from whisperq.schema import Fields, count, read_json, record, text
 from whisperq.sealing import SCHEMA

@@ -8,6 +8,7 @@ An earlier version wrote fewer keys: `in_todays_form` adds what stands for them,
 from collections.abc import Callable
 from typing import Any
 
+from whisperq.kinds.comparisons import Comparison, Robustness
 from whisperq.kinds.models import Distilled, MixedPrecision, Onnx, Student
 from whisperq.kinds.observations import (
     Attention,
@@ -15,12 +16,11 @@ from whisperq.kinds.observations import (
     Outliers,
     PseudoLabels,
     Report,
-    Robustness,
     Sensitivity,
     one_observer,
 )
 from whisperq.kinds.pattern import completed
-from whisperq.kinds.scores import Comparison, Evaluation, Scores, single_averages
+from whisperq.kinds.scores import Evaluation, Scores, single_averages
 
 RESULTS: dict[str, Any] = {
     "student": Student,

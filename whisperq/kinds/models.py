@@ -91,18 +91,18 @@ class Described(TypedDict):
 class Scaled(TypedDict):
     """A site whose channels were scaled: the relative squared error of what its layers give out."""
 
-    alpha: float | None
-    error_before: float | None
-    error: float | None
+    alpha: float
+    error_before: float
+    error: float
 
 
 class Massive(TypedDict, total=False):
     """A site with channels on 16 bits."""
 
-    channels: float | None
-    products: float | None  # more of them, a fraction of all
-    error_saved: float | None
-    ratio: float | None  # greatest channel over the median one: all that is known of a recipe that is emulated alone
+    channels: float
+    products: float  # more of them, a fraction of all
+    error_saved: float
+    ratio: float | None  # of a recipe that is emulated alone: greatest channel over the median one; null: infinite
 
 
 class Eased(TypedDict, total=False):

@@ -4,8 +4,8 @@ from typing import Annotated, NotRequired, TypedDict
 
 from whisperq.kinds.models import Figures
 from whisperq.kinds.pattern import Missing
-from whisperq.kinds.scores import Ends
-from whisperq.schema import count
+from whisperq.kinds.scores import LeftOutPadding, WordCounts
+from whisperq.schema import count, number
 
 
 class Searched(TypedDict):
@@ -65,22 +65,33 @@ class PartCost(TypedDict):
     activations: NotRequired[list[str]]
 
 
-class Sensitivity(TypedDict):
+class Costs(TypedDict):
+    """All that was measured: sensitivity.json."""
+
+    float_wer: float | None
+    everything: State
+    parts: dict[str, PartCost]  # the worst first
+
+
+class CostSummary(TypedDict):
+    float_wer: float | None
+    everything: State
+    parts: int
+    worst: dict[str, PartCost]
+    exclude: NotRequired[str]  # the flag that keeps the worst in float; none of a mixed-precision model
+
+
+class Sensitivity(CostSummary):
     """Of `whisperq sensitivity`."""
 
     recipe: str
     by: str
     tokens: int
     skipped: int | None
-    float_wer: float | None
-    everything: State
-    parts: int
-    worst: dict[str, PartCost]
-    exclude: NotRequired[str]  # the flag that keeps the worst in float; none of a mixed-precision model
     figures: NotRequired[Figures]
 
 
-class ObservedOutliers(TypedDict):
+class OutlierFigures(TypedDict):
     """Of all sites together."""
 
     kurtosis: float | None
@@ -91,17 +102,71 @@ class ObservedOutliers(TypedDict):
     sites: list[str]
 
 
-class Outliers(TypedDict):
+class ObservedOutliers(OutlierFigures):
+    roles: Annotated[dict[str, OutlierFigures], Missing({})]  # of the rows of each role: speech, padding, tokens
+
+
+class LargestValue(TypedDict):
+    """The largest value at a site; `scoring.massive` says what massive is."""
+
+    site: str
+    channel: int
+    value: float
+    role: str  # of the row, whose number is `position`
+    position: int
+    token: str | None
+    utterance: NotRequired[str]
+    median: NotRequired[float]
+    deviation: NotRequired[float]
+    times_median: float | None  # null where it is infinite, as the next
+    times_deviation: float | None
+    massive: bool
+    largest_in: int  # utterances
+    massive_in: int
+
+
+class Definition(TypedDict):
+    magnitude: float
+    times_median: float
+
+
+class MassiveValues(TypedDict):
+    """How many sites of a model have massive values, and which have the largest."""
+
+    definition: Definition
+    sites: int
+    massive_sites: int
+    massive_channels: int
+    largest: list[LargestValue]
+
+
+class MassiveOfModels(TypedDict, total=False):
+    massive: Annotated[dict[str, MassiveValues], Missing({})]  # by title; where they were asked for
+
+
+class Compared(TypedDict, total=False):
+    compare: ObservedOutliers  # of the second model, where one was named
+
+
+class Outliers(Compared, MassiveOfModels):
     """Of `whisperq outliers`."""
 
     model: ObservedOutliers
-    compare: NotRequired[ObservedOutliers]
     titles: dict[str, str]  # of model and compare
     padding: str
     utterances: int
     top_dimensions: dict[str, dict[str, list[tuple[int, int, float]]]]  # title -> site -> dimension, outliers, share
     skipped: NotRequired[int]
     figures: NotRequired[Figures]
+
+
+def of_roles(results: Outliers) -> dict[str, ObservedOutliers]:
+    """The figures of the model, and of the one that it was compared with."""
+    compared = {"compare": results["compare"]} if "compare" in results else {}
+    return {"model": results["model"], **compared}
+
+
+Share = Annotated[float, number(0)]  # of a query's probability, a fraction
 
 
 class Attention(TypedDict):
@@ -112,72 +177,34 @@ class Attention(TypedDict):
     utterance: str
     text: str
     shape: list[int]  # heads, queries, keys
+    shares: Annotated[dict[str, dict[str, dict[str, Share]]], Missing({})]  # head -> role of queries -> of keys
     figures: NotRequired[Figures]
 
 
-class System(TypedDict):
-    """What heard the recordings of a robustness."""
+class LabelCounts(WordCounts):
+    """Word errors are those of labels against the references that there are; `utterances` are all labels."""
 
-    model: str
-    runtime: str
-    device: str
-    sampling_rate: NotRequired[int | None]
-
-
-class Symptom(TypedDict):
-    """Recordings to which something happened, with A and with B; rates are fractions, intervals hold 95 %."""
-
-    symptom: str
-    recordings: str
-    total: Annotated[int, count(1)]
-    count_a: int
-    count_b: int
-    interval_95_a: Ends
-    interval_95_b: Ends
-    pairs: dict[str, int]
-    difference: float
-    difference_interval_95: Ends
-    p: float | None
-    words_a: NotRequired[int]  # of the symptom words, as the rest
-    words_b: NotRequired[int]
-    words_change: NotRequired[float]
-    words_interval_95: NotRequired[Ends]
-
-
-class Robustness(TypedDict):
-    """Of `whisperq robustness`: A is the float model, B the quantized one."""
-
-    a: System
-    b: System
-    normalizer: str
-    symptoms: list[Symptom]
-
-
-class PseudoLabels(TypedDict):
-    """Of `whisperq pseudo-label`."""
-
-    utterances: int | None
+    scored: int  # labels with a reference
     words: int | None
     audio_seconds: float
     mean_logprob: float | None  # nats per token
-    skipped: int | None
+    label_wer_above: dict[str, int]  # percent -> labels
+
+
+class Unlabelled(TypedDict):
+    """Utterances without a label, and why."""
+
+    skipped: int | None  # unusable lines and recordings
     longer_than_window: int | None
     unfinished: int | None
-    wer: float | None  # against the references; None where there are none
-    hits: int | None
-    substitutions: int | None
-    deletions: int | None
-    insertions: int | None
-    reference_words: int
-    raw_reference_words: int | None
-    empty_references: int | None
-    empty_reference_insertions: int | None
-    scored: int  # labels with a reference
-    label_wer_above: dict[str, int]  # percent -> labels
+
+
+class PseudoLabels(LabelCounts, Unlabelled, LeftOutPadding):
+    """Of `whisperq pseudo-label`."""
+
     normalizers: list[str]
     normalizer_version: NotRequired[int]
     decoded_again: NotRequired[int | None]
-    tail_seconds: NotRequired[float | None]
 
 
 class Report(TypedDict):

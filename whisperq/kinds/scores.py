@@ -1,7 +1,4 @@
-"""What test sets' scores hold: of an evaluation, a score, and a comparison or robustness of two systems.
-
-Rates are fractions, differences percentage points, intervals hold 95 %.
-"""
+"""What test sets' scores hold, of an evaluation or a score. Rates are fractions, intervals hold 95 %."""
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
@@ -21,7 +18,7 @@ class Rule(TypedDict):
     measure: Annotated[Measure, Missing("wer")]
 
 
-class Loop(TypedDict):
+class Looping(TypedDict):
     """A hypothesis that runs in circles."""
 
     id: str
@@ -35,6 +32,15 @@ class Confusions(TypedDict):
     substitutions: list[tuple[str, str, int]]
     deletions: list[tuple[str, int]]
     insertions: list[tuple[str, int]]
+
+
+def ranked(found: Confusions) -> dict[str, list[tuple[list[str], int]]]:
+    """Of each sort the words of a confusion, and how often it happened."""
+    return {
+        "substitutions": [([word, heard], times) for word, heard, times in found["substitutions"]],
+        "deletions": [([word], times) for word, times in found["deletions"]],
+        "insertions": [([word], times) for word, times in found["insertions"]],
+    }
 
 
 class CharacterErrors(TypedDict):
@@ -75,26 +81,32 @@ class ScoredSetResults(Rule, WordCounts, Characters):
     normalizer_version: Annotated[int, Missing(1)]
     normalizer_changed_words: NotRequired[bool]
     loops: Tally
-    looping: Annotated[list[Loop], Missing([])]  # some of them by name
+    looping: Annotated[list[Looping], Missing([])]  # some of them by name
     confusions: Confusions
 
 
-class SetScores(ScoredSetResults):
-    """A test set; of an evaluation with its times."""
+class Times(TypedDict, total=False):
+    """Of an evaluation, over all utterances of a set."""
+
+    audio_seconds: float
+    wall_seconds: float  # of features, decoding and what lies between
+    features_seconds: float | None
+    decoding_seconds: float | None
+    rtfx: float | None  # audio over wall seconds
+
+
+class SetScores(ScoredSetResults, Times):
+    """A test set."""
 
     group: Annotated[str | None, Missing(None)]
     skipped: NotRequired[int]  # lines and recordings that could not be used
     decoded_again: NotRequired[int]  # utterances
-    audio_seconds: NotRequired[float | None]
-    wall_seconds: NotRequired[float | None]  # of features and decoding
-    features_seconds: NotRequired[float | None]
-    decoding_seconds: NotRequired[float | None]
-    rtfx: NotRequired[float | None]  # audio over wall seconds
 
 
 class Means(TypedDict):
-    """Unweighted, over sets."""
+    """Unweighted, over some sets."""
 
+    sets: list[str]
     mean_wer: float | None
     mean_cer: float | None
 
@@ -102,7 +114,6 @@ class Means(TypedDict):
 class Average(Rule, Means):
     """Over all sets under one rule."""
 
-    sets: list[str]
     groups: dict[str, Means]
 
 
@@ -125,14 +136,17 @@ class Products(TypedDict):
     float_products: dict[str, str]  # address -> why
 
 
-class Execution(Products):
+class LeftOutPadding(TypedDict, total=False):
+    tail_seconds: float | None  # of padding that was kept, where the rest was left out
+
+
+class Execution(Products, LeftOutPadding):
     """What ran an evaluation, and at what cost."""
 
     runtime: str
     device: str
     warm_up_seconds: Annotated[float | None, Missing(None)]
     peak_memory_gib: Annotated[float | None, Missing(None)]
-    tail_seconds: NotRequired[float | None]  # of padding kept, where the rest of it was left out
 
 
 class Evaluation(Execution, Scores):
@@ -156,64 +170,3 @@ def _alone(name: str, one: SetScores) -> Average:
         "mean_wer": one.get("wer"),
         "mean_cer": one.get("cer"),
     }
-
-
-class Verdict(Rule):
-    """B against A, in points of the measure; positive where B is worse."""
-
-    wer_a: NotRequired[float]  # of a verdict by WER, as the next
-    wer_b: NotRequired[float]
-    cer_a: NotRequired[float]
-    cer_b: NotRequired[float]
-    reference_words: NotRequired[int]
-    reference_characters: NotRequired[int]
-    difference: float
-    interval_95: Ends
-    p: float | None
-    verdict: str
-    within_margin: bool
-    enough_words: bool
-    enough_blocks: bool
-    words_needed: int | None
-    blocks: NotRequired[int]  # of a set: what was resampled
-    blocked_by: NotRequired[str]  # speaker, recording or utterance
-
-
-def rates_of(one: Verdict) -> tuple[float, float]:
-    """Of A and of B."""
-    return (one["wer_a"], one["wer_b"]) if one["measure"] == "wer" else (one["cer_a"], one["cer_b"])
-
-
-def reference_units(one: Verdict) -> int:
-    """Words or characters of the references."""
-    return one["reference_words"] if one["measure"] == "wer" else one["reference_characters"]
-
-
-class MatchedPairs(TypedDict):
-    """The matched pairs sentence segment test."""
-
-    segments: int | None
-    mean: float | None
-    z: float | None
-    p: float | None
-    enough_segments: NotRequired[bool]
-
-
-class SetVerdict(Verdict):
-    normalizer_version: NotRequired[int]
-    utterances: int | None
-    matched_pairs: MatchedPairs
-    utterances_better: int | None
-    utterances_worse: int | None
-    equal_hypotheses: NotRequired[int]
-
-
-class Comparison(TypedDict):
-    """Of `whisperq compare`."""
-
-    a: str
-    b: str
-    margin: float
-    resamples: int | None
-    sets: dict[str, SetVerdict]
-    means: list[Verdict]
