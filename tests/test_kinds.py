@@ -111,6 +111,7 @@ def test_all_that_commands_write_is_declared():
 LINES = {
     "a misspelt key": ('load(here, "evaluation").results["wier"]', 'TypedDict "Evaluation" has no key "wier"'),
     "a set's": ('load(here, "scores").results["sets"]["a"]["cers"]', 'TypedDict "SetScores" has no key "cers"'),
+    "Python's function": ('wq.load("x", "onnx").results["byte"]', 'TypedDict "Onnx" has no key "byte"'),
     "another kind's": ('load(here, "calibration").results["recipe"]', 'TypedDict "Calibration" has no key "recipe"'),
     "a wrong use": ('load(here, "quantized").results["kept_worst"] + 1', "No overload variant of"),
     "mixed precision's": ('load(here, "quantized").results["mode"]', 'TypedDict "Quantized" has no key "mode"'),
@@ -119,12 +120,12 @@ LINES = {
 
 def test_a_type_checker_finds_what_readers_get_wrong(tmp_path):
     pytest.importorskip("mypy")
-    head = "from pathlib import Path\nfrom whisperq.artifact import load\nhere = Path()\n"
+    head = "from pathlib import Path\nimport whisperq as wq\nfrom whisperq.artifact import load\nhere = Path()\n"
     right = 'load(here, "evaluation").results["sets"]["a"]["wer"]\nload(here).results["whatever"]\n'
     (tmp_path / "reader.py").write_text(head + right + "".join(f"{line}\n" for line, _ in LINES.values()))
     flags = ["--follow-imports=silent", "--no-error-summary", "--cache-dir", str(tmp_path / "cache")]
     done = subprocess.run([sys.executable, "-m", "mypy", *flags, "reader.py"], cwd=tmp_path, capture_output=True)
     found = [line for line in done.stdout.decode().splitlines() if ": error:" in line]
     assert len(found) == len(LINES), found
-    for number, (line, (_, words)) in enumerate(zip(found, LINES.values(), strict=True), start=6):
+    for number, (line, (_, words)) in enumerate(zip(found, LINES.values(), strict=True), start=7):
         assert line.startswith(f"reader.py:{number}: error: {words}")
