@@ -12,10 +12,10 @@ from tiny import gated_model, logits_of, processor
 from whisperq.models.loading import save_model
 from whisperq.models.plan import PaperScope
 from whisperq.options import QuantizeConfig
-from whisperq.report.tables import scheme as said
 from whisperq.run_folder import scheme as place
 from whisperq.runtime.quantized import WEIGHTS, load_quantized, save_quantization, stored_dtypes
 from whisperq.runtime.stored import open_stored
+from whisperq.schemes import in_words
 from whisperq.steps.quantize import scheme, warn_of_growth
 
 NAMES = {
@@ -32,7 +32,7 @@ def test_the_scope_is_said_where_it_is_unusual(scope, names):
     config = QuantizeConfig(recipe="paper", sites=scope[0], exception=scope[1])
     results = scheme(config)
     assert (results["sites"], results["exception"]) == (scope[0] or "blocks", scope[1] or "attention")
-    assert (place(config), said(results)) == names
+    assert (place(config), in_words({"smooth": None, "massive": {}, **results})) == names
     assert scheme(QuantizeConfig())["sites"] is None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import Job
 
-from whisperq import artifact
+from whisperq import artifact, reading
 from whisperq.errors import InputError, Interrupted
 
 
@@ -96,14 +96,14 @@ def test_what_changes_no_byte_is_no_replacement(tmp_path):
 def test_a_reader_beside_a_writer_sees_one_of_the_two(tmp_path, monkeypatch):
     """The folder is replaced between its manifest and its files."""
     write(tmp_path / "calibration", "first")
-    verify = artifact._verify
+    verify = reading._verify
 
     def late(path: Path, files: dict) -> None:
-        monkeypatch.setattr(artifact, "_verify", verify)
+        monkeypatch.setattr(reading, "_verify", verify)
         replaced(tmp_path / "calibration")
         verify(path, files)
 
-    monkeypatch.setattr(artifact, "_verify", late)
+    monkeypatch.setattr(reading, "_verify", late)
     assert artifact.load(tmp_path / "calibration").config == {"text": "second"}
 
 

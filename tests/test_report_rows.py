@@ -19,6 +19,7 @@ from reported import (
 from rich.console import Console
 from scipy.stats import ttest_1samp
 
+from whisperq.kinds import in_todays_form
 from whisperq.report.comparisons import comparison
 from whisperq.report.distortion_tables import distorted, distortion_tables
 from whisperq.report.error_tables import cost_table, error_tables
@@ -180,13 +181,15 @@ def test_links_and_printed_names_are_what_the_folders_are_called(tmp_path):
     console = Console(width=250, record=True, file=io.StringIO())
     numbers = {"wer": 0.5, "wer_interval_95": [0.4, 0.6], "normalizer": "basic"}
     average = {"normalizer": "basic", "scorer": "jiwer", "sets": ["[bold]noisy"]}
-    for table in scores({"sets": {"[bold]noisy": numbers}, "averages": [average]}, "[/x] of mine"):
+    found = in_todays_form("scores", {"sets": {"[bold]noisy": numbers}, "averages": [average]})
+    for table in scores(found, "[/x] of mine"):
         console.print(table)
     figures = {"wer_a": 0.5, "wer_b": 0.5, "difference": 0.0, "interval_95": [-1, 1], "p": None, "verdict": "no worse"}
     counted = {"blocks": 30, "blocked_by": "speaker", "reference_words": 9, "enough_blocks": True, "enough_words": True}
     pairs = {"matched_pairs": {"segments": 9, "mean": 0.0, "z": 0.0, "p": 1.0}, "within_margin": False}
     one = figures | counted | pairs | {"normalizer": "basic", "scorer": "jiwer"}
-    for table in comparison({"a": "[a]", "b": "[/b]", "margin": 0.3, "sets": {"[/y]": one}, "means": []}):
+    found = {"a": "[a]", "b": "[/b]", "margin": 0.3, "sets": {"[/y]": one}, "means": []}
+    for table in comparison(in_todays_form("comparison", found)):
         console.print(table)
     shown = console.export_text()
     assert "[bold]noisy" in shown and "[/x] of mine" in shown

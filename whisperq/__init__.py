@@ -10,9 +10,13 @@ Every command is a function (whisperq/api.py), imported when it is first named.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whisperq.registered import STEPS
+
+if TYPE_CHECKING:
+    from whisperq.api import Artifact as Artifact
+    from whisperq.api import load as load
 
 __version__ = "0.1.0"
 

@@ -20,8 +20,7 @@ from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
-from whisperq import artifact
-from whisperq.artifact import Artifact
+from whisperq.artifact import Artifact, load
 from whisperq.calls import call_of
 from whisperq.checks import typed
 from whisperq.commands import COMMANDS, Command, InputFlag, perform
@@ -177,8 +176,3 @@ def as_path(flag: InputFlag, value: Any) -> str:
     if isinstance(value, str | os.PathLike):
         return os.fspath(value)
     raise UsageError(f"--{flag.name} is {value!r}, but must be a path")
-
-
-def load(path: PathLike, kind: str | None = None, verify: bool = True) -> Artifact:
-    """An artifact that was made before, checked as `whisperq show` does. Raises InputError."""
-    return artifact.load(Path(path), kind, verify)

@@ -22,49 +22,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from whisperq import manifests
 from whisperq.disk import first_process, system_errors
-from whisperq.errors import InputError, Interrupted, UsageError
+from whisperq.errors import Interrupted, UsageError
 from whisperq.hashing import file_sha256
 from whisperq.publishing import PARTIAL, clear_killed, destination, publish, sibling
+from whisperq.reading import ATTEMPTS, Artifact, is_artifact, load
 from whisperq.references import MANIFEST, Reference, all_read, blaming, stamps
-from whisperq.schema import Fields, count, read_json, record, text
-from whisperq.sealing import SCHEMA, plain, seal
+from whisperq.sealing import plain, seal
 
 __all__ = [
     "MANIFEST", "Artifact", "Draft", "Finished", "all_read", "create", "is_artifact", "load", "plain", "reference",
     "refuse_overwrite",
 ]  # fmt: skip
-
-ATTEMPTS = 5  # at reading a folder that others replace
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A finished folder and what its manifest says."""
-
-    path: Path
-    manifest: dict[str, Any]
-
-    def __fspath__(self) -> str:
-        """It stands for its folder wherever Python takes a path."""
-        return str(self.path)
-
-    @property
-    def kind(self) -> str:
-        return self.manifest["kind"]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return self.manifest["config"]
-
-    @property
-    def inputs(self) -> dict[str, dict[str, str]]:
-        return self.manifest["inputs"]
-
-    @property
-    def results(self) -> dict[str, Any]:
-        return self.manifest["results"]
 
 
 class Finished(Exception):
@@ -81,58 +50,6 @@ class Draft:
 
     folder: Path
     results: dict[str, Any] = field(default_factory=dict)
-
-
-def is_artifact(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
-
-
-def load(path: Path, kind: str | None = None, verify: bool = True) -> Artifact:
-    """Read and check an artifact.
-
-    Raises InputError: no manifest, one that is not as whisperq.manifests says, a newer schema, another kind, a file
-    that is missing or whose sha256 differs (`verify`).
-    """
-    for _ in range(ATTEMPTS):
-        before = stamps(path, (MANIFEST,))
-        try:
-            return _load(path, kind, verify)
-        except (InputError, FileNotFoundError):
-            if before == stamps(path, (MANIFEST,)):
-                raise
-    return _load(path, kind, verify)
-
-
-def _load(path: Path, kind: str | None, verify: bool) -> Artifact:
-    if not is_artifact(path):
-        raise InputError(f"{path} is not a finished whisperq artifact: it has no {MANIFEST}")
-    manifest = Fields(read_json(path / MANIFEST, _this_version), path / MANIFEST)
-    found, schema = manifest["kind"], manifest["schema"]
-    if schema > SCHEMA:
-        raise InputError(f"{path} was written by a newer whisperq (schema {schema}, this one reads {SCHEMA})")
-    if kind is not None and found != kind:
-        raise InputError(f"{path} holds a {found}, but a {kind} is needed here")
-    if verify:
-        _verify(path, manifest["files"])
-    return Artifact(path, manifest)
-
-
-def _this_version(manifest: Any, place: str) -> None:
-    """What this version can judge: of a newer one's manifest the schema alone."""
-    record({"schema": count(1)})(manifest, place)
-    (manifests.manifest if manifest["schema"] <= SCHEMA else record({"kind": text}))(manifest, place)
-
-
-def _verify(path: Path, files: Mapping[str, str]) -> None:
-    for name, digest in files.items():
-        file = path / name
-        if not file.is_file():
-            raise InputError(f"{path} lacks its file {name}; run the command that made it again with --force")
-        if file_sha256(file) != digest:
-            raise InputError(
-                f"{file} has changed since it was written (its sha256 differs from the manifest); "
-                "run the command that made it again with --force"
-            )
 
 
 def reference(path: Path, verify: bool = True) -> Reference:

@@ -119,13 +119,13 @@ def check_export(folder: Path, as_float: bool) -> None:
         raise UsageError(f"--float exports a float model, but {folder} is quantized; name the one it was made from")
     if kind == "quantized":
         check_integer_form(folder, "export the float one with --float")
-        if artifact.load(folder, verify=False).results.get("activation_ranges") == "dynamic":
+        if artifact.load(folder, "quantized", verify=False).results["activation_ranges"] == "dynamic":
             raise UsageError(dynamic_refusal(folder))
 
 
 def check_integer_form(folder: Path, otherwise: str) -> None:
     """Of a quantized model: the recipe paper has products that no integer kernel takes."""
-    recipe = artifact.load(folder, verify=False).results.get("recipe", "gemm")
+    recipe = artifact.load(folder, "quantized", verify=False).results.get("recipe", "gemm")
     if recipe != "gemm":
         raise UsageError(
             f"the recipe {recipe} of {folder} has no form in integers; {otherwise}, or whisperq quantize --recipe gemm"

@@ -8,6 +8,7 @@ from pathlib import Path
 from whisperq.artifact import is_artifact
 from whisperq.errors import InputError, UsageError, meant
 from whisperq.options import QuantizeConfig
+from whisperq.schemes import in_short, scheme_of
 
 NAMED = 6  # artifacts of one folder that a sentence names; more are counted
 
@@ -108,12 +109,7 @@ def _short(text: str) -> str:
 
 def scheme(config: QuantizeConfig) -> str:
     """A quantized model's folder: gemm-w8a8, gemm-w4-g64-mse (weights alone), gemm-w8a8-dynamic-smooth0.5."""
-    bits = f"w{config.weight_bits}" + ("" if config.activations == "none" else f"a{config.activation_bits}")
-    parts = [config.recipe, bits, *(["dynamic"] if config.activations == "dynamic" else [])]
-    parts += [config.sites] if config.sites not in (None, "blocks") else []
-    parts += [f"except-{config.exception}"] if config.exception not in (None, "attention") else []
-    parts += [f"g{config.group}"] if config.group is not None else []
-    parts += ["mse"] if config.weights == "mse" else []
+    parts = in_short(scheme_of(config))
     parts += [f"by-{config.observer}"] if config.observer is not None else []
     parts += {"auto": [], "none": ["unscaled"]}.get(config.smooth, [f"smooth{config.smooth}"])
     parts += [f"massive-{_short(config.massive)}"] if config.massive is not None else []

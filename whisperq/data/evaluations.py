@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from whisperq import artifact
+from whisperq.artifact import Artifact
 from whisperq.errors import InputError, UsageError
+from whisperq.kinds.scores import Measure, Scores
 from whisperq.names import set_file
 
 FOLDER = "hypotheses"  # of an artifact, with a file for each set
@@ -22,7 +24,7 @@ class Evaluation:
     files: Mapping[str, Path]
     normalizers: Mapping[str, str] = field(default_factory=dict)  # set -> id
     scorer: str | None = None
-    measures: Mapping[str, str] = field(default_factory=dict)  # set -> wer or cer
+    measures: Mapping[str, Measure] = field(default_factory=dict)  # of each set
     version: int | None = None  # of the normalisers
     spelling: Path | None = None
 
@@ -37,15 +39,15 @@ def open_evaluation(place: Path) -> Evaluation:
         return Evaluation(place, {place.stem: place}, spelling=spelling_beside(place))
     if not artifact.is_artifact(place):
         raise InputError(f"{place} is neither a hypotheses file nor a finished evaluation or score")
-    sealed = artifact.load(place)
+    sealed: Artifact[Scores] = artifact.load(place)
     if sealed.kind not in KINDS:
         raise InputError(f"{place} holds a {sealed.kind}, but an evaluation or score is needed here")
     sets = sealed.results["sets"]
     files = {name: set_file(place / FOLDER, name, ".jsonl") for name in sets}
     normalizers = {name: r["normalizer"] for name, r in sets.items()}
-    scorers = {r.get("scorer", "jiwer") for r in sets.values()}
-    measures = {name: r.get("measure", "wer") for name, r in sets.items()}
-    version = min((r.get("normalizer_version", 1) for r in sets.values()), default=None)
+    scorers = {r["scorer"] for r in sets.values()}
+    measures = {name: r["measure"] for name, r in sets.items()}
+    version = min((r["normalizer_version"] for r in sets.values()), default=None)
     return Evaluation(place, files, normalizers, scorers.pop(), measures, version, _there(place / SPELLING))
 
 

@@ -3,13 +3,13 @@
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from whisperq.errors import InputError
+from whisperq.kinds.models import Described
 from whisperq.models.plan import Plan
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def describe(plan: Plan) -> Described:
     """How many weights and sites are quantized, which are not, and why."""
     return {
         "weights": len(plan.weights),

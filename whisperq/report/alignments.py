@@ -9,8 +9,8 @@ Wrong words in capitals, unless the set has capitals of its own (the normaliser 
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
 
+from whisperq.kinds.scores import SetScores, ranked
 from whisperq.names import printable
 from whisperq.scoring.alignment import Alignment
 from whisperq.scoring.measures import UNITS
@@ -20,23 +20,24 @@ COLUMNS = 110  # characters of a line before it is continued
 LISTED = 50  # confusions of a kind
 
 
-def error_text(title: str, scored: ScoredSet, results: dict[str, Any]) -> str:
+def error_text(title: str, scored: ScoredSet, results: SetScores) -> str:
     """A set's errors: the rates, what was taken for what, and each utterance that is not all right."""
     e, measure, unit = scored.errors, scored.measure, UNITS[scored.measure]
-    found, other = e.substitutions + e.deletions + e.insertions, "cer" if measure == "wer" else "wer"
+    found, rates = e.substitutions + e.deletions + e.insertions, {"wer": results["wer"], "cer": results["cer"]}
+    rate, (other, second) = rates.pop(measure), rates.popitem()
     lines = [
         title,
-        f"{measure.upper()} {_percent(results[measure])} [{found} / {e.reference_words} {unit}s: {e.substitutions} "
-        f"substituted, {e.deletions} deleted, {e.insertions} inserted], {other.upper()} {_percent(results[other])}; "
+        f"{measure.upper()} {_percent(rate)} [{found} / {e.reference_words} {unit}s: {e.substitutions} "
+        f"substituted, {e.deletions} deleted, {e.insertions} inserted], {other.upper()} {_percent(second)}; "
         f"normalizer {scored.normalizer}, scorer {scored.scorer}",
         f"{e.utterances} utterances scored, {e.empty_references} without reference words "
         f"({e.empty_reference_insertions} {unit}s heard there), {results['loops']} looping",
         "",
     ]
-    for kind, rows in confusions(scored.utterances).items():
+    for kind, rows in ranked(confusions(scored.utterances)).items():
         lines += [
             f"{kind}, most frequent first:",
-            *(f"  {row[-1]:5d}  {' -> '.join(row[:-1])}" for row in rows[:LISTED]),
+            *(f"  {times:5d}  {' -> '.join(words)}" for words, times in rows[:LISTED]),
         ]
         lines += [f"         and {len(rows) - LISTED} more"] if len(rows) > LISTED else []
         lines.append("")

@@ -1,14 +1,14 @@
 """Two systems on the same test sets: the verdicts as tables."""
 
-from typing import Any
-
 from rich.table import Table
 
+from whisperq.kinds.comparisons import Comparison, Verdict, rates_of, reference_units
+from whisperq.kinds.scores import Measure
 from whisperq.report.cells import figure, percent, table
 from whisperq.scoring.measures import UNITS, rule_of
 
 
-def comparison(results: dict[str, Any]) -> list[Table]:
+def comparison(results: Comparison) -> list[Table]:
     """One table for each normaliser, scorer and measure, and one of matched pairs."""
     names = list(results["sets"])
     rules = dict.fromkeys(map(rule_of, results["sets"].values()))
@@ -20,7 +20,7 @@ def comparison(results: dict[str, Any]) -> list[Table]:
     return [*found, pairs]
 
 
-def _differences(results: dict[str, Any], rule: tuple[str, str, str]) -> Table:
+def _differences(results: Comparison, rule: tuple[str, str, Measure]) -> Table:
     normalizer, scorer, measure = rule
     rate, unit = measure.upper(), UNITS[measure]
     title = f"A {results['a']}, B {results['b']}, normalizer {normalizer}, scorer {scorer}"
@@ -29,27 +29,24 @@ def _differences(results: dict[str, Any], rule: tuple[str, str, str]) -> Table:
     for name, r in results["sets"].items():
         if rule_of(r) == rule:
             blocks = f"{r['blocks']:,} {r['blocked_by']}s"
-            words = figure(r[f"reference_{unit}s"])
+            words = figure(reference_units(r))
             result.add_row(name, *_figures(r), words, blocks, sentence(r, results["margin"]))
     for mean in results["means"]:
         if rule_of(mean) == rule:
             verdict = sentence(mean, results["margin"])
-            result.add_row(
-                "mean over sets", *_figures(mean), figure(mean[f"reference_{unit}s"]), "each set's own", verdict
-            )
+            result.add_row("mean over sets", *_figures(mean), figure(reference_units(mean)), "each set's own", verdict)
     return result
 
 
-def _figures(r: dict[str, Any]) -> list[str]:
+def _figures(r: Verdict) -> list[str]:
     low, high = r["interval_95"]
-    rates = [percent(r[f"{rule_of(r)[2]}_{system}"]) for system in "ab"]
-    return [*rates, f"{r['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", p_value(r["p"])]
+    return [*map(percent, rates_of(r)), f"{r['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", p_value(r["p"])]
 
 
-def sentence(r: dict[str, Any], margin: float) -> str:
+def sentence(r: Verdict, margin: float) -> str:
     """The verdict in words; differences are percentage points of WER or CER."""
-    unit = UNITS[r.get("measure", "wer")]
-    words, blocks = f"{r[f'reference_{unit}s']:,} {unit}s", f"{r.get('blocks', 0):,} {r.get('blocked_by', 'block')}s"
+    unit = UNITS[r["measure"]]
+    words, blocks = f"{reference_units(r):,} {unit}s", f"{r.get('blocks', 0):,} {r.get('blocked_by', 'block')}s"
     few = "" if r["enough_blocks"] else "; too few blocks" if "blocks" not in r else f"; {blocks} are few"
     if r["verdict"] == "undecided":
         wanted = r["words_needed"]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from whisperq.kinds.observations import Sensitivity
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.grids import Cell, Grid, grid
 from whisperq.report.over_seeds import seeds_cell
@@ -16,7 +17,7 @@ class Distorted:
 
     model: Model
     seed: int | None
-    entry: Entry
+    entry: Entry[Sensitivity]
     kl: float  # nats per token
     snr: float  # dB; infinite where nothing differs
 

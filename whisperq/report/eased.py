@@ -1,21 +1,22 @@
 """What `quantize` did about outliers, as tables: sites scaled, and massive channels on 16 bits."""
 
-from typing import Any
+import math
 
 from rich.table import Table
 
+from whisperq.kinds.models import Massive, Quantized, Scaled
 from whisperq.report.cells import figure, table
 
 SHOWN = 8  # sites of a table; all are in the manifest
 
 
-def eased_tables(results: dict[str, Any]) -> list[Table]:
+def eased_tables(results: Quantized) -> list[Table]:
     """None where nothing was searched or found."""
-    scaled, massive = results.get("scaled") or {}, results.get("massive") or {}
+    scaled, massive = results["scaled"], results["massive"]
     return [*([_scaled(scaled)] if scaled else []), *([_massive(massive, results)] if massive else [])]
 
 
-def _scaled(scaled: dict[str, Any]) -> Table:
+def _scaled(scaled: dict[str, Scaled]) -> Table:
     """Those first whose layers' output gains most."""
     best = sorted(scaled, key=lambda site: scaled[site]["error"] / scaled[site]["error_before"])
     title = f"Channels scaled at {len(scaled)} sites, with the relative squared error of what their layers give out"
@@ -26,11 +27,11 @@ def _scaled(scaled: dict[str, Any]) -> Table:
     return result
 
 
-def _massive(massive: dict[str, Any], results: dict[str, Any]) -> Table:
+def _massive(massive: dict[str, Massive], results: Quantized) -> Table:
     """Of the emulated recipe the ratio of the greatest channel to the median one is all that is known."""
-    if (cost := results.get("extra_products")) is None:
+    if (cost := results["extra_products"]) is None:
         result = table("Sites with massive channels, on 16 bits", "site", "#greatest over median channel")
-        for site in sorted(massive, key=lambda s: -massive[s]["ratio"])[:SHOWN]:
+        for site in sorted(massive, key=lambda s: -(massive[s]["ratio"] or math.inf))[:SHOWN]:
             result.add_row(site, figure(massive[site]["ratio"], 0))
         return result
     title = f"Massive channels on 16 bits at {len(massive)} sites, {100 * cost:.1f} % more integer products"

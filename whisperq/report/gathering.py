@@ -6,21 +6,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, overload
 
 from whisperq import artifact
 from whisperq.artifact import Artifact
 from whisperq.errors import InputError
+from whisperq.kinds.comparisons import Robustness
+from whisperq.kinds.observations import Outliers, Sensitivity
+from whisperq.kinds.scores import Evaluation
+from whisperq.reading import Results
 from whisperq.report.progress import track
 
 SKIPPED = ("report",)  # kinds that are no result of their own
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class Entry(Generic[Results]):
     """One artifact, itself alone; `problem` says what is wrong with its own files, where something is."""
 
-    artifact: Artifact
+    artifact: Artifact[Results]
     sha256: str
     name: str  # its path, from the folder that holds all runs
     problem: str | None = None
@@ -35,7 +39,7 @@ class Entry:
         return self.artifact.path
 
     @property
-    def results(self) -> dict[str, Any]:
+    def results(self) -> Results:
         """Raises InputError, which names the artifact, where a key is not there."""
         return self.artifact.results
 
@@ -62,7 +66,17 @@ class Gathered:
     def by_hash(self) -> dict[str, Entry]:
         return {entry.sha256: entry for entry in self.entries}
 
-    def of_kind(self, *kinds: str) -> list[Entry]:
+    @overload
+    def of_kind(self, kind: Literal["evaluation"], /) -> list[Entry[Evaluation]]: ...
+    @overload
+    def of_kind(self, kind: Literal["sensitivity"], /) -> list[Entry[Sensitivity]]: ...
+    @overload
+    def of_kind(self, kind: Literal["outliers"], /) -> list[Entry[Outliers]]: ...
+    @overload
+    def of_kind(self, kind: Literal["robustness"], /) -> list[Entry[Robustness]]: ...
+    @overload
+    def of_kind(self, *kinds: str) -> list[Entry[Any]]: ...
+    def of_kind(self, *kinds: str) -> list[Entry[Any]]:
         return [entry for entry in self.entries if entry.kind in kinds]
 
     def input(self, entry: Entry, role: str) -> Entry | None:

@@ -14,6 +14,7 @@ from whisperq.data.evaluations import open_evaluation, read_spelling
 from whisperq.data.hypotheses import read_hypotheses
 from whisperq.errors import InputError, WhisperqError
 from whisperq.hashing import bytes_sha256
+from whisperq.kinds.scores import Evaluation
 from whisperq.report.cells import percent
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.progress import say, track
@@ -153,7 +154,9 @@ def _set_order(item: tuple[MeasuredSet, object]) -> tuple:
     return found.rule, found.group is None, found.group not in ("id", None), found.group or ""
 
 
-def read_errors(entry: Entry) -> Iterable[tuple[MeasuredSet, np.ndarray, tuple[str, list[int]], np.ndarray]]:
+def read_errors(
+    entry: Entry[Evaluation],
+) -> Iterable[tuple[MeasuredSet, np.ndarray, tuple[str, list[int]], np.ndarray]]:
     """Of each set the reference words and errors of every utterance that has any, and the blocks. Raises InputError."""
     evaluation = open_evaluation(entry.path)
     spelling = read_spelling(evaluation.spelling) if evaluation.spelling else None
@@ -171,7 +174,7 @@ def read_errors(entry: Entry) -> Iterable[tuple[MeasuredSet, np.ndarray, tuple[s
         texts = "\n".join(f"{u.id}\t{u.reference}" for _, u in kept)
         words = np.array([u.counts.words for _, u in kept])
         identity = bytes_sha256(texts.encode(errors="backslashreplace"))
-        test_set = MeasuredSet(name, results.get("group"), known, scorer, int(words.sum()), identity, measure)
+        test_set = MeasuredSet(name, results["group"], known, scorer, int(words.sum()), identity, measure)
         blocks = choose_blocks([x.speaker for x, _ in kept], [x.source for x, _ in kept])
         yield test_set, words, blocks, np.array([u.counts.errors for _, u in kept])
 

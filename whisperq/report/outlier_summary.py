@@ -1,16 +1,14 @@
 """What `outliers` prints: statistics by rows of each role, top dimensions, and the largest values where asked for."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.table import Table
 
+from whisperq.kinds.observations import MassiveValues, OutlierFigures, Outliers, of_roles
 from whisperq.report.cells import figure, table
 
 TOP_SITES = 12
 
 
-def outliers(results: dict[str, Any]) -> list[Table]:
+def outliers(results: Outliers) -> list[Table]:
     top = table("Top dimensions", "model", "site", "dimension: share of the site's outliers")
     for title, sites in results["top_dimensions"].items():
         for address, dimensions in list(sites.items())[:TOP_SITES]:
@@ -18,29 +16,26 @@ def outliers(results: dict[str, Any]) -> list[Table]:
             top.add_row(title, address, shares or "none")
     listed = table("Sites", "these figures depend on this list")
     listed.add_row(", ".join(results["model"]["sites"]))
-    massive = [
-        massive_table(title, found, results["utterances"]) for title, found in results.get("massive", {}).items()
-    ]
+    massive = [massive_table(title, found, results["utterances"]) for title, found in results["massive"].items()]
     return [_summary(results), top, *massive, listed]
 
 
-def _summary(results: dict[str, Any]) -> Table:
-    """Of all rows, and of those of each role: earlier versions told no roles apart."""
+def _summary(results: Outliers) -> Table:
+    """Of all rows, and of those of each role."""
     summary = table(
         f"Outliers beyond six standard deviations ({results['padding']})",
         "model", "rows", "#average kurtosis", "#max inf norm", "#peak", "#outliers", "#per million", "#sites",
     )  # fmt: skip
-    for role in ("model", "compare"):
-        if role in results:
-            every = {"all": results[role], **results[role].get("roles", {})}
-            for rows, r in every.items():
-                rate = 1e6 * r["outliers"] / r["values"]
-                cells = [r["kurtosis"], r["max_inf_norm"], r["peak"], r["outliers"], rate, len(r["sites"])]
-                summary.add_row(results["titles"][role], rows, *map(figure, cells))
+    for role, found in of_roles(results).items():
+        every: dict[str, OutlierFigures] = {"all": found, **found["roles"]}
+        for rows, r in every.items():
+            rate = 1e6 * r["outliers"] / r["values"]
+            cells = [r["kurtosis"], r["max_inf_norm"], r["peak"], r["outliers"], rate, len(r["sites"])]
+            summary.add_row(results["titles"][role], rows, *map(figure, cells))
     return summary
 
 
-def massive_table(title: str, found: Mapping[str, Any], utterances: int) -> Table:
+def massive_table(title: str, found: MassiveValues, utterances: int) -> Table:
     """The largest values, of the sites that `scoring.by_role.largest_values` has chosen."""
     many = f"{found['massive_channels']} channels at {found['massive_sites']} of {found['sites']} sites"
     counted = many if found["massive_sites"] else f"none at {found['sites']} sites"
@@ -51,8 +46,8 @@ def massive_table(title: str, found: Mapping[str, Any], utterances: int) -> Tabl
     for peak in found["largest"]:
         result.add_row(
             peak["site"], str(peak["channel"]), figure(peak["value"], 1), peak["role"], str(peak["position"]),
-            peak["token"] or "", *(_times(peak[key]) for key in ("times_median", "times_deviation")),
-            *(f"{peak[key]} of {utterances}" for key in ("massive_in", "largest_in")),
+            peak["token"] or "", _times(peak["times_median"]), _times(peak["times_deviation"]),
+            f"{peak['massive_in']} of {utterances}", f"{peak['largest_in']} of {utterances}",
         )  # fmt: skip
     least = found["definition"]
     result.caption = (

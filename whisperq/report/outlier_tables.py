@@ -1,15 +1,18 @@
 """The paper's Table 1: average kurtosis and infinity norm by layers and gate."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from whisperq.kinds.observations import ObservedOutliers, Outliers, of_roles
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.grids import Cell, Grid
 from whisperq.report.over_seeds import seeds_cell
 from whisperq.report.systems import Model, Subjects, as_columns, observed_sites, plain_last
 
-FIGURES = {"kurtosis": "average kurtosis", "max_inf_norm": "infinity norm"}
+Figure = Literal["kurtosis", "max_inf_norm"]
+FIGURES: dict[Figure, str] = {"kurtosis": "average kurtosis", "max_inf_norm": "infinity norm"}
+RECORDED = ("kurtosis", "max_inf_norm", "peak", "outliers", "values")
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Observed:
     model: Model
     seed: int | None
     entry: Entry
-    figures: Mapping[str, Any]
+    figures: ObservedOutliers
 
 
 def outlier_tables(gathered: Gathered) -> list[Grid]:
@@ -41,15 +44,14 @@ def outlier_tables(gathered: Gathered) -> list[Grid]:
     return [_grid(c, list(o.values()), f"table1{f'-{n + 1}' if n else ''}") for n, (c, o) in enumerate(found)]
 
 
-def observed(entry: Entry, subjects: Subjects) -> Iterable[Observed]:
+def observed(entry: Entry[Outliers], subjects: Subjects) -> Iterable[Observed]:
     """The model and the one it was compared with."""
-    for role in ("model", "compare"):
-        subject = subjects.of_input(entry, role) if role in entry.results else None
-        if subject:
-            yield Observed(subject.model, subject.seed, entry, entry.results[role])
+    for role, figures in of_roles(entry.results).items():
+        if subject := subjects.of_input(entry, role):
+            yield Observed(subject.model, subject.seed, entry, figures)
 
 
-def _condition(entry: Entry) -> Condition:
+def _condition(entry: Entry[Outliers]) -> Condition:
     data, results = entry.artifact.inputs["data"]["sha256"], entry.results
     return Condition(observed_sites(entry), data, results["padding"], results["utterances"])
 
@@ -82,18 +84,17 @@ def _but_gate(model: Model) -> tuple:
     return model.origin, model.depth, model.numbers
 
 
-def _values(key: str, some: Sequence[Observed]) -> dict[int | None, float]:
-    return {o.seed: o.figures[key] for o in some if o.figures[key] is not None}
+def _values(key: Figure, some: Sequence[Observed]) -> dict[int | None, float]:
+    return {o.seed: value for o in some if (value := o.figures[key]) is not None}
 
 
 def _record(condition: Condition, one: Observed) -> dict[str, Any]:
-    names = ("kurtosis", "max_inf_norm", "peak", "outliers", "values")
     return {
         "sites": condition.sites,
         "data": one.entry.artifact.inputs["data"]["path"],
         "utterances": condition.utterances,
         **as_columns(one.model),
         "seed": one.seed,
-        **{name: one.figures[name] for name in names},
+        **{name: value for name, value in one.figures.items() if name in RECORDED},
         "manifests": one.entry.name,
     }

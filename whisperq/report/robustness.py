@@ -1,10 +1,11 @@
 """What quantizing breaks beside words, as a printed table and as a report's section."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
+from whisperq.kinds.comparisons import Robustness, Symptom
+from whisperq.kinds.scores import Ends
 from whisperq.report.cells import table
 from whisperq.report.comparisons import p_value
 from whisperq.report.gathering import Entry, Gathered
@@ -18,22 +19,22 @@ TITLES = {
 }
 
 
-def robustness_tables(results: Mapping[str, Any]) -> list[Table]:
+def robustness_tables(results: Robustness) -> list[Table]:
     """One table; A is the float model."""
-    a, b = (results[system]["runtime"] for system in "ab")
+    a, b = results["a"]["runtime"], results["b"]["runtime"]
     title = f"Beside word errors, A {a}, B {b}, normalizer {results['normalizer']}"
     columns = ("recordings", "#A", "#B", "#only A", "#only B", "#B - A (points)", "#95 % interval", "#p", "#words")
     found = table(title, "symptom", *columns)
     for row in results["symptoms"]:
         low, high = (100 * end for end in row["difference_interval_95"])
-        counts = [f"{row[f'count_{x}']} of {row['total']}" for x in "ab"]
+        counts = [f"{count} of {row['total']}" for count in (row["count_a"], row["count_b"])]
         only = [str(row["pairs"][key]) for key in ("first", "second")]
         cells = (*counts, *only, f"{100 * row['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", p_value(row["p"]))
         found.add_row(TITLES.get(row["symptom"], row["symptom"]), row["recordings"], *cells, words(row))
     return [found]
 
 
-def words(row: Mapping[str, Any]) -> str:
+def words(row: Symptom) -> str:
     """How many were heard, and how many more or fewer a recording, with the interval."""
     if "words_a" not in row:
         return ""
@@ -62,31 +63,34 @@ def robustness_grids(gathered: Gathered) -> list[Grid]:
     return [grid("robustness", ("Beside word errors", CAPTION), columns, rows, 1, records=tuple(records))]
 
 
-def _row(entry: Entry, found: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _row(entry: Entry[Robustness], found: Symptom) -> tuple[Cell, ...]:
     low, high = (100 * end for end in found["difference_interval_95"])
     title = (_name(entry), TITLES.get(found["symptom"], found["symptom"]), found["recordings"], f"{found['total']:,}")
     change = Cell(f"{100 * found['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", bold=low > 0 or high < 0)
     return (
         *map(Cell, title),
-        *(_rate(entry, found, system) for system in "ab"),
+        _rate(entry, found["count_a"] / found["total"], found["interval_95_a"]),
+        _rate(entry, found["count_b"] / found["total"], found["interval_95_b"]),
         change,
         Cell(p_value(found["p"])),
         Cell(words(found)),
     )
 
 
-def _rate(entry: Entry, found: Mapping[str, Any], system: str) -> Cell:
-    low, high = (100 * end for end in found[f"interval_95_{system}"])
-    return Cell(f"{100 * found[f'count_{system}'] / found['total']:.1f}", f"{low:.1f}\u2013{high:.1f}", (entry,))
+def _rate(entry: Entry, rate: float, interval: Ends) -> Cell:
+    low, high = (100 * end for end in interval)
+    return Cell(f"{100 * rate:.1f}", f"{low:.1f}\u2013{high:.1f}", (entry,))
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: Entry[Robustness]) -> str:
     return f"{entry.name}, {entry.results['b']['runtime']}"
 
 
-def _record(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
+def _record(entry: Entry[Robustness], found: Symptom) -> dict[str, Any]:
     plain = {key: value for key, value in found.items() if not isinstance(value, list | dict)}
-    ends = {key: found[key] for key in ("interval_95_a", "interval_95_b", "difference_interval_95")}
+    keys: tuple[Literal["interval_95_a", "interval_95_b", "difference_interval_95"], ...]
+    keys = ("interval_95_a", "interval_95_b", "difference_interval_95")
+    ends = {key: found[key] for key in keys}
     flat = {
         f"{key}_{end}": value for key, pair in ends.items() for end, value in zip(("low", "high"), pair, strict=True)
     }

@@ -2,41 +2,50 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 from rich.table import Table
 
+from whisperq.kinds.scores import (
+    Average,
+    CharacterErrors,
+    Evaluation,
+    Means,
+    Measure,
+    Products,
+    Scores,
+    SetScores,
+    ranked,
+)
 from whisperq.report.cells import figure, percent, table
 from whisperq.runtimes import tells_products
 from whisperq.scoring.measures import UNITS
 
+ERRORS: tuple[Literal["substitutions", "deletions", "insertions", "hits"], ...]
 ERRORS = ("substitutions", "deletions", "insertions", "hits")
 COLUMNS = ("#sub", "#del", "#ins", "#hits")
-RATES = {"wer": ("wer", "cer"), "cer": ("cer", "wer")}  # the measure, whose errors are counted, first
+# The measure, whose errors are counted, first.
+RATES: dict[Measure, tuple[Measure, Measure]] = {"wer": ("wer", "cer"), "cer": ("cer", "wer")}
+MEANS: dict[Measure, Literal["mean_wer", "mean_cer"]] = {"wer": "mean_wer", "cer": "mean_cer"}
 
 
-def evaluation(results: dict[str, Any]) -> list[Table]:
+def evaluation(results: Evaluation) -> list[Table]:
     """What eval prints."""
     where = f"{results['runtime']} on {results['device']}"
     found = [*scores(results, where), *speed(results, where)]
     return [*found, products(results)] if tells_products(results["runtime"]) else found
 
 
-def scores(results: dict[str, Any], of: str = "") -> list[Table]:
+def scores(results: Scores, of: str = "") -> list[Table]:
     """One table for each normaliser, scorer and measure: their figures are never put together."""
-    found = [_table(results["sets"], average, of) for average in results.get("averages") or _single(results["sets"])]
-    if any(r.get("loops") for r in results["sets"].values()):
+    found = [_table(results["sets"], average, of) for average in results["averages"]]
+    if any(r["loops"] for r in results["sets"].values()):
         found.append(_loops(results["sets"]))
     return found
 
 
-def _single(sets: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each set by itself, of an evaluation from before there were averages."""
-    return [{"normalizer": r["normalizer"], "scorer": "jiwer", "sets": [name]} for name, r in sets.items()]
-
-
-def _table(sets: dict[str, Any], average: dict[str, Any], of: str) -> Table:
-    measure = average.get("measure", "wer")
+def _table(sets: dict[str, SetScores], average: Average, of: str) -> Table:
+    measure = average["measure"]
     first, second = RATES[measure]
     title = f"{UNITS[measure].capitalize()} errors"
     title = ", ".join(part for part in (title, of, f"normalizer {average['normalizer']}") if part)
@@ -46,37 +55,38 @@ def _table(sets: dict[str, Any], average: dict[str, Any], of: str) -> Table:
     result = table(f"{title}, scorer {average['scorer']}", "set", "group", *rates, *counted)
     for name in average["sets"]:
         r = sets[name]
-        found = [r["character_errors"][key] for key in ERRORS] if measure == "cer" else [r.get(key) for key in ERRORS]
-        keys = f"reference_{UNITS[measure]}s", "utterances", "empty_references", *more, "loops"
-        counts = map(figure, [*found, *(r.get(key) for key in keys)])
+        errors: SetScores | CharacterErrors = r["character_errors"] if measure == "cer" else r
+        units = r["reference_characters"] if measure == "cer" else r["reference_words"]
+        more_counts = [r.get("skipped")] if more else []
+        counts = [*(errors[key] for key in ERRORS), units, r["utterances"], r["empty_references"], *more_counts]
         numbers = percent(r[first]), _interval(r, measure), percent(r.get(second))
-        result.add_row(name, r.get("group") or "", *numbers, *counts)
+        result.add_row(name, r["group"] or "", *numbers, *map(figure, [*counts, r["loops"]]))
     if len(average["sets"]) > 1:
-        groups = [(f"mean over {group}", group, mean) for group, mean in average["groups"].items()]
-        for title, group, mean in (("mean over sets", "", average), *groups):
-            numbers = percent(mean[f"mean_{first}"]), "", percent(mean[f"mean_{second}"])
-            result.add_row(title, group, *numbers)
+        means: list[tuple[str, str, Means]] = [("mean over sets", "", average)]
+        means += [(f"mean over {group}", group, mean) for group, mean in average["groups"].items()]
+        for title, group, mean in means:
+            result.add_row(title, group, percent(mean[MEANS[first]]), "", percent(mean[MEANS[second]]))
     return result
 
 
-def _interval(r: dict[str, Any], measure: str) -> str:
-    low, high = r[f"{measure}_interval_95"]
-    return "-" if low is None else f"{100 * low:.2f}-{100 * high:.2f}"
+def _interval(r: SetScores, measure: Measure) -> str:
+    low, high = r["wer_interval_95"] if measure == "wer" else r["cer_interval_95"]
+    return "-" if low is None or high is None else f"{100 * low:.2f}-{100 * high:.2f}"
 
 
-def _loops(sets: dict[str, Any]) -> Table:
+def _loops(sets: dict[str, SetScores]) -> Table:
     result = table("Hypotheses that run in circles", "set", "utterance", "said again and again", "#times")
     for name, r in sets.items():
         for one in r["looping"]:
             result.add_row(name, one["id"], one["ngram"], figure(one["times"]))
-        if (more := r["loops"] - len(r["looping"])) > 0:
+        if (more := (r["loops"] or 0) - len(r["looping"])) > 0:
             result.add_row(name, f"and {more:,} more")
     return result
 
 
-def speed(results: dict[str, Any], where: str) -> list[Table]:
+def speed(results: Evaluation, where: str) -> list[Table]:
     """RTFx over features, decoding and what lies between; where it was measured in parts, these too."""
-    warm_up, peak = results.get("warm_up_seconds"), results.get("peak_memory_gib")
+    warm_up, peak = results["warm_up_seconds"], results["peak_memory_gib"]
     title = f"Speed, {where}" + (f", after {warm_up:.1f} s of warming up" if warm_up is not None else "")
     title += f", at most {peak:.2f} GiB held" if peak is not None else ""
     result = table(title, "set", "#audio (s)", "#wall (s)", "#features (s)", "#decoding (s)", "#RTFx")
@@ -86,7 +96,7 @@ def speed(results: dict[str, Any], where: str) -> list[Table]:
     return [result]
 
 
-def products(results: dict[str, Any]) -> Table:
+def products(results: Products) -> Table:
     """How many matrix products ran in integers, and which did not: alike ones of all layers together."""
     integer, floating = results["integer_products"], results["float_products"]
     result = table(f"Matrix products: {integer} of {integer + len(floating)} in integers", "in float", "#", "why")
@@ -99,20 +109,18 @@ def products(results: dict[str, Any]) -> Table:
     return result
 
 
-def confusion_tables(results: dict[str, Any]) -> list[Table]:
+def confusion_tables(results: Scores) -> list[Table]:
     """What was taken for what, of each set."""
     found = []
     for name, r in results["sets"].items():
-        kinds = r["confusions"]
+        kinds = ranked(r["confusions"])
         rows = max(map(len, kinds.values()))
         one = table(f"Top confusions, {name}", "substituted", "#", "deleted", "#", "inserted", "#")
         for i in range(min(rows, 10)):
-            one.add_row(
-                *(cell for kind in ("substitutions", "deletions", "insertions") for cell in _cells(kinds[kind], i))
-            )
+            one.add_row(*(cell for found_of_kind in kinds.values() for cell in _cells(found_of_kind, i)))
         found += [one] if rows else []
     return found
 
 
-def _cells(rows: Sequence[Sequence[Any]], i: int) -> list[str]:
-    return [" -> ".join(rows[i][:-1]), figure(rows[i][-1])] if i < len(rows) else ["", ""]
+def _cells(rows: Sequence[tuple[list[str], int]], i: int) -> list[str]:
+    return [" -> ".join(rows[i][0]), figure(rows[i][1])] if i < len(rows) else ["", ""]

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from whisperq.data.evaluations import FOLDER
 from whisperq.data.hypotheses import HypothesisLine, write_hypotheses
+from whisperq.kinds.scores import Scores, SetScores
 from whisperq.names import file_name
 from whisperq.report.alignments import error_text
 from whisperq.report.cells import markdown, markdown_text
@@ -20,7 +20,7 @@ from whisperq.scoring.words import WordErrors
 
 
 def write_set(
-    folder: Path, final: Path, name: str, lines: Sequence[HypothesisLine], scored: ScoredSet, results: dict[str, Any]
+    folder: Path, final: Path, name: str, lines: Sequence[HypothesisLine], scored: ScoredSet, results: SetScores
 ) -> None:
     """hypotheses/NAME.jsonl, errors/NAME.txt, NAME.ref.trn and NAME.hyp.trn; `final`: where the folder will lie.
 
@@ -51,7 +51,7 @@ def warn_of_changes(where: str, normalizers: Sequence[str], errors: WordErrors) 
         )
 
 
-def write_results(folder: Path, title: str, results: dict[str, Any], tables: Sequence[Table]) -> None:
+def write_results(folder: Path, title: str, results: Scores, tables: Sequence[Table]) -> None:
     """results.json and results.md; `results` as `artifact.plain` makes them."""
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     text = f"# {markdown_text(title)}\n\n{markdown([*tables, *confusion_tables(results)])}"

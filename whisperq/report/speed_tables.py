@@ -14,6 +14,7 @@ import numpy as np
 
 from whisperq.data.hypotheses import read_hypotheses
 from whisperq.errors import InputError
+from whisperq.kinds.scores import Evaluation
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.grids import Cell, Grid
 from whisperq.report.measured import System
@@ -33,7 +34,7 @@ class Speed:
 
 def speeds(gathered: Gathered, seed: int) -> dict[System, Speed]:
     subjects = Subjects(gathered)
-    entries: dict[System, dict[int | None, tuple[Entry, float]]] = {}
+    entries: dict[System, dict[int | None, tuple[Entry[Evaluation], float]]] = {}
     for entry in gathered.of_kind("evaluation"):
         if subject := subjects.of_input(entry):
             system = System(subject.model, execution(entry), entry.results["device"])
@@ -45,7 +46,7 @@ def speeds(gathered: Gathered, seed: int) -> dict[System, Speed]:
 WEIGHTS = (".safetensors", ".onnx", ".data")
 
 
-def _speed(found: Mapping[int | None, tuple[Entry, float]], seed: int) -> Speed:
+def _speed(found: Mapping[int | None, tuple[Entry[Evaluation], float]], seed: int) -> Speed:
     sources = tuple(entry for entry, _ in found.values())
     resampled = [r for r in (_resampled(entry, seed) for entry in sources) if r is not None]
     ends = interval_95(np.mean(resampled, axis=0)) if len(resampled) == len(sources) else None
@@ -53,13 +54,13 @@ def _speed(found: Mapping[int | None, tuple[Entry, float]], seed: int) -> Speed:
     return Speed(fmean(sizes) if all(sizes) else None, fmean(map(rtfx, sources)), ends, sources)
 
 
-def rtfx(entry: Entry) -> float:
+def rtfx(entry: Entry[Evaluation]) -> float:
     """Over all sets together."""
     sets = entry.results["sets"].values()
     return sum(r["audio_seconds"] for r in sets) / sum(r["wall_seconds"] for r in sets)
 
 
-def _resampled(entry: Entry, seed: int) -> np.ndarray | None:
+def _resampled(entry: Entry[Evaluation], seed: int) -> np.ndarray | None:
     """None where not every hypothesis has its time. Scaled, as several processes share a wall time."""
     try:
         files = sorted((entry.path / "hypotheses").glob("*.jsonl"))

@@ -9,15 +9,16 @@ from typing import Any
 
 from whisperq import artifact
 from whisperq.hashing import bytes_sha256
+from whisperq.kinds.models import Quantized
+from whisperq.kinds.scores import Evaluation
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.lineage_commands import unusual
 from whisperq.report.namesakes import Named, namesakes
-from whisperq.report.tables import scheme
+from whisperq.schemes import told_apart
 
 FLOAT = "float"
 # Of what runs a model these change no result that is compared, or stand in a column of their own.
 UNSAID = ("runtime", "batch_size", "normalizer", "scorer", "measure", "skip_bad")
-USUAL_OBSERVER = "ema"
 
 
 @dataclass(frozen=True)
@@ -157,27 +158,14 @@ def model_name(folder: Path) -> str:
     return hub.removeprefix("models--").replace("--", "/") if hub else folder.name
 
 
-def numbers(quantized: Entry | None, seed: int | None = None) -> str:
+def numbers(quantized: Entry[Quantized] | None, seed: int | None = None) -> str:
     """gemm W8A8, gemm W4A8, groups of 64, mixed 3.5 bit; seed: the training's, which goes without saying."""
     if quantized is None:
         return FLOAT
-    results, config = quantized.results, quantized.config
-    if "mode" in results:
-        own = config.get("seed") or 0
-        another = f", its seed {own}" if own != (seed or 0) else ""
-        return f"mixed precision {results['mode']}, {results['average_bits']:.2f} bits{another}"
-    parts = [scheme(results)]
-    said = (None, USUAL_OBSERVER, results.get("smoothed_observer"))  # smoothing names its own
-    parts += [f"{observer} ranges"] if (observer := results.get("observer")) not in said else []
-    per_channel, usual = config.get("per_channel"), results["recipe"] == "gemm"
-    if per_channel not in (None, usual):
-        parts.append("weights per channel" if per_channel else "weights per tensor")
-    parts += [f"{' '.join(excluded)} float"] if (excluded := config.get("exclude")) else []
-    parts += [f"{len(worst)} worst parts float"] if (worst := results.get("kept_worst")) else []
-    return ", ".join([*parts, *(["encoder alone"] if config.get("encoder_only") else [])])
+    return told_apart(quantized.results, quantized.config, seed)
 
 
-def execution(entry: Entry) -> str:
+def execution(entry: Entry[Evaluation]) -> str:
     """What ran an evaluation, with the settings that are not the usual ones."""
     changed = {k: v for k, v in unusual("eval", entry.config).items() if k not in UNSAID}
     said = [f"{name.replace('_', ' ')} {value}" for name, value in changed.items()]

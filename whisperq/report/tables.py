@@ -6,16 +6,18 @@ from typing import Any
 from rich.table import Table
 
 from whisperq.artifact import Artifact
+from whisperq.kinds.models import Distilled, MixedPrecision, Onnx, Quantized, Student, is_mixed
+from whisperq.kinds.observations import Attention, Calibration, PseudoLabels, Report, Sensitivity, State
 from whisperq.report import comparisons, outlier_summary, scores
 from whisperq.report.cells import figure, megabytes, percent, table
 from whisperq.report.eased import eased_tables
 from whisperq.report.robustness import robustness_tables
+from whisperq.schemes import in_words
 
 
 def tables(artifact: Artifact) -> list[Table]:
     """One or more tables for any kind of artifact. Raises InputError for a manifest that lacks some of its results."""
-    builder: Callable[[dict[str, Any]], list[Table]] = BUILDERS.get(artifact.kind, _plain)
-    return builder(artifact.results)
+    return BUILDERS.get(artifact.kind, _plain)(artifact.results)
 
 
 def _plain(results: dict[str, Any]) -> list[Table]:
@@ -25,35 +27,37 @@ def _plain(results: dict[str, Any]) -> list[Table]:
     return [result]
 
 
-def _student(results: dict[str, Any]) -> list[Table]:
-    layers = table("Layer map", "student layer", "copies the teacher's")
-    for part, indices in results["layer_map"].items():
+def _student(results: Student) -> list[Table]:
+    layers, chosen = table("Layer map", "student layer", "copies the teacher's"), results["layer_map"]
+    for part, indices in (("enc", chosen["encoder"]), ("dec", chosen["decoder"])):
         for i, source in enumerate(indices):
-            layers.add_row(f"{part[:3]}.{i}", f"{part[:3]}.{source}")
+            layers.add_row(f"{part}.{i}", f"{part}.{source}")
     counts = table("Parameters", "", "#total", "#trainable")
-    for name, key in (("teacher", "teacher_parameters"), (f"student, gate {results['gate']}", "parameters")):
-        counts.add_row(name, *(f"{results[key][k]:,}" for k in ("total", "trainable")))
+    of_student = f"student, gate {results['gate']}", results["parameters"]
+    for name, found in (("teacher", results["teacher_parameters"]), of_student):
+        counts.add_row(name, f"{found['total']:,}", f"{found['trainable']:,}")
     return [layers, counts]
 
 
-def _pseudo_labels(results: dict[str, Any]) -> list[Table]:
+def _pseudo_labels(results: PseudoLabels) -> list[Table]:
     result = table("Pseudo-labels", "", "#")
     result.add_row("utterances", figure(results["utterances"]))
     result.add_row("words", figure(results["words"]))
     result.add_row("audio", f"{results['audio_seconds']:.0f} s")
     result.add_row("mean log-probability (nats per token)", figure(results["mean_logprob"], 4))
-    for key in ("skipped", "longer_than_window", "unfinished"):
-        result.add_row(key.replace("_", " "), figure(results[key]))
+    result.add_row("skipped", figure(results["skipped"]))
+    result.add_row("longer than window", figure(results["longer_than_window"]))
+    result.add_row("unfinished", figure(results["unfinished"]))
     if results["wer"] is None:
         return [result]
-    errors = table(f"Labels against {results['reference_words']:,} reference words", "", "#")
+    errors = table(f"Labels against {figure(results['reference_words'])} reference words", "", "#")
     errors.add_row(f"WER ({', '.join(results['normalizers'])})", percent(results["wer"]))
     for threshold, labels in results["label_wer_above"].items():
         errors.add_row(f"labels above {threshold} %", f"{labels:,} of {results['scored']:,}")
     return [result, errors]
 
 
-def _distilled(results: dict[str, Any]) -> list[Table]:
+def _distilled(results: Distilled) -> list[Table]:
     result = table("Distillation", "", "#")
     result.add_row("best step", f"{results['best_step']:,} of {results['steps']:,}")
     result.add_row(f"validation WER ({results['normalizer']})", percent(results["validation_wer"]))
@@ -64,67 +68,48 @@ def _distilled(results: dict[str, Any]) -> list[Table]:
     return [result]
 
 
-def _calibration(results: dict[str, Any]) -> list[Table]:
+def _calibration(results: Calibration) -> list[Table]:
     result = table("Calibration", "", "#")
     result.add_row("batches", f"{results['batches']} of {results['batches_asked']} asked for")
     result.add_row("utterances", figure(results["utterances"]))
     result.add_row("audio", f"{results['audio_seconds']:.0f} s")
     result.add_row("sites", figure(results["sites"]))
-    observers = results["observers"] if "observers" in results else [results["observer"]]  # of earlier versions
-    result.add_row("observers", ", ".join(observers))
+    result.add_row("observers", ", ".join(results["observers"]))
     widest = table("Widest ranges", "site", "#minimum", "#maximum")
     for address, low, high in results["widest"]:
         widest.add_row(address, figure(low), figure(high))
-    if not results.get("stablequant"):  # earlier versions knew nothing of it
+    if not results["stablequant"]:
         return [result, widest]
     title = "Searched by stablequant; all other layers keep their full range"
     searched = table(title, "layer", "#bits", "#alone", "#% kept", "#after those before")
     for one in results["stablequant"]:
-        alone, then = (_measured(results["metric"], one[state]) for state in ("alone", "chosen"))
+        alone, then = (_measured(results["metric"], value) for value in (one["alone"], one["chosen"]))
         kept = "full range" if one["cut_off"] is None else f"{one['cut_off']:g}"
         searched.add_row(one["layer"], figure(one["bits"]), alone, kept, then)
     return [result, widest, searched]
 
 
-def _measured(metric: str, value: float | None) -> str:
+def _measured(metric: str | None, value: float | None) -> str:
     """A WER, or a signal-to-noise ratio, which is infinite where nothing changes."""
     if value is None:
         return "infinite"
     return percent(value) if metric == "wer" else f"{value:.1f} dB"
 
 
-def scheme(results: dict[str, Any]) -> str:
-    """gemm W4A8, groups of 64, mse, dynamic activations; what goes without saying is left out."""
-    bits = results["activation_bits"]
-    parts = [f"{results['recipe']} W{results['weight_bits']}" + (f"A{bits}" if bits else "")]
-    parts += [f"{sites} sites"] if (sites := results.get("sites")) not in (None, "blocks") else []
-    parts += [f"exception {kept}"] if (kept := results.get("exception")) not in (None, "attention") else []
-    parts += [f"groups of {group}"] if (group := results.get("group")) else []
-    parts += [f"{scales} weights"] if (scales := results.get("weight_scales", "rtn")) != "rtn" else []
-    ranges = results.get("activation_ranges", "static")
-    if (alpha := results.get("smooth")) == "auto":
-        parts += [f"{count} sites scaled"] if (count := len(results["smoothed"])) else []
-    elif alpha is not None:
-        observer = results["smoothed_observer"]  # None where no range is static
-        parts.append(f"smoothed by {alpha:g}" + (f" with {observer} ranges" if observer else ""))
-    parts += [f"massive channels of {count} sites on 16 bits"] if (count := len(results.get("massive", {}))) else []
-    parts += {"static": [], "dynamic": ["dynamic activations"], "none": ["weights alone"]}[ranges]
-    return ", ".join(parts)
-
-
-def _quantized(results: dict[str, Any]) -> list[Table]:
-    result = table(f"Quantized: {scheme(results)}", "", "#integer", "#float", "why float")
-    for kind in ("weights", "activations"):
-        reasons = results[f"float_{kind}_by_reason"]
+def _quantized(results: Quantized) -> list[Table]:
+    result = table(f"Quantized: {in_words(results)}", "", "#integer", "#float", "why float")
+    weights = "weights", results["weights"], results["float_weights_by_reason"]
+    activations = "activations", results["activations"], results["float_activations_by_reason"]
+    for kind, integer, reasons in (weights, activations):
         why = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
-        result.add_row(kind, figure(results[kind]), figure(sum(reasons.values())), why)
+        result.add_row(kind, figure(integer), figure(sum(reasons.values())), why)
     size = table("Size of the weights on disk", "float", "quantized", "ratio")
     ratio = results["float_bytes"] / results["bytes"]
     size.add_row(megabytes(results["float_bytes"]), megabytes(results["bytes"]), f"{ratio:.2f}")
-    return [result, size, *eased_tables(results), *(_mixed(results) if "mode" in results else [])]
+    return [result, size, *eased_tables(results), *(_mixed(results) if is_mixed(results) else [])]
 
 
-def _mixed(results: dict[str, Any]) -> list[Table]:
+def _mixed(results: MixedPrecision) -> list[Table]:
     """Of mixed precision: what the training came to, and every weight's bits, those alike in one line."""
     result = table(f"Mixed precision, {results['mode']}", "", "#")
     result.add_row("average bits", f"{results['average_bits']:.3f} (target {results['target_bits']:g})")
@@ -138,10 +123,10 @@ def _mixed(results: dict[str, Any]) -> list[Table]:
     return [result, widths]
 
 
-def _sensitivity(results: dict[str, Any]) -> list[Table]:
+def _sensitivity(results: Sensitivity) -> list[Table]:
     """null, JSON's infinity, where a part's grids change nothing; a word error rate only where it was measured."""
 
-    def cells(state: dict[str, Any]) -> list[str]:
+    def cells(state: State) -> list[str]:
         snr = "infinite" if state["snr_db"] is None else figure(state["snr_db"], 1)
         kl = "-" if state["kl"] is None else f"{state['kl']:.2e}"
         return [snr, kl] + ([percent(state["wer"])] if state["wer"] is not None else [])
@@ -165,19 +150,19 @@ def _sensitivity(results: dict[str, Any]) -> list[Table]:
     return [all_parts, parts, line]
 
 
-def _attention(results: dict[str, Any]) -> list[Table]:
+def _attention(results: Attention) -> list[Table]:
     result = table("Attention", "", "")
     result.add_row("block", results["block"])
     result.add_row("heads", ", ".join(map(str, results["heads"])))
     result.add_row("utterance", results["utterance"])
     result.add_row("text", results["text"])
-    for head, shares in results.get("shares", {}).items():  # earlier versions did not count them
+    for head, shares in results["shares"].items():
         for role, goes in shares.items():
             result.add_row(f"head {head}, from {role}", ", ".join(f"{percent(s)} to {to}" for to, s in goes.items()))
     return [result]
 
 
-def _report(results: dict[str, Any]) -> list[Table]:
+def _report(results: Report) -> list[Table]:
     found = table(f"Report of {results['artifacts']:,} artifacts, {results['drawn']} figures", "table", "#rows")
     for title, rows in results["tables"].items():
         found.add_row(title, figure(rows))
@@ -187,17 +172,17 @@ def _report(results: dict[str, Any]) -> list[Table]:
     return [found, broken] if broken.rows else [found]
 
 
-def _exported(results: dict[str, Any]) -> list[Table]:
-    integer = len(results["integer_products"])
+def _exported(results: Onnx) -> list[Table]:
+    integer, floats = len(results["integer_products"]), results["float_products"]
     name = f"integers by the recipe {results['recipe']}" if integer else "floats"
     gate = f", gate {results['gate']}" if results["gate"] else ""  # none of a CTC model
     files = table(f"Exported: {name}{gate}", "file", "#size")
     for file, size in results["bytes"].items():
         files.add_row(file, megabytes(size))
-    return [files, scores.products({**results, "integer_products": integer})] if integer else [files]
+    return [files, scores.products({"integer_products": integer, "float_products": floats})] if integer else [files]
 
 
-BUILDERS = {
+BUILDERS: dict[str, Callable[[Any], list[Table]]] = {
     "student": _student,
     "pseudo-labels": _pseudo_labels,
     "distilled": _distilled,

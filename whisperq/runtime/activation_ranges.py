@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from whisperq.errors import UsageError
+from whisperq.kinds.models import Eased, Massive, Scaled
 from whisperq.models.norms import norm_readers, smooth
 from whisperq.models.plan import CONVOLVED, Plan
 from whisperq.models.ranges import chosen_observer, read_ranges, site_ranges
@@ -38,7 +39,7 @@ class Activations:
     ranges: dict[str, ActivationRange] = field(default_factory=dict)
     dynamic: dict[str, PerToken] = field(default_factory=dict)
     scales: dict[str, Tensor] = field(default_factory=dict)  # folded into the model already
-    results: dict[str, Any] = field(default_factory=dict)
+    results: Eased = field(default_factory=Eased)
     notices: list[str] = field(default_factory=list)  # what a user should know
 
     def grids(self) -> dict[str, ActivationGrid]:
@@ -185,12 +186,15 @@ def _search(
         found.results |= {"massive": wide_as_results(chosen), "extra_products": chosen.cost}
 
 
-def scaled_as_results(chosen: Findings) -> dict[str, Any]:
-    scaled = {s: c for s, c in chosen.choices.items() if c.scales is not None}
-    return {s: {"alpha": c.alpha, "error_before": c.before, "error": c.after} for s, c in scaled.items()}
+def scaled_as_results(chosen: Findings) -> dict[str, Scaled]:
+    return {
+        s: {"alpha": c.alpha, "error_before": c.before, "error": c.after}
+        for s, c in chosen.choices.items()
+        if c.scales is not None and c.alpha is not None
+    }
 
 
-def wide_as_results(chosen: Findings) -> dict[str, Any]:
+def wide_as_results(chosen: Findings) -> dict[str, Massive]:
     return {s: {"channels": o.count, "products": o.cost, "error_saved": o.gain} for s, o in chosen.offers.items()}
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from whisperq.kinds.scores import LeftOutPadding
 from whisperq.scoring.loops import find_loop
 
 ROWS_PER_SECOND = 50  # of Whisper's encoder: a hop of 10 ms, and the second convolution's stride of two
@@ -153,7 +154,7 @@ def guarded(
     return found
 
 
-def left_out_padding(runtime: Any) -> dict[str, float]:
+def left_out_padding(runtime: Any) -> LeftOutPadding:
     """What results say of it: nothing where padding was computed."""
     return {"tail_seconds": runtime.tail} if hasattr(runtime, "tail") else {}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.artifact import plain
+from whisperq.kinds.observations import Searched
 from whisperq.quant.observers.minmax import minmax_range
 from whisperq.quant.ranges import Ends, SiteRange
 from whisperq.quant.stable import CUT_OFFS, best_cut_off, costly_by_snr, costly_by_wer, stable_range
@@ -146,13 +147,13 @@ def candidates(layer: str, observed: SiteRange, full: Ends, bits: int) -> list[T
     return [Trial(bits, "cut-off", layer, kept, ends) for ends, kept in ranges.items()]
 
 
-def summary(log: Sequence[Trial]) -> list[dict[str, Any]]:
+def summary(log: Sequence[Trial]) -> list[Searched]:
     """The layers that were searched: what each cost alone, and what was chosen."""
     chosen = {(t.bits, t.layer): t for t in log if t.decision == CHOSEN}
     return [
         {"layer": t.layer, "bits": t.bits, "alone": t.value, "cut_off": best.cut_off, "chosen": best.value}
         for t in log
-        if t.decision == SEARCHED and (best := chosen[t.bits, t.layer])
+        if t.decision == SEARCHED and t.layer and (best := chosen[t.bits, t.layer])
     ]
 
 

@@ -5,10 +5,11 @@ that papers print; rows of a role are a tensor of their own, with its own mean a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
+from whisperq.kinds.observations import LargestValue, MassiveValues
 from whisperq.scoring.massive import MAGNITUDE, TIMES_MEDIAN, LargestValues
 from whisperq.scoring.outliers import TensorStatistics, summarize
 
@@ -58,7 +59,7 @@ def summarize_roles(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
     return {r: summarize({a: site["roles"][r] for a, site in sites.items() if r in site["roles"]}) for r in roles}
 
 
-def largest_values(sites: Mapping[str, Mapping[str, Any]], rows: int) -> dict[str, Any]:
+def largest_values(sites: Mapping[str, Mapping[str, Any]], rows: int) -> MassiveValues:
     """For a summary: how many sites have massive values, and which have the largest.
 
     `largest` holds the largest peak of each site that has one above the magnitude of massive values, at most `rows`, or
@@ -73,7 +74,7 @@ def largest_values(sites: Mapping[str, Mapping[str, Any]], rows: int) -> dict[st
         "sites": len(sites),
         "massive_sites": sum(map(bool, channels.values())),
         "massive_channels": sum(map(len, channels.values())),
-        "largest": [peak for address, peak in peaks.items() if address in chosen],
+        "largest": [cast(LargestValue, peak) for address, peak in peaks.items() if address in chosen],
     }
 
 

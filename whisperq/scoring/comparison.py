@@ -15,6 +15,9 @@ from typing import Literal
 
 import numpy as np
 
+from whisperq.kinds.comparisons import Judgement, References
+from whisperq.kinds.scores import Measure
+
 RESAMPLES = 10_000
 LEVEL = 0.95
 ENOUGH_BLOCKS = 20  # with fewer the percentiles are too narrow to be trusted
@@ -114,3 +117,21 @@ def choose_blocks(
         if wanted == kind or ENOUGH_BLOCKS <= count < len(blocks):
             return kind, blocks
     return "utterance", list(range(len(speakers)))
+
+
+def judgement(difference: Difference, margin: float, words: int, blocks: int, measure: Measure) -> Judgement:
+    """Points of the measure, B - A; positive where B is worse. words: characters where these are measured."""
+    enough_words, enough_blocks = words >= ENOUGH_WORDS, blocks >= ENOUGH_BLOCKS
+    verdict = difference.verdict(margin, enough_words, enough_blocks)
+    units: References = {"reference_words": words} if measure == "wer" else {"reference_characters": words}
+    return {
+        "difference": difference.points,
+        "interval_95": difference.interval,
+        "p": difference.p,
+        "verdict": verdict,
+        "within_margin": difference.interval[1] < margin,
+        **units,
+        "enough_words": enough_words,
+        "enough_blocks": enough_blocks,
+        "words_needed": difference.words_needed(margin, words) if verdict == "undecided" else None,
+    }

@@ -7,10 +7,11 @@ A character's script is the beginning of its Unicode name: CJK UNIFIED IDEOGRAPH
 """
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+
+from whisperq.kinds.scores import Measure, Rule
 
 UNITS = {"wer": "word", "cer": "character"}
 SPACELESS = (
@@ -20,9 +21,9 @@ SPACELESS = (
 SPACE = "\u2423"  # how the space of other scripts stands among the characters: no normaliser leaves this one
 
 
-def rule_of(results: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Normaliser, scorer and measure of a set's results; those of earlier versions were measured by WER."""
-    return results["normalizer"], results.get("scorer", "jiwer"), results.get("measure", "wer")
+def rule_of(results: Rule) -> tuple[str, str, Measure]:
+    """Normaliser, scorer and measure of a set's results."""
+    return results["normalizer"], results["scorer"], results["measure"]
 
 
 @lru_cache(maxsize=2**16)

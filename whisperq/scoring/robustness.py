@@ -9,10 +9,10 @@ backwards   a segment ends before it starts, or starts before the last one's end
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
+from whisperq.kinds.comparisons import MoreWords, PairedRates, Symptom
 from whisperq.scoring.crossed import interval_95
 from whisperq.scoring.loops import find_loop
 from whisperq.scoring.normalizers import Normalizer
@@ -55,7 +55,7 @@ SIGNS: dict[str, tuple[Sign, bool, bool]] = {  # symptom -> sign, asked where pe
 }
 
 
-def judge(kinds: Sequence[str], a: Sequence[Symptoms], b: Sequence[Symptoms]) -> list[dict[str, Any]]:
+def judge(kinds: Sequence[str], a: Sequence[Symptoms], b: Sequence[Symptoms]) -> list[Symptom]:
     """Rates of both systems and their difference, b - a, for each symptom and kind of recording where it is asked."""
     silent = [kind for kind in dict.fromkeys(kinds) if kind != SPEECH]
     return [entry for sign in SIGNS for entry in _rows(sign, kinds, silent, a, b)]
@@ -63,7 +63,7 @@ def judge(kinds: Sequence[str], a: Sequence[Symptoms], b: Sequence[Symptoms]) ->
 
 def _rows(
     name: str, kinds: Sequence[str], silent: list[str], a: Sequence[Symptoms], b: Sequence[Symptoms]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Symptom]:
     sign, in_speech, in_others = SIGNS[name]
     groups = {SPEECH: [SPEECH]} if in_speech and SPEECH in kinds else {}
     if in_others and silent:
@@ -74,11 +74,11 @@ def _rows(
         seen = [[answer for i in chosen if (answer := sign(system[i])) is not None] for system in (a, b)]
         if all(len(answers) == len(chosen) for answers in seen):
             words = [[system[i].words for i in chosen] for system in (a, b)]
-            more = fewer_or_more(*words) if name == "words" else {}
+            more: MoreWords = fewer_or_more(*words) if name == "words" else {}
             yield {"symptom": name, "recordings": title, **paired(*seen), **more}
 
 
-def fewer_or_more(a: Sequence[int], b: Sequence[int]) -> dict[str, Any]:
+def fewer_or_more(a: Sequence[int], b: Sequence[int]) -> MoreWords:
     """All words, and how many more b has in a recording, with the paired bootstrap's interval over recordings."""
     changes = np.subtract(b, a)
     drawn = np.random.default_rng(0).integers(0, len(changes), size=(RESAMPLES, len(changes)))
@@ -87,14 +87,22 @@ def fewer_or_more(a: Sequence[int], b: Sequence[int]) -> dict[str, Any]:
         "words_a": sum(a),
         "words_b": sum(b),
         "words_change": float(changes.mean()),
-        "words_interval_95": list(ends),
+        "words_interval_95": ends,
     }
 
 
-def paired(a: Sequence[bool], b: Sequence[bool]) -> dict[str, Any]:
+def paired(a: Sequence[bool], b: Sequence[bool]) -> PairedRates:
     """Counts, rates as fractions, their Wilson intervals; the difference with Newcombe's, and McNemar's p."""
     pairs, total = Pairs.of(a, b), len(a)
-    counts = {"count_a": sum(map(bool, a)), "count_b": sum(map(bool, b))}
-    ends = {f"interval_95_{x}": list(wilson(counts[f"count_{x}"], total)) for x in "ab"}
-    found = {"difference": pairs.difference, "difference_interval_95": list(pairs.interval), "p": pairs.p}
-    return {"total": total, **counts, **ends, "pairs": asdict(pairs), **found}
+    of_a, of_b = sum(map(bool, a)), sum(map(bool, b))
+    return {
+        "total": total,
+        "count_a": of_a,
+        "count_b": of_b,
+        "interval_95_a": wilson(of_a, total),
+        "interval_95_b": wilson(of_b, total),
+        "pairs": asdict(pairs),
+        "difference": pairs.difference,
+        "difference_interval_95": pairs.interval,
+        "p": pairs.p,
+    }

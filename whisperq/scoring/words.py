@@ -9,9 +9,10 @@ normalises to nothing is not scored: it has no words to get wrong. What was hear
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from whisperq.kinds.scores import WordCounts
 from whisperq.scoring.alignment import Alignment, align
 
 # Beyond this change of the reference word count a normaliser has redefined the task, as on digits.
@@ -64,11 +65,20 @@ class WordErrors:
         change = abs(self.reference_words - self.raw_reference_words)
         return change > _CHANGED_WORDS * self.raw_reference_words
 
-    def as_dict(self) -> dict[str, int | float]:
+    def as_dict(self) -> WordCounts:
         """The counts and the WER, without the utterances."""
-        counts = asdict(self)
-        del counts["per_utterance"]
-        return {"wer": self.wer, **counts}
+        return {
+            "wer": self.wer,
+            "hits": self.hits,
+            "substitutions": self.substitutions,
+            "deletions": self.deletions,
+            "insertions": self.insertions,
+            "reference_words": self.reference_words,
+            "raw_reference_words": self.raw_reference_words,
+            "utterances": self.utterances,
+            "empty_references": self.empty_references,
+            "empty_reference_insertions": self.empty_reference_insertions,
+        }
 
 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str], normalizer: Callable[[str], str]) -> WordErrors:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,6 +23,7 @@ from whisperq.data.spoken import without_speech
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.kinds.observations import Calibration, Used
 from whisperq.models.caches import cache_sites
 from whisperq.models.loading import compute_device
 from whisperq.models.ranges import known_range, write_ranges
@@ -89,17 +89,18 @@ def calibrate(
                 write_statistics(channels, rows, draft.folder)
             widest = sorted(final, key=lambda a: final[a][0] - final[a][1])
             skipped = set().union(*processes.gather(opened.loader.skipped))
-            draft.results |= {
+            results: Calibration = {
                 **used,
                 "sites": len(ranges),
                 "channel_maxima": len(rows),
                 "observers": list(config.observer),
                 "decoder_padding": "masked",
                 "skipped": len(skipped) + data_list.bad,
-                "widest": [[a, *final[a]] for a in widest[:5]],
+                "widest": [(a, *final[a]) for a in widest[:5]],
                 "metric": config.metric,
                 "stablequant": summary(log),
             }
+            draft.results |= results
         if processes.main:
             say_left_out([*data_list.skipped, *sorted(skipped)])
             book.remove()
@@ -191,7 +192,7 @@ def observe(
     config: CalibrateConfig,
     how: Estimation,
     processes: Processes,
-) -> tuple[dict[str, SiteRange], dict[str, ChannelExtrema], dict[str, RowSample], dict[str, Any]]:
+) -> tuple[dict[str, SiteRange], dict[str, ChannelExtrema], dict[str, RowSample], Used]:
     """Run the model over the batches and let each chosen site's range grow; counts what was used.
 
     The ends of every channel too of what decoding keeps of the encoder's output, and, unless they are not asked for, of
@@ -224,7 +225,7 @@ def observe(
     return all_ranges, all_channels, merged(processes.gather(rows)), counts(processes.collect(seen), config)
 
 
-def counts(seen: Sequence[tuple[int, float]], config: CalibrateConfig) -> dict[str, Any]:
+def counts(seen: Sequence[tuple[int, float]], config: CalibrateConfig) -> Used:
     """seen: utterances and seconds of each batch. Raises InputError where there is none."""
     if not seen:
         raise InputError("no usable calibration utterance is left")

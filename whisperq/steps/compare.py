@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from whisperq import artifact
 from whisperq.data.evaluations import Evaluation, common_sets, open_evaluation, read_spelling
 from whisperq.data.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.kinds.comparisons import Comparison, SetVerdict, Verdict, rates_by, rates_of, reference_units
 from whisperq.names import file_name
 from whisperq.options import CompareConfig
 from whisperq.report.cells import markdown, markdown_text
@@ -20,9 +20,9 @@ from whisperq.report.comparisons import comparison
 from whisperq.report.progress import say, track
 from whisperq.scoring.comparison import (
     ENOUGH_BLOCKS,
-    ENOUGH_WORDS,
     Difference,
     choose_blocks,
+    judgement,
     mean_difference,
     paired_bootstrap,
 )
@@ -59,14 +59,18 @@ def compare(a: Path, b: Path, normalizer: str, out: Path, config: CompareConfig,
             file = draft.folder / "changed" / f"{file_name(name)}.txt"
             file.write_text(text, encoding="utf-8", errors="backslashreplace")
         names = [e.name for e in both] if both[0].name != both[1].name else [str(a), str(b)]
-        draft.results |= {"a": names[0], "b": names[1], "margin": config.margin, "resamples": config.resamples}
-        draft.results |= {
+        results: Comparison = {
+            "a": names[0],
+            "b": names[1],
+            "margin": config.margin,
+            "resamples": config.resamples,
             "sets": {n: j.results for n, j in judged.items()},
             "means": list(means(judged, config.margin)),
         }
-        (draft.folder / "comparison.json").write_text(json.dumps(artifact.plain(draft.results), indent=2) + "\n")
+        draft.results |= results
+        (draft.folder / "comparison.json").write_text(json.dumps(artifact.plain(results), indent=2) + "\n")
         title = markdown_text(f"{names[1]} against {names[0]}")
-        text = f"# {title}\n\n{markdown(comparison(draft.results))}"
+        text = f"# {title}\n\n{markdown(comparison(results))}"
         (draft.folder / "comparison.md").write_text(text, encoding="utf-8")
     return artifact.load(out)
 
@@ -167,7 +171,7 @@ def pair(name: str, files: tuple[Path, Path], rule: tuple[Normalizer, str, str |
 
 @dataclass(frozen=True)
 class Judged:
-    results: dict[str, Any]
+    results: SetVerdict
     difference: Difference
 
 
@@ -189,18 +193,23 @@ def judge(name: str, one: Pair, config: CompareConfig, seed: int) -> Judged:
     pairs = matched_pairs([u.alignment for u in one.a.utterances], [u.alignment for u in one.b.utterances])
     changes = [y - x for x, y in errors]
     measure = one.a.measure
-    results = {
+    results: SetVerdict = {
         "normalizer": one.a.normalizer,
         "normalizer_version": VERSION,
         "scorer": one.a.scorer,
         "measure": measure,
         "utterances": len(words),
-        f"{measure}_a": one.a.errors.wer,
-        f"{measure}_b": one.b.errors.wer,
-        **describe(difference, config.margin, sum(words), count, measure),
+        **rates_by(measure, one.a.errors.wer, one.b.errors.wer),
+        **judgement(difference, config.margin, sum(words), count, measure),
         "blocked_by": kind,
         "blocks": count,
-        "matched_pairs": {**asdict(pairs), "enough_segments": pairs.segments >= FEW_SEGMENTS},
+        "matched_pairs": {
+            "segments": pairs.segments,
+            "mean": pairs.mean,
+            "z": pairs.z,
+            "p": pairs.p,
+            "enough_segments": pairs.segments >= FEW_SEGMENTS,
+        },
         "utterances_better": sum(c < 0 for c in changes),
         "utterances_worse": sum(c > 0 for c in changes),
         "equal_hypotheses": sum(
@@ -210,30 +219,20 @@ def judge(name: str, one: Pair, config: CompareConfig, seed: int) -> Judged:
     return Judged(results, difference)
 
 
-def describe(difference: Difference, margin: float, words: int, blocks: int, measure: str) -> dict[str, Any]:
-    """Points of the measure, B - A; positive where B is worse. words: characters where these are measured."""
-    enough = {"enough_words": words >= ENOUGH_WORDS, "enough_blocks": blocks >= ENOUGH_BLOCKS}
-    verdict = difference.verdict(margin, **enough)
-    return {
-        "difference": difference.points,
-        "interval_95": list(difference.interval),
-        "p": difference.p,
-        "verdict": verdict,
-        "within_margin": difference.interval[1] < margin,
-        f"reference_{UNITS[measure]}s": words,
-        **enough,
-        "words_needed": difference.words_needed(margin, words) if verdict == "undecided" else None,
-    }
-
-
-def means(judged: Mapping[str, Judged], margin: float) -> Iterator[dict[str, Any]]:
+def means(judged: Mapping[str, Judged], margin: float) -> Iterator[Verdict]:
     """Of several sets under one normaliser and measure the unweighted mean."""
     for rule in dict.fromkeys(rule_of(j.results) for j in judged.values()):
         some = [j for j in judged.values() if rule_of(j.results) == rule]
         if len(some) > 1:
             normalizer, scorer, measure = rule
-            words = sum(j.results[f"reference_{UNITS[measure]}s"] for j in some)
-            rates = {key: fmean(j.results[key] for j in some) for key in (f"{measure}_a", f"{measure}_b")}
+            words = sum(reference_units(j.results) for j in some)
+            a, b = (fmean(column) for column in zip(*(rates_of(j.results) for j in some), strict=True))
             blocks = min(j.results["blocks"] for j in some)
-            described = describe(mean_difference([j.difference for j in some]), margin, words, blocks, measure)
-            yield {"normalizer": normalizer, "scorer": scorer, "measure": measure, **rates, **described}
+            described = judgement(mean_difference([j.difference for j in some]), margin, words, blocks, measure)
+            yield {
+                "normalizer": normalizer,
+                "scorer": scorer,
+                "measure": measure,
+                **rates_by(measure, a, b),
+                **described,
+            }

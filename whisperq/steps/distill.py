@@ -10,6 +10,7 @@ from whisperq import artifact
 from whisperq.data.groups import UtteranceGroup
 from whisperq.errors import InputError
 from whisperq.flags import Context
+from whisperq.kinds.models import Distilled
 from whisperq.models.descriptions import descriptions
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_whisper, load_whisper_processor, local_folder, save_model
@@ -117,8 +118,9 @@ class Pupil:
             self.student.generation_config.trained_with_times = True  # type: ignore[attr-defined]
         save_model(self.student, self.processor, draft.folder)
         shutil.copy(checkpoints.folder / METRICS, draft.folder / METRICS)
-        draft.results |= self.material.results(reached, self.autocast)
-        draft.results["samples_per_second"] = reached.step * self.distiller.config.batch_size / reached.seconds
+        speed = reached.step * self.distiller.config.batch_size / reached.seconds
+        results: Distilled = {**self.material.results(reached, self.autocast), "samples_per_second": speed}
+        draft.results |= results
 
 
 def teacher_cache(config: DistillConfig, teacher: str, dtype: torch.dtype) -> TeacherCache | None:

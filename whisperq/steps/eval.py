@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import cast
 
 from whisperq import artifact
 from whisperq.config import Source
@@ -23,6 +23,7 @@ from whisperq.data.lists import UtteranceList
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
+from whisperq.kinds.scores import Evaluation, Execution, ScoredSetResults, SetScores, Times
 from whisperq.models.loading import compute_device
 from whisperq.options import EvalConfig
 from whisperq.report.progress import bar, say, say_again, say_how, say_left_out
@@ -100,18 +101,19 @@ def eval(
             how = summary(opened, processes.gather((warm_up, memory_gib())))
         if processes.main:
             with artifact.create(out, "evaluation", "eval", settings, inputs, context.force) as draft:
-                results = {one.name: write(one, book, opened, sealed, draft.folder) for one in sets}
-                keep_spelling(opened, results, draft.folder)
-                draft.results |= {**how, "sets": results, **over_sets(results)}
+                scored = {one.name: write(one, book, opened, sealed, draft.folder) for one in sets}
+                keep_spelling(opened, scored, draft.folder)
+                results: Evaluation = {**how, "sets": scored, **over_sets(scored)}
+                draft.results |= results
                 title = f"Word errors of {model.resolve().name}"
-                write_results(draft.folder, title, draft.results, evaluation(draft.results))
+                write_results(draft.folder, title, results, evaluation(results))
             say_left_out(origin for one in sets for origin in unusable(one, book))
-            say_again(sum(one["decoded_again"] for one in results.values()))
+            say_again(sum(one["decoded_again"] for one in scored.values()))
             book.remove()
         return processes.result(out)
 
 
-def summary(opened: Opened, costs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+def summary(opened: Opened, costs: Sequence[tuple[float, float]]) -> Execution:
     """What ran, and how much of it in integers; costs: of each process the warm-up's seconds and the peak memory."""
     products = opened.runtime.products()
     return {
@@ -199,7 +201,7 @@ def listen(state: Listening, sets: Sequence[TestSet], book: HeardBook) -> float:
     return state.warm_up
 
 
-def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder: Path) -> dict[str, Any]:
+def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder: Path) -> SetScores:
     """Score a set and write its files; its results. Raises InputError for a set without a usable recording."""
     heard = book.heard(one.name)
     read = [(u, found) for n, u in enumerate(one.utterances) if (found := heard[n]).text is not None]
@@ -213,9 +215,9 @@ def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder:
     if not scored.errors.reference_words:  # those that have some could not be read
         raise InputError(f"the test set {one.name} has no reference words left: it has no word error rate")
     warn_of_changed_words(one.name, scored)
-    results = {
+    results: SetScores = {
         "group": one.source.group,
-        **artifact.plain(scored.results(sealed.seed)),
+        **cast(ScoredSetResults, artifact.plain(scored.results(sealed.seed))),
         **speed(lines, book.times(one.name)),
         "skipped": one.read.bad + len(heard) - len(read),
         "decoded_again": sum(x.again for x in heard.values()),
@@ -230,14 +232,14 @@ def unusable(one: TestSet, book: HeardBook) -> list[str]:
     return [*one.read.skipped, *(u.origin for n, u in enumerate(one.utterances) if heard[n].text is None)]
 
 
-def speed(lines: Sequence[HypothesisLine], times: Mapping[str, float]) -> dict[str, float]:
+def speed(lines: Sequence[HypothesisLine], times: Mapping[str, float]) -> Times:
     """RTFx is audio over wall seconds; the warm-up and the reading of audio files are no part of these."""
     audio = sum(line.duration or 0.0 for line in lines)
     stages = {f"{stage}_seconds": seconds for stage, seconds in times.items()}
-    return {"audio_seconds": audio, **stages, "rtfx": audio / times["wall"]}
+    return cast(Times, {"audio_seconds": audio, **stages, "rtfx": audio / times["wall"]})
 
 
-def keep_spelling(opened: Opened, sets: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+def keep_spelling(opened: Opened, sets: Mapping[str, SetScores], folder: Path) -> None:
     """The spelling map, where a set was scored with it: `score` and `compare` need no model then."""
     if any(r["normalizer"] == "english" for r in sets.values()):
         mapping = spelling_of(opened.processor.tokenizer)

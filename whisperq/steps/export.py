@@ -2,15 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import GenerationConfig
 
 from whisperq import artifact
 from whisperq.errors import UsageError
 from whisperq.flags import Context
+from whisperq.kinds.models import Onnx, Quantized
 from whisperq.models.descriptions import descriptions, own_file
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_processor
@@ -46,19 +46,20 @@ def export(model: Path, out: Path, config: ExportConfig, context: Context) -> ar
         describe(model, stored, draft.folder)
         products = write_graphs(stored, draft.folder / FOLDER)
         integer = [address for address, floats in products.items() if not floats]
-        draft.results |= {
+        written: Onnx = {
             "recipe": results["recipe"] if results else None,
             "gate": getattr(stored.config, "gate", None),
             "integer_products": integer,
             "float_products": {a: reason(floats, results) for a, floats in products.items() if floats},
             "bytes": {p.name: p.stat().st_size for p in sorted((draft.folder / FOLDER).iterdir())},
         }
-    if results and results.get("cross_cache") == "int8":
+        draft.results |= written
+    if results and results["cross_cache"] == "int8":
         say("the graphs keep cross-attention's keys and values in float; --runtime int8 keeps them in int8")
     return artifact.load(out)
 
 
-def quantized_results(model: Path) -> dict[str, Any] | None:
+def quantized_results(model: Path) -> Quantized | None:
     """What quantizing wrote of a quantized model; None for a float one."""
     if not artifact.is_artifact(model):
         return None
@@ -95,14 +96,14 @@ def write_graphs(stored: Stored, folder: Path) -> dict[str, list[str]]:
     return products
 
 
-def reason(floats: list[str], results: Mapping[str, Any] | None) -> str:
+def reason(floats: list[str], results: Quantized | None) -> str:
     """Why a product is float: attention's always are, the others because the model says so of a weight or a site."""
     if floats == ["attention"]:
         return "attention's products are float"
     if results is None:
         return "the model is float"
     known = {**results["float_weights"], **results["float_activations"]}
-    other = "weights in groups" if results.get("group") else "a layer of it takes in floats"
+    other = "weights in groups" if results["group"] else "a layer of it takes in floats"
     return next((known[name] for name in floats if name in known), other)
 
 

@@ -7,6 +7,7 @@ import torch
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.kinds.models import Parameters, Student
 from whisperq.models.descriptions import descriptions
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.layers import copied_layers, parse_indices
@@ -41,12 +42,13 @@ def init_student(teacher: str | Path, out: Path, config: InitStudentConfig, cont
         student = copy_layers(source, student_config(source.config, config, layer_map), layer_map)
         check_on_silence(student)
         save_model(student, processor, draft.folder)
-        draft.results |= {
-            "layer_map": layer_map,
+        results: Student = {
+            "layer_map": {"encoder": layer_map["encoder"], "decoder": layer_map["decoder"]},
             "gate": config.gate,
             "parameters": counts(student),
             "teacher_parameters": counts(source),
         }
+        draft.results |= results
     return artifact.load(out)
 
 
@@ -119,5 +121,5 @@ def check_on_silence(student: GatedWhisperForConditionalGeneration) -> None:
         raise InputError("the student's logits on silence are not finite: its teacher's weights are damaged")
 
 
-def counts(model: torch.nn.Module) -> dict[str, int]:
+def counts(model: torch.nn.Module) -> Parameters:
     return {"total": parameter_count(model), "trainable": parameter_count(model, trainable=True)}

@@ -20,6 +20,7 @@ from whisperq.data.batches import Batch
 from whisperq.data.groups import UtteranceGroup
 from whisperq.errors import UsageError
 from whisperq.flags import Context
+from whisperq.kinds.models import MixedPrecision
 from whisperq.models.descriptions import copy_descriptions, describe, descriptions
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_model, load_processor
@@ -161,7 +162,7 @@ class Work:
         layers = entries(self.weights, choice, probable)
         (draft.folder / BITS).write_text(json.dumps(artifact.plain({"layers": layers}), indent=1) + "\n")
         mean = self.weights.mean_bits(choice)
-        draft.results |= {
+        results: MixedPrecision = {
             "recipe": "gemm",
             "weight_bits": round(mean, 2),
             "group": None,
@@ -180,6 +181,7 @@ class Work:
             "search_steps": self.learner.search_steps,
             "figures": plot_bits(layers, mean, draft.folder),
         }
+        draft.results |= results
 
 
 def check_family(model: PreTrainedModel, config: MixedPrecisionConfig) -> None:

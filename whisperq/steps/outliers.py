@@ -18,6 +18,7 @@ from whisperq.data.lazy import Joined
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.kinds.observations import Compared, MassiveOfModels, Outliers
 from whisperq.models.loading import compute_device
 from whisperq.models.sites import Site, Watcher, block_sites, model_sites, resolve, watch
 from whisperq.options import OutliersConfig
@@ -58,17 +59,19 @@ def outliers(
         return processes.result(out)
 
 
-def report(found: dict[str, dict[str, Any]], titles: dict[str, str], bad: int, folder: Path) -> dict[str, Any]:
+def report(found: dict[str, dict[str, Any]], titles: dict[str, str], bad: int, folder: Path) -> Outliers:
     """outliers.json and the figures, written into `folder`, and what of them is worth a summary."""
     (folder / STATISTICS).write_text(json.dumps(found, indent=1) + "\n")
     sites = [s for s in found["model"]["statistics"] if all(s in f["statistics"] for f in found.values())]
     models = {titles[r]: f["statistics"] for r, f in found.items()}
-    figures, massive = plot_outliers(models, sites, folder), {}
+    figures, massive = plot_outliers(models, sites, folder), MassiveOfModels()
     if all("massive" in s for statistics in models.values() for s in statistics.values()):
         figures = [*plot_massive(models, folder), *figures]
         massive = {"massive": {title: largest_values(s, LARGEST) for title, s in models.items()}}
+    compared: Compared = {"compare": found["compare"]["summary"]} if "compare" in found else {}
     return {
-        **{role: f["summary"] for role, f in found.items()},
+        "model": found["model"]["summary"],
+        **compared,
         "titles": titles,
         "padding": found["model"]["padding"],
         "utterances": max(s["utterances"] for s in found["model"]["statistics"].values()),

@@ -17,6 +17,7 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.hashing import bytes_sha256
+from whisperq.kinds.observations import Attention
 from whisperq.models.loading import require_whisper
 from whisperq.models.sites import Watcher, absolute, model_sites, watch
 from whisperq.options import PlotAttentionConfig
@@ -57,17 +58,18 @@ def plot_attention(
         )
         probs, values = picture.probs[heads], picture.values[heads]
         np.savez_compressed(draft.folder / ARRAYS, probs=probs, values=values, product=probs @ values)
-        draft.results |= {
+        results: Attention = {
             "block": block,
             "heads": heads,
             "utterance": chosen.id,
-            "text": chosen.text,
+            "text": chosen.text or "",
             "shape": list(picture.probs.shape),
             "shares": {
                 str(head): role_shares(picture.probs[head], picture.queries.roles, picture.keys.roles) for head in heads
             },
             "figures": figures,
         }
+        draft.results |= results
     return artifact.load(out)
 
 

@@ -23,6 +23,7 @@ from whisperq.data.groups import UtteranceGroup, read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
 from whisperq.flags import Context
+from whisperq.kinds.observations import LabelCounts, PseudoLabels, Unlabelled
 from whisperq.models.loading import compute_device, local_folder, require_whisper
 from whisperq.report.progress import bar, say, say_again, say_how, say_left_out
 from whisperq.report.sets import warn_of_changes
@@ -75,9 +76,15 @@ def pseudo_label(
             with artifact.create(out, "pseudo-labels", "pseudo-label", settings, inputs, context.force) as draft:
                 labels = book.labels()
                 ids = sorted({n.id for n in normalizers})
-                draft.results |= write(labelled(group, labels, normalizers), ids, draft.folder, out)
-                draft.results |= left_out(labels, group.bad) | {"normalizers": ids, "normalizer_version": VERSION}
-                draft.results |= {"decoded_again": again, **left_out_padding(opened.runtime)}
+                results: PseudoLabels = {
+                    **write(labelled(group, labels, normalizers), ids, draft.folder, out),
+                    **left_out(labels, group.bad),
+                    "normalizers": ids,
+                    "normalizer_version": VERSION,
+                    "decoded_again": again,
+                    **left_out_padding(opened.runtime),
+                }
+                draft.results |= results
             say_again(again)
             unread = [n for n, label in labels.items() if label.left_out == UNREADABLE]
             say_left_out([*group.skipped, *(utterances[n].origin for n in sorted(unread))])
@@ -157,7 +164,7 @@ def labelled(
             number += 1
 
 
-def write(found: Iterator[Labelled], normalizers: Sequence[str], folder: Path, out: Path) -> dict[str, Any]:
+def write(found: Iterator[Labelled], normalizers: Sequence[str], folder: Path, out: Path) -> LabelCounts:
     """The list, one JSON object a line, and its figures. Raises InputError where nothing could be labelled."""
     taken: set[str] = set()
     seconds, means, words, wers, errors = [], [], 0, [], []
@@ -221,7 +228,7 @@ def together(parts: Sequence[WordErrors]) -> WordErrors:
     return WordErrors(**counts, per_utterance=tuple(pair for part in parts for pair in part.per_utterance))
 
 
-def left_out(labels: Mapping[int, Label], bad: int) -> dict[str, int]:
+def left_out(labels: Mapping[int, Label], bad: int) -> Unlabelled:
     """How many utterances have no label, and why; bad: lines that could not even be read."""
     reasons = Counter(label.left_out for label in labels.values())
     if found := [f"{reasons[why]:,} {why}" for why in (TOO_LONG, UNFINISHED) if reasons[why]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.kinds.models import Quantized, Scheme
 from whisperq.models.caches import cache_grids, cache_sites
 from whisperq.models.descriptions import copy_descriptions, describe
 from whisperq.models.loading import compute_device, load_model, load_processor
@@ -30,6 +30,7 @@ from whisperq.runtime.quantized import (
     stored_dtypes,
 )
 from whisperq.schema import each, read_json, record, text
+from whisperq.schemes import scheme_of
 
 
 def quantize(
@@ -74,7 +75,7 @@ def quantize(
         save_quantization(network, quantization, activations.ranges, draft.folder, stored_dtypes(model))
         if network.can_generate():  # a model may live without its settings; eval needs them
             network.generation_config.save_pretrained(draft.folder)
-        draft.results |= {
+        results: Quantized = {
             **scheme(config),
             **activations.results,
             "cross_cache": "int8" if cached else "float",
@@ -83,11 +84,12 @@ def quantize(
             "bytes": sum(p.stat().st_size for p in draft.folder.glob("*.safetensors")),
             "float_bytes": sum(p.stat().st_size for p in model.glob("*.safetensors")),
         }
-    warn_of_growth(finished := artifact.load(out))
+        draft.results |= results
+    warn_of_growth(finished := artifact.load(out, "quantized"))
     return finished
 
 
-def warn_of_growth(quantized: artifact.Artifact) -> None:
+def warn_of_growth(quantized: artifact.Artifact[Quantized]) -> None:
     size, source = quantized.results["bytes"], quantized.results["float_bytes"]
     if size > source:
         say(f"warning: {megabytes(size)} of quantized weights are more than the {megabytes(source)} of their source")
@@ -152,18 +154,13 @@ def paper_scope(config: QuantizeConfig) -> PaperScope:
     return PaperScope(config.sites or PaperScope.sites, config.exception or PaperScope.exception)
 
 
-def scheme(config: QuantizeConfig) -> dict[str, Any]:
-    """What was asked for, as results; None where it does not apply."""
-    scope = vars(paper_scope(config)) if config.recipe == "paper" else {"sites": None, "exception": None}
-    return {
-        "recipe": config.recipe,
-        **scope,
-        "weight_bits": config.weight_bits,
-        "group": config.group,
-        "weight_scales": config.weights,
-        "activation_bits": None if config.activations == "none" else config.activation_bits,
-        "activation_ranges": config.activations,
-    }
+def scheme(config: QuantizeConfig) -> Scheme:
+    """What was asked for, and of the paper recipe its scope; None where it does not apply."""
+    asked = scheme_of(config)
+    if config.recipe == "paper":
+        scope = paper_scope(config)
+        asked["sites"], asked["exception"] = scope.sites, scope.exception
+    return asked
 
 
 def quantized_weights(network: PreTrainedModel, plan: Plan, config: QuantizeConfig) -> dict[str, QuantizedWeight]:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from whisperq import artifact
 from whisperq.flags import Context
+from whisperq.kinds.observations import Report as Results
 from whisperq.options import ReportConfig
 from whisperq.report.cells import markdown_text
 from whisperq.report.distortion_tables import distorted, distortion_tables
@@ -40,13 +41,14 @@ def report(runs: Sequence[Path], out: Path, config: ReportConfig, context: Conte
         breaks, unreadable = shown.all_breaks(), shown.gathered.unreadable
         for line in (*(f"{path}: {reason}" for path, reason in unreadable), *breaks):
             say(f"warning: {line}")
-        draft.results |= {
+        results: Results = {
             "artifacts": len(shown.gathered.entries),
             "tables": {grid.title: len(grid.rows) for grid in shown.grids},
             "drawn": len(shown.figures),
             "broken": breaks,
-            "unreadable": [list(pair) for pair in unreadable],
+            "unreadable": list(unreadable),
         }
+        draft.results |= results
     return artifact.load(out)
 
 

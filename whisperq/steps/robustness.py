@@ -23,6 +23,8 @@ from whisperq.data.segments import Segment
 from whisperq.data.sounds import make_sounds
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.kinds.comparisons import Robustness
+from whisperq.kinds.comparisons import System as HeardBy
 from whisperq.options import RobustnessConfig
 from whisperq.report.cells import markdown
 from whisperq.report.progress import say_how, say_left_out, track
@@ -52,7 +54,7 @@ class System:
     texts: list[str]
     timed: list[list[Segment]] | None  # None: the model knows no times
     symptoms: list[Symptoms]
-    how: dict[str, Any]
+    how: HeardBy
 
 
 def robustness(
@@ -89,10 +91,11 @@ def robustness(
         lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in heard(a, b))
         (draft.folder / HEARD).write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
         found = judge([r.kind for r in a.recordings], a.symptoms, b.symptoms)
-        draft.results |= {"a": a.how, "b": b.how, "normalizer": rule, "symptoms": found}
-        (draft.folder / "robustness.json").write_text(json.dumps(artifact.plain(draft.results), indent=1) + "\n")
+        results: Robustness = {"a": a.how, "b": b.how, "normalizer": rule, "symptoms": found}
+        draft.results |= results
+        (draft.folder / "robustness.json").write_text(json.dumps(artifact.plain(results), indent=1) + "\n")
         text = f"# What {model.resolve().name} does where word errors do not look\n\n"
-        (draft.folder / "robustness.md").write_text(text + markdown(robustness_tables(draft.results)), "utf-8")
+        (draft.folder / "robustness.md").write_text(text + markdown(robustness_tables(results)), "utf-8")
     return artifact.load(out)
 
 
@@ -114,7 +117,7 @@ def listen(
         if isinstance(opened.rules, Rules) and opened.rules.knows_times:
             rules = with_times(opened.rules, opened.loader.codec)
             timed = transcripts(opened, rules, recordings, config.batch_size)
-        how = {
+        how: HeardBy = {
             "model": str(folder), "runtime": opened.runtime.name, "device": opened.loader.device,
             "sampling_rate": opened.loader.extractor.sampling_rate,
         }  # fmt: skip

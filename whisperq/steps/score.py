@@ -10,6 +10,7 @@ from whisperq.data.evaluations import SPELLING, read_spelling, spelling_beside
 from whisperq.data.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
+from whisperq.kinds.scores import Scores, SetScores
 from whisperq.options import ScoreConfig
 from whisperq.refusals import check_set_names
 from whisperq.report.scores import scores
@@ -40,12 +41,15 @@ def score(
             (draft.folder / SPELLING).write_text(json.dumps(mapping, indent=2) + "\n", encoding="utf-8")
         found = {n: scored(n, lines[n], get_normalizer(names[n], mapping), config) for n in lines}
         groups = {s.name: s.group for s in files}
-        sets = {n: artifact.plain({"group": groups[n], **one.results(context.seed)}) for n, one in found.items()}
+        sets: dict[str, SetScores] = {
+            n: artifact.plain({"group": groups[n], **one.results(context.seed)}) for n, one in found.items()
+        }
         for name, one in found.items():
             warn_of_changed_words(name, one)
             write_set(draft.folder, out, name, lines[name], one, sets[name])
-        draft.results |= {"sets": sets, **over_sets(sets)}
-        write_results(draft.folder, "Word errors", draft.results, scores(draft.results))
+        results: Scores = {"sets": sets, **over_sets(sets)}
+        draft.results |= results
+        write_results(draft.folder, "Word errors", results, scores(results))
     return artifact.load(out)
 
 

@@ -23,6 +23,8 @@ from whisperq.data.lazy import Joined
 from whisperq.errors import InputError, UsageError
 from whisperq.flags import Context
 from whisperq.hashing import file_sha256
+from whisperq.kinds.models import Quantized, is_mixed
+from whisperq.kinds.observations import Costs, CostSummary, PartCost, Sensitivity, State
 from whisperq.models.folding import fold
 from whisperq.models.loading import compute_device
 from whisperq.options import SensitivityConfig
@@ -71,9 +73,9 @@ def sensitivity(
             quantized, quantization = load_quantized(model, opened.model.dtype, compute_device(context.device))
             if quantization.scales:
                 fold(opened.model, quantization.scales)
-            elif sealed.results.get("smooth") is not None:  # of an earlier version, which kept no scales
+            elif sealed.results["smooth"] is not None:  # of an earlier version, which kept no scales
                 smooth_alike(opened.model, quantized)
-            trained = trained_floats(opened.model, quantized, quantization) if "mode" in sealed.results else {}
+            trained = trained_floats(opened.model, quantized, quantization) if is_mixed(sealed.results) else {}
             del quantized  # a large model's second copy
             mixture = Mixture(opened.model, quantization, trained)
             parts = {} if config.by == "model" else divide(mixture, config.by)
@@ -82,21 +84,22 @@ def sensitivity(
             words = normalizer_of(normalizer, opened.processor.tokenizer)
             report = describe(parts, {name: measure.as_dict(words) for name, measure in measures.items()})
         (draft.folder / SENSITIVITY).write_text(json.dumps(artifact.plain(report), indent=1, allow_nan=False) + "\n")
-        draft.results |= {
+        results: Sensitivity = {
             "recipe": sealed.results["recipe"],
             "by": config.by,
             "tokens": measures[NOTHING].distortion.tokens,
             "skipped": group.bad + len(opened.loader.skipped),
-            **summary(report, parts, 0 if "mode" in sealed.results else config.worst),
+            **summary(report, parts, 0 if is_mixed(sealed.results) else config.worst),
             "figures": plot_sensitivity(report["parts"], draft.folder) if parts else [],
         }
-    if parts and "mode" not in sealed.results:
+        draft.results |= results
+    if parts and not is_mixed(sealed.results):
         say(f"the worst parts stay float with: {keeping_line(sealed, floats, out, min(config.worst, len(parts)))}")
     say_left_out([*group.skipped, *sorted(opened.loader.skipped)])
     return artifact.load(out)
 
 
-def check_pair(quantized: artifact.Artifact, floats: Mapping[str, str]) -> None:
+def check_pair(quantized: artifact.Artifact[Quantized], floats: Mapping[str, str]) -> None:
     if quantized.inputs["model"]["sha256"] != floats["sha256"]:
         raise InputError(f"{quantized.path} was made from another model than {floats['path']}")
 
@@ -109,7 +112,7 @@ class Measure:
     references: list[str] = field(default_factory=list)
     hypotheses: list[str] = field(default_factory=list)
 
-    def as_dict(self, normalizer: Any) -> dict[str, float | None]:
+    def as_dict(self, normalizer: Any) -> State:
         """snr_db is infinite where nothing differs; wer is None where nothing was decoded."""
         wer = count_errors(self.references, self.hypotheses, normalizer).wer if self.hypotheses else None
         return {"snr_db": self.distortion.snr_db, "kl": self.distortion.kl, "wer": wer}
@@ -160,50 +163,60 @@ def decode(opened: OpenedModel, batch: Batch, measure: Measure) -> None:
     measure.hypotheses += [opened.loader.codec.decode(ids) for ids in found]
 
 
-def describe(parts: Mapping[str, Part], entries: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def describe(parts: Mapping[str, Part], entries: Mapping[str, State]) -> Costs:
     """All figures, the parts worst first: of the greatest KL alone.
 
     Not of the lowest SNR, which counts what moves all logits of a token alike: on the embedded teacher dec.norm has
     the second lowest, and to keep it in float gains nothing, while KL alone and what float gains agree.
     """
 
-    def entry(name: str) -> dict[str, Any]:
+    def entry(name: str) -> PartCost:
         part = parts[name]
-        members = {"weights": sorted(part.weights), "activations": sorted(part.activations), "exclude": part.exclude}
-        return {"alone": entries[f"alone {name}"], "all_but": entries[f"all but {name}"], **members}
+        return {
+            "alone": entries[f"alone {name}"],
+            "all_but": entries[f"all but {name}"],
+            "weights": sorted(part.weights),
+            "activations": sorted(part.activations),
+            "exclude": part.exclude,
+        }
 
-    order = sorted(parts, key=lambda name: (-entries[f"alone {name}"]["kl"], entries[f"alone {name}"]["snr_db"]))
+    def gain(name: str) -> tuple[float, float]:
+        alone = entries[f"alone {name}"]
+        return -(alone["kl"] or 0.0), alone["snr_db"] or 0.0
+
     # JSON knows no infinity: null stands for it, where a part's grids change nothing at all.
     return {
         "float_wer": entries[NOTHING]["wer"],
         "everything": entries[EVERYTHING],
-        "parts": {name: entry(name) for name in order},
+        "parts": {name: entry(name) for name in sorted(parts, key=gain)},
     }
 
 
-def summary(report: Mapping[str, Any], parts: Mapping[str, Part], worst: int) -> dict[str, Any]:
+def summary(report: Costs, parts: Mapping[str, Part], worst: int) -> CostSummary:
     """What is worth a table; `worst` parts are named as quantize's --exclude takes them.
 
     None of a mixed-precision model, which quantize cannot make.
     """
     excluded = ",".join(parts[name].exclude for name in list(report["parts"])[:worst])
-    return {
+    found: CostSummary = {
         "float_wer": report["float_wer"],
         "everything": report["everything"],
         "parts": len(parts),
         "worst": {name: report["parts"][name] for name in list(report["parts"])[:TOP]},
-        **({"exclude": f"--exclude {shlex.quote(excluded)}"} if worst else {}),
     }
+    if worst:
+        found["exclude"] = f"--exclude {shlex.quote(excluded)}"
+    return found
 
 
-def keeping_line(quantized: artifact.Artifact, floats: Path, out: Path, worst: int) -> str:
+def keeping_line(quantized: artifact.Artifact[Quantized], floats: Path, out: Path, worst: int) -> str:
     """The command that makes the same model with the `worst` parts in float, whatever it was made with.
 
     out: this sensitivity's folder. What --keep-worst had kept of it already stays float by name: here it would count
     this sensitivity's parts.
     """
     config, path = dict(quantized.config), quantized.path
-    config["exclude"] = [*config.get("exclude", ()), *quantized.results.get("kept_worst", ())]
+    config["exclude"] = [*config.get("exclude", ()), *quantized.results["kept_worst"]]
     words = ["whisperq", "quantize", *flags("quantize", {**config, "keep_worst": worst})]
     words += ["--sensitivity", str(out), "--model", str(floats)]
     if calibration := quantized.inputs.get("calibration"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -11,6 +11,7 @@ from whisperq.data.batches import Loader, epoch_order
 from whisperq.data.feed import Feed
 from whisperq.data.groups import UtteranceGroup
 from whisperq.flags import Context
+from whisperq.kinds.models import LastStep, Trained
 from whisperq.runtime.pipeline import make_loader
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
 from whisperq.training.checkpoints import Progress
@@ -36,14 +37,14 @@ class Material:
         """Where the lines and recordings are that could not be used."""
         return [*self.bad_lines, *sorted(self.loader.skipped)]
 
-    def results(self, reached: Progress, autocast: torch.dtype) -> dict[str, Any]:
+    def results(self, reached: Progress, autocast: torch.dtype) -> Trained:
         """What every training's manifest says of how it went."""
-        return {
-            "best_step": reached.best_step,
+        return {  # the best step and the last one's log are those of a training that has ended
+            "best_step": cast(int, reached.best_step),
             "validation_wer": reached.best_wer,
             "normalizer": self.normalizer.id,
             "steps": reached.step,
-            "final": reached.last,
+            "final": cast(LastStep, reached.last),
             "training_seconds": reached.seconds,
             "device": self.loader.device,
             "autocast": str(autocast).removeprefix("torch."),

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from whisperq.kinds.models import StoredSizes
 from whisperq.runtime.quantized import WEIGHTS
 from whisperq.training.mixed import MixedWeights
 
@@ -25,7 +26,7 @@ def entries(weights: MixedWeights, choice: Sequence[int], probable: Tensor | Non
     return found
 
 
-def sizes(folder: Path, network: PreTrainedModel, weights: MixedWeights) -> dict[str, Any]:
+def sizes(folder: Path, network: PreTrainedModel, weights: MixedWeights) -> StoredSizes:
     """Bytes on disk against those of float32: of the quantized weights, codes and scales, and of the whole file."""
     stored, names = load_file(folder / WEIGHTS), [site.parameter for site in weights.sites]
     parts = sum(stored[key].nbytes for name in names for key in (name, f"{name}.scale"))

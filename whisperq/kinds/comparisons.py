@@ -1,0 +1,133 @@
+"""What two systems were found to differ in: word errors, and what robustness looks at beside them.
+
+Rates are fractions, differences of word errors percentage points, intervals hold 95 %.
+"""
+
+from typing import Annotated, NotRequired, TypedDict
+
+from whisperq.kinds.scores import Ends, Measure, Rule
+from whisperq.schema import count
+
+
+class Rates(TypedDict, total=False):
+    """Two of them, as the rule's measure is."""
+
+    wer_a: float
+    wer_b: float
+    cer_a: float
+    cer_b: float
+
+
+class References(TypedDict, total=False):
+    """One of the two, as the rule's measure is."""
+
+    reference_words: int
+    reference_characters: int
+
+
+class Judgement(References):
+    """B against A, in points of the measure; positive where B is worse."""
+
+    difference: float
+    interval_95: Ends
+    p: float | None
+    verdict: str
+    within_margin: bool
+    enough_words: bool
+    enough_blocks: bool
+    words_needed: int | None
+
+
+class Verdict(Rule, Rates, Judgement):
+    blocks: NotRequired[int]  # of a set: what was resampled
+    blocked_by: NotRequired[str]  # speaker, recording or utterance
+
+
+def rates_by(measure: Measure, a: float, b: float) -> Rates:
+    return {"wer_a": a, "wer_b": b} if measure == "wer" else {"cer_a": a, "cer_b": b}
+
+
+def rates_of(one: Verdict) -> tuple[float, float]:
+    """Of A and of B."""
+    return (one["wer_a"], one["wer_b"]) if one["measure"] == "wer" else (one["cer_a"], one["cer_b"])
+
+
+def reference_units(one: Verdict) -> int:
+    """Words or characters of the references."""
+    return one["reference_words"] if one["measure"] == "wer" else one["reference_characters"]
+
+
+class MatchedPairs(TypedDict):
+    """The matched pairs sentence segment test."""
+
+    segments: int | None
+    mean: float | None
+    z: float | None
+    p: float | None
+    enough_segments: NotRequired[bool]
+
+
+class SetVerdict(Verdict):
+    normalizer_version: NotRequired[int]
+    utterances: int | None
+    matched_pairs: MatchedPairs
+    utterances_better: int | None
+    utterances_worse: int | None
+    equal_hypotheses: NotRequired[int]
+
+
+class Comparison(TypedDict):
+    """Of `whisperq compare`."""
+
+    a: str
+    b: str
+    margin: float
+    resamples: int | None
+    sets: dict[str, SetVerdict]
+    means: list[Verdict]
+
+
+class System(TypedDict):
+    """What heard the recordings of a robustness."""
+
+    model: str
+    runtime: str
+    device: str
+    sampling_rate: int
+
+
+class PairedRates(TypedDict):
+    """Recordings to which something happened, with A and with B; rates are fractions, intervals hold 95 %."""
+
+    total: Annotated[int, count(1)]
+    count_a: int
+    count_b: int
+    interval_95_a: Ends
+    interval_95_b: Ends
+    pairs: dict[str, int]
+    difference: float
+    difference_interval_95: Ends
+    p: float | None
+
+
+class MoreWords(TypedDict, total=False):
+    """All that were heard, and how many more with B in a recording."""
+
+    words_a: int
+    words_b: int
+    words_change: float
+    words_interval_95: Ends
+
+
+class Symptom(PairedRates, MoreWords):
+    symptom: str
+    recordings: str  # of which sort
+
+
+class Robustness(TypedDict):
+    """Of `whisperq robustness`: A is the float model, B the quantized one."""
+
+    a: System
+    b: System
+    normalizer: str
+    symptoms: list[Symptom]

@@ -1,0 +1,96 @@
+"""How a model is quantized: one record of it, `Scheme`, and how that is said in a folder's name and in words.
+
+    gemm-w4a8-dynamic-g64-mse
+    gemm W4A8, groups of 64, mse weights, dynamic activations
+
+What goes without saying is left out of both.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from whisperq.kinds.models import Quantized, Scheme, is_mixed
+from whisperq.options import QuantizeConfig
+
+USUAL_OBSERVER = "ema"
+RANGES = {"static": [], "dynamic": ["dynamic activations"], "none": ["weights alone"]}
+
+
+@dataclass(frozen=True)
+class Saying:
+    """How a key's value is said, short and long; of the usual values nothing is."""
+
+    usual: tuple[object, ...]
+    short: str
+    long: str
+
+
+SAYINGS = {
+    "sites": Saying((None, "blocks"), "{}", "{} sites"),
+    "exception": Saying((None, "attention"), "except-{}", "exception {}"),
+    "group": Saying((None,), "g{}", "groups of {}"),
+    "weight_scales": Saying((None, "rtn"), "{}", "{} weights"),
+}
+
+
+def scheme_of(config: QuantizeConfig) -> Scheme:
+    """What was asked for; None where it does not apply or nobody said."""
+    return {
+        "recipe": config.recipe,
+        "sites": config.sites,
+        "exception": config.exception,
+        "weight_bits": config.weight_bits,
+        "group": config.group,
+        "weight_scales": config.weights,
+        "activation_bits": None if config.activations == "none" else config.activation_bits,
+        "activation_ranges": config.activations,
+    }
+
+
+def in_short(scheme: Scheme) -> list[str]:
+    """The parts of a folder's name that the scheme decides: gemm, w8a8, dynamic, g64."""
+    dynamic = ["dynamic"] if scheme["activation_ranges"] == "dynamic" else []
+    return [scheme["recipe"], _bits(scheme), *dynamic, *(one.short.format(value) for one, value in _unusual(scheme))]
+
+
+def in_words(results: Quantized) -> str:
+    """gemm W4A8, groups of 64, mse weights, 12 sites scaled, dynamic activations."""
+    parts = [f"{results['recipe']} {_bits(results).upper()}"]
+    parts += [one.long.format(value) for one, value in _unusual(results)]
+    if (alpha := results["smooth"]) == "auto":
+        parts += [f"{count} sites scaled"] if (count := len(results["smoothed"])) else []
+    elif alpha is not None:
+        observer = results["smoothed_observer"]  # None where no range is static
+        parts.append(f"smoothed by {alpha:g}" + (f" with {observer} ranges" if observer else ""))
+    parts += [f"massive channels of {count} sites on 16 bits"] if (count := len(results["massive"])) else []
+    return ", ".join(parts + RANGES[results["activation_ranges"]])
+
+
+def told_apart(results: Quantized, config: Mapping[str, Any], seed: int | None = None) -> str:
+    """All that tells models of one float model apart, as a report names them: what was excluded, say, too.
+
+    config: the settings of the command; seed: the training's, which goes without saying.
+    """
+    if is_mixed(results):
+        own = config.get("seed") or 0
+        another = f", its seed {own}" if own != (seed or 0) else ""
+        return f"mixed precision {results['mode']}, {results['average_bits']:.2f} bits{another}"
+    parts = [in_words(results)]
+    said = (None, USUAL_OBSERVER, results["smoothed_observer"])  # smoothing names its own
+    parts += [f"{observer} ranges"] if (observer := results["observer"]) not in said else []
+    per_channel, usual = config.get("per_channel"), results["recipe"] == "gemm"
+    if per_channel not in (None, usual):
+        parts.append("weights per channel" if per_channel else "weights per tensor")
+    parts += [f"{' '.join(excluded)} float"] if (excluded := config.get("exclude")) else []
+    parts += [f"{len(worst)} worst parts float"] if (worst := results["kept_worst"]) else []
+    return ", ".join([*parts, *(["encoder alone"] if config.get("encoder_only") else [])])
+
+
+def _bits(scheme: Scheme) -> str:
+    bits = scheme["activation_bits"]
+    return f"w{scheme['weight_bits']}" + (f"a{bits}" if bits else "")
+
+
+def _unusual(scheme: Mapping[str, object]) -> Iterator[tuple[Saying, object]]:
+    return ((one, scheme.get(key)) for key, one in SAYINGS.items() if scheme.get(key) not in one.usual)
