@@ -121,15 +121,20 @@ report() {
     wq report "$runs/students" "$runs/teacher" --force --no-verify --out "$runs/report" --title "Gated students of Whisper"
 }
 
-export WHISPERQ_RUN="$runs/labelling"
-mkdir -p "$WHISPERQ_RUN" "$runs/teacher"
-wq pseudo-label --model "$teacher" --data "$lists/librispeech_train.jsonl" --data "$lists/librispeech_unlabelled.jsonl" \
-    --data "$lists/ljspeech_train.jsonl" --normalizer english --out "$labels"
-done=0
-for name in $(students); do
-    student "$name"
-    done=$((done + 1))
-    [ "$done" -ne 2 ] || teacher_itself
-    report
-done
-[ "$done" -ge 2 ] || { teacher_itself && report; }
+main() {
+    local name done=0
+    export WHISPERQ_RUN="$runs/labelling"
+    mkdir -p "$WHISPERQ_RUN" "$runs/teacher"
+    wq pseudo-label --model "$teacher" --data "$lists/librispeech_train.jsonl" --data "$lists/librispeech_unlabelled.jsonl" \
+        --data "$lists/ljspeech_train.jsonl" --normalizer english --out "$labels"
+    for name in $(students); do
+        student "$name"
+        done=$((done + 1))
+        [ "$done" -ne 2 ] || teacher_itself
+        report
+    done
+    [ "$done" -ge 2 ] || { teacher_itself && report; }
+}
+
+main # read to its end by now, so that a newer script may take this one's place while it runs
+exit
