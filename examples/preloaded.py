@@ -41,7 +41,7 @@ def serve(path: str) -> None:
 
 
 def perform(call: dict, outputs: list[int]) -> None:
-    from whisperq.cli import app
+    from whisperq.cli.app import app
 
     code: object = 1
     try:

@@ -17,8 +17,8 @@ import yaml
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 from typer.testing import CliRunner, Result
 
-from whisperq.cli import app
-from whisperq.runtime.native import build
+from whisperq.cli.app import app
+from whisperq.native import build
 
 torch.set_num_threads(1)  # such small tensors only lose by being shared
 

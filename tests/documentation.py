@@ -13,9 +13,9 @@ from pathlib import Path
 
 from typer.models import ArgumentInfo, OptionInfo
 
-from whisperq.cli import app
-from whisperq.commands import COMMANDS
-from whisperq.flags import Common
+from whisperq.cli.app import app
+from whisperq.cli.commands import COMMANDS
+from whisperq.settings import Common
 
 PAGE = Path(__file__).parents[1] / "examples" / "guide" / "commands.md"
 INTRODUCTION = """\

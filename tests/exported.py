@@ -7,13 +7,13 @@ from quantizing import saved
 from tiny import PROMPT, decoder_ids, features, processor
 
 from whisperq import artifact
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.models.loading import load_config, save_model
-from whisperq.models.plan import make_plan
+from whisperq.ptq.plan import make_plan
 from whisperq.options import ExportConfig
-from whisperq.runtime.graphs import GraphRuntime, open_graphs
+from whisperq.runtime.onnx.whisper import GraphRuntime, open_graphs
 from whisperq.runtime.interface import Runtime
-from whisperq.runtime.opening import open_model
+from whisperq.runtime.open import open_model
 from whisperq.steps.export import export
 from whisperq.steps.quantize import describe
 

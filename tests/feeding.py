@@ -13,8 +13,8 @@ from tiny import END, PROMPT, TEXTS, processor
 
 from whisperq.config import Source
 from whisperq.data.batches import Batch, Loader
-from whisperq.data.feed import Feed, TrainingStep
-from whisperq.data.groups import read_all
+from whisperq.training.feed import Feed, TrainingStep
+from whisperq.data.sources import read_all
 from whisperq.data.tokens import Codec
 from whisperq.training_options import DistillConfig
 

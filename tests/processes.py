@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["whisperq.cli", "whisperq.steps.distill", "whisperq.steps.mixed_precision"])
+_context.set_forkserver_preload(["whisperq.cli.app", "whisperq.steps.distill", "whisperq.steps.mixed_precision"])
 PATIENCE = 120  # seconds after which a test that waits has failed
 
 
@@ -25,7 +25,7 @@ def _run(folder: Path, log: Path, environment: dict[str, str], arguments: tuple[
     import torch
 
     torch.set_num_threads(1)
-    from whisperq.cli import app
+    from whisperq.cli.app import app
 
     sys.exit(app([*arguments], standalone_mode=False) or 0)
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from whisperq import artifact
 from whisperq.models.loading import load_model
-from whisperq.models.plan import make_plan
+from whisperq.ptq.plan import make_plan
 from whisperq.models.sites import model_sites, watch
 from whisperq.quant.wide import ActivationRange
-from whisperq.runtime.quantized import (
+from whisperq.ptq.checkpoint import (
     Fit,
     PerToken,
     Quantization,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisperq import artifact
-from whisperq.data.hypotheses import HypothesisLine
+from whisperq.results.hypotheses import HypothesisLine
 from whisperq.declared import SETTINGS
-from whisperq.flags import Context
-from whisperq.report.sets import write_set
+from whisperq.settings import Context
+from whisperq.results.sets import write_set
 from whisperq.scoring.normalizers import get_normalizer
 from whisperq.scoring.sets import over_sets, score_set
 

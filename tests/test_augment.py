@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from feeding import make_feed, run, write_noises
 
-from whisperq.data.augment import FRAMES, MASKS, SHARE, draw, spec_augment
+from whisperq.training.augment import FRAMES, MASKS, SHARE, draw, spec_augment
 
 
 def stretches(mask: np.ndarray) -> list[int]:

@@ -16,7 +16,7 @@ CHOSEN = {
     "transformers-float32": "transformers",
     "float": "whisperq",
     "emulated": "whisperq",
-    "int8": "whisperq.runtime.int8",
+    "int8": "whisperq.runtime.int8.whisper",
     "ctranslate2": "ctranslate2",
 }
 

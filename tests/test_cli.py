@@ -14,7 +14,7 @@ import typer.rich_utils
 
 import whisperq
 from whisperq.checks import listed
-from whisperq.commands import COMMANDS
+from whisperq.cli.commands import COMMANDS
 from whisperq.declared import SETTINGS
 
 PACKAGE = Path(whisperq.__file__).parent
@@ -45,7 +45,7 @@ def help_text(invoke, *command: str) -> str:
 
 
 def test_importing_the_command_line_loads_nothing_heavy():
-    done = python("-c", "import sys, whisperq.cli; print(*{name.split('.')[0] for name in sys.modules})")
+    done = python("-c", "import sys, whisperq.cli.app; print(*{name.split('.')[0] for name in sys.modules})")
     heavy = {"torch", "transformers", "datasets", "matplotlib", "numpy", "safetensors"}
     assert done.returncode == 0 and not heavy & set(done.stdout.split())
 
@@ -58,7 +58,7 @@ def test_the_version_is_the_packages():
 def test_a_shell_can_complete_the_commands(invoke):
     assert "--install-completion" in help_text(invoke)
     asked = {"_WHISPERQ_COMPLETE": "complete_bash", "COMP_WORDS": "whisperq cal", "COMP_CWORD": "1"}
-    code = "from whisperq.cli import app; app(prog_name='whisperq')"
+    code = "from whisperq.cli.app import app; app(prog_name='whisperq')"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **asked}, timeout=120
     )
@@ -74,7 +74,7 @@ def test_the_steps_folder_and_the_help_page_agree(invoke):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step_is_one_public_function_of_its_files_name(name):
-    from whisperq.calls import step
+    from whisperq.cli.resolve import step
 
     function = step(name.replace("-", "_"))
     assert {"out", "config", "context"} <= set(inspect.signature(function).parameters)
@@ -83,7 +83,7 @@ def test_a_step_is_one_public_function_of_its_files_name(name):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
 def test_what_is_declared_of_a_step_is_there(command):
-    from whisperq.calls import step
+    from whisperq.cli.resolve import step
 
     settings = {f.name for f in fields(command.settings)}
     assert set(command.named) <= set(inspect.signature(step(command.step)).parameters)
@@ -189,7 +189,7 @@ def test_what_nobody_expects_is_one_sentence_too(error, code, sentence, workspac
     def fail(**inputs):
         raise error
 
-    monkeypatch.setattr("whisperq.commands.step", lambda name: fail)
+    monkeypatch.setattr("whisperq.cli.commands.step", lambda name: fail)
     result = invoke("init-student")
     assert result.exit_code == code and "Traceback" not in result.stderr
     assert result.stderr.splitlines()[-1] == f"whisperq: {sentence}"

@@ -12,7 +12,7 @@ from scipy.stats import bootstrap, ttest_rel
 from whisperq.scoring.alignment import align
 from whisperq.scoring.comparison import choose_blocks, paired_bootstrap
 from whisperq.scoring.normalizers import get_normalizer
-from whisperq.scoring.segments import matched_pairs, segments
+from whisperq.scoring.segment_test import matched_pairs, segments
 from whisperq.scoring.words import count_errors
 
 WORDS = "zero one two three four five six seven eight nine".split()

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from whisperq import doctor
+from whisperq.cli import doctor
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
@@ -91,7 +91,7 @@ def test_a_core_package_that_is_missing_or_too_old(findings, monkeypatch):
 
 
 def test_a_compiler_that_is_missing_or_fails_is_a_warning(findings, monkeypatch):
-    from whisperq.runtime.native.build import library
+    from whisperq.native.build import library
 
     monkeypatch.setenv("CXX", "no-such-compiler")
     library.cache_clear()

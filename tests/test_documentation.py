@@ -7,7 +7,7 @@ import documentation
 import pytest
 from typer.main import get_command
 
-from whisperq.cli import app
+from whisperq.cli.app import app
 
 COMMANDS = documentation.commands()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from whisperq.commands import COMMANDS
+from whisperq.cli.commands import COMMANDS
 
 RECOGNISED = "by this very command; nothing would be done"
 CHAIN = ("init-student", "distill", "calibrate", "quantize", "quantize --recipe paper")
@@ -161,8 +161,8 @@ def test_an_export_on_the_way_is_a_place_too(copied_run, invoke):
 
 def test_no_torch_is_loaded(copied_run):
     code = (
-        "import sys, whisperq.cli\n"
-        "try: whisperq.cli.app(sys.argv[1:])\n"
+        "import sys, whisperq.cli.app\n"
+        "try: whisperq.cli.app.app(sys.argv[1:])\n"
         "except SystemExit as done: assert done.code == 0, done.code\n"
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )

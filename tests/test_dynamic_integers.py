@@ -13,14 +13,14 @@ from tiny_ctc import VARIANTS
 
 from whisperq.models.gated_whisper import GATES
 from whisperq.quant.grid import fake_quantize, quantize, token_qparams
-from whisperq.runtime import dynamic
+from whisperq.runtime.int8 import dynamic
 from whisperq.runtime.decoding import Rules, greedy
-from whisperq.runtime.dynamic import DynamicProduct, MatmulSums, OneDnnSums, TokenGrid, integer_sums
-from whisperq.runtime.int8_ctc import Int8Ctc
-from whisperq.runtime.kernels import Norm, TorchKernels
-from whisperq.runtime.native.build import NoKernels, library
-from whisperq.runtime.native.tokens import NativeDynamicProduct, TokenKernels
-from whisperq.runtime.products import IntegerWeight, has_onednn
+from whisperq.runtime.int8.dynamic import DynamicProduct, MatmulSums, OneDnnSums, TokenGrid, integer_sums
+from whisperq.runtime.int8.ctc import Int8Ctc
+from whisperq.runtime.int8.kernels import Norm, TorchKernels
+from whisperq.native.build import NoKernels, library
+from whisperq.runtime.int8.native_tokens import NativeDynamicProduct, TokenKernels
+from whisperq.runtime.int8.matmuls import IntegerWeight, has_onednn
 
 
 def native(*flags: str) -> TokenKernels:

@@ -16,7 +16,7 @@ import soundfile
 from damage import change_configuration
 
 import whisperq
-from whisperq.data.groups import read_all
+from whisperq.data.sources import read_all
 from whisperq.data.lists import Source
 
 ROOT = Path(__file__).parents[1]

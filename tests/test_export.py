@@ -17,9 +17,9 @@ from whisperq import artifact
 from whisperq.errors import InputError, UsageError
 from whisperq.models.loading import load_config
 from whisperq.options import ExportConfig
-from whisperq.runtime.onnx_graph import Graph
-from whisperq.runtime.onnx_whisper import write_graph
-from whisperq.runtime.stored import open_stored
+from whisperq.export.graph import Graph
+from whisperq.export.whisper import write_graph
+from whisperq.ptq.arrays import open_stored
 from whisperq.steps.export import export
 
 GRAPHS = ("encoder_model", "decoder_model", "decoder_with_past_model")

@@ -13,7 +13,7 @@ from conftest import sample_lines, write_lines
 from test_audio import encoded, tone, utterance
 from test_bad_data import corrupt, line
 
-from whisperq.data import patience
+from whisperq.data import retries as patience
 from whisperq.data.audio import audio_seconds, load_audio
 from whisperq.data.lists import Source, read
 from whisperq.data.recording import Recording

@@ -16,7 +16,7 @@ from whisperq.runtime.ctc import CtcRules
 from whisperq.runtime.decoding import Draws, Rules, drawn, greedy, make_rules, write
 from whisperq.runtime.fallback import Care, Decoding, Written, careful, compression
 from whisperq.runtime.pytorch import PyTorchRuntime
-from whisperq.runtime.starts import Question, Start, start
+from whisperq.runtime.detection import Question, Start, start
 
 LETTERS = list("abcdefgh")
 SAMPLES = [np.full(4, i, np.float32) for i in range(3)]

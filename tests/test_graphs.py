@@ -12,7 +12,7 @@ from tiny import END, GATED, PROMPT, decoder_ids, digits, features, gated_model
 
 from whisperq.errors import InputError, UsageError
 from whisperq.runtime.decoding import Rules, greedy
-from whisperq.runtime.opening import open_model
+from whisperq.runtime.open import open_model
 
 ENGINES = ("onnx", "openvino")
 FLOAT_MODELS = [

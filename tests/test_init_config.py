@@ -9,7 +9,7 @@ import yaml
 
 from whisperq.config import Experiment, Source, read_config
 from whisperq.declared import SETTINGS
-from whisperq.starter import starter
+from whisperq.cli.config_template import starter
 
 
 @pytest.fixture

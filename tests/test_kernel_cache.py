@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from whisperq.runtime.native import build, places
+from whisperq.native import build
+
+from whisperq.native import places
 
 # Quick, and says each time that it was called.
 COMPILER = """#!/bin/sh
@@ -125,7 +127,7 @@ def test_a_temporary_folder_that_somebody_else_made_first_is_not_used(cache):
 
 COMMAND = """
 import subprocess, sys
-from whisperq.runtime.native.build import library
+from whisperq.native.build import library
 print(library()._name, flush=True)
 if len(sys.argv) > 1:
     print(subprocess.run([sys.executable, "-c", sys.argv[1]], capture_output=True, text=True).stdout, end="")

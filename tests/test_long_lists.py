@@ -14,7 +14,7 @@ from test_lists import write_list
 
 from whisperq.config import Source
 from whisperq.data.batches import require_texts
-from whisperq.data.groups import read_all
+from whisperq.data.sources import read_all
 from whisperq.data.lists import read
 from whisperq.errors import InputError
 
@@ -139,7 +139,7 @@ def test_an_odd_label_wer_is_a_bad_line(tmp_path):
 
 
 def test_equal_hashes_alone_make_no_second_use(tmp_path, monkeypatch):
-    monkeypatch.setattr("whisperq.data.naming.hash", lambda text: 1, raising=False)
+    monkeypatch.setattr("whisperq.data.utterance_ids.hash", lambda text: 1, raising=False)
     path = str(write_noises(tmp_path, 4, id=["a", "b", "a", "c"]))
     with pytest.raises(InputError, match=r"line 3 .*the id a is already that of .* line 1"):
         read(Source(path=path))

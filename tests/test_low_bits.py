@@ -15,11 +15,11 @@ from whisperq import artifact
 from whisperq.errors import InputError, UsageError
 from whisperq.models.gated_whisper import GATES
 from whisperq.models.loading import save_model
-from whisperq.models.plan import make_plan
+from whisperq.ptq.plan import make_plan
 from whisperq.options import QuantizeConfig
 from whisperq.quant.wide import ActivationRange
-from whisperq.runtime.int8 import Int8Runtime
-from whisperq.runtime.quantized import (
+from whisperq.runtime.int8.whisper import Int8Runtime
+from whisperq.ptq.checkpoint import (
     QPARAMS,
     WEIGHTS,
     Fit,

@@ -25,26 +25,26 @@ from torch.func import functional_call
 from whisperq import artifact
 from whisperq.config import source
 from whisperq.data.batches import teacher_forced
-from whisperq.data.groups import read_all
+from whisperq.data.sources import read_all
 from whisperq.data.tokens import IGNORED, Tokens
 from whisperq.data.waveforms import WaveformBatch, Waveforms
 from whisperq.errors import Interrupted, UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.models.ctc import frame_counts
 from whisperq.models.loading import load_model, save_model
-from whisperq.models.plan import make_plan
+from whisperq.ptq.plan import make_plan
 from whisperq.quant.grid import dequantize, fake_quantize
 from whisperq.quant.learned import symmetric_qparams
 from whisperq.quant.packing import packed_size
 from whisperq.report.bits import bits_figure
-from whisperq.runtime.mixture import trained_floats
-from whisperq.runtime.opening import open_model
-from whisperq.runtime.quantized import Quantization, load_quantized
-from whisperq.training import search
-from whisperq.training.distributed import ALONE
+from whisperq.ptq.partial import trained_floats
+from whisperq.runtime.open import open_model
+from whisperq.ptq.checkpoint import Quantization, load_quantized
+from whisperq.training import bit_search as search
+from whisperq.jobs.distributed import ALONE
 from whisperq.training.mixed import LOGITS, SCALES, MixedLearner, MixedWeights
-from whisperq.training.pair import make_pair
-from whisperq.training.search import (
+from whisperq.training.student_teacher import make_pair
+from whisperq.training.bit_search import (
     SearchBook,
     added_up,
     check_search,

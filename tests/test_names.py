@@ -11,8 +11,8 @@ from reported import Heard, create, write_evaluation, write_teacher, write_train
 from rich.console import Console
 
 from whisperq.names import file_name, printable
-from whisperq.report import progress
-from whisperq.report.cells import markdown, markdown_code, table
+from whisperq.jobs import progress
+from whisperq.results.cells import markdown, markdown_code, table
 from whisperq.report.figures import new_figure, save, style
 from whisperq.report.foreign_figures import is_harmless
 

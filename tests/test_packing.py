@@ -8,7 +8,7 @@ import pytest
 from whisperq.config import Source
 from whisperq.data.index import Index, index_of
 from whisperq.data.lists import read
-from whisperq.data.packing import PARTS, Windows, alone, in_parts, pack
+from whisperq.training.packing import PARTS, Windows, alone, in_parts, pack
 from whisperq.data.utterance import Utterance
 
 WINDOW = 30.0

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from exported import CPU, quantized_folder
 from tiny import features, gated_model, stock_twin
 
-from whisperq.runtime.int8 import Int8Runtime
-from whisperq.runtime.opening import open_model
+from whisperq.runtime.int8.whisper import Int8Runtime
+from whisperq.runtime.open import open_model
 from whisperq.runtime.padding import Short as ShortOf
 from whisperq.runtime.padding import groups, guarded, rows_of, speech_frames, strange
 from whisperq.runtime.pytorch import PyTorchRuntime

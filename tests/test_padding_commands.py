@@ -11,7 +11,7 @@ from tiny import gated_model
 
 from whisperq import artifact
 from whisperq.options import Execution
-from whisperq.runtime.opening import open_runtime
+from whisperq.runtime.open import open_runtime
 
 TEACHER, SAMPLE = DIGITS / "teacher", DIGITS / "sample"
 TEST = ("--test", f"digits={SAMPLE / 'test.jsonl'}", "--limit", "32", "--normalizer", "basic")

@@ -4,7 +4,7 @@ import pytest
 from tiny import gated_model
 
 from whisperq.errors import UsageError
-from whisperq.models.plan import PaperScope, make_plan
+from whisperq.ptq.plan import PaperScope, make_plan
 from whisperq.models.sites import model_sites
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")

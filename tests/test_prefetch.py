@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from whisperq.data.prefetch import prefetch
+from whisperq.jobs.prefetch import prefetch
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 50])
@@ -38,7 +38,7 @@ def test_prefetch_stops_early_with_its_thread():
 
 LEFT_OPEN = """
 import torch
-from whisperq.data.prefetch import prefetch
+from whisperq.jobs.prefetch import prefetch
 
 def sums():
     while True:

@@ -11,7 +11,7 @@ import pytest
 from conftest import configuration, run_command, sample_lines, write_configuration, write_lines
 from processes import Job
 
-from whisperq.training.distributed import Processes
+from whisperq.jobs.distributed import Processes
 
 TIMES = ("wall_seconds", "features_seconds", "decoding_seconds", "warm_up_seconds", "rtfx", "peak_memory_gib")
 

@@ -31,7 +31,7 @@ from whisperq.data.lists import read
 from whisperq.data.tokens import make_codec
 from whisperq.data.utterance import Utterance
 from whisperq.runtime.decoding import Rules, greedy, make_rules
-from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, label_batch
+from whisperq.batch.pseudo_labels import TOO_LONG, UNFINISHED, UNREADABLE, label_batch
 from whisperq.runtime.pytorch import PyTorchRuntime
 
 TEACHER = DIGITS / "teacher"

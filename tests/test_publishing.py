@@ -17,9 +17,9 @@ from processes import Job
 
 from whisperq import artifact, publishing
 from whisperq.errors import UsageError
-from whisperq.failing import explained
-from whisperq.runtime.hearing import Heard
-from whisperq.runtime.unfinished import appending
+from whisperq.cli.failing import explained
+from whisperq.batch.evaluation import Heard
+from whisperq.jobs.journal import appending
 
 
 def write(out: Path, text: str = "first", force: bool = False) -> artifact.Artifact:

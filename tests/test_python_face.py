@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import whisperq as wq
-from whisperq.commands import COMMANDS
+from whisperq.cli.commands import COMMANDS
 from whisperq.declared import SETTINGS
 
 ROOT = Path(__file__).parents[1]
@@ -142,7 +142,7 @@ def test_text_comes_back_and_nothing_is_printed(workspace, digits, invoke, capfd
 
 
 def test_a_package_of_a_command_s_name_can_be_called(workspace, capfd):
-    from whisperq.report.progress import say  # the package is there beside it
+    from whisperq.jobs.progress import say  # the package is there beside it
 
     wq.init_student()
     page = wq.report("run", title="Runs", out="page")

@@ -14,7 +14,7 @@ from whisperq.errors import InputError
 from whisperq.models.gated_whisper import GATES
 from whisperq.models.sites import model_sites, watch
 from whisperq.quant.grid import dequantize
-from whisperq.runtime.quantized import (
+from whisperq.ptq.checkpoint import (
     QPARAMS,
     WEIGHTS,
     apply_weights,

@@ -12,7 +12,7 @@ from tiny import gated_model
 from whisperq.data.tokens import IGNORED
 from whisperq.errors import UsageError
 from whisperq.models.sites import model_sites, watch
-from whisperq.refusals import check_ranges
+from whisperq.preconditions import check_ranges
 from whisperq.training.loop import Distiller
 from whisperq.training.ranges import SHARPNESS, Ranges, soft_peak
 from whisperq.training_options import DistillConfig

@@ -10,7 +10,7 @@ import torch
 from whisperq import artifact
 from whisperq.config import Experiment, read_config, resolve
 from whisperq.errors import InputError, UsageError
-from whisperq.models.ranges import chosen_observer, site_ranges, write_ranges
+from whisperq.ptq.ranges_file import chosen_observer, site_ranges, write_ranges
 from whisperq.options import CalibrateConfig
 from whisperq.quant.ranges import Estimation
 

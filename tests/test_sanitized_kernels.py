@@ -15,9 +15,9 @@ TESTS = Path(__file__).parent
 OVERFLOW = """
 import torch
 from whisperq.quant.grid import range_qparams
-from whisperq.runtime.kernels import Grid
-from whisperq.runtime.native.build import library
-from whisperq.runtime.native.kernels import CGrid, NativeKernels, _Out
+from whisperq.runtime.int8.kernels import Grid
+from whisperq.native.build import library
+from whisperq.runtime.int8.native_kernels import CGrid, NativeKernels, _Out
 kernels, x, codes = NativeKernels(library()), torch.zeros(64), torch.zeros(60, dtype=torch.uint8)
 kernels.library.quantize(x.data_ptr(), 64, _Out(codes.data_ptr(), None, CGrid(1.0, 0.0, 255.0)))
 """

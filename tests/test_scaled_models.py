@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from test_smoothing import spoken_logits
 
 from whisperq import artifact
-from whisperq.models.folding import SCALES
+from whisperq.ptq.folding import SCALES
 from whisperq.options import ExportConfig
-from whisperq.runtime.quantized import QPARAMS
+from whisperq.ptq.checkpoint import QPARAMS
 from whisperq.steps.export import export
 
 PLAIN = ("--smooth", "none", "--massive", "none")

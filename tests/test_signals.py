@@ -45,7 +45,7 @@ def test_handlers_are_there_before_the_command_line_is_imported(number):
     """In the place of its import, which takes seconds, comes the signal."""
     script = (
         "import os, sys, types\n"
-        f"sys.modules['whisperq.cli'] = types.SimpleNamespace(app=lambda: os.kill(os.getpid(), {int(number)}))\n"
+        f"sys.modules['whisperq.cli.app'] = types.SimpleNamespace(app=lambda: os.kill(os.getpid(), {int(number)}))\n"
         "from whisperq.__main__ import main\n"
         "main()\n"
     )

@@ -9,7 +9,7 @@ from feeding import ids, make_feed, run, same_steps, write_noises, write_parquet
 
 from whisperq.config import Source, read_config
 from whisperq.data.batches import require_texts
-from whisperq.data.groups import read_all
+from whisperq.data.sources import read_all
 from whisperq.errors import InputError
 
 datasets = pytest.importorskip("datasets")

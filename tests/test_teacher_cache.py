@@ -16,7 +16,7 @@ from tiny import gated_model
 
 from whisperq import artifact
 from whisperq.errors import UsageError
-from whisperq.refusals import check_teacher_cache
+from whisperq.preconditions import check_teacher_cache
 from whisperq.training.loop import Distiller
 from whisperq.training.teacher_cache import TeacherCache
 from whisperq.training_options import DistillConfig

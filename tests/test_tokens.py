@@ -9,7 +9,7 @@ from tiny import processor
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AddedToken, WhisperTokenizer
 
-from whisperq.data.segments import Segment
+from whisperq.data.timed_words import Segment
 from whisperq.data.tokens import Codec, make_codec
 from whisperq.models.loading import load_processor
 

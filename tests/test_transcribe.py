@@ -20,14 +20,14 @@ from transformers import GenerationConfig
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 from whisperq.data.audio import load_audio
-from whisperq.data.segments import Segment, Transcript
+from whisperq.data.timed_words import Segment, Transcript
 from whisperq.data.tokens import make_codec
 from whisperq.data.utterance import Utterance
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.options import Execution
-from whisperq.report.subtitles import as_srt, as_text, as_vtt
+from whisperq.results.subtitles import as_srt, as_text, as_vtt
 from whisperq.runtime.decoding import Rules, greedy, make_rules, with_times
-from whisperq.runtime.opening import open_runtime
+from whisperq.runtime.open import open_runtime
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.timestamps import restrict_times
 from whisperq.runtime.transcription import Piece, hear
@@ -218,7 +218,7 @@ def test_a_sample_and_silence_are_no_trouble(clips, invoke):
 
 def test_what_runs_a_quantized_model_by_default(copied_run, invoke, monkeypatch):
     seen = []
-    monkeypatch.setattr("whisperq.calls.step", lambda name: lambda **k: seen.append(k["config"].runtime) or "")
+    monkeypatch.setattr("whisperq.cli.resolve.step", lambda name: lambda **k: seen.append(k["config"].runtime) or "")
     for model in ("gemm-w8a8", "paper-w8a8", "distilled"):
         assert invoke("transcribe", "x.wav", "--model", model).exit_code == 0
     assert seen == ["int8", "emulated", "float"]

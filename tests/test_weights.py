@@ -6,8 +6,8 @@ import pytest
 
 from whisperq.config import Experiment
 from whisperq.errors import UsageError
-from whisperq.flags import Common
-from whisperq.session import Session
+from whisperq.settings import Common
+from whisperq.cli.session import Session
 
 
 def sources(*flags: str, flag: str = "train") -> list[tuple[str, float]]:

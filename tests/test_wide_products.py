@@ -11,15 +11,15 @@ from transformers import PreTrainedConfig
 
 from whisperq.quant.grid import fake_quantize, range_qparams
 from whisperq.quant.wide import WIDE, ActivationRange, WideQParams, fake_quantize_wide, half_codes, half_grids
-from whisperq.runtime.int8_layers import Layers
-from whisperq.runtime.kernels import Kernels, TorchKernels
-from whisperq.runtime.native.tokens import TokenKernels
-from whisperq.runtime.onnx_graph import Graph
-from whisperq.runtime.onnx_layers import Layers as GraphLayers
-from whisperq.runtime.onnx_wide import WideWeight, wide_product
-from whisperq.runtime.products import IntegerWeight
-from whisperq.runtime.stored import Stored
-from whisperq.runtime.wide_products import WideGrid, WideProduct
+from whisperq.runtime.int8.layers import Layers
+from whisperq.runtime.int8.kernels import Kernels, TorchKernels
+from whisperq.runtime.int8.native_tokens import TokenKernels
+from whisperq.export.graph import Graph
+from whisperq.export.layers import Layers as GraphLayers
+from whisperq.export.wide import WideWeight, wide_product
+from whisperq.runtime.int8.matmuls import IntegerWeight
+from whisperq.ptq.arrays import Stored
+from whisperq.runtime.int8.wide_matmuls import WideGrid, WideProduct
 
 K, N, CHANNELS = 96, 40, (3, 17, 64, 90)
 ENDS = (-300.0, 500.0)

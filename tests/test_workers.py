@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from feeding import make_feed, run, same_steps, write_noises
 
-from whisperq.data.workers import workers
+from whisperq.training.workers import workers
 from whisperq.errors import InputError, TrainingError
 
 ERRORS = {3: InputError("the third"), 5: ZeroDivisionError("the fifth")}

@@ -5,7 +5,7 @@ from whisperq.stopping import leave_when_told
 
 def main() -> None:
     leave_when_told()  # before the imports, which take their time
-    from whisperq.cli import app
+    from whisperq.cli.app import app
 
     app()
 

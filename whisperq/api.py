@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.artifact import Artifact, load
-from whisperq.calls import call_of
+from whisperq.cli.resolve import call_of
 from whisperq.checks import typed
-from whisperq.commands import COMMANDS, Command, InputFlag, perform
+from whisperq.cli.commands import COMMANDS, Command, InputFlag, perform
 from whisperq.config import Experiment, Source, source
 from whisperq.disk import first_process
 from whisperq.errors import (
@@ -35,9 +35,9 @@ from whisperq.errors import (
     WhisperqError,
     meant,
 )
-from whisperq.flags import Common
-from whisperq.report.progress import announced
-from whisperq.session import Session
+from whisperq.settings import Common
+from whisperq.jobs.progress import announced
+from whisperq.cli.session import Session
 
 __all__ = [
     "Artifact", "InputError", "Interrupted", "ReadError", "Source", "TrainingError", "UsageError", "WhisperqError",

@@ -27,7 +27,7 @@ import yaml
 from whisperq.checks import typed
 from whisperq.declared import SETTINGS
 from whisperq.errors import InputError, meant
-from whisperq.flags import NormalizerName
+from whisperq.settings import NormalizerName
 
 FILE = "whisperq.yaml"
 SCALARS = ("teacher", "language", "task", "normalizer")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from whisperq.checks import Settings
-from whisperq.flags import Measure, NormalizerName, Padding, option, padding_option
+from whisperq.settings import Measure, NormalizerName, Padding, option, padding_option
 from whisperq.registered import OBSERVERS
 from whisperq.runtimes import RUNTIMES
 

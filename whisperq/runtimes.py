@@ -4,12 +4,12 @@ A runtime of its own kind names in `opens` a function of whisperq, `module:funct
 
     (folder: Path, name: str, config: PreTrainedConfig, execution: Execution, device: str) -> AnyRuntime
 
-One that runs exported graphs opens them as the others do, and names its `Engine` (runtime/engines.py) in `engine`.
+One that runs exported graphs opens them as the others do, and names its `Engine` (runtime/onnx/engines.py) in `engine`.
 """
 
 from dataclasses import dataclass
 
-GRAPHS = "runtime.graphs:open_runtime"
+GRAPHS = "runtime.onnx.whisper:open_runtime"
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class RuntimeEntry:
 ENTRIES = (
     RuntimeEntry("float", "float", integers=False, takes=("padding",)),
     RuntimeEntry("emulated", "quantized", integers=False, takes=("padding",)),
-    RuntimeEntry("int8", "quantized", True, ("padding", "reduce_range"), "runtime.int8_opening:open_runtime"),
-    RuntimeEntry("onnx", "onnx", True, (), GRAPHS, "runtime.engines:OnnxRuntime", ("onnxruntime", "onnx"), cuda=False),
-    RuntimeEntry("openvino", "onnx", True, (), GRAPHS, "runtime.engines:OpenVino", ("openvino",), cuda=False),
+    RuntimeEntry("int8", "quantized", True, ("padding", "reduce_range"), "runtime.int8.open:open_runtime"),
+    RuntimeEntry("onnx", "onnx", True, (), GRAPHS, "runtime.onnx.engines:OnnxRuntime", ("onnxruntime", "onnx"), cuda=False),
+    RuntimeEntry("openvino", "onnx", True, (), GRAPHS, "runtime.onnx.engines:OpenVino", ("openvino",), cuda=False),
 )
 RUNTIMES = {entry.name: entry for entry in ENTRIES}
 

@@ -1,4 +1,4 @@
-"""What TERM, HUP, USR1, USR2 and Ctrl-C do where no work keeps its own account of them (training/signals.py).
+"""What TERM, HUP, USR1, USR2 and Ctrl-C do where no work keeps its own account of them (jobs/signals.py).
 
 Before a command's work begins they end the process with one line. While it works they are raised where it is, so that
 what it had half written is removed: `Told`, or KeyboardInterrupt for a Ctrl-C.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from whisperq.checks import Settings
-from whisperq.flags import NormalizerName, Padding, option, padding_option
+from whisperq.settings import NormalizerName, Padding, option, padding_option
 
 Gate = Literal["headwise", "shared", "per-head", "mlp", "elementwise", "none"]
 

@@ -100,7 +100,7 @@ def load_emulated(folder: Path, threads: int, stack: ExitStack) -> RunPass:
 
     from whisperq.models.sites import model_sites, watch
     from whisperq.runtime.pytorch import PyTorchRuntime
-    from whisperq.runtime.quantized import load_quantized, quantizers
+    from whisperq.ptq.checkpoint import load_quantized, quantizers
 
     model, quantization = load_quantized(folder, torch.float32, "cpu")
     stack.enter_context(watch(model, model_sites(model), quantizers(quantization.activations)))
@@ -110,7 +110,7 @@ def load_emulated(folder: Path, threads: int, stack: ExitStack) -> RunPass:
 def load_int8(folder: Path, threads: int, stack: ExitStack) -> RunPass:
     """Its `encode` also fills cross-attention's keys and values, as others do in their first step; therefore the
     encoder alone is timed apart, by a further run of it."""
-    from whisperq.runtime.int8 import Int8Runtime
+    from whisperq.runtime.int8.whisper import Int8Runtime
 
     runtime = Int8Runtime.load(folder, "cpu")
 
@@ -126,7 +126,7 @@ def load_int8(folder: Path, threads: int, stack: ExitStack) -> RunPass:
 def load_graphs(name: str) -> Callable[[Path, int, ExitStack], RunPass]:
     def load(folder: Path, threads: int, stack: ExitStack) -> RunPass:
         from whisperq.models.loading import load_config
-        from whisperq.runtime.graphs import open_graphs
+        from whisperq.runtime.onnx.whisper import open_graphs
 
         runtime = open_graphs(folder, name, load_config(folder))
         _ = runtime.encoder, runtime.decoder, runtime.decoder_with_past  # else loaded when first needed
@@ -204,8 +204,8 @@ def load_nncf(folder: Path, threads: int, stack: ExitStack) -> RunPass:
 
 
 STOCK = ("torch", "transformers.models.whisper.modeling_whisper", "whisperq.runtime.pytorch")
-OURS = ("whisperq.models.loading", "whisperq.runtime.pytorch", "whisperq.runtime.quantized")
-GRAPHS = ("whisperq.runtime.graphs", "whisperq.steps.export", "onnx")
+OURS = ("whisperq.models.loading", "whisperq.runtime.pytorch", "whisperq.ptq.checkpoint")
+GRAPHS = ("whisperq.runtime.onnx.whisper", "whisperq.steps.export", "onnx")
 
 CONTENDERS = {
     c.name: c
@@ -215,16 +215,16 @@ CONTENDERS = {
         Contender("float", "whisperq float32, gated", "gated", (), OURS, load_float),
         Contender("emulated", "whisperq emulated, gated", "quantized", (), OURS, load_emulated),
         Contender(
-            "int8", "whisperq int8, gated", "quantized", ("whisperq.runtime.int8",),
-            ("whisperq.runtime.int8",), load_int8,
+            "int8", "whisperq int8, gated", "quantized", ("whisperq.runtime.int8.whisper",),
+            ("whisperq.runtime.int8.whisper",), load_int8,
         ),
         Contender(
             "onnx", "whisperq onnx, gated", "exported", (*GRAPHS, "onnxruntime"),
-            ("whisperq.runtime.graphs", "onnxruntime"), load_graphs("onnx"),
+            ("whisperq.runtime.onnx.whisper", "onnxruntime"), load_graphs("onnx"),
         ),
         Contender(
             "openvino", "whisperq openvino, gated", "exported", (*GRAPHS, "openvino"),
-            ("whisperq.runtime.graphs", "openvino"), load_graphs("openvino"),
+            ("whisperq.runtime.onnx.whisper", "openvino"), load_graphs("openvino"),
         ),
         Contender(
             "ctranslate2", "CTranslate2 int8, ungated", "ctranslate2", ("ctranslate2",),

@@ -43,7 +43,7 @@ def load_transformers(folder: Path, threads: int, stack: ExitStack) -> RunCtcPas
 
 
 def load_int8(folder: Path, threads: int, stack: ExitStack) -> RunCtcPass:
-    from whisperq.runtime.int8_ctc import Int8Ctc
+    from whisperq.runtime.int8.ctc import Int8Ctc
 
     return timed(Int8Ctc.load(folder, "cpu").logits)
 
@@ -51,7 +51,7 @@ def load_int8(folder: Path, threads: int, stack: ExitStack) -> RunCtcPass:
 def load_graphs(name: str) -> Callable[[Path, int, ExitStack], RunCtcPass]:
     def load(folder: Path, threads: int, stack: ExitStack) -> RunCtcPass:
         from whisperq.models.loading import load_config
-        from whisperq.runtime.graphs import open_graphs
+        from whisperq.runtime.onnx.whisper import open_graphs
 
         runtime = open_graphs(folder, name, load_config(folder))
         _ = runtime.network  # else loaded when first needed
@@ -68,16 +68,16 @@ CTC_CONTENDERS = {
         Contender("transformers-float32", "transformers float32", "stock", (), STOCK, load_transformers),
         Contender("transformers-bf16", "transformers bf16", "stock-bf16", (), STOCK, load_transformers),
         Contender(
-            "int8", "whisperq int8", "quantized", ("whisperq.runtime.int8_ctc",),
-            ("whisperq.runtime.int8_ctc",), load_int8,
+            "int8", "whisperq int8", "quantized", ("whisperq.runtime.int8.ctc",),
+            ("whisperq.runtime.int8.ctc",), load_int8,
         ),
         Contender(
             "onnx", "whisperq onnx", "exported", (*GRAPHS, "onnxruntime"),
-            ("whisperq.runtime.graphs", "onnxruntime"), load_graphs("onnx"),
+            ("whisperq.runtime.onnx.whisper", "onnxruntime"), load_graphs("onnx"),
         ),
         Contender(
             "openvino", "whisperq openvino", "exported", (*GRAPHS, "openvino"),
-            ("whisperq.runtime.graphs", "openvino"), load_graphs("openvino"),
+            ("whisperq.runtime.onnx.whisper", "openvino"), load_graphs("openvino"),
         ),
     )
 }  # fmt: skip

@@ -109,7 +109,7 @@ def profile_float(folder: Path, repeats: int) -> dict[str, Any]:
 
 
 def profile_int8(gated: Path, plain: Path, repeats: int) -> dict[str, Any]:
-    from whisperq.runtime.int8 import Int8Runtime
+    from whisperq.runtime.int8.whisper import Int8Runtime
 
     runtime, other = (Int8Runtime.load(folder, "cpu") for folder in (gated, plain))
     features = random_features(1)

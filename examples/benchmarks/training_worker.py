@@ -81,7 +81,7 @@ class Clock:
 def random_model(pair: Pair, layers: tuple[int, int], gate: str, device: str, seed: int):
     """A gated Whisper of random weights in float32, its attention as `whisperq distill` sets it."""
     from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
-    from whisperq.training.pair import attention_kernel
+    from whisperq.training.student_teacher import attention_kernel
 
     torch.manual_seed(seed)
     config = GatedWhisperConfig(**pair.config(layers, gate))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from whisperq.scoring.crossed import t_interval
+from whisperq.scoring.two_way_bootstrap import t_interval
 
 FILES = ("table1", "table2", "costs", "distortion")
 LOCAL = ("data", "manifests")  # columns that name places on one machine

@@ -42,16 +42,16 @@ class Timed:
 
 class Ours:
     def __init__(self, task: dict[str, Any], stack: ExitStack) -> None:
-        from whisperq.flags import Context
+        from whisperq.settings import Context
         from whisperq.options import Execution
-        from whisperq.runtime.opening import open_runtime
+        from whisperq.runtime.open import open_runtime
 
         execution = Execution(runtime=task["runtime"], padding=task["padding"])
         self.opened = stack.enter_context(open_runtime(Path(task["folder"]), execution, Context(device="cpu")))
         self.runtime = Timed(self.opened.runtime)
 
     def hear(self, samples: Any) -> str:
-        from whisperq.runtime.stopwatch import Stopwatch
+        from whisperq.jobs.stopwatch import Stopwatch
         from whisperq.runtime.transcription import transcribe_batch
 
         ears = self.runtime, self.opened.loader, self.opened.rules

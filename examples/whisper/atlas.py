@@ -13,7 +13,7 @@ from figures import copy
 from rich.table import Table
 
 from whisperq import artifact
-from whisperq.report.cells import figure, markdown, table
+from whisperq.results.cells import figure, markdown, table
 from whisperq.report.outlier_summary import massive_table
 
 KINDS = ("out_proj", "fc2:input", "mlp_sum")  # where the paper looks; where massive values are made; where they stay

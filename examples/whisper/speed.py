@@ -75,7 +75,7 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
 
 def word_errors(whisper: Path, references: list[str], texts: list[str]) -> float:
     """Fast and wrong is no use: the WER of what was heard."""
-    from whisperq.data.evaluations import read_spelling
+    from whisperq.results.evaluations import read_spelling
     from whisperq.scoring.normalizers import get_normalizer
     from whisperq.scoring.words import count_errors
 

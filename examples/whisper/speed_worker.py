@@ -22,10 +22,10 @@ RATE = 16_000
 
 
 def open_ours(folder: Path, runtime: str, stack: ExitStack) -> Callable[[Any], str]:
-    from whisperq.flags import Context
+    from whisperq.settings import Context
     from whisperq.options import Execution
-    from whisperq.runtime.opening import open_runtime
-    from whisperq.runtime.stopwatch import Stopwatch
+    from whisperq.runtime.open import open_runtime
+    from whisperq.jobs.stopwatch import Stopwatch
     from whisperq.runtime.transcription import transcribe_batch
 
     opened = stack.enter_context(open_runtime(folder, Execution(runtime=runtime), Context(device="cpu")))

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from whisperq.data.patience import Readable
+from whisperq.data.retries import Readable
 from whisperq.errors import InputError
 
 SLACK = 64  # bytes: some writers count their header in

@@ -11,8 +11,8 @@ import soundfile
 import soxr
 
 from whisperq.data.encoded import Encoded
-from whisperq.data.foreign import converted, kind_of
-from whisperq.data.patience import PatientFile, Readable, is_file, patiently
+from whisperq.data.ffmpeg import converted, kind_of
+from whisperq.data.retries import PatientFile, Readable, is_file, patiently
 from whisperq.data.utterance import Utterance
 from whisperq.disk import is_pointer
 from whisperq.errors import InputError

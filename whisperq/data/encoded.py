@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from whisperq.data.containers import checked_head
-from whisperq.data.patience import Readable
+from whisperq.data.retries import Readable
 
 
 class Encoded(io.RawIOBase):

@@ -9,7 +9,7 @@ from shlex import quote
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from whisperq.data.patience import patiently
+from whisperq.data.retries import patiently
 from whisperq.data.utterance import reason
 from whisperq.disk import is_pointer
 from whisperq.errors import InputError

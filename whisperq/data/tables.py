@@ -18,8 +18,8 @@ from whisperq.config import Source
 from whisperq.data.index import GrowingIndex, Index
 from whisperq.data.lazy import Indexed
 from whisperq.data.lines import Line, TableFile
-from whisperq.data.naming import Names, default_id, left_out, without_second_uses
-from whisperq.data.patience import is_file
+from whisperq.data.utterance_ids import Names, default_id, left_out, without_second_uses
+from whisperq.data.retries import is_file
 from whisperq.data.utterance import (
     SPEAKER_COLUMNS,
     TEXT_COLUMNS,

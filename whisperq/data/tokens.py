@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, WhisperProcessor, WhisperTokenizer
 
 from whisperq.data.languages import code_of, ids_of, languages_of
-from whisperq.data.segments import Segment
+from whisperq.data.timed_words import Segment
 from whisperq.errors import InputError
 
 IGNORED = -100  # cross-entropy's mark for padding

@@ -11,7 +11,7 @@ from typing import Any
 
 from whisperq.errors import InputError
 from whisperq.models.headers import Held, headers, weight_files
-from whisperq.models.nearly import plain_name
+from whisperq.models.incomplete import plain_name
 from whisperq.models.schemas import ID, SHARED, Claims, fields
 from whisperq.schema import Wrong, anything, count, each, items, maybe, read_json, record, switch
 

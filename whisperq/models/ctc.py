@@ -21,7 +21,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from whisperq.errors import InputError
-from whisperq.models.nearly import WRAPPINGS
+from whisperq.models.incomplete import WRAPPINGS
 
 ATTENTION = "whisperq_tapped"
 

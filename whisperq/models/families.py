@@ -16,12 +16,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from whisperq.errors import InputError
 from whisperq.models.ctc import build_ctc, load_ctc, read_ctc_config
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
-from whisperq.models.nearly import WRAPPINGS
+from whisperq.models.incomplete import WRAPPINGS
 from whisperq.models.pairing import CTC_PROCESSOR, WHISPER_PROCESSOR, ProcessorFiles
 from whisperq.models.schemas import CTC as CTC_CLAIMS
 from whisperq.models.schemas import WHISPER as WHISPER_CLAIMS
 from whisperq.models.schemas import Claims
-from whisperq.models.tables import (
+from whisperq.models.module_map import (
     ctc_axis,
     ctc_rows,
     ctc_stages,

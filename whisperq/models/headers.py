@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from whisperq.errors import InputError
 from whisperq.models.families import family_of
 from whisperq.models.layer_weights import layer_weights
-from whisperq.models.nearly import plain_name
+from whisperq.models.incomplete import plain_name
 from whisperq.models.sites import canonical, model_sites
 
 QUANTIZED = "quantized.safetensors"

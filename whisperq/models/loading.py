@@ -29,7 +29,7 @@ from whisperq.models.configurations import IGNORED, check_content, check_generat
 from whisperq.models.families import WHISPER, family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.headers import QUANTIZED, all_finite
-from whisperq.models.nearly import refuse_nearly
+from whisperq.models.incomplete import refuse_nearly
 from whisperq.schema import Wrong
 
 CODE = "modeling_gated_whisper"

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from whisperq.errors import UsageError
 from whisperq.models.families import family_of
-from whisperq.models.tables import ATTENTION
+from whisperq.models.module_map import ATTENTION
 
 SAME_AS = {"q_proj": "attn_norm", "k_proj": "attn_norm", "v_proj": "attn_norm", "gate": "attn_norm",
            "out_proj": "context", "fc1": "mlp_norm"}  # fmt: skip

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from whisperq.kinds.observations import Sensitivity
 from whisperq.report.gathering import Entry, Gathered
-from whisperq.report.grids import Cell, Grid, grid
-from whisperq.report.over_seeds import seeds_cell
-from whisperq.report.systems import Model, Subjects, as_columns, plain_last
+from whisperq.report.report_tables import Cell, Grid, grid
+from whisperq.report.seed_statistics import seeds_cell
+from whisperq.report.system_labels import Model, Subjects, as_columns, plain_last
 
 
 @dataclass(frozen=True)

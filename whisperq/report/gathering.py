@@ -15,7 +15,7 @@ from whisperq.kinds.comparisons import Robustness
 from whisperq.kinds.observations import Outliers, Sensitivity
 from whisperq.kinds.scores import Evaluation
 from whisperq.reading import Results
-from whisperq.report.progress import track
+from whisperq.jobs.progress import track
 
 SKIPPED = ("report",)  # kinds that are no result of their own
 

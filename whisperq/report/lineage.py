@@ -14,7 +14,7 @@ from typing import Literal
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.data.groups import UtteranceGroup
+from whisperq.data.sources import UtteranceGroup
 from whisperq.data.lists import UtteranceList
 from whisperq.data.tables import METADATA_FILES
 from whisperq.errors import InputError

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.declared import SETTINGS
-from whisperq.flags import Common
+from whisperq.settings import Common
 from whisperq.report.gathering import Entry, Gathered
 
 SHARED = ("seed", "device", "dtype")  # of the settings of every command, those that a flag can change

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from whisperq.report.cells import html, markdown_code, markdown_text
+from whisperq.results.cells import html, markdown_code, markdown_text
 from whisperq.report.gathering import Entry, Gathered
-from whisperq.report.grids import BROKEN, link, manifest_link
+from whisperq.report.report_tables import BROKEN, link, manifest_link
 from whisperq.report.lineage import SAID, Lineage, Link
 from whisperq.report.lineage_commands import command_line
 

@@ -12,7 +12,7 @@ from whisperq.artifact import Artifact
 from whisperq.config import FILE
 from whisperq.errors import InputError
 from whisperq.hashing import file_sha256
-from whisperq.report.cells import plain
+from whisperq.results.cells import plain
 from whisperq.report.gathering import artifacts_below
 
 DEPTH = 4  # folders between an artifact and its run folder at most: outliers/<model>/<site>

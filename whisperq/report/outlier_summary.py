@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from whisperq.kinds.observations import MassiveValues, OutlierFigures, Outliers, of_roles
-from whisperq.report.cells import figure, table
+from whisperq.results.cells import figure, table
 
 TOP_SITES = 12
 

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from whisperq.kinds.observations import ObservedOutliers, Outliers, of_roles
 from whisperq.report.gathering import Entry, Gathered
-from whisperq.report.grids import Cell, Grid
-from whisperq.report.over_seeds import seeds_cell
-from whisperq.report.systems import Model, Subjects, as_columns, observed_sites, plain_last
+from whisperq.report.report_tables import Cell, Grid
+from whisperq.report.seed_statistics import seeds_cell
+from whisperq.report.system_labels import Model, Subjects, as_columns, observed_sites, plain_last
 
 Figure = Literal["kurtosis", "max_inf_norm"]
 FIGURES: dict[Figure, str] = {"kurtosis": "average kurtosis", "max_inf_norm": "infinity norm"}

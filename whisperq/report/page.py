@@ -11,10 +11,10 @@ from itertools import groupby
 from pathlib import Path
 
 from whisperq import __version__
-from whisperq.report.cells import html
-from whisperq.report.drawing import SECTIONS, Drawn
+from whisperq.results.cells import html
+from whisperq.report.figure_list import SECTIONS, Drawn
 from whisperq.report.gathering import Entry, Gathered
-from whisperq.report.grids import BROKEN, Grid, as_html, link
+from whisperq.report.report_tables import BROKEN, Grid, as_html, link
 from whisperq.report.lineage import Lineage
 from whisperq.report.lineage_page import cards
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from whisperq.errors import WhisperqError
 from whisperq.report.gathering import Entry, Gathered
-from whisperq.report.progress import silence
+from whisperq.jobs.progress import silence
 
 T = TypeVar("T")
 

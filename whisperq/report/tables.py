@@ -8,9 +8,11 @@ from rich.table import Table
 from whisperq.artifact import Artifact
 from whisperq.kinds.models import Distilled, MixedPrecision, Onnx, Quantized, Student, is_mixed
 from whisperq.kinds.observations import Attention, Calibration, PseudoLabels, Report, Sensitivity, State
-from whisperq.report import comparisons, outlier_summary, scores
-from whisperq.report.cells import figure, megabytes, percent, table
-from whisperq.report.eased import eased_tables
+from whisperq.report import outlier_summary
+from whisperq.results import comparisons
+from whisperq.results import scores
+from whisperq.results.cells import figure, megabytes, percent, table
+from whisperq.report.outlier_treatment import eased_tables
 from whisperq.report.robustness import robustness_tables
 from whisperq.schemes import in_words
 

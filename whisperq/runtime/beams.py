@@ -17,7 +17,7 @@ from whisperq.runtime.ctc import CtcRules
 from whisperq.runtime.decoding import Rules, finite, suppress
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.padding import guarded
-from whisperq.runtime.starts import start
+from whisperq.runtime.detection import start
 
 
 @dataclass(frozen=True)

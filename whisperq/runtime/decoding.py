@@ -12,7 +12,7 @@ from whisperq.data.tokens import Codec
 from whisperq.errors import InputError
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.padding import guarded
-from whisperq.runtime.starts import NOTHING, Question, Start, start
+from whisperq.runtime.detection import NOTHING, Question, Start, start
 from whisperq.runtime.timestamps import restrict_times
 
 

@@ -15,13 +15,13 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, Wa
 from whisperq.data.batches import Loader
 from whisperq.data.tokens import make_codec
 from whisperq.data.waveforms import CtcCodec, WaveformExtractor, WaveformLoader
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.models.ctc import frame_counts, shortest
 from whisperq.models.families import family_of
 from whisperq.models.loading import load_config
 from whisperq.runtime.ctc import CtcRules, PyTorchCtc
 from whisperq.runtime.decoding import make_rules
-from whisperq.runtime.listening import AnyRules, AnyRuntime
+from whisperq.runtime.long_form import AnyRules, AnyRuntime
 from whisperq.runtime.pytorch import PyTorchRuntime
 
 Processor = WhisperProcessor | Wav2Vec2Processor
@@ -70,17 +70,17 @@ OUTPUTS = {
     "tokens": Output(
         _read_tokens,
         PyTorchRuntime,
-        integers="runtime.int8:Int8Runtime",
+        integers="runtime.int8.whisper:Int8Runtime",
         graphs=("encoder_model", "decoder_model", "decoder_with_past_model"),
-        run_graphs="runtime.graphs:run_whisper",
+        run_graphs="runtime.onnx.whisper:run_whisper",
         generates=True,
     ),
     "ctc": Output(
         _read_ctc,
         PyTorchCtc,
-        integers="runtime.int8_ctc:Int8Ctc",
+        integers="runtime.int8.ctc:Int8Ctc",
         graphs=("model",),
-        run_graphs="runtime.graphs_ctc:run_ctc",
+        run_graphs="runtime.onnx.ctc:run_ctc",
     ),
 }
 

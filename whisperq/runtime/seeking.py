@@ -12,9 +12,9 @@ until nothing is left in which something may be said. Every step goes forward.
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from whisperq.data.levels import Levels
-from whisperq.data.pieces import MARGIN, Piece
-from whisperq.data.segments import Segment
+from whisperq.data.loudness import Levels
+from whisperq.data.long_audio import MARGIN, Piece
+from whisperq.data.timed_words import Segment
 from whisperq.data.tokens import TIME_STEP, Codec
 
 TAIL = 0.5  # seconds behind a written time in which its last word may still sound

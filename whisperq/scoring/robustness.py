@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from whisperq.kinds.comparisons import MoreWords, PairedRates, Symptom
-from whisperq.scoring.crossed import interval_95
+from whisperq.scoring.two_way_bootstrap import interval_95
 from whisperq.scoring.loops import find_loop
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.scoring.proportions import Pairs, wilson

@@ -17,31 +17,31 @@ import torch
 from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import epoch_order, require_texts, teacher_forced
-from whisperq.data.groups import identity, read_all
+from whisperq.data.sources import identity, read_all
 from whisperq.data.lazy import Joined
-from whisperq.data.spoken import without_speech
+from whisperq.data.speech_check import without_speech
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.kinds.observations import Calibration, Used
-from whisperq.models.caches import cache_sites
+from whisperq.ptq.cross_cache import cache_sites
 from whisperq.models.loading import compute_device
-from whisperq.models.ranges import known_range, write_ranges
+from whisperq.ptq.ranges_file import known_range, write_ranges
 from whisperq.models.sites import model_sites, resolve, watch
-from whisperq.models.statistics import channel_sites, product_inputs, row_sample, watcher, write_statistics
+from whisperq.ptq.statistics import channel_sites, product_inputs, row_sample, watcher, write_statistics
 from whisperq.options import CalibrateConfig
 from whisperq.quant.merging import merged
 from whisperq.quant.ranges import Ends, Estimation, SiteRange
 from whisperq.quant.row_sample import ROWS, RowSample
 from whisperq.quant.smoothing import ChannelExtrema
-from whisperq.report.progress import say, say_left_out, track
-from whisperq.runtime.development import Development, layers_of
-from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
-from whisperq.runtime.stablequant import Book, Criterion, Desk, Trial, search, summary, write_log
+from whisperq.jobs.progress import say, say_left_out, track
+from whisperq.calibration.evaluator import Development, layers_of
+from whisperq.runtime.open import OpenedModel, open_model, with_hypotheses
+from whisperq.calibration.search import Book, Criterion, Desk, Trial, search, summary, write_log
 from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.normalizers import normalizer_of
-from whisperq.training.distributed import Processes, alone, joined
-from whisperq.training.signals import stop_requested
+from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.jobs.signals import stop_requested
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from pathlib import Path
 from statistics import fmean
 
 from whisperq import artifact
-from whisperq.data.evaluations import Evaluation, common_sets, open_evaluation, read_spelling
-from whisperq.data.hypotheses import HypothesisLine, read_hypotheses
+from whisperq.results.evaluations import Evaluation, common_sets, open_evaluation, read_spelling
+from whisperq.results.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.errors import InputError, UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.kinds.comparisons import Comparison, SetVerdict, Verdict, rates_by, rates_of, reference_units
 from whisperq.names import file_name
 from whisperq.options import CompareConfig
-from whisperq.report.cells import markdown, markdown_text
-from whisperq.report.changes import changed_text
-from whisperq.report.comparisons import comparison
-from whisperq.report.progress import say, track
+from whisperq.results.cells import markdown, markdown_text
+from whisperq.results.changed_utterances import changed_text
+from whisperq.results.comparisons import comparison
+from whisperq.jobs.progress import say, track
 from whisperq.scoring.comparison import (
     ENOUGH_BLOCKS,
     Difference,
@@ -28,7 +28,7 @@ from whisperq.scoring.comparison import (
 )
 from whisperq.scoring.measures import UNITS, rule_of
 from whisperq.scoring.normalizers import VERSION, Normalizer, get_normalizer
-from whisperq.scoring.segments import matched_pairs
+from whisperq.scoring.segment_test import matched_pairs
 from whisperq.scoring.sets import ScoredSet, score_set
 
 FEW_SEGMENTS = 50  # below it the matched pairs' normal distribution is a guess

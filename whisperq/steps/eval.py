@@ -16,29 +16,29 @@ from typing import cast
 from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import require_texts
-from whisperq.data.evaluations import SPELLING
-from whisperq.data.groups import read_all
-from whisperq.data.hypotheses import HypothesisLine, line_of
+from whisperq.results.evaluations import SPELLING
+from whisperq.data.sources import read_all
+from whisperq.results.hypotheses import HypothesisLine, line_of
 from whisperq.data.lists import UtteranceList
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.kinds.scores import Evaluation, Execution, ScoredSetResults, SetScores, Times
 from whisperq.models.loading import compute_device
 from whisperq.options import EvalConfig
-from whisperq.report.progress import bar, say, say_again, say_how, say_left_out
-from whisperq.report.scores import evaluation
-from whisperq.report.sets import warn_of_changed_words, write_results, write_set
+from whisperq.jobs.progress import bar, say, say_again, say_how, say_left_out
+from whisperq.results.scores import evaluation
+from whisperq.results.sets import warn_of_changed_words, write_results, write_set
 from whisperq.runtime.beams import with_beams
 from whisperq.runtime.fallback import careful
-from whisperq.runtime.hearing import Batch, Heard, HeardBook, Loaded, audio_ahead, batches_by_length, hear_batch
-from whisperq.runtime.opening import Opened, open_runtime
+from whisperq.batch.evaluation import Batch, Heard, HeardBook, Loaded, audio_ahead, batches_by_length, hear_batch
+from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.padding import left_out_padding
-from whisperq.runtime.stoppable import Stoppable, Stopped
+from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, spelling_of
 from whisperq.scoring.sets import over_sets, score_set
-from whisperq.training.distributed import Processes, alone, joined
-from whisperq.training.signals import stop_requested
+from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.jobs.signals import stop_requested
 from whisperq.training.speed import memory_gib
 
 

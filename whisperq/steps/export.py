@@ -9,18 +9,18 @@ from transformers import GenerationConfig
 
 from whisperq import artifact
 from whisperq.errors import UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.kinds.models import Onnx, Quantized
-from whisperq.models.descriptions import descriptions, own_file
+from whisperq.ptq.descriptions import descriptions, own_file
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_processor
 from whisperq.options import ExportConfig
-from whisperq.refusals import check_export, dynamic_refusal
-from whisperq.report.progress import say, track
-from whisperq.runtime.graphs import FOLDER, require
+from whisperq.preconditions import check_export, dynamic_refusal
+from whisperq.jobs.progress import say, track
+from whisperq.runtime.onnx.whisper import FOLDER, require
 from whisperq.runtime.pipeline import output_of
-from whisperq.runtime.quantized import PerToken
-from whisperq.runtime.stored import Stored, open_stored
+from whisperq.ptq.checkpoint import PerToken
+from whisperq.ptq.arrays import Stored, open_stored
 
 # Entries of config.json that name our network; the graphs carry the gates, so that to a consumer it is a stock Whisper.
 OURS = ("gate", "gate_init", "cross_gate", "auto_map", "custom_pipelines")
@@ -82,8 +82,8 @@ def activation_functions(stored: Stored) -> Sequence[str]:
 
 def write_graphs(stored: Stored, folder: Path) -> dict[str, list[str]]:
     """The files; the products of all, with the weights and sites that keep each from integers."""
-    from whisperq.runtime.onnx_ctc import write_ctc_graph
-    from whisperq.runtime.onnx_whisper import write_graph
+    from whisperq.export.ctc import write_ctc_graph
+    from whisperq.export.whisper import write_graph
 
     writers, family = {"tokens": write_graph, "ctc": write_ctc_graph}, family_of(stored.config)
     output = output_of(stored.config)

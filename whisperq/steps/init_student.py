@@ -6,9 +6,9 @@ import torch
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.kinds.models import Parameters, Student
-from whisperq.models.descriptions import descriptions
+from whisperq.ptq.descriptions import descriptions
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.layers import copied_layers, parse_indices
 from whisperq.models.loading import (

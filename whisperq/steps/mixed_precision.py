@@ -17,30 +17,30 @@ from transformers import PreTrainedModel
 
 from whisperq import artifact
 from whisperq.data.batches import Batch
-from whisperq.data.groups import UtteranceGroup
+from whisperq.data.sources import UtteranceGroup
 from whisperq.errors import UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.kinds.models import MixedPrecision
-from whisperq.models.descriptions import copy_descriptions, describe, descriptions
+from whisperq.ptq.descriptions import copy_descriptions, describe, descriptions
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_model, load_processor
-from whisperq.models.plan import make_plan
-from whisperq.refusals import check_batches, check_weights, seconds_of
+from whisperq.ptq.plan import make_plan
+from whisperq.preconditions import check_batches, check_weights, seconds_of
 from whisperq.report.bits import plot_bits
-from whisperq.report.progress import say, say_left_out, stepping
-from whisperq.runtime.quantized import Quantization, save_quantization
+from whisperq.jobs.progress import say, say_left_out, stepping
+from whisperq.ptq.checkpoint import Quantization, save_quantization
 from whisperq.training.checkpoints import Progress
-from whisperq.training.determinism import prepare_determinism
-from whisperq.training.distributed import Processes, alone, joined
+from whisperq.jobs.determinism import prepare_determinism
+from whisperq.jobs.distributed import Processes, alone, joined
 from whisperq.training.job import Beginning, Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import autocast_dtype
-from whisperq.training.material import prepare
+from whisperq.training.inputs import prepare
 from whisperq.training.mixed import MixedLearner, MixedWeights, search_steps
-from whisperq.training.outcome import entries, sizes
-from whisperq.training.pair import make_pair
+from whisperq.training.bit_summary import entries, sizes
+from whisperq.training.student_teacher import make_pair
 from whisperq.training.run import Surroundings, Training
-from whisperq.training.search import (
+from whisperq.training.bit_search import (
     SearchBook,
     check_search,
     check_target,
@@ -48,7 +48,7 @@ from whisperq.training.search import (
     sensitive_choice,
     uniform_choice,
 )
-from whisperq.training.signals import stop_requested
+from whisperq.jobs.signals import stop_requested
 from whisperq.training_options import MixedPrecisionConfig
 
 BITS = "bits.json"

@@ -12,10 +12,10 @@ import torch
 from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import Batch, teacher_forced
-from whisperq.data.groups import read_all
+from whisperq.data.sources import read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.hashing import bytes_sha256
 from whisperq.kinds.observations import Attention
 from whisperq.models.loading import require_whisper
@@ -23,7 +23,7 @@ from whisperq.models.sites import Watcher, absolute, model_sites, watch
 from whisperq.options import PlotAttentionConfig
 from whisperq.report.attention import plot_grid, plot_head
 from whisperq.report.attention_picture import AttentionPicture, Axis
-from whisperq.runtime.opening import OpenedModel, open_model, with_hypotheses
+from whisperq.runtime.open import OpenedModel, open_model, with_hypotheses
 from whisperq.scoring.shares import role_shares
 
 ARRAYS = "attention.npz"

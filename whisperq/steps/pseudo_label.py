@@ -19,24 +19,24 @@ from typing import Any
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.data.groups import UtteranceGroup, read_all
+from whisperq.data.sources import UtteranceGroup, read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.kinds.observations import LabelCounts, PseudoLabels, Unlabelled
 from whisperq.models.loading import compute_device, local_folder, require_whisper
-from whisperq.report.progress import bar, say, say_again, say_how, say_left_out
-from whisperq.report.sets import warn_of_changes
+from whisperq.jobs.progress import bar, say, say_again, say_how, say_left_out
+from whisperq.results.sets import warn_of_changes
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import careful
-from whisperq.runtime.labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
-from whisperq.runtime.opening import Opened, open_model, with_padding
+from whisperq.batch.pseudo_labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
+from whisperq.runtime.open import Opened, open_model, with_padding
 from whisperq.runtime.padding import again_in_full, left_out_padding
-from whisperq.runtime.stoppable import Stoppable, Stopped
+from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.scoring.normalizers import VERSION, Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
-from whisperq.training.distributed import Processes, alone, joined
-from whisperq.training.signals import stop_requested
+from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.jobs.signals import stop_requested
 from whisperq.training_options import PseudoLabelConfig
 
 LIST = "utterances.jsonl"

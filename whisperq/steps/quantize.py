@@ -9,19 +9,19 @@ from transformers import PreTrainedModel
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.kinds.models import Quantized, Scheme
-from whisperq.models.caches import cache_grids, cache_sites
-from whisperq.models.descriptions import copy_descriptions, describe
+from whisperq.ptq.cross_cache import cache_grids, cache_sites
+from whisperq.ptq.descriptions import copy_descriptions, describe
 from whisperq.models.loading import compute_device, load_model, load_processor
-from whisperq.models.plan import PaperScope, Plan, make_plan
-from whisperq.models.statistics import held_channels
+from whisperq.ptq.plan import PaperScope, Plan, make_plan
+from whisperq.ptq.statistics import held_channels
 from whisperq.options import QuantizeConfig
 from whisperq.quant.grid import QParams
-from whisperq.report.cells import megabytes
-from whisperq.report.progress import say, track
-from whisperq.runtime.activation_ranges import alpha_of, prepare_activations
-from whisperq.runtime.quantized import (
+from whisperq.results.cells import megabytes
+from whisperq.jobs.progress import say, track
+from whisperq.ptq.activation_ranges import alpha_of, prepare_activations
+from whisperq.ptq.checkpoint import (
     Fit,
     Quantization,
     QuantizedWeight,

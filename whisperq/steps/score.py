@@ -6,15 +6,15 @@ from pathlib import Path
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.data.evaluations import SPELLING, read_spelling, spelling_beside
-from whisperq.data.hypotheses import HypothesisLine, read_hypotheses
+from whisperq.results.evaluations import SPELLING, read_spelling, spelling_beside
+from whisperq.results.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.errors import InputError, UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.kinds.scores import Scores, SetScores
 from whisperq.options import ScoreConfig
-from whisperq.refusals import check_set_names
-from whisperq.report.scores import scores
-from whisperq.report.sets import warn_of_changed_words, write_results, write_set
+from whisperq.preconditions import check_set_names
+from whisperq.results.scores import scores
+from whisperq.results.sets import warn_of_changed_words, write_results, write_set
 from whisperq.scoring.normalizers import Normalizer, get_normalizer, published_spelling
 from whisperq.scoring.sets import ScoredSet, over_sets, score_set
 

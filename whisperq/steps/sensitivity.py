@@ -1,6 +1,6 @@
 """What each part of a quantized model costs: quantized alone, and float while all else is quantized.
 
-runtime/mixture.py says what a part is. Batches come first, parts second: what does not depend on the part, a batch's
+ptq/partial.py says what a part is. Batches come first, parts second: what does not depend on the part, a batch's
 features, its float logits and the output of an encoder without that part, is computed once. Of a model that was trained
 while it was quantized (mixed precision), the norms and biases are its own wherever more than one part is quantized.
 """
@@ -18,22 +18,22 @@ import torch
 from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import Batch, require_texts
-from whisperq.data.groups import read_all
+from whisperq.data.sources import read_all
 from whisperq.data.lazy import Joined
 from whisperq.errors import InputError, UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.hashing import file_sha256
 from whisperq.kinds.models import Quantized, is_mixed
 from whisperq.kinds.observations import Costs, CostSummary, PartCost, Sensitivity, State
-from whisperq.models.folding import fold
+from whisperq.ptq.folding import fold
 from whisperq.models.loading import compute_device
 from whisperq.options import SensitivityConfig
 from whisperq.report.lineage_commands import flags, run_root
-from whisperq.report.progress import say, say_left_out, track
+from whisperq.jobs.progress import say, say_left_out, track
 from whisperq.report.sensitivity import plot_sensitivity
-from whisperq.runtime.mixture import Mixture, Part, divide, smooth_alike, trained_floats
-from whisperq.runtime.opening import OpenedModel, open_model
-from whisperq.runtime.quantized import load_quantized
+from whisperq.ptq.partial import Mixture, Part, divide, smooth_alike, trained_floats
+from whisperq.runtime.open import OpenedModel, open_model
+from whisperq.ptq.checkpoint import load_quantized
 from whisperq.scoring.distortion import Distortion
 from whisperq.scoring.normalizers import normalizer_of
 from whisperq.scoring.words import count_errors

@@ -9,24 +9,24 @@ from typing import TextIO
 from whisperq import artifact
 from whisperq.data.audio import audio_seconds
 from whisperq.data.languages import code_of, name_of
-from whisperq.data.pieces import Piece, pieces_of
+from whisperq.data.long_audio import Piece, pieces_of
 from whisperq.data.recording import Recording
-from whisperq.data.segments import Language, Segment, Transcript
+from whisperq.data.timed_words import Language, Segment, Transcript
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted, ReadError, UsageError
-from whisperq.flags import Context
+from whisperq.settings import Context
 from whisperq.options import TranscribeConfig
 from whisperq.publishing import destination
-from whisperq.report.progress import bar, say, say_again, say_how
-from whisperq.report.scribe import Scribe, check_writable
-from whisperq.report.transcripts import STDIN, named_once, output_files
+from whisperq.jobs.progress import bar, say, say_again, say_how
+from whisperq.results.transcript_writer import Scribe, check_writable
+from whisperq.results.transcripts import STDIN, named_once, output_files
 from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.fallback import Care
-from whisperq.runtime.listening import AnyRules, Tongues, hear
-from whisperq.runtime.opening import Opened, open_runtime
+from whisperq.runtime.long_form import AnyRules, Tongues, hear
+from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.padding import again_in_full
-from whisperq.runtime.stoppable import Stoppable, Stopped
-from whisperq.training.signals import stop_requested
+from whisperq.runtime.interruptible import Stoppable, Stopped
+from whisperq.jobs.signals import stop_requested
 
 AUTO = "auto"
 Unusable = InputError | ReadError

@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from whisperq.runtime.native.build import NoKernels, library
+from whisperq.native.build import NoKernels, library
 
 NAME = "whisperq_learning"
 # Encoder positions from which fused attention trains faster on a CPU (two cores of a Xeon with AMX, bfloat16): its

@@ -18,10 +18,10 @@ from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED
 from whisperq.errors import InputError, TrainingError, UsageError
 from whisperq.training.checkpoints import require_like
-from whisperq.training.determinism import deterministic
-from whisperq.training.distributed import ALONE, Processes
+from whisperq.jobs.determinism import deterministic
+from whisperq.jobs.distributed import ALONE, Processes
 from whisperq.training.losses import Weighting
-from whisperq.training.pair import Pair, Whisper
+from whisperq.training.student_teacher import Pair, Whisper
 from whisperq.training.teacher_cache import TeacherCache
 from whisperq.training.training_pair import TrainingPair
 from whisperq.training_options import DistillConfig, TrainingConfig

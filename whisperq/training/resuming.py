@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from whisperq.errors import InputError, UsageError, WhisperqError
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, read_checkpoint
-from whisperq.training.distributed import Processes
+from whisperq.jobs.distributed import Processes
 
 
 def starting_point(

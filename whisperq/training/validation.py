@@ -18,7 +18,7 @@ from whisperq.runtime.transcription import AnyRules, transcribe
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.scoring.outliers import TensorStatistics, summarize
 from whisperq.scoring.words import count_errors
-from whisperq.training.distributed import Processes
+from whisperq.jobs.distributed import Processes
 
 BATCH = 32  # utterances decoded together
 OBSERVED = 8  # utterances whose attention is looked at, always the same

@@ -1,0 +1,1 @@
+"""Whole lists of recordings transcribed, resumably."""

@@ -1,0 +1,113 @@
+"""What a model hears in test sets, kept line by line: whoever is killed goes on after the last whole line.
+
+    NAME-partial/heard-<rank>.jsonl  what one process has done, a line for each utterance
+
+Batches are made of utterances of like length, the longest first, so that nothing is padded much and too little memory
+shows at once; a line names its utterance by set and number, so that any number of processes can go on.
+"""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whisperq.data.batches import Loader
+from whisperq.jobs.prefetch import prefetch
+from whisperq.data.utterance import Utterance
+from whisperq.errors import WhisperqError
+from whisperq.runtime.open import Opened
+from whisperq.runtime.padding import again_in_full
+from whisperq.jobs.stopwatch import Stopwatch
+from whisperq.runtime.transcription import transcribe_batch
+from whisperq.jobs.journal import Unfinished, appending, whole_lines
+
+STAGES = ("wall", "features", "decoding")
+Batch = tuple[int, ...]  # numbers of utterances
+Loaded = tuple[Batch, dict[int, np.ndarray]]  # without what could not be read
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The text of a set's utterance, None where it could not be read; times are its share of its batch's."""
+
+    set: str
+    number: int
+    text: str | None
+    seconds: float = 0.0  # of audio
+    wall: float = 0.0  # seconds of features, decoding and what lies between
+    features: float = 0.0  # seconds
+    decoding: float = 0.0  # seconds
+    again: int = 0  # windows decoded again in full: all of its batch's, in the batch's first line
+
+
+def batches_by_length(utterances: Sequence[Utterance], size: int) -> list[Batch]:
+    """All numbers once, the longest utterances first, those of unknown length in their order before all."""
+    seconds = [utterance.duration for utterance in utterances]
+    order = sorted(range(len(seconds)), key=lambda i: (seconds[i] is not None, -(seconds[i] or 0.0)))
+    return [tuple(order[start : start + size]) for start in range(0, len(order), size)]
+
+
+def audio_ahead(
+    loader: Loader, utterances: Sequence[Utterance], batches: Sequence[Batch]
+) -> Generator[Loaded, None, None]:
+    """Each batch with its recordings, (samples,) each, read while the one before is heard."""
+
+    def load(batch: Batch) -> Loaded:
+        audio = ((number, loader.audio(utterances[number])) for number in batch)
+        return batch, {number: samples for number, samples in audio if samples is not None}
+
+    yield from prefetch(load(batch) for batch in batches)
+
+
+def hear_batch(opened: Opened, name: str, loaded: Loaded, size: int) -> list[Heard]:
+    """Raises nothing for what could not be read: it has no text."""
+    batch, audio = loaded
+    unread = [Heard(name, number, None) for number in batch if number not in audio]
+    if not audio:
+        return unread
+    watch = Stopwatch(opened.loader.device)
+    began, before = time.perf_counter(), again_in_full(opened.runtime)
+    ears = opened.runtime, opened.loader, opened.rules
+    texts = transcribe_batch(ears, list(audio.values()), size, watch, opened.care)
+    wall = (time.perf_counter() - began) / len(audio)
+    shares: dict[str, Any] = {stage: seconds / len(audio) for stage, seconds in watch.seconds.items()}
+    rate = opened.loader.extractor.sampling_rate
+    lines = [Heard(name, n, t, len(audio[n]) / rate, wall=wall, **shares) for n, t in zip(audio, texts, strict=True)]
+    lines[0] = replace(lines[0], again=again_in_full(opened.runtime) - before)
+    return [*lines, *unread]
+
+
+class HeardBook(Unfinished):
+    """What was heard so far, beside the place where the evaluation will lie."""
+
+    def __init__(self, out: Path, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> None:
+        super().__init__(out, config, inputs, "hypotheses", "heard-*.jsonl")
+
+    def heard(self, name: str) -> dict[int, Heard]:
+        """All whole lines of a set, by number."""
+        return {line.number: line for path in self.files() for line in whole_lines(path, Heard)[0] if line.set == name}
+
+    def times(self, name: str) -> dict[str, float]:
+        """Seconds of each stage, of the process that took longest."""
+        shares = [[x for x in whole_lines(path, Heard)[0] if x.set == name] for path in self.files()]
+        sums = [{stage: sum(getattr(x, stage) for x in lines) for stage in STAGES} for lines in shares]
+        return max(sums, key=lambda one: one["wall"])
+
+    @contextmanager
+    def worth_keeping(self) -> Iterator[None]:
+        """After an error inside, nothing stays where nothing was heard."""
+        try:
+            yield
+        except WhisperqError:
+            lines = (line for path in self.files() for line in whole_lines(path, Heard)[0])
+            if all(line.text is None for line in lines):
+                self.remove()
+            raise
+
+    def writing(self, rank: int) -> AbstractContextManager[Callable[[Sequence[Heard]], None]]:
+        """One process's function that keeps lines, as `appending` gives it."""
+        return appending(self.folder / f"heard-{rank}.jsonl", Heard)

@@ -1,0 +1,78 @@
+"""What a teacher hears in each utterance, kept line by line: whoever is killed goes on after the last whole line.
+
+    NAME-partial/labels-<rank>.jsonl  what one process has done, a line for each utterance
+
+A line names its utterance by number, its place in the data, so that any number of processes can go on with it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whisperq.data.batches import Loader
+from whisperq.data.utterance import Utterance
+from whisperq.runtime.decoding import Rules
+from whisperq.runtime.fallback import ONCE, Care, Decoding
+from whisperq.runtime.interface import Runtime
+from whisperq.jobs.journal import Unfinished, appending, whole_lines
+
+UNREADABLE, TOO_LONG, UNFINISHED = "unreadable", "longer than the window", "unfinished"
+
+
+@dataclass(frozen=True)
+class Label:
+    """What became of an utterance: a text, or why there is none.
+
+    avg_logprob: as in openai/whisper, the sum of the natural log-probabilities of the tokens and of the end, after
+    suppression, over their number.
+    left_out: UNREADABLE; TOO_LONG, no window of a training; UNFINISHED, a text that filled the decoder before its
+    end came, as a rule one that runs in circles.
+    """
+
+    number: int
+    seconds: float = 0.0  # of audio
+    text: str = ""
+    avg_logprob: float = 0.0
+    left_out: str | None = None
+
+
+def label_batch(
+    runtime: Runtime, loader: Loader, rules: Rules, utterances: Sequence[Utterance], first: int, care: Care = ONCE
+) -> list[Label]:
+    """The labels of a batch whose first utterance has the number `first`: texts as `transcribe` hears them."""
+    rate, window = loader.extractor.sampling_rate, loader.extractor.n_samples
+    labels, heard = [], {}
+    for number, utterance in enumerate(utterances, first):
+        audio = loader.audio(utterance)
+        if audio is None:
+            labels.append(Label(number, left_out=UNREADABLE))
+        elif len(audio) > window:
+            labels.append(Label(number, len(audio) / rate, left_out=TOO_LONG))
+        else:
+            heard[number] = audio
+    if not heard:
+        return labels
+    features = loader.features(list(heard.values()))
+    decoding = Decoding(runtime, rules, loader.codec.decode, care)
+    room = rules.max_tokens - len(rules.prompt)
+    for (number, audio), one in zip(heard.items(), decoding.windows(features, list(heard.values())), strict=True):
+        why = UNFINISHED if len(one.ids) == room else None
+        labels.append(Label(number, len(audio) / rate, loader.codec.decode(one.ids), one.mean_logprob, why))
+    return labels
+
+
+class LabelBook(Unfinished):
+    """The labels so far, beside the place where the finished ones will lie."""
+
+    def __init__(self, out: Path, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> None:
+        super().__init__(out, config, inputs, "labels", "labels-*.jsonl")
+
+    def labels(self) -> dict[int, Label]:
+        """By number, all that are whole."""
+        return {label.number: label for path in self.files() for label in whole_lines(path, Label)[0]}
+
+    def writing(self, rank: int) -> AbstractContextManager[Callable[[Sequence[Label]], None]]:
+        """One process's function that keeps labels, as `appending` gives it."""
+        return appending(self.folder / f"labels-{rank}.jsonl", Label)

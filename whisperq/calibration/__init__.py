@@ -1,0 +1,1 @@
+"""Range search by trials on a development list."""

@@ -1,0 +1,1 @@
+"""What every long piece of work needs, whatever it computes: processes, signals, progress, a journal, a stopwatch."""

@@ -1,0 +1,1 @@
+"""Post-training quantization: what is quantized, with which ranges and scales, and the quantized model on disk."""

@@ -1,0 +1,1 @@
+"""Files of results: hypotheses, scores, transcripts, alignments."""

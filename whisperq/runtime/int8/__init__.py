@@ -1,0 +1,1 @@
+"""A quantized model run in integers."""

@@ -1,0 +1,85 @@
+"""What every runtime in integers begins with: the model's codes, and the kernels that this machine has for them."""
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig
+
+from whisperq.errors import UsageError
+from whisperq.options import Execution
+from whisperq.runtime.int8.kernels import Kernels, TorchKernels
+from whisperq.runtime.long_form import AnyRuntime
+from whisperq.native.build import NoKernels, library
+from whisperq.runtime.int8.native_tokens import TokenKernels
+from whisperq.runtime.pipeline import named, output_of
+from whisperq.ptq.arrays import Stored, open_stored
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How what is no integer product is computed: by which kernels, and attention in which number format."""
+
+    kernels: Kernels
+    attention: torch.dtype
+    notices: tuple[str, ...] = ()
+
+
+def open_runtime(folder: Path, name: str, config: PreTrainedConfig, execution: Execution, device: str) -> AnyRuntime:
+    """The quantized model in `folder` with its products in integers. Raises InputError and UsageError."""
+    integers = named(output_of(config).integers)
+    return integers.load(folder, device, execution.attention_dtype, execution.reduce_range)
+
+
+def open_integers(folder: Path, device: str, reduce_range: bool | None) -> tuple[Stored, list[str]]:
+    """A model for integer products, and what a user should know of it.
+
+    Raises InputError for a folder that cannot be read, UsageError for a model that has no integer form.
+    """
+    notices = []
+    if reduce_range is None and device == "cpu" and not torch.cpu._is_vnni_supported():
+        reduce_range = True
+        notices.append("this CPU lacks VNNI: activations have 7 bits here, so that sums of products cannot saturate")
+    stored = open_stored(folder, most_bits=7 if reduce_range else 8)
+    if any(grid["quant_min"] == 0 for grid in stored.weights.values()):
+        raise UsageError(
+            f"{folder} has asymmetric weights, as the paper recipe makes them, which no integer kernel takes; "
+            "run it with --runtime emulated, or whisperq quantize --recipe gemm"
+        )
+    return stored, notices
+
+
+def check_gelu(folder: Path, functions: Sequence[str]) -> None:
+    """Raises UsageError where the model has another activation function."""
+    for function in functions:
+        if function != "gelu":
+            raise UsageError(f"{folder} uses the activation function {function}; --runtime int8 knows gelu alone")
+
+
+def choose_kernels(device: str, attention_dtype: str) -> Choice:
+    """The compiled kernels where there are any; attention_dtype: auto, float32 or bfloat16."""
+    kernels: Kernels = TorchKernels()
+    notices: tuple[str, ...] = ()
+    fast_bf16 = device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device == "cpu":
+        try:
+            native = TokenKernels(library())
+            fast_bf16 = native.multiplies_bf16
+            # What the compiled kernels do not do is left to PyTorch whole.
+            kernels = kernels if attention_dtype == "bfloat16" and not fast_bf16 else native
+        except NoKernels as reason:
+            notices = (f"{reason}: norms and attention run as separate PyTorch operators, slower",)
+    name = attention_dtype if attention_dtype != "auto" else "bfloat16" if fast_bf16 else "float32"
+    return Choice(kernels, getattr(torch, name), notices)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what layers free for the next one: else each large tensor is mapped anew, page by page."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+            mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD

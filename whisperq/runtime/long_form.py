@@ -1,0 +1,151 @@
+"""Pieces of recordings heard in batches: each from where it was left, until all of it is heard."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from whisperq.data.batches import Loader
+from whisperq.data.long_audio import Piece
+from whisperq.data.timed_words import Segment
+from whisperq.data.tokens import Codec
+from whisperq.runtime.beams import BeamRules
+from whisperq.runtime.ctc import CtcRules
+from whisperq.runtime.decoding import Rules
+from whisperq.runtime.fallback import ONCE, Care, Decoding
+from whisperq.runtime.seeking import Search
+from whisperq.runtime.detection import Question, Start
+from whisperq.jobs.stopwatch import Stopwatch
+
+# A Runtime with Rules, a CtcRuntime with CtcRules: two of a pair, which the annotation of one cannot say.
+AnyRuntime = Any
+AnyRules = Rules | CtcRules
+
+
+@dataclass
+class Tongues:
+    """What is known of recordings' languages: each recording's first window with words."""
+
+    rules: AnyRules
+    codec: Codec
+    asked: bool = False  # whether to listen for them where the language is given, too
+    heard: dict[int, Start] = field(default_factory=dict)  # by the recording's place in the list
+
+    @property
+    def open(self) -> bool:
+        """Whether decoding waits for them."""
+        return isinstance(self.rules, Rules) and bool(self.rules.languages)
+
+    @property
+    def question(self) -> tuple[int, ...]:
+        """All languages' tokens where they are listened for though one is given; a given one of no name is no match."""
+        tokens = tuple(self.codec.languages.values())
+        if not (self.asked and len(tokens) > 1 and isinstance(self.rules, Rules)):
+            return ()
+        return tokens if self.rules.prompt[1] in tokens else ()
+
+    def unknown(self, recording: int) -> bool:
+        return self.open and recording not in self.heard
+
+    def token(self, recording: int) -> int | None:
+        return self.heard[recording].language if self.open and recording in self.heard else None
+
+    def code(self, token: int) -> str:
+        return next(code for code, one in self.codec.languages.items() if one == token)
+
+
+def hear(
+    runtime: AnyRuntime,
+    loader: Loader,
+    rules: AnyRules,
+    pieces: Iterable[Piece],
+    batch_size: int,
+    watch: Stopwatch | None = None,
+    care: Care = ONCE,
+    tongues: Tongues | None = None,
+) -> Iterator[tuple[Piece, list[Segment]]]:
+    """What is said in each piece, in order; none where nothing is. Reads one piece more of `pieces` than a batch.
+
+    care: what is done beside decoding once; tongues: takes the languages that are found.
+    """
+    tongues = tongues or Tongues(rules, loader.codec)
+    listener = Listener(runtime, loader, rules, watch or Stopwatch(loader.device), care, tongues)
+    waiting: deque[Search] = deque()  # in order; those that are heard stay until all before them are
+    coming = Coming(iter(pieces), loader.extractor.sampling_rate)
+    while True:
+        batch = [search for search in waiting if search.open][:batch_size]
+        while len(batch) < batch_size and (search := coming.take(waiting, tongues)):
+            waiting.append(search)
+            if care.no_speech is not None and search.levels.silent:
+                search.open = False
+            else:
+                batch.append(search)
+        if batch:
+            listener.listen(batch)
+        while waiting and not waiting[0].open:
+            search = waiting.popleft()
+            yield search.piece, search.found
+        if not batch:
+            return
+
+
+@dataclass
+class Coming:
+    """Pieces that nobody has listened to yet."""
+
+    pieces: Iterator[Piece]
+    rate: int
+    next: Piece | None = None
+
+    def take(self, waiting: Iterable[Search], tongues: Tongues) -> Search | None:
+        """The next one, but of a recording whose language is not known one at a time."""
+        if self.next is None:
+            self.next = next(self.pieces, None)
+        if self.next is None:
+            return None
+        if tongues.unknown(number := self.next.recording):
+            if any(one.open and one.piece.recording == number for one in waiting):
+                return None
+        piece, self.next = self.next, next(self.pieces, None)  # who reads them knows now which was a recording's last
+        return Search(piece, self.rate)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Hears windows of several pieces together."""
+
+    runtime: AnyRuntime
+    loader: Loader
+    rules: AnyRules
+    watch: Stopwatch
+    care: Care
+    tongues: Tongues
+
+    def listen(self, batch: list[Search]) -> None:
+        """One window of each."""
+        windows = [search.window for search in batch]
+        with self.watch.timing("features"):
+            features = self.loader.features([window.samples for window in windows])
+        with self.watch.timing("decoding"):
+            rows = self._rows(features, windows)
+        codec = self.loader.codec
+        for search, ids in zip(batch, rows, strict=True):
+            if self.rules.times:
+                search.heard(ids, codec)
+            else:
+                search.text(codec.decode(ids))
+
+    def _rows(self, features: Any, windows: list[Piece]) -> list[list[int]]:
+        """The tokens of each window; none where nobody said them."""
+        plain = not (self.care.wanted or self.tongues.open)
+        if plain or not isinstance(self.rules, Rules) or isinstance(self.rules, BeamRules):
+            return self.rules.read(self.runtime, features)
+        codec = self.loader.codec
+        question = Question(codec.no_speech if self.care.no_speech is not None else None, self.tongues.question)
+        decoding = Decoding(self.runtime, self.rules, codec.decode, self.care, question)
+        known = [self.tongues.token(window.recording) for window in windows]
+        found = decoding.windows(features, [window.samples for window in windows], known)
+        for window, one in zip(windows, found, strict=True):
+            if one.start.language is not None and one.ids and not self.care.silent(one):
+                self.tongues.heard.setdefault(window.recording, one.start)
+        return [[] if self.care.silent(one) else one.ids for one in found]

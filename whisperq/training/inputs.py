@@ -1,0 +1,77 @@
+"""What a training learns from and is judged by, whatever it trains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from whisperq.data.batches import Loader, epoch_order
+from whisperq.training.feed import Feed
+from whisperq.data.sources import UtteranceGroup
+from whisperq.settings import Context
+from whisperq.kinds.models import LastStep, Trained
+from whisperq.runtime.pipeline import make_loader
+from whisperq.scoring.normalizers import Normalizer, normalizer_of
+from whisperq.training.checkpoints import Progress
+from whisperq.jobs.distributed import Processes
+from whisperq.training.job import check_validation
+from whisperq.training.validation import Validation
+from whisperq.training_options import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Material:
+    loader: Loader
+    normalizer: Normalizer
+    validation: Validation
+    feed: Feed
+    bad_lines: Sequence[str]
+
+    def notices(self) -> list[str]:
+        dropped = self.feed.dropped.items()
+        return [f"left out of the training data, {reason}: {count:,} utterances" for reason, count in dropped]
+
+    def left_out(self) -> list[str]:
+        """Where the lines and recordings are that could not be used."""
+        return [*self.bad_lines, *sorted(self.loader.skipped)]
+
+    def results(self, reached: Progress, autocast: torch.dtype) -> Trained:
+        """What every training's manifest says of how it went."""
+        return {  # the best step and the last one's log are those of a training that has ended
+            "best_step": cast(int, reached.best_step),
+            "validation_wer": reached.best_wer,
+            "normalizer": self.normalizer.id,
+            "steps": reached.step,
+            "final": cast(LastStep, reached.last),
+            "training_seconds": reached.seconds,
+            "device": self.loader.device,
+            "autocast": str(autocast).removeprefix("torch."),
+            "skipped": len(self.loader.skipped) + len(self.bad_lines),
+            "dropped": self.feed.dropped,
+        }
+
+
+def prepare(
+    network: PreTrainedModel,
+    processor: Any,
+    data: tuple[UtteranceGroup, UtteranceGroup, str],
+    config: TrainingConfig,
+    context: Context,
+    processes: Processes,
+) -> Material:
+    """data: to train on, to validate on, and the normaliser of the validation's WER; raises InputError.
+
+    Every recording that validates is decoded once, and of more than `eval_limit` the seed draws.
+    """
+    train, validation, normalizer_name = data
+    device = next(network.parameters()).device.type
+    loader, rules = make_loader(processor, network, context, device, config.skip_bad)
+    normalizer = normalizer_of(normalizer_name, processor.tokenizer)
+    drawn = epoch_order(len(validation.utterances), context.seed, epoch=0)[: config.eval_limit]
+    utterances = [validation.utterances[i] for i in sorted(drawn)]
+    check_validation(loader, normalizer, utterances)
+    judged = Validation(loader, rules, normalizer, utterances, processes)
+    feed = Feed(train, loader, config, context.seed)
+    return Material(loader, normalizer, judged, feed, [*train.skipped, *validation.skipped])
