@@ -7,13 +7,13 @@ from quantizing import saved
 from tiny import PROMPT, decoder_ids, features, processor
 
 from whisperq import artifact
-from whisperq.settings import Context
 from whisperq.models.loading import load_config, save_model
-from whisperq.ptq.plan import make_plan
 from whisperq.options import ExportConfig
-from whisperq.runtime.onnx.whisper import GraphRuntime, open_graphs
+from whisperq.ptq.plan import make_plan
 from whisperq.runtime.interface import Runtime
+from whisperq.runtime.onnx.whisper import GraphRuntime, open_graphs
 from whisperq.runtime.open import open_model
+from whisperq.settings import Context
 from whisperq.steps.export import export
 from whisperq.steps.quantize import describe
 

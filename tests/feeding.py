@@ -13,9 +13,9 @@ from tiny import END, PROMPT, TEXTS, processor
 
 from whisperq.config import Source
 from whisperq.data.batches import Batch, Loader
-from whisperq.training.feed import Feed, TrainingStep
 from whisperq.data.sources import read_all
 from whisperq.data.tokens import Codec
+from whisperq.training.feed import Feed, TrainingStep
 from whisperq.training_options import DistillConfig
 
 RATE = 16000

@@ -4,10 +4,10 @@ import torch
 from tiny import logits_of, processor
 
 from whisperq.models.loading import save_model
-from whisperq.ptq.plan import make_plan
 from whisperq.models.sites import model_sites, watch
-from whisperq.quant.wide import ActivationRange
 from whisperq.ptq.checkpoint import PerToken, Quantization, quantize_weight, quantizers, save_quantization
+from whisperq.ptq.plan import make_plan
+from whisperq.quant.wide import ActivationRange
 
 
 def observed_ranges(model, activations) -> dict[str, tuple[float, float]]:

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from whisperq import artifact
 from whisperq.models.loading import load_model
-from whisperq.ptq.plan import make_plan
 from whisperq.models.sites import model_sites, watch
-from whisperq.quant.wide import ActivationRange
 from whisperq.ptq.checkpoint import (
     Fit,
     PerToken,
@@ -21,6 +19,8 @@ from whisperq.ptq.checkpoint import (
     quantizers,
     save_quantization,
 )
+from whisperq.ptq.plan import make_plan
+from whisperq.quant.wide import ActivationRange
 from whisperq.steps.quantize import describe
 
 LENGTHS = (4000, 3217, 5001)

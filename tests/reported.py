@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisperq import artifact
-from whisperq.results.hypotheses import HypothesisLine
 from whisperq.declared import SETTINGS
-from whisperq.settings import Context
+from whisperq.results.hypotheses import HypothesisLine
 from whisperq.results.sets import write_set
 from whisperq.scoring.normalizers import get_normalizer
 from whisperq.scoring.sets import over_sets, score_set
+from whisperq.settings import Context
 
 WORDS = "zero one two three four five six seven eight nine".split()
 

@@ -10,12 +10,12 @@ from tiny import PROMPT, decoder_ids, features, gated_model, logits_of
 
 from whisperq import artifact
 from whisperq.errors import UsageError
-from whisperq.settings import Context
-from whisperq.ptq.plan import make_plan
 from whisperq.models.sites import model_sites, watch
+from whisperq.ptq.checkpoint import QPARAMS, PerToken, apply_weights, load_quantized
+from whisperq.ptq.plan import make_plan
 from whisperq.runtime.int8.whisper import Int8Runtime
 from whisperq.runtime.open import open_model
-from whisperq.ptq.checkpoint import QPARAMS, PerToken, apply_weights, load_quantized
+from whisperq.settings import Context
 
 CPU = Context(device="cpu")
 CONVOLVED = {"enc.conv1:input", "enc.conv2:input"}

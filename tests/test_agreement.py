@@ -11,9 +11,9 @@ import torch
 
 from whisperq.config import source
 from whisperq.data.lists import read
-from whisperq.settings import Context
 from whisperq.options import Execution
 from whisperq.runtime.open import open_runtime
+from whisperq.settings import Context
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 SPEECH = os.environ.get("WHISPERQ_SPEECH")

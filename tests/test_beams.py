@@ -18,11 +18,11 @@ from whisperq.errors import UsageError
 from whisperq.runtime.beams import BeamRules, with_beams
 from whisperq.runtime.ctc import CtcRules
 from whisperq.runtime.decoding import Rules, make_rules, write
+from whisperq.runtime.detection import Question
 from whisperq.runtime.int8.whisper import Int8Runtime
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.open import open_model
 from whisperq.runtime.pytorch import PyTorchRuntime
-from whisperq.runtime.detection import Question
 
 LIBRARIES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 ENGINES, RUNTIMES = ("onnx", "openvino"), ("float", "emulated", "int8", "onnx", "openvino")

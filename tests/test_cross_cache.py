@@ -13,15 +13,15 @@ from test_smoothing import run, spoken_logits
 
 from whisperq import artifact
 from whisperq.errors import UsageError
-from whisperq.ptq.cross_cache import cache_sites
 from whisperq.models.loading import load_model
 from whisperq.models.sites import model_sites, watch
-from whisperq.ptq.statistics import CHANNELS
 from whisperq.options import QuantizeConfig
-from whisperq.runtime.int8.whisper import Int8Runtime
-from whisperq.runtime.int8.kernels import Cache, Heads, TorchKernels
-from whisperq.runtime.open import open_model
 from whisperq.ptq.checkpoint import WEIGHTS, load_quantized
+from whisperq.ptq.cross_cache import cache_sites
+from whisperq.ptq.statistics import CHANNELS
+from whisperq.runtime.int8.kernels import Cache, Heads, TorchKernels
+from whisperq.runtime.int8.whisper import Int8Runtime
+from whisperq.runtime.open import open_model
 from whisperq.steps.quantize import check_combination
 
 HEADS = Heads(3, 16)

@@ -11,11 +11,11 @@ from tiny_ctc import RATE, save_checkpoint
 
 from whisperq import artifact
 from whisperq.data.batches import epoch_order
-from whisperq.settings import Context
 from whisperq.models.loading import load_model
-from whisperq.ptq.smoothing import smooth
 from whisperq.models.sites import model_sites, watch
+from whisperq.ptq.smoothing import smooth
 from whisperq.runtime.open import open_model
+from whisperq.settings import Context
 
 WORDS = ("one", "two", "three", "six", "seven")
 SECONDS = (0.4, 1.1)

@@ -15,9 +15,9 @@ from whisperq.errors import InputError
 from whisperq.models.ctc import OwnTimeNorm, frame_counts, shortest
 from whisperq.models.layer_weights import layer_weights
 from whisperq.models.loading import load_model, load_processor
-from whisperq.ptq.smoothing import norm_readers
-from whisperq.ptq.plan import make_plan
 from whisperq.models.sites import model_sites, resolve, watch
+from whisperq.ptq.plan import make_plan
+from whisperq.ptq.smoothing import norm_readers
 from whisperq.runtime.ctc import PyTorchCtc, collapse
 
 

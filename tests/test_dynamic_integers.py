@@ -12,15 +12,15 @@ from tiny import PROMPT, features, gated_model
 from tiny_ctc import VARIANTS
 
 from whisperq.models.gated_whisper import GATES
-from whisperq.quant.grid import fake_quantize, quantize, token_qparams
-from whisperq.runtime.int8 import dynamic
-from whisperq.runtime.decoding import Rules, greedy
-from whisperq.runtime.int8.dynamic import DynamicProduct, MatmulSums, OneDnnSums, TokenGrid, integer_sums
-from whisperq.runtime.int8.ctc import Int8Ctc
-from whisperq.runtime.int8.kernels import Norm, TorchKernels
 from whisperq.native.build import NoKernels, library
-from whisperq.runtime.int8.native_tokens import NativeDynamicProduct, TokenKernels
+from whisperq.quant.grid import fake_quantize, quantize, token_qparams
+from whisperq.runtime.decoding import Rules, greedy
+from whisperq.runtime.int8 import dynamic
+from whisperq.runtime.int8.ctc import Int8Ctc
+from whisperq.runtime.int8.dynamic import DynamicProduct, MatmulSums, OneDnnSums, TokenGrid, integer_sums
+from whisperq.runtime.int8.kernels import Norm, TorchKernels
 from whisperq.runtime.int8.matmuls import IntegerWeight, has_onednn
+from whisperq.runtime.int8.native_tokens import NativeDynamicProduct, TokenKernels
 
 
 def native(*flags: str) -> TokenKernels:

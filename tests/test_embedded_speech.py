@@ -16,8 +16,8 @@ import soundfile
 from damage import change_configuration
 
 import whisperq
-from whisperq.data.sources import read_all
 from whisperq.data.lists import Source
+from whisperq.data.sources import read_all
 
 ROOT = Path(__file__).parents[1]
 PLACE = Path(whisperq.__file__).parent / "data" / "calibration"

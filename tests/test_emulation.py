@@ -8,9 +8,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from whisperq.models import gated_whisper
 from whisperq.models.sites import model_sites, watch
-from whisperq.quant.grid import fake_quantize, range_qparams, token_qparams, weight_qparams
 from whisperq.native import emulation
 from whisperq.native.emulation import on_grid, on_token_grids
+from whisperq.quant.grid import fake_quantize, range_qparams, token_qparams, weight_qparams
 
 ENDS = {"asymmetric": (-1.0, 3.0), "symmetric": (-2.0, 2.0), "positive": (0.0, 2.5), "negative": (-7.0, 0.0),
         "all zero": (0.0, 0.0), "narrow": (-1e-30, 2e-30), "massive": (-546.93, 199.05)}  # fmt: skip

@@ -12,8 +12,8 @@ import yaml
 from conftest import Invoke, sample_lines, write_lines
 
 import whisperq.steps.eval as step
-from whisperq.data.utterance import Utterance
 from whisperq.batch.evaluation import batches_by_length
+from whisperq.data.utterance import Utterance
 from whisperq.runtime.pytorch import PyTorchRuntime
 
 FILES = {"results.json", "results.md", "errors/digits.txt", "digits.ref.trn", "digits.hyp.trn"}

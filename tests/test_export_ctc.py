@@ -14,12 +14,12 @@ from tiny_ctc import SIZES, VARIANTS, stock_model
 from transformers import AutoConfig, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context
 from whisperq.models.loading import load_config
 from whisperq.options import ExportConfig
-from whisperq.runtime.onnx.whisper import open_graphs
-from whisperq.runtime.onnx.ctc import GraphCtc
 from whisperq.ptq.checkpoint import Fit
+from whisperq.runtime.onnx.ctc import GraphCtc
+from whisperq.runtime.onnx.whisper import open_graphs
+from whisperq.settings import Context
 from whisperq.steps.export import export
 
 ENGINES = ("onnx", "openvino")

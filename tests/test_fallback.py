@@ -14,9 +14,9 @@ from whisperq.errors import InputError, UsageError
 from whisperq.runtime.beams import BeamRules, beam_search
 from whisperq.runtime.ctc import CtcRules
 from whisperq.runtime.decoding import Draws, Rules, drawn, greedy, make_rules, write
+from whisperq.runtime.detection import Question, Start, start
 from whisperq.runtime.fallback import Care, Decoding, Written, careful, compression
 from whisperq.runtime.pytorch import PyTorchRuntime
-from whisperq.runtime.detection import Question, Start, start
 
 LETTERS = list("abcdefgh")
 SAMPLES = [np.full(4, i, np.float32) for i in range(3)]

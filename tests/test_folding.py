@@ -8,11 +8,11 @@ from quantizing import quantization_of, saved
 from tiny import gated_model, logits_of
 from tiny_ctc import VARIANTS, stock_model
 
-from whisperq.ptq.folding import SCALES, TABLE, fold, foldable, read_scales, table_divisor, write_scales
 from whisperq.models.gated_whisper import GATES
 from whisperq.models.loading import load_model
 from whisperq.models.sites import model_sites, watch
 from whisperq.ptq.checkpoint import Quantization, apply_weights, load_quantized, save_quantization
+from whisperq.ptq.folding import SCALES, TABLE, fold, foldable, read_scales, table_divisor, write_scales
 
 
 def random_scales(model, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -73,8 +73,8 @@ def test_every_field_of_a_manifest(place, name, commands, copied_run):
 
 
 def test_every_field_of_the_grids(copied_run):
-    from whisperq.ptq.ranges_file import read_ranges, site_ranges
     from whisperq.ptq.arrays import open_stored
+    from whisperq.ptq.ranges_file import read_ranges, site_ranges
 
     readers = {
         "quantized/gemm-w8a8/qparams.json": open_stored,

@@ -15,12 +15,12 @@ from test_kernels import native, random
 from tiny import gated_model
 
 from whisperq.errors import InputError
-from whisperq.quant.grid import range_qparams
-from whisperq.runtime.int8.whisper import Int8Runtime
-from whisperq.runtime.int8.kernels import Cache, GateLogits, Grid, Heads, Norm
-from whisperq.runtime.int8.native_matmuls import FewRowsProduct
-from whisperq.runtime.int8.matmuls import IntegerWeight, MatmulProduct
 from whisperq.ptq.checkpoint import load_quantized
+from whisperq.quant.grid import range_qparams
+from whisperq.runtime.int8.kernels import Cache, GateLogits, Grid, Heads, Norm
+from whisperq.runtime.int8.matmuls import IntegerWeight, MatmulProduct
+from whisperq.runtime.int8.native_matmuls import FewRowsProduct
+from whisperq.runtime.int8.whisper import Int8Runtime
 
 FC2, Q = "model.decoder.layers.0.fc2", "model.encoder.layers.1.self_attn.q_proj"
 NORM, TABLE = "model.decoder.layer_norm", "proj_out"

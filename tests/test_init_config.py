@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from whisperq.cli.config_template import starter
 from whisperq.config import Experiment, Source, read_config
 from whisperq.declared import SETTINGS
-from whisperq.cli.config_template import starter
 
 
 @pytest.fixture

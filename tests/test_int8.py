@@ -13,12 +13,12 @@ from whisperq.errors import InputError, UsageError
 from whisperq.models.gated_whisper import GATES
 from whisperq.models.sites import model_sites, watch
 from whisperq.options import Execution
+from whisperq.ptq.checkpoint import apply_weights, quantizers
 from whisperq.quant.grid import range_qparams
 from whisperq.runtime.decoding import Rules, greedy
 from whisperq.runtime.int8.whisper import Int8Runtime
 from whisperq.runtime.open import open_model, open_runtime
 from whisperq.runtime.pytorch import PyTorchRuntime
-from whisperq.ptq.checkpoint import apply_weights, quantizers
 
 NATIVE = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU multiplies no bf16")
 

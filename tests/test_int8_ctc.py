@@ -18,14 +18,14 @@ from tiny_ctc import VARIANTS
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models.sites import model_sites, watch
+from whisperq.native import build
+from whisperq.ptq.checkpoint import Fit, load_quantized, quantizers
 from whisperq.quant.grid import range_qparams, weight_qparams
 from whisperq.runtime.int8 import layers as int8_layers
 from whisperq.runtime.int8.convolutions import Convolution, PositionalConvolution, TimeNorm
 from whisperq.runtime.int8.ctc import Int8Ctc
 from whisperq.runtime.int8.kernels import Grid, TorchKernels
-from whisperq.native import build
 from whisperq.runtime.int8.matmuls import FloatProduct, IntegerWeight, MatmulProduct, OneDnnProduct
-from whisperq.ptq.checkpoint import Fit, load_quantized, quantizers
 
 NATIVE = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU multiplies no bf16")
 GRID = Grid(range_qparams(-2.0, 3.0, 8))

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from whisperq.native import build
-
-from whisperq.native import places
+from whisperq.native import build, places
 
 # Quick, and says each time that it was called.
 COMPILER = """#!/bin/sh

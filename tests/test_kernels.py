@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from whisperq.native.build import NoKernels, library
 from whisperq.quant.grid import range_qparams
 from whisperq.runtime.int8.kernels import Cache, GateLogits, Grid, Heads, Norm, TorchKernels
-from whisperq.native.build import NoKernels, library
+from whisperq.runtime.int8.matmuls import IntegerWeight, MatmulProduct, OneDnnProduct, row_blocks
 from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_matmuls import FewRowsProduct
-from whisperq.runtime.int8.matmuls import IntegerWeight, MatmulProduct, OneDnnProduct, row_blocks
 
 PORTABLE = ("-mno-amx-tile", "-mno-amx-bf16")  # what a CPU without matrix tiles compiles
 GRIDS = {

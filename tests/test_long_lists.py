@@ -14,8 +14,8 @@ from test_lists import write_list
 
 from whisperq.config import Source
 from whisperq.data.batches import require_texts
-from whisperq.data.sources import read_all
 from whisperq.data.lists import read
+from whisperq.data.sources import read_all
 from whisperq.errors import InputError
 
 LINES = 1_000_000

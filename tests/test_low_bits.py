@@ -15,10 +15,7 @@ from whisperq import artifact
 from whisperq.errors import InputError, UsageError
 from whisperq.models.gated_whisper import GATES
 from whisperq.models.loading import save_model
-from whisperq.ptq.plan import make_plan
 from whisperq.options import QuantizeConfig
-from whisperq.quant.wide import ActivationRange
-from whisperq.runtime.int8.whisper import Int8Runtime
 from whisperq.ptq.checkpoint import (
     QPARAMS,
     WEIGHTS,
@@ -30,6 +27,9 @@ from whisperq.ptq.checkpoint import (
     quantize_weight,
     save_quantization,
 )
+from whisperq.ptq.plan import make_plan
+from whisperq.quant.wide import ActivationRange
+from whisperq.runtime.int8.whisper import Int8Runtime
 from whisperq.steps.quantize import check_combination, describe
 
 PLAIN = Fit()

@@ -29,21 +29,19 @@ from whisperq.data.sources import read_all
 from whisperq.data.tokens import IGNORED, Tokens
 from whisperq.data.waveforms import WaveformBatch, Waveforms
 from whisperq.errors import Interrupted, UsageError
-from whisperq.settings import Context
+from whisperq.jobs.distributed import ALONE
 from whisperq.models.ctc import frame_counts
 from whisperq.models.loading import load_model, save_model
+from whisperq.ptq.checkpoint import Quantization, load_quantized
+from whisperq.ptq.partial import trained_floats
 from whisperq.ptq.plan import make_plan
 from whisperq.quant.grid import dequantize, fake_quantize
 from whisperq.quant.learned import symmetric_qparams
 from whisperq.quant.packing import packed_size
 from whisperq.report.bits import bits_figure
-from whisperq.ptq.partial import trained_floats
 from whisperq.runtime.open import open_model
-from whisperq.ptq.checkpoint import Quantization, load_quantized
+from whisperq.settings import Context
 from whisperq.training import bit_search as search
-from whisperq.jobs.distributed import ALONE
-from whisperq.training.mixed import LOGITS, SCALES, MixedLearner, MixedWeights
-from whisperq.training.student_teacher import make_pair
 from whisperq.training.bit_search import (
     SearchBook,
     added_up,
@@ -53,6 +51,8 @@ from whisperq.training.bit_search import (
     sensitive_choice,
     uniform_choice,
 )
+from whisperq.training.mixed import LOGITS, SCALES, MixedLearner, MixedWeights
+from whisperq.training.student_teacher import make_pair
 from whisperq.training_options import MixedPrecisionConfig
 
 WIDTHS = [2, 3, 4, 6, 8]

@@ -10,11 +10,11 @@ from conftest import Invoke, run_command, write_lines
 from reported import Heard, create, write_evaluation, write_teacher, write_training
 from rich.console import Console
 
-from whisperq.names import file_name, printable
 from whisperq.jobs import progress
-from whisperq.results.cells import markdown, markdown_code, table
+from whisperq.names import file_name, printable
 from whisperq.report.figures import new_figure, save, style
 from whisperq.report.foreign_figures import is_harmless
+from whisperq.results.cells import markdown, markdown_code, table
 
 HOSTILE = {
     "markup that closes nothing": "[/b]x",

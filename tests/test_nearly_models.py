@@ -15,8 +15,8 @@ from whisperq.data.audio import load_audio
 from whisperq.data.lists import Source, read
 from whisperq.errors import InputError
 from whisperq.models.loading import load_model
-from whisperq.ptq.checkpoint import stored_dtypes
 from whisperq.ptq.arrays import open_stored
+from whisperq.ptq.checkpoint import stored_dtypes
 
 POINTER = (
     "version https://git-lfs.github.com/spec/v1\n"

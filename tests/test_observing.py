@@ -10,11 +10,11 @@ from tiny import decoder_ids, features, gated_model
 from whisperq import options
 from whisperq.errors import UsageError
 from whisperq.models import gated_whisper
-from whisperq.ptq.ranges_file import known_range, write_ranges
 from whisperq.models.sites import model_sites, watch
+from whisperq.ptq import activation_ranges
+from whisperq.ptq.ranges_file import known_range, write_ranges
 from whisperq.quant.ranges import OBSERVERS, Estimation
 from whisperq.quant.smoothing import ChannelExtrema
-from whisperq.ptq import activation_ranges
 
 LENGTHS = {"tokens": (4, 9)}
 

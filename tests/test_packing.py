@@ -8,8 +8,8 @@ import pytest
 from whisperq.config import Source
 from whisperq.data.index import Index, index_of
 from whisperq.data.lists import read
-from whisperq.training.packing import PARTS, Windows, alone, in_parts, pack
 from whisperq.data.utterance import Utterance
+from whisperq.training.packing import PARTS, Windows, alone, in_parts, pack
 
 WINDOW = 30.0
 SPEECH = os.environ.get("WHISPERQ_SPEECH")

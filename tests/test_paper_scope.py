@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from tiny import gated_model, logits_of, processor
 
 from whisperq.models.loading import save_model
-from whisperq.ptq.plan import PaperScope
 from whisperq.options import QuantizeConfig
-from whisperq.run_folder import scheme as place
-from whisperq.ptq.checkpoint import WEIGHTS, load_quantized, save_quantization, stored_dtypes
 from whisperq.ptq.arrays import open_stored
+from whisperq.ptq.checkpoint import WEIGHTS, load_quantized, save_quantization, stored_dtypes
+from whisperq.ptq.plan import PaperScope
+from whisperq.run_folder import scheme as place
 from whisperq.schemes import in_words
 from whisperq.steps.quantize import scheme, warn_of_growth
 

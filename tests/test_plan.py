@@ -4,8 +4,8 @@ import pytest
 from tiny import gated_model
 
 from whisperq.errors import UsageError
-from whisperq.ptq.plan import PaperScope, make_plan
 from whisperq.models.sites import model_sites
+from whisperq.ptq.plan import PaperScope, make_plan
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 ATTENTION = ("attn_norm", "q_proj", "k_proj", "v_proj", "scores", "probs", "context", "out_proj", "attn_sum")

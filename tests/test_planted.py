@@ -27,9 +27,9 @@ from tiny import gated_model, logits_of
 from whisperq.config import source
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.lists import read
-from whisperq.settings import Context
 from whisperq.models.loading import load_model
 from whisperq.runtime.open import open_model
+from whisperq.settings import Context
 
 TEACHER, SAMPLE = DIGITS / "teacher", DIGITS / "sample"
 PLAIN = ("--smooth", "none", "--massive", "none")

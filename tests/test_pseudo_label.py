@@ -24,6 +24,7 @@ from test_decoding import Scripted, few_words, until_end
 from test_processes import processes
 from tiny import features, gated_model, processor
 
+from whisperq.batch.pseudo_labels import TOO_LONG, UNFINISHED, UNREADABLE, label_batch
 from whisperq.config import Source
 from whisperq.data.audio import load_audio
 from whisperq.data.features import log_mel
@@ -31,7 +32,6 @@ from whisperq.data.lists import read
 from whisperq.data.tokens import make_codec
 from whisperq.data.utterance import Utterance
 from whisperq.runtime.decoding import Rules, greedy, make_rules
-from whisperq.batch.pseudo_labels import TOO_LONG, UNFINISHED, UNREADABLE, label_batch
 from whisperq.runtime.pytorch import PyTorchRuntime
 
 TEACHER = DIGITS / "teacher"

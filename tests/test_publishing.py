@@ -16,9 +16,9 @@ from conftest import DIGITS, sample_lines
 from processes import Job
 
 from whisperq import artifact, publishing
-from whisperq.errors import UsageError
-from whisperq.cli.failing import explained
 from whisperq.batch.evaluation import Heard
+from whisperq.cli.failing import explained
+from whisperq.errors import UsageError
 from whisperq.jobs.journal import appending
 
 

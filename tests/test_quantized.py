@@ -13,7 +13,6 @@ from torch.ao.quantization import MinMaxObserver, PerChannelMinMaxObserver
 from whisperq.errors import InputError
 from whisperq.models.gated_whisper import GATES
 from whisperq.models.sites import model_sites, watch
-from whisperq.quant.grid import dequantize
 from whisperq.ptq.checkpoint import (
     QPARAMS,
     WEIGHTS,
@@ -21,6 +20,7 @@ from whisperq.ptq.checkpoint import (
     load_quantized,
     quantizers,
 )
+from whisperq.quant.grid import dequantize
 
 TABLE, PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 

@@ -10,8 +10,8 @@ import torch
 from whisperq import artifact
 from whisperq.config import Experiment, read_config, resolve
 from whisperq.errors import InputError, UsageError
-from whisperq.ptq.ranges_file import chosen_observer, site_ranges, write_ranges
 from whisperq.options import CalibrateConfig
+from whisperq.ptq.ranges_file import chosen_observer, site_ranges, write_ranges
 from whisperq.quant.ranges import Estimation
 
 EVERY = ("minmax", "percentile", "mse", "ema", "stablequant")

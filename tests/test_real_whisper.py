@@ -18,10 +18,10 @@ from real import dev_utterances, whisper_folder
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 from whisperq.data.utterance import Utterance
-from whisperq.settings import Context
 from whisperq.options import Execution
 from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.open import Opened, open_runtime
+from whisperq.settings import Context
 
 RATE, WINDOW_S = 16_000, 30.0
 BATCH = 10

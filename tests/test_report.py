@@ -20,14 +20,14 @@ from whisperq.config import Source
 from whisperq.data.sources import read_all
 from whisperq.report.error_tables import cost_table, error_tables, rate_table
 from whisperq.report.gathering import gather
-from whisperq.report.training_curves import kurtosis_growth, kurtosis_series
 from whisperq.report.lineage import Lineage, state_of
 from whisperq.report.lineage_commands import command_line
-from whisperq.report.word_errors import measure
 from whisperq.report.outlier_tables import outlier_tables
 from whisperq.report.pareto import front
 from whisperq.report.sifting import made_of_the_sound
 from whisperq.report.speed_tables import speed_table, speeds
+from whisperq.report.training_curves import kurtosis_growth, kurtosis_series
+from whisperq.report.word_errors import measure
 from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks, resample_seeds, t_interval
 from whisperq.steps.report import assemble
 

@@ -20,17 +20,17 @@ from rich.console import Console
 from scipy.stats import ttest_1samp
 
 from whisperq.kinds import in_todays_form
-from whisperq.results.comparisons import comparison
 from whisperq.report.distortion_tables import distorted, distortion_tables
+from whisperq.report.divergence_by_bits import narrowing_figure, narrowings
 from whisperq.report.error_tables import cost_table, error_tables
 from whisperq.report.gathering import gather
-from whisperq.report.report_tables import manifest_link
-from whisperq.report.word_errors import Rate, System, mean_rate, measure
-from whisperq.report.divergence_by_bits import narrowing_figure, narrowings
 from whisperq.report.pareto import Point, apart, points
-from whisperq.results.scores import scores
+from whisperq.report.report_tables import manifest_link
 from whisperq.report.speed_tables import speed_table, speeds
 from whisperq.report.system_labels import Model, model_name
+from whisperq.report.word_errors import Rate, System, mean_rate, measure
+from whisperq.results.comparisons import comparison
+from whisperq.results.scores import scores
 
 RULE = ("basic", "jiwer")
 

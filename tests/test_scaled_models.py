@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from test_smoothing import spoken_logits
 
 from whisperq import artifact
-from whisperq.ptq.folding import SCALES
 from whisperq.options import ExportConfig
 from whisperq.ptq.checkpoint import QPARAMS
+from whisperq.ptq.folding import SCALES
 from whisperq.steps.export import export
 
 PLAIN = ("--smooth", "none", "--massive", "none")

@@ -8,8 +8,8 @@ import pytest
 from tiny import gated_model, processor, token_id
 
 from whisperq.data.audio import split_at_silence
-from whisperq.data.loudness import Levels
 from whisperq.data.long_audio import Piece, Whole, pieces_of
+from whisperq.data.loudness import Levels
 from whisperq.data.tokens import make_codec
 from whisperq.runtime.seeking import Search
 

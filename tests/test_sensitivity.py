@@ -19,14 +19,14 @@ from whisperq.config import source
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.lists import read
 from whisperq.data.tokens import IGNORED, Tokens
-from whisperq.settings import Context
-from whisperq.ptq.smoothing import norm_readers, smooth
-from whisperq.ptq.plan import make_plan
 from whisperq.models.sites import model_sites, watch
-from whisperq.report.sensitivity import columns, heat_map, place, plot_sensitivity, rows
-from whisperq.ptq.partial import Mixture, Part, divide, smooth_alike
-from whisperq.runtime.open import open_model
 from whisperq.ptq.checkpoint import apply_weights, quantizers
+from whisperq.ptq.partial import Mixture, Part, divide, smooth_alike
+from whisperq.ptq.plan import make_plan
+from whisperq.ptq.smoothing import norm_readers, smooth
+from whisperq.report.sensitivity import columns, heat_map, place, plot_sensitivity, rows
+from whisperq.runtime.open import open_model
+from whisperq.settings import Context
 
 
 def batch_of(seed: int = 0) -> Batch:

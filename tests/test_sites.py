@@ -6,8 +6,8 @@ from tiny import GATED, decoder_ids, features, gated_model, logits_of
 from torch.nn.functional import linear
 
 from whisperq.errors import UsageError
-from whisperq.models.sites import canonical, model_sites, resolve, watch
 from whisperq.models.module_map import ATTENTION, FEED_FORWARD
+from whisperq.models.sites import canonical, model_sites, resolve, watch
 
 BLOCK = "attn_norm q_proj k_proj v_proj gate scores probs context out_proj attn_sum mlp_norm fc1 fc2 mlp_sum".split()
 

@@ -19,14 +19,14 @@ from whisperq.data.lists import read
 from whisperq.errors import UsageError
 from whisperq.models.gated_whisper import GATES, HeadLinear
 from whisperq.models.loading import load_model, load_processor, save_model
-from whisperq.ptq.smoothing import norm_readers, smooth
 from whisperq.models.sites import model_sites, watch
-from whisperq.ptq.statistics import CHANNELS
 from whisperq.options import Execution, QuantizeConfig
+from whisperq.ptq.checkpoint import QPARAMS
+from whisperq.ptq.smoothing import norm_readers, smooth
+from whisperq.ptq.statistics import CHANNELS
 from whisperq.quant.scale_search import Observed
 from whisperq.quant.smoothing import ChannelExtrema, magnitudes, smoothing_scales
 from whisperq.runtime.open import open_runtime
-from whisperq.ptq.checkpoint import QPARAMS
 from whisperq.steps.quantize import check_combination
 
 

@@ -15,23 +15,23 @@ from tiny import decoder_ids, features, gated_model
 from tiny_ctc import VARIANTS, save_checkpoint
 
 from whisperq import artifact
+from whisperq.calibration.evaluator import Development, layers_of
+from whisperq.calibration.prefix_cache import Prefix, stages
+from whisperq.calibration.search import CHOSEN, FULL, SEARCHED, Criterion, Desk, Trial, search
 from whisperq.config import source
 from whisperq.data.batches import teacher_forced
 from whisperq.data.lists import read
 from whisperq.data.waveforms import Waveforms
-from whisperq.settings import Context
 from whisperq.models.loading import load_model
-from whisperq.ptq.plan import make_plan
 from whisperq.models.sites import model_sites, watch
+from whisperq.ptq.checkpoint import apply_weights, quantize_weight, quantizers
+from whisperq.ptq.plan import make_plan
 from whisperq.quant.grid import fake_quantize, range_qparams
 from whisperq.quant.observers import Histogram
 from whisperq.quant.ranges import Estimation
 from whisperq.quant.stable import CUT_OFFS, best_cut_off, clipped, costly_by_snr, costly_by_wer, stable_range
-from whisperq.calibration.evaluator import Development, layers_of
 from whisperq.runtime.open import open_model
-from whisperq.calibration.prefix_cache import Prefix, stages
-from whisperq.ptq.checkpoint import apply_weights, quantize_weight, quantizers
-from whisperq.calibration.search import CHOSEN, FULL, SEARCHED, Criterion, Desk, Trial, search
+from whisperq.settings import Context
 
 
 def values(seed: int = 0) -> torch.Tensor:

@@ -23,7 +23,6 @@ from whisperq.data.audio import load_audio
 from whisperq.data.timed_words import Segment, Transcript
 from whisperq.data.tokens import make_codec
 from whisperq.data.utterance import Utterance
-from whisperq.settings import Context
 from whisperq.options import Execution
 from whisperq.results.subtitles import as_srt, as_text, as_vtt
 from whisperq.runtime.decoding import Rules, greedy, make_rules, with_times
@@ -31,6 +30,7 @@ from whisperq.runtime.open import open_runtime
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.timestamps import restrict_times
 from whisperq.runtime.transcription import Piece, hear
+from whisperq.settings import Context
 
 RATE = 16_000
 TEACHER = DIGITS / "teacher"

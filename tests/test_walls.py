@@ -27,18 +27,17 @@ GROUND = {
     "declared",
     "disk",
     "errors",
-    "flags",
+    "settings",
     "hashing",
     "kinds",
     "names",
     "manifests",
     "locking",
     "options",
-    "planning",
     "publishing",
     "reading",
     "references",
-    "refusals",
+    "preconditions",
     "registered",
     "run_folder",
     "runtimes",
@@ -48,41 +47,38 @@ GROUND = {
     "stopping",
     "training_options",
 }  # "": its version
-NOUNS = {"models", "data", "scoring", "quant"}
-ABOVE = {"training", "runtime", "report"}
-
 # Room -> the rooms that it may import beside its own; everybody may use the ground.
+# None may import a room of a later line.
 MAY_IMPORT = {
     "quant": set(),
+    "jobs": set(),
+    "native": {"quant"},
     "models": {"quant"},
     "data": {"quant"},
     "scoring": {"quant"},
-    "training": NOUNS | {"runtime"},  # a validation decodes
-    "runtime": NOUNS,
-    "report": NOUNS,
-    "steps": NOUNS | ABOVE,
-    "session": {"report", "models"},  # what was chosen is announced; a Hub id is fetched
-    "dry_run": {"session", "report"},
-    "doctor": {"report", "runtime"},  # a table; the kernels are compiled to see whether they can be
-    "starter": set(),
-    "calls": {"commands", "session", "report"},
-    "commands": {"session", "steps", "report"},
-    "api": {"calls", "commands", "session", "report"},
-    # announcements; tables, the one print
-    "cli": {"calls", "commands", "doctor", "dry_run", "failing", "session", "starter", "report"},
-    "failing": set(),
-    "__main__": {"cli"},
+    "ptq": {"models", "data", "quant", "native"},
+    "runtime": {"ptq", "models", "data", "scoring", "quant", "native", "jobs"},
+    "export": {"runtime", "ptq", "models", "quant"},
+    "calibration": {"runtime", "ptq", "models", "data", "scoring", "quant", "jobs"},
+    "batch": {"runtime", "models", "data", "scoring", "jobs"},
+    "results": {"data", "scoring", "jobs"},
+    "training": {"runtime", "ptq", "native", "models", "data", "scoring", "quant", "jobs"},  # a validation decodes
+    "report": {"results", "models", "data", "scoring", "quant", "jobs"},
 }
+MAY_IMPORT["steps"] = set(MAY_IMPORT)
+# The command line announces what was chosen, fetches a Hub id, prints tables, and sees whether kernels can be compiled.
+MAY_IMPORT["cli"] = {"steps", "report", "results", "runtime", "native", "models", "jobs"}
+MAY_IMPORT |= {"api": {"cli", "jobs"}, "__main__": {"cli"}}
 # Parts of the ground stand on one another only so.
 GROUND_ORDER = {
     "": {"api", "registered", "report"},  # api and report when they are first named
     "errors": set(),
     "checks": {"errors"},
-    "flags": {"checks"},
-    "training_options": {"checks", "flags"},
+    "settings": {"checks"},
+    "training_options": {"checks", "settings"},
     "declaration": set(),
-    "declared": {"checks", "declaration", "flags", "options", "registered", "training_options"},
-    "options": {"checks", "flags", "registered", "runtimes", "training_options"},
+    "declared": {"checks", "declaration", "settings", "options", "registered", "training_options"},
+    "options": {"checks", "settings", "registered", "runtimes", "training_options"},
     "hashing": set(),
     "names": {"hashing"},
     "disk": {"errors"},
@@ -97,31 +93,23 @@ GROUND_ORDER = {
     "sealing": {"", "disk", "hashing", "references"},
     "reading": {"errors", "hashing", "kinds", "manifests", "references", "schema", "sealing"},
     "artifact": {"disk", "errors", "hashing", "publishing", "reading", "references", "sealing"},
-    "config": {"checks", "declared", "errors", "flags"},
-    "planning": {"artifact", "declaration", "declared", "errors", "flags"},
-    "refusals": {"artifact", "errors", "flags", "options", "runtimes", "training_options"},
+    "config": {"checks", "declared", "errors", "settings"},
+    "preconditions": {"artifact", "errors", "settings", "options", "runtimes", "training_options"},
     "run_folder": {"artifact", "errors", "options", "schemes"},
     "runtimes": set(),
     "schemes": {"kinds", "options"},
 }
+CLI = [path.stem for path in sorted((PACKAGE / "cli").glob("*.py"))]
 LIGHT = (
-    "cli",
-    "calls",
-    "commands",
-    "doctor",
-    "dry_run",
-    "failing",
-    "session",
-    "starter",
+    *("cli." + name for name in CLI),
     "api",
+    "jobs.progress",
     "report.__init__",
     "report.gathering",
-    "report.plans",
-    "report.printing",
-    "report.progress",
     "report.tables",
-    "report.transcripts",
-    *sorted(module_name(path) for path in FILES if module_name(path).split(".")[0] in GROUND - {""}),
+    "results.cells",
+    "results.transcripts",
+    *sorted(GROUND - {""}),
 )
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "numpy", "safetensors", "huggingface_hub", "soundfile"}
 
@@ -177,6 +165,12 @@ def test_no_step_imports_another():
         assert not {name for name in ours(path) if name.startswith("steps")}, path
 
 
+def test_no_room_may_import_one_above_it():
+    rooms = list(MAY_IMPORT)
+    for number, room in enumerate(rooms):
+        assert MAY_IMPORT[room] <= set(rooms[:number]), room
+
+
 def test_every_room_stands_in_the_table():
     rooms = {module_name(path).split(".")[0] for path in FILES}
     assert rooms == set(MAY_IMPORT) | GROUND
@@ -193,9 +187,10 @@ def test_the_file_that_travels_with_a_model_needs_torch_and_transformers_alone()
     assert names == {"math", "torch", "transformers"}
 
 
-ONLY_IN = {"matplotlib": {"report"}, "yaml": {"config"}, "typer": {"cli", "failing"}, "datasets": {"data"}}
+ONLY_IN = {"matplotlib": {"report"}, "yaml": {"config"}, "typer": {"cli"}, "datasets": {"data"}}
 ONLY_IN["jiwer"] = {"scoring"}
-ONLY_IN |= dict.fromkeys(("onnx", "onnxruntime", "openvino"), {"runtime"})
+ONLY_IN["onnx"] = {"export", "runtime"}
+ONLY_IN |= dict.fromkeys(("onnxruntime", "openvino"), {"runtime"})
 
 
 @pytest.mark.parametrize("library, rooms", ONLY_IN.items(), ids=ONLY_IN)

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from whisperq.cli.session import Session
 from whisperq.config import Experiment
 from whisperq.errors import UsageError
 from whisperq.settings import Common
-from whisperq.cli.session import Session
 
 
 def sources(*flags: str, flag: str = "train") -> list[tuple[str, float]]:

@@ -9,16 +9,16 @@ import torch
 from test_kernels import native, random
 from transformers import PreTrainedConfig
 
-from whisperq.quant.grid import fake_quantize, range_qparams
-from whisperq.quant.wide import WIDE, ActivationRange, WideQParams, fake_quantize_wide, half_codes, half_grids
-from whisperq.runtime.int8.layers import Layers
-from whisperq.runtime.int8.kernels import Kernels, TorchKernels
-from whisperq.runtime.int8.native_tokens import TokenKernels
 from whisperq.export.graph import Graph
 from whisperq.export.layers import Layers as GraphLayers
 from whisperq.export.wide import WideWeight, wide_product
-from whisperq.runtime.int8.matmuls import IntegerWeight
 from whisperq.ptq.arrays import Stored
+from whisperq.quant.grid import fake_quantize, range_qparams
+from whisperq.quant.wide import WIDE, ActivationRange, WideQParams, fake_quantize_wide, half_codes, half_grids
+from whisperq.runtime.int8.kernels import Kernels, TorchKernels
+from whisperq.runtime.int8.layers import Layers
+from whisperq.runtime.int8.matmuls import IntegerWeight
+from whisperq.runtime.int8.native_tokens import TokenKernels
 from whisperq.runtime.int8.wide_matmuls import WideGrid, WideProduct
 
 K, N, CHANNELS = 96, 40, (3, 17, 64, 90)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from feeding import make_feed, run, same_steps, write_noises
 
-from whisperq.training.workers import workers
 from whisperq.errors import InputError, TrainingError
+from whisperq.training.workers import workers
 
 ERRORS = {3: InputError("the third"), 5: ZeroDivisionError("the fifth")}
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.artifact import Artifact, load
-from whisperq.cli.resolve import call_of
 from whisperq.checks import typed
 from whisperq.cli.commands import COMMANDS, Command, InputFlag, perform
+from whisperq.cli.resolve import call_of
+from whisperq.cli.session import Session
 from whisperq.config import Experiment, Source, source
 from whisperq.disk import first_process
 from whisperq.errors import (
@@ -35,9 +36,8 @@ from whisperq.errors import (
     WhisperqError,
     meant,
 )
-from whisperq.settings import Common
 from whisperq.jobs.progress import announced
-from whisperq.cli.session import Session
+from whisperq.settings import Common
 
 __all__ = [
     "Artifact", "InputError", "Interrupted", "ReadError", "Source", "TrainingError", "UsageError", "WhisperqError",

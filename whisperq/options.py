@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from whisperq.checks import Settings
-from whisperq.settings import Measure, NormalizerName, Padding, option, padding_option
 from whisperq.registered import OBSERVERS
 from whisperq.runtimes import RUNTIMES
+from whisperq.settings import Measure, NormalizerName, Padding, option, padding_option
 
 if TYPE_CHECKING:
     Observer: TypeAlias = str

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from whisperq import artifact
 from whisperq.errors import UsageError
-from whisperq.settings import Context
 from whisperq.options import Execution
 from whisperq.runtimes import RUNTIMES, running, taking
+from whisperq.settings import Context
 from whisperq.training_options import DistillConfig, TrainingConfig
 
 

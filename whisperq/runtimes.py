@@ -30,7 +30,9 @@ ENTRIES = (
     RuntimeEntry("float", "float", integers=False, takes=("padding",)),
     RuntimeEntry("emulated", "quantized", integers=False, takes=("padding",)),
     RuntimeEntry("int8", "quantized", True, ("padding", "reduce_range"), "runtime.int8.open:open_runtime"),
-    RuntimeEntry("onnx", "onnx", True, (), GRAPHS, "runtime.onnx.engines:OnnxRuntime", ("onnxruntime", "onnx"), cuda=False),
+    RuntimeEntry(
+        "onnx", "onnx", True, (), GRAPHS, "runtime.onnx.engines:OnnxRuntime", ("onnxruntime", "onnx"), cuda=False
+    ),
     RuntimeEntry("openvino", "onnx", True, (), GRAPHS, "runtime.onnx.engines:OpenVino", ("openvino",), cuda=False),
 )
 RUNTIMES = {entry.name: entry for entry in ENTRIES}

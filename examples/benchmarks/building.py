@@ -104,10 +104,10 @@ def build_quantized(folder: Path, size: Size | CtcSize, parts: dict[str, Path]) 
 
     from whisperq import artifact
     from whisperq.models.loading import load_model
-    from whisperq.ptq.plan import make_plan
     from whisperq.models.sites import model_sites, watch
-    from whisperq.quant.wide import ActivationRange
     from whisperq.ptq.checkpoint import Quantization, quantize_weight, save_quantization
+    from whisperq.ptq.plan import make_plan
+    from whisperq.quant.wide import ActivationRange
 
     (source,) = parts.values()
     model = load_model(source, torch.float32, "cpu")
@@ -136,8 +136,8 @@ def build_quantized(folder: Path, size: Size | CtcSize, parts: dict[str, Path]) 
 
 def build_exported(folder: Path, size: Size | CtcSize, parts: dict[str, Path]) -> None:
     """The artifact of `whisperq export`: what the onnx and openvino runtimes read."""
-    from whisperq.settings import Context
     from whisperq.options import ExportConfig
+    from whisperq.settings import Context
     from whisperq.steps.export import export
 
     export(parts["quantized"], folder, ExportConfig(), Context(device="cpu"))

@@ -99,8 +99,8 @@ def load_emulated(folder: Path, threads: int, stack: ExitStack) -> RunPass:
     import torch
 
     from whisperq.models.sites import model_sites, watch
-    from whisperq.runtime.pytorch import PyTorchRuntime
     from whisperq.ptq.checkpoint import load_quantized, quantizers
+    from whisperq.runtime.pytorch import PyTorchRuntime
 
     model, quantization = load_quantized(folder, torch.float32, "cpu")
     stack.enter_context(watch(model, model_sites(model), quantizers(quantization.activations)))

@@ -37,12 +37,12 @@ def recordings(speech: Path, limit: int) -> list[dict[str, Any]]:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     from whisperq.data.audio import load_audio
     from whisperq.data.utterance import Utterance
-    from whisperq.settings import Context
     from whisperq.options import Execution
     from whisperq.runtime.open import open_runtime
     from whisperq.runtime.padding import Short, noise, rows_of, speech_frames
     from whisperq.scoring.normalizers import get_normalizer, published_spelling
     from whisperq.scoring.words import count_errors
+    from whisperq.settings import Context
 
     normalize = get_normalizer("english", published_spelling())
     lines = recordings(options.speech, options.limit)

@@ -42,9 +42,9 @@ class Timed:
 
 class Ours:
     def __init__(self, task: dict[str, Any], stack: ExitStack) -> None:
-        from whisperq.settings import Context
         from whisperq.options import Execution
         from whisperq.runtime.open import open_runtime
+        from whisperq.settings import Context
 
         execution = Execution(runtime=task["runtime"], padding=task["padding"])
         self.opened = stack.enter_context(open_runtime(Path(task["folder"]), execution, Context(device="cpu")))

@@ -13,8 +13,8 @@ from figures import copy
 from rich.table import Table
 
 from whisperq import artifact
-from whisperq.results.cells import figure, markdown, table
 from whisperq.report.outlier_summary import massive_table
+from whisperq.results.cells import figure, markdown, table
 
 KINDS = ("out_proj", "fc2:input", "mlp_sum")  # where the paper looks; where massive values are made; where they stay
 NOTE = (

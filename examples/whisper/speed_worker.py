@@ -22,11 +22,11 @@ RATE = 16_000
 
 
 def open_ours(folder: Path, runtime: str, stack: ExitStack) -> Callable[[Any], str]:
-    from whisperq.settings import Context
+    from whisperq.jobs.stopwatch import Stopwatch
     from whisperq.options import Execution
     from whisperq.runtime.open import open_runtime
-    from whisperq.jobs.stopwatch import Stopwatch
     from whisperq.runtime.transcription import transcribe_batch
+    from whisperq.settings import Context
 
     opened = stack.enter_context(open_runtime(folder, Execution(runtime=runtime), Context(device="cpu")))
     ears = opened.runtime, opened.loader, opened.rules

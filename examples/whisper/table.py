@@ -15,9 +15,9 @@ from measured import BASES, MARGINS, read_model
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from tables import machine_line, spread, table
 
+from whisperq.report.robustness import robustness_tables
 from whisperq.results.cells import markdown as symptoms
 from whisperq.results.comparisons import sentence
-from whisperq.report.robustness import robustness_tables
 
 TITLES = {
     "float": "float32",

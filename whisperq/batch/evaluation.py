@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from whisperq.data.batches import Loader
-from whisperq.jobs.prefetch import prefetch
 from whisperq.data.utterance import Utterance
 from whisperq.errors import WhisperqError
+from whisperq.jobs.journal import Unfinished, appending, whole_lines
+from whisperq.jobs.prefetch import prefetch
+from whisperq.jobs.stopwatch import Stopwatch
 from whisperq.runtime.open import Opened
 from whisperq.runtime.padding import again_in_full
-from whisperq.jobs.stopwatch import Stopwatch
 from whisperq.runtime.transcription import transcribe_batch
-from whisperq.jobs.journal import Unfinished, appending, whole_lines
 
 STAGES = ("wall", "features", "decoding")
 Batch = tuple[int, ...]  # numbers of utterances

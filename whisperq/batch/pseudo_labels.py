@@ -13,10 +13,10 @@ from typing import Any
 
 from whisperq.data.batches import Loader
 from whisperq.data.utterance import Utterance
+from whisperq.jobs.journal import Unfinished, appending, whole_lines
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import ONCE, Care, Decoding
 from whisperq.runtime.interface import Runtime
-from whisperq.jobs.journal import Unfinished, appending, whole_lines
 
 UNREADABLE, TOO_LONG, UNFINISHED = "unreadable", "longer than the window", "unfinished"
 

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from whisperq.calibration.prefix_cache import Prefix
+from whisperq.calibration.search import Ask, Book, Trial
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
+from whisperq.jobs.journal import appending
 from whisperq.models.layer_weights import Weight
-from whisperq.ptq.plan import make_plan
 from whisperq.models.sites import canonical
+from whisperq.ptq.checkpoint import Quantization, quantize_weight
+from whisperq.ptq.partial import Mixture, Part
+from whisperq.ptq.plan import make_plan
 from whisperq.quant.grid import range_qparams
 from whisperq.quant.ranges import Ends
-from whisperq.ptq.partial import Mixture, Part
 from whisperq.runtime.open import OpenedModel
-from whisperq.calibration.prefix_cache import Prefix
-from whisperq.ptq.checkpoint import Quantization, quantize_weight
-from whisperq.calibration.search import Ask, Book, Trial
 from whisperq.runtime.transcription import transcribe
-from whisperq.jobs.journal import appending
 from whisperq.scoring.distortion import Distortion
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.scoring.words import count_errors

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.artifact import plain
+from whisperq.jobs.journal import Unfinished, whole_lines
 from whisperq.kinds.observations import Searched
 from whisperq.quant.observers.minmax import minmax_range
 from whisperq.quant.ranges import Ends, SiteRange
 from whisperq.quant.stable import CUT_OFFS, best_cut_off, costly_by_snr, costly_by_wer, stable_range
-from whisperq.jobs.journal import Unfinished, whole_lines
 
 DECISIONS = "decisions.jsonl"
 SEARCHED, FULL, CHOSEN = "search", "full range", "chosen"

@@ -20,20 +20,20 @@ from typer.core import TyperCommand
 
 from whisperq import __version__
 from whisperq.artifact import load
-from whisperq.cli.resolve import call_of
 from whisperq.cli.commands import COMMANDS, Command, InputFlag, perform
-from whisperq.config import FILE
-from whisperq.disk import first_process
+from whisperq.cli.config_template import write_starter
 from whisperq.cli.doctor import examine, findings_json, findings_table, refuse_broken
 from whisperq.cli.dry_run import plan
 from whisperq.cli.failing import reported, sentence
-from whisperq.settings import Common
-from whisperq.cli.planning import Plan
 from whisperq.cli.plan_tables import plan_tables
+from whisperq.cli.planning import Plan
 from whisperq.cli.printing import print_lineage, print_out, print_result
-from whisperq.run_folder import artifact_at
+from whisperq.cli.resolve import call_of
 from whisperq.cli.session import Session
-from whisperq.cli.config_template import write_starter
+from whisperq.config import FILE
+from whisperq.disk import first_process
+from whisperq.run_folder import artifact_at
+from whisperq.settings import Common
 
 if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
     typer.rich_utils.MAX_WIDTH = 100  # a pipe has no width; at 80 columns the longest options' names are cut short

@@ -10,14 +10,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from whisperq.cli import planning
 from whisperq.artifact import Artifact, Finished
+from whisperq.cli import planning
+from whisperq.cli.session import Session
 from whisperq.declaration import Declaration as Command
 from whisperq.declaration import InputFlag
 from whisperq.declared import DECLARED as COMMANDS
-from whisperq.names import LONGEST, file_name
 from whisperq.jobs.progress import say
-from whisperq.cli.session import Session
+from whisperq.names import LONGEST, file_name
 
 __all__ = [
     "COMMANDS", "Command", "CommandCall", "InputFlag", "label", "model_label", "part", "perform", "run_step", "step",

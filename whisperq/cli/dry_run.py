@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from whisperq import artifact
+from whisperq.cli.planning import Call, Origin, Plan, Read, Setting, Write, written_down
+from whisperq.cli.session import Session
 from whisperq.config import FILE, Experiment, Source
 from whisperq.disk import hub_cache, hub_is_offline
 from whisperq.errors import UsageError
-from whisperq.settings import Common
 from whisperq.hashing import file_sha256
-from whisperq.cli.planning import Call, Origin, Plan, Read, Setting, Write, written_down
 from whisperq.publishing import destination
 from whisperq.report.gathering import gather
 from whisperq.results.transcripts import STDIN, named_once, output_files
 from whisperq.run_folder import work_folder
-from whisperq.cli.session import Session
+from whisperq.settings import Common
 
 
 def plan(session: Session, settings: Any, call: Callable[[Session, Any], Any]) -> Plan:

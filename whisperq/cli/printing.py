@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from rich.console import Console, RenderableType
 
 from whisperq.artifact import Artifact
-from whisperq.results.cells import plain
 from whisperq.report.lineage_tree import lineage_tree
 from whisperq.report.tables import tables
+from whisperq.results.cells import plain
 
 
 def print_out(what: str | Iterable[RenderableType]) -> None:

@@ -13,8 +13,10 @@ from whisperq import artifact
 from whisperq import options as o
 from whisperq.artifact import Artifact
 from whisperq.cli.commands import Command, CommandCall, label, model_label, part, run_step, step, usual
+from whisperq.cli.session import Session
 from whisperq.config import Source
 from whisperq.errors import InputError, UsageError
+from whisperq.jobs.progress import say
 from whisperq.names import set_file
 from whisperq.preconditions import (
     check_export,
@@ -24,10 +26,8 @@ from whisperq.preconditions import (
     kind_of,
     seconds_of,
 )
-from whisperq.jobs.progress import say
 from whisperq.run_folder import scheme
 from whisperq.runtimes import RUNTIMES, running
-from whisperq.cli.session import Session
 from whisperq.training_options import DistillConfig, MixedPrecisionConfig, PseudoLabelConfig, TrainingConfig
 
 Listening = TypeVar("Listening", o.CalibrateConfig, o.SensitivityConfig)

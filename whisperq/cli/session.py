@@ -11,10 +11,10 @@ from typing import Any, TextIO, TypeVar
 from whisperq import artifact
 from whisperq.config import FILE, Experiment, Source, find_config, read_config, resolve, source
 from whisperq.errors import InputError, UsageError, meant
-from whisperq.settings import Common, Context
 from whisperq.hashing import file_sha256
 from whisperq.jobs.progress import say
 from whisperq.run_folder import RunFolder
+from whisperq.settings import Common, Context
 
 EMBEDDED = Path(__file__).parent / "data" / "calibration" / "calibration.jsonl"  # synthesised speech
 Chosen = TypeVar("Chosen", bound=Path | str)

@@ -16,7 +16,6 @@ from whisperq.config import Source
 from whisperq.data.audio import audio_seconds
 from whisperq.data.index import GrowingIndex, Index
 from whisperq.data.lazy import Indexed
-from whisperq.data.utterance_ids import left_out, without_second_uses
 from whisperq.data.retries import is_file
 from whisperq.data.utterance import (
     SPEAKER_COLUMNS,
@@ -28,6 +27,7 @@ from whisperq.data.utterance import (
     reason,
     text_of,
 )
+from whisperq.data.utterance_ids import left_out, without_second_uses
 from whisperq.errors import InputError
 
 SAVED_FILES = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves in a folder

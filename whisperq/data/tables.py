@@ -18,7 +18,6 @@ from whisperq.config import Source
 from whisperq.data.index import GrowingIndex, Index
 from whisperq.data.lazy import Indexed
 from whisperq.data.lines import Line, TableFile
-from whisperq.data.utterance_ids import Names, default_id, left_out, without_second_uses
 from whisperq.data.retries import is_file
 from whisperq.data.utterance import (
     SPEAKER_COLUMNS,
@@ -31,6 +30,7 @@ from whisperq.data.utterance import (
     seconds_of,
     text_of,
 )
+from whisperq.data.utterance_ids import Names, default_id, left_out, without_second_uses
 from whisperq.errors import InputError
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")

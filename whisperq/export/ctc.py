@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whisperq.models.sites import canonical
 from whisperq.export.blocks import Attention
 from whisperq.export.graph import Graph
 from whisperq.export.layers import Layers
+from whisperq.models.sites import canonical
 from whisperq.ptq.arrays import Stored
 
 

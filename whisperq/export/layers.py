@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from whisperq.models.sites import canonical
-from whisperq.quant.grid import QParams
-from whisperq.quant.wide import WideQParams, is_wide
 from whisperq.export.graph import Graph
 from whisperq.export.wide import WideWeight, wide_product
+from whisperq.models.sites import canonical
 from whisperq.ptq.arrays import Stored
+from whisperq.quant.grid import QParams
+from whisperq.quant.wide import WideQParams, is_wide
 
 END = 2**63 - 1  # of a slice that goes as far as there is something
 

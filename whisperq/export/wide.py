@@ -14,11 +14,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from whisperq.export.graph import Graph
 from whisperq.models.sites import canonical
+from whisperq.ptq.arrays import Stored
 from whisperq.quant.grid import QParams
 from whisperq.quant.wide import WideQParams
-from whisperq.export.graph import Graph
-from whisperq.ptq.arrays import Stored
 
 
 @dataclass(frozen=True)

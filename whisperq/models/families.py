@@ -17,10 +17,6 @@ from whisperq.errors import InputError
 from whisperq.models.ctc import build_ctc, load_ctc, read_ctc_config
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.incomplete import WRAPPINGS
-from whisperq.models.pairing import CTC_PROCESSOR, WHISPER_PROCESSOR, ProcessorFiles
-from whisperq.models.schemas import CTC as CTC_CLAIMS
-from whisperq.models.schemas import WHISPER as WHISPER_CLAIMS
-from whisperq.models.schemas import Claims
 from whisperq.models.module_map import (
     ctc_axis,
     ctc_rows,
@@ -31,6 +27,10 @@ from whisperq.models.module_map import (
     whisper_stages,
     whisper_table,
 )
+from whisperq.models.pairing import CTC_PROCESSOR, WHISPER_PROCESSOR, ProcessorFiles
+from whisperq.models.schemas import CTC as CTC_CLAIMS
+from whisperq.models.schemas import WHISPER as WHISPER_CLAIMS
+from whisperq.models.schemas import Claims
 
 
 @dataclass(frozen=True, kw_only=True)

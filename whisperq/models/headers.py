@@ -14,8 +14,8 @@ from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError
 from whisperq.models.families import family_of
-from whisperq.models.layer_weights import layer_weights
 from whisperq.models.incomplete import plain_name
+from whisperq.models.layer_weights import layer_weights
 from whisperq.models.sites import canonical, model_sites
 
 QUANTIZED = "quantized.safetensors"

@@ -14,8 +14,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from whisperq.quant.grid import QParams, fake_quantize, token_qparams
 from whisperq.native.build import NoKernels, library
+from whisperq.quant.grid import QParams, fake_quantize, token_qparams
 
 _TINY = torch.finfo(torch.float32).tiny  # a finer scale is replaced by 1, as in quant.grid
 _ARGUMENTS = {

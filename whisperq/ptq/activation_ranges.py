@@ -16,20 +16,20 @@ from transformers import PreTrainedModel
 
 from whisperq.errors import UsageError
 from whisperq.kinds.models import Eased, Massive, Scaled
-from whisperq.ptq.smoothing import norm_readers, smooth
+from whisperq.models.sites import model_sites, resolve
+from whisperq.options import QuantizeConfig
+from whisperq.ptq.checkpoint import GRIDS, ActivationGrid, PerToken
 from whisperq.ptq.plan import CONVOLVED, Plan
 from whisperq.ptq.ranges_file import chosen_observer, read_ranges, site_ranges
 from whisperq.ptq.scaling import Findings, has_outliers, scale, widen, widened, with_margin
-from whisperq.models.sites import model_sites, resolve
+from whisperq.ptq.smoothing import norm_readers, smooth
 from whisperq.ptq.statistics import check_widths, has_rows, held_channels, read_channels, read_observed
-from whisperq.options import QuantizeConfig
 from whisperq.quant.grid import fake_quantize
 from whisperq.quant.observer import EstimatorSettings, Observations, check_observer
 from whisperq.quant.observers import OBSERVERS
 from whisperq.quant.scale_search import MASSIVE, Estimate, Observed, outlier_ratio
 from whisperq.quant.smoothing import magnitudes
 from whisperq.quant.wide import WIDE, ActivationRange, Ends, with_headroom
-from whisperq.ptq.checkpoint import GRIDS, ActivationGrid, PerToken
 
 
 @dataclass

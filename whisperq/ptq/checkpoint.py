@@ -22,13 +22,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from whisperq.models.families import family_of
-from whisperq.ptq.folding import divide, read_scales, write_scales
 from whisperq.models.headers import QUANTIZED as WEIGHTS
+from whisperq.models.incomplete import plain_name
 from whisperq.models.layer_weights import Weight
 from whisperq.models.loading import load_config
-from whisperq.models.incomplete import plain_name
-from whisperq.ptq.plan import CONVOLVED
 from whisperq.models.sites import Watcher
+from whisperq.native.emulation import Put, on_grid, on_token_grids
+from whisperq.ptq.folding import divide, read_scales, write_scales
+from whisperq.ptq.plan import CONVOLVED
+from whisperq.ptq.tensors import CHANNEL_SCALE, QPARAMS, read_qparams
 from whisperq.quant.clipping import mse_weight_qparams
 from whisperq.quant.grid import (
     QParams,
@@ -39,8 +41,6 @@ from whisperq.quant.grid import (
 )
 from whisperq.quant.packing import pack, unpack
 from whisperq.quant.wide import ActivationRange, WideQParams, fake_quantize_wide
-from whisperq.native.emulation import Put, on_grid, on_token_grids
-from whisperq.ptq.tensors import CHANNEL_SCALE, QPARAMS, read_qparams
 
 GRIDS = {"rtn": weight_qparams, "mse": mse_weight_qparams}
 Ranges = Mapping[str, ActivationRange]

@@ -27,8 +27,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from whisperq.errors import InputError
 from whisperq.models.families import family_of
 from whisperq.models.layer_weights import layer_weights
-from whisperq.ptq.smoothing import column_maxima, columns, common, norm_readers
 from whisperq.models.sites import canonical, model_sites
+from whisperq.ptq.smoothing import column_maxima, columns, common, norm_readers
 
 SCALES = "smoothing.safetensors"
 CONVOLUTION = re.compile(r"(enc\.conv2|cnn\.[1-9]\d*):input")

@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.models.families import family_of
 from whisperq.models.layer_weights import layer_weights
-from whisperq.ptq.smoothing import norm_readers, smooth
-from whisperq.ptq.plan import CONVOLVED
-from whisperq.models.sites import model_sites, watch
 from whisperq.models.module_map import ATTENTION
+from whisperq.models.sites import model_sites, watch
 from whisperq.ptq.checkpoint import Quantization, apply_weights, quantizers
+from whisperq.ptq.plan import CONVOLVED
+from whisperq.ptq.smoothing import norm_readers, smooth
 
 
 @dataclass

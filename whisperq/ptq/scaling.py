@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from whisperq.models.families import family_of
+from whisperq.models.sites import canonical
 from whisperq.ptq.folding import Fold, alike, fold, foldable, weight_maxima, whole_readers
 from whisperq.ptq.plan import CONVOLVED, Plan
-from whisperq.models.sites import canonical
 from whisperq.quant.scale_search import (
     ALPHAS,
     COUNTS,

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from whisperq.errors import InputError
-from whisperq.ptq.plan import make_plan
 from whisperq.models.sites import Site, Watcher, model_sites
+from whisperq.ptq.plan import make_plan
 from whisperq.quant.ranges import SiteRange
 from whisperq.quant.row_sample import RowSample, Window
 from whisperq.quant.scale_search import Observed

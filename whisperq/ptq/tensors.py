@@ -17,8 +17,8 @@ from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError
 from whisperq.models.families import family_of
-from whisperq.ptq.folding import SCALES
 from whisperq.models.headers import FLOATS, QUANTIZED, Expected, Held, all_finite, expected_of, headers
+from whisperq.ptq.folding import SCALES
 from whisperq.ptq.plan import CONVOLVED
 from whisperq.quant.grid import WIDE_BITS
 from whisperq.quant.packing import packed_size, unpack

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from whisperq.report.report_tables import Cell, Grid, grid
-from whisperq.report.word_errors import MeasuredSet, Rate, Rates, System, mean_rate
 from whisperq.report.system_labels import FLOAT, as_columns, plain_last
+from whisperq.report.word_errors import MeasuredSet, Rate, Rates, System, mean_rate
 from whisperq.scoring.measures import UNITS
 
 Measured = Mapping[MeasuredSet, Rates]

@@ -10,19 +10,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from whisperq.jobs.progress import say
 from whisperq.report.activations import range_figures, spans
 from whisperq.report.distortion_tables import Distorted
+from whisperq.report.divergence_by_bits import narrowing_figure, narrowings
 from whisperq.report.error_tables import Measured
 from whisperq.report.figures import save
 from whisperq.report.foreign_figures import is_drawing
 from whisperq.report.gathering import Entry, Gathered
-from whisperq.report.training_curves import gate_growth, gate_series, kurtosis_growth, kurtosis_series
-from whisperq.report.word_errors import System
-from whisperq.report.divergence_by_bits import narrowing_figure, narrowings
 from whisperq.report.pareto import pareto_figure, points
-from whisperq.jobs.progress import say
 from whisperq.report.speed_tables import Speed
 from whisperq.report.system_labels import Model, Subject, Subjects, plain_last
+from whisperq.report.training_curves import gate_growth, gate_series, kurtosis_growth, kurtosis_series
+from whisperq.report.word_errors import System
 
 FOLDER = "figures"
 PAIRS = 4  # of calibrations side by side

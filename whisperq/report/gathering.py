@@ -11,11 +11,11 @@ from typing import Any, Generic, Literal, overload
 from whisperq import artifact
 from whisperq.artifact import Artifact
 from whisperq.errors import InputError
+from whisperq.jobs.progress import track
 from whisperq.kinds.comparisons import Robustness
 from whisperq.kinds.observations import Outliers, Sensitivity
 from whisperq.kinds.scores import Evaluation
 from whisperq.reading import Results
-from whisperq.jobs.progress import track
 
 SKIPPED = ("report",)  # kinds that are no result of their own
 

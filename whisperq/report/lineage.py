@@ -14,8 +14,8 @@ from typing import Literal
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.data.sources import UtteranceGroup
 from whisperq.data.lists import UtteranceList
+from whisperq.data.sources import UtteranceGroup
 from whisperq.data.tables import METADATA_FILES
 from whisperq.errors import InputError
 from whisperq.hashing import file_sha256

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.declared import SETTINGS
-from whisperq.settings import Common
 from whisperq.report.gathering import Entry, Gathered
+from whisperq.settings import Common
 
 SHARED = ("seed", "device", "dtype")  # of the settings of every command, those that a flag can change
 NAMED = {"model": "model", "compare": "compare", "student": "model"}  # role -> flag that takes a name or a path

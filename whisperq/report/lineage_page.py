@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from whisperq.results.cells import html, markdown_code, markdown_text
 from whisperq.report.gathering import Entry, Gathered
-from whisperq.report.report_tables import BROKEN, link, manifest_link
 from whisperq.report.lineage import SAID, Lineage, Link
 from whisperq.report.lineage_commands import command_line
+from whisperq.report.report_tables import BROKEN, link, manifest_link
+from whisperq.results.cells import html, markdown_code, markdown_text
 
 SHORT = 12  # characters of a hash
 IN_ITS_RUN = "Names in a command are those of the artifact's run folder: add --run FOLDER where that is not run/."

@@ -12,8 +12,8 @@ from whisperq.artifact import Artifact
 from whisperq.config import FILE
 from whisperq.errors import InputError
 from whisperq.hashing import file_sha256
-from whisperq.results.cells import plain
 from whisperq.report.gathering import artifacts_below
+from whisperq.results.cells import plain
 
 DEPTH = 4  # folders between an artifact and its run folder at most: outliers/<model>/<site>
 

@@ -11,12 +11,12 @@ from itertools import groupby
 from pathlib import Path
 
 from whisperq import __version__
-from whisperq.results.cells import html
 from whisperq.report.figure_list import SECTIONS, Drawn
 from whisperq.report.gathering import Entry, Gathered
-from whisperq.report.report_tables import BROKEN, Grid, as_html, link
 from whisperq.report.lineage import Lineage
 from whisperq.report.lineage_page import cards
+from whisperq.report.report_tables import BROKEN, Grid, as_html, link
+from whisperq.results.cells import html
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 LARGEST = 400_000  # bytes of a vector figure in the page; of a larger one the page shows the pixels

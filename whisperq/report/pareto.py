@@ -10,9 +10,9 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from whisperq.report.error_tables import NAMED, Measured, heard_together
 from whisperq.report.figures import MODEL_COLOURS, new_figure, shorten, style
-from whisperq.report.word_errors import System
 from whisperq.report.speed_tables import Speed
 from whisperq.report.system_labels import FLOAT
+from whisperq.report.word_errors import System
 
 MARKERS = "osD^vPX*<>hp"
 MOST = 24  # points of one figure

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from whisperq.results.cells import html, markdown_text
 from whisperq.report.gathering import Entry
+from whisperq.results.cells import html, markdown_text
 
 BROKEN = "\u26a0"  # after a number whose chain does not hold
 

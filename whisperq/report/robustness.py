@@ -6,10 +6,10 @@ from rich.table import Table
 
 from whisperq.kinds.comparisons import Robustness, Symptom
 from whisperq.kinds.scores import Ends
-from whisperq.results.cells import table
-from whisperq.results.comparisons import p_value
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.report_tables import Cell, Grid, grid
+from whisperq.results.cells import table
+from whisperq.results.comparisons import p_value
 
 TITLES = {
     "words": "words where nobody speaks",

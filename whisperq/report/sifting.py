@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from whisperq.errors import WhisperqError
-from whisperq.report.gathering import Entry, Gathered
 from whisperq.jobs.progress import silence
+from whisperq.report.gathering import Entry, Gathered
 
 T = TypeVar("T")
 

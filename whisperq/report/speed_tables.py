@@ -12,13 +12,13 @@ from statistics import fmean
 
 import numpy as np
 
-from whisperq.results.hypotheses import read_hypotheses
 from whisperq.errors import InputError
 from whisperq.kinds.scores import Evaluation
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.report_tables import Cell, Grid
-from whisperq.report.word_errors import System
 from whisperq.report.system_labels import FLOAT, Subjects, as_columns, execution
+from whisperq.report.word_errors import System
+from whisperq.results.hypotheses import read_hypotheses
 from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks
 
 

@@ -9,11 +9,10 @@ from whisperq.artifact import Artifact
 from whisperq.kinds.models import Distilled, MixedPrecision, Onnx, Quantized, Student, is_mixed
 from whisperq.kinds.observations import Attention, Calibration, PseudoLabels, Report, Sensitivity, State
 from whisperq.report import outlier_summary
-from whisperq.results import comparisons
-from whisperq.results import scores
-from whisperq.results.cells import figure, megabytes, percent, table
 from whisperq.report.outlier_treatment import eased_tables
 from whisperq.report.robustness import robustness_tables
+from whisperq.results import comparisons, scores
+from whisperq.results.cells import figure, megabytes, percent, table
 from whisperq.schemes import in_words
 
 

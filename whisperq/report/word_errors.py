@@ -10,20 +10,20 @@ from functools import cached_property
 
 import numpy as np
 
-from whisperq.results.evaluations import open_evaluation, read_spelling
-from whisperq.results.hypotheses import read_hypotheses
 from whisperq.errors import InputError, WhisperqError
 from whisperq.hashing import bytes_sha256
-from whisperq.kinds.scores import Evaluation
-from whisperq.results.cells import percent
-from whisperq.report.gathering import Entry, Gathered
 from whisperq.jobs.progress import say, track
+from whisperq.kinds.scores import Evaluation
+from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.system_labels import Model, Subjects, execution, plain_last
+from whisperq.results.cells import percent
+from whisperq.results.evaluations import open_evaluation, read_spelling
+from whisperq.results.hypotheses import read_hypotheses
 from whisperq.scoring.comparison import choose_blocks
-from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks, resample_seeds
 from whisperq.scoring.measures import UNITS, rule_of
 from whisperq.scoring.normalizers import Normalizer, get_normalizer
 from whisperq.scoring.sets import score_set
+from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks, resample_seeds
 
 ENOUGH_SEEDS = 3
 OF_INTEGERS = ("attention dtype", "reduce range")  # settings of integer runtimes alone

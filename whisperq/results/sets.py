@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from whisperq.results.evaluations import FOLDER
-from whisperq.results.hypotheses import HypothesisLine, write_hypotheses
+from whisperq.jobs.progress import say
 from whisperq.kinds.scores import Scores, SetScores
 from whisperq.names import file_name
 from whisperq.results.alignments import error_text
 from whisperq.results.cells import markdown, markdown_text
-from whisperq.jobs.progress import say
+from whisperq.results.evaluations import FOLDER
+from whisperq.results.hypotheses import HypothesisLine, write_hypotheses
 from whisperq.results.scores import confusion_tables
 from whisperq.results.trn import write_trn
 from whisperq.scoring.sets import ScoredSet

@@ -15,9 +15,9 @@ from torch import Tensor
 from whisperq.errors import UsageError
 from whisperq.runtime.ctc import CtcRules
 from whisperq.runtime.decoding import Rules, finite, suppress
+from whisperq.runtime.detection import start
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.padding import guarded
-from whisperq.runtime.detection import start
 
 
 @dataclass(frozen=True)

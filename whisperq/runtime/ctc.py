@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from whisperq.data.waveforms import Waveforms
 from whisperq.models.ctc import frame_counts
 from whisperq.models.layer_weights import layer_weights
-from whisperq.models.sites import model_sites
 from whisperq.models.module_map import ATTENTION_PRODUCTS
+from whisperq.models.sites import model_sites
 from whisperq.runtime.decoding import finite
 from whisperq.runtime.interface import Products
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from whisperq.data.tokens import Codec
 from whisperq.errors import InputError
+from whisperq.runtime.detection import NOTHING, Question, Start, start
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.padding import guarded
-from whisperq.runtime.detection import NOTHING, Question, Start, start
 from whisperq.runtime.timestamps import restrict_times
 
 

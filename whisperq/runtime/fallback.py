@@ -20,9 +20,9 @@ from torch import Tensor
 
 from whisperq.errors import UsageError
 from whisperq.runtime.decoding import Draws, Rules, Written, write
+from whisperq.runtime.detection import NOTHING, Question
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.padding import guarded
-from whisperq.runtime.detection import NOTHING, Question
 
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # behind 0, which is greedy
 LOOPING = 2.4  # bytes over compressed bytes

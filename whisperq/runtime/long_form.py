@@ -9,13 +9,13 @@ from whisperq.data.batches import Loader
 from whisperq.data.long_audio import Piece
 from whisperq.data.timed_words import Segment
 from whisperq.data.tokens import Codec
+from whisperq.jobs.stopwatch import Stopwatch
 from whisperq.runtime.beams import BeamRules
 from whisperq.runtime.ctc import CtcRules
 from whisperq.runtime.decoding import Rules
+from whisperq.runtime.detection import Question, Start
 from whisperq.runtime.fallback import ONCE, Care, Decoding
 from whisperq.runtime.seeking import Search
-from whisperq.runtime.detection import Question, Start
-from whisperq.jobs.stopwatch import Stopwatch
 
 # A Runtime with Rules, a CtcRuntime with CtcRules: two of a pair, which the annotation of one cannot say.
 AnyRuntime = Any

@@ -11,18 +11,18 @@ from transformers import GenerationConfig, PreTrainedModel
 from whisperq.data.batches import Loader
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context, Padding
 from whisperq.models.loading import compute_device, compute_dtype, load_model, load_processor
 from whisperq.models.sites import model_sites, watch
 from whisperq.options import Execution
 from whisperq.preconditions import check_runtime, kind_of
+from whisperq.ptq.checkpoint import load_quantized, quantizers
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import ONCE, Care
 from whisperq.runtime.padding import Short, noise
 from whisperq.runtime.pipeline import Description, Processor, make_loader, named, output_of
-from whisperq.ptq.checkpoint import load_quantized, quantizers
 from whisperq.runtime.transcription import AnyRules, AnyRuntime, Hypothesis, transcribe
 from whisperq.runtimes import RUNTIMES
+from whisperq.settings import Context, Padding
 
 Listen = Callable[[Sequence[Utterance]], Iterable[Hypothesis]]
 

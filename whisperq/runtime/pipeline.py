@@ -15,7 +15,6 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, Wa
 from whisperq.data.batches import Loader
 from whisperq.data.tokens import make_codec
 from whisperq.data.waveforms import CtcCodec, WaveformExtractor, WaveformLoader
-from whisperq.settings import Context
 from whisperq.models.ctc import frame_counts, shortest
 from whisperq.models.families import family_of
 from whisperq.models.loading import load_config
@@ -23,6 +22,7 @@ from whisperq.runtime.ctc import CtcRules, PyTorchCtc
 from whisperq.runtime.decoding import make_rules
 from whisperq.runtime.long_form import AnyRules, AnyRuntime
 from whisperq.runtime.pytorch import PyTorchRuntime
+from whisperq.settings import Context
 
 Processor = WhisperProcessor | Wav2Vec2Processor
 

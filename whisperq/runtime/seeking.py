@@ -12,8 +12,8 @@ until nothing is left in which something may be said. Every step goes forward.
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from whisperq.data.loudness import Levels
 from whisperq.data.long_audio import MARGIN, Piece
+from whisperq.data.loudness import Levels
 from whisperq.data.timed_words import Segment
 from whisperq.data.tokens import TIME_STEP, Codec
 

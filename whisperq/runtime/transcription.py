@@ -10,9 +10,9 @@ import numpy as np
 from whisperq.data.batches import Loader
 from whisperq.data.long_audio import Piece, Whole, pieces_of
 from whisperq.data.utterance import Utterance
+from whisperq.jobs.stopwatch import Stopwatch
 from whisperq.runtime.fallback import ONCE, Care
 from whisperq.runtime.long_form import AnyRules, AnyRuntime, hear
-from whisperq.jobs.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)

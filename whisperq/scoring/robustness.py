@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from whisperq.kinds.comparisons import MoreWords, PairedRates, Symptom
-from whisperq.scoring.two_way_bootstrap import interval_95
 from whisperq.scoring.loops import find_loop
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.scoring.proportions import Pairs, wilson
+from whisperq.scoring.two_way_bootstrap import interval_95
 
 SPEECH = "speech"
 ROUNDING = 1e-6  # seconds

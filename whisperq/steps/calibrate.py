@@ -15,33 +15,33 @@ from pathlib import Path
 import torch
 
 from whisperq import artifact
+from whisperq.calibration.evaluator import Development, layers_of
+from whisperq.calibration.search import Book, Criterion, Desk, Trial, search, summary, write_log
 from whisperq.config import Source
 from whisperq.data.batches import epoch_order, require_texts, teacher_forced
-from whisperq.data.sources import identity, read_all
 from whisperq.data.lazy import Joined
+from whisperq.data.sources import identity, read_all
 from whisperq.data.speech_check import without_speech
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context
+from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.jobs.progress import say, say_left_out, track
+from whisperq.jobs.signals import stop_requested
 from whisperq.kinds.observations import Calibration, Used
-from whisperq.ptq.cross_cache import cache_sites
 from whisperq.models.loading import compute_device
-from whisperq.ptq.ranges_file import known_range, write_ranges
 from whisperq.models.sites import model_sites, resolve, watch
-from whisperq.ptq.statistics import channel_sites, product_inputs, row_sample, watcher, write_statistics
 from whisperq.options import CalibrateConfig
+from whisperq.ptq.cross_cache import cache_sites
+from whisperq.ptq.ranges_file import known_range, write_ranges
+from whisperq.ptq.statistics import channel_sites, product_inputs, row_sample, watcher, write_statistics
 from whisperq.quant.merging import merged
 from whisperq.quant.ranges import Ends, Estimation, SiteRange
 from whisperq.quant.row_sample import ROWS, RowSample
 from whisperq.quant.smoothing import ChannelExtrema
-from whisperq.jobs.progress import say, say_left_out, track
-from whisperq.calibration.evaluator import Development, layers_of
 from whisperq.runtime.open import OpenedModel, open_model, with_hypotheses
-from whisperq.calibration.search import Book, Criterion, Desk, Trial, search, summary, write_log
 from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.normalizers import normalizer_of
-from whisperq.jobs.distributed import Processes, alone, joined
-from whisperq.jobs.signals import stop_requested
+from whisperq.settings import Context
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,16 @@ from pathlib import Path
 from statistics import fmean
 
 from whisperq import artifact
-from whisperq.results.evaluations import Evaluation, common_sets, open_evaluation, read_spelling
-from whisperq.results.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context
+from whisperq.jobs.progress import say, track
 from whisperq.kinds.comparisons import Comparison, SetVerdict, Verdict, rates_by, rates_of, reference_units
 from whisperq.names import file_name
 from whisperq.options import CompareConfig
 from whisperq.results.cells import markdown, markdown_text
 from whisperq.results.changed_utterances import changed_text
 from whisperq.results.comparisons import comparison
-from whisperq.jobs.progress import say, track
+from whisperq.results.evaluations import Evaluation, common_sets, open_evaluation, read_spelling
+from whisperq.results.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.scoring.comparison import (
     ENOUGH_BLOCKS,
     Difference,
@@ -30,6 +29,7 @@ from whisperq.scoring.measures import UNITS, rule_of
 from whisperq.scoring.normalizers import VERSION, Normalizer, get_normalizer
 from whisperq.scoring.segment_test import matched_pairs
 from whisperq.scoring.sets import ScoredSet, score_set
+from whisperq.settings import Context
 
 FEW_SEGMENTS = 50  # below it the matched pairs' normal distribution is a guess
 

@@ -9,24 +9,24 @@ from safetensors.torch import load_file
 from whisperq import artifact
 from whisperq.data.sources import UtteranceGroup
 from whisperq.errors import InputError
-from whisperq.settings import Context
+from whisperq.jobs.determinism import prepare_determinism
+from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.jobs.progress import say, say_left_out, stepping
+from whisperq.jobs.signals import stop_requested
 from whisperq.kinds.models import Distilled
-from whisperq.ptq.descriptions import descriptions
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.models.loading import compute_device, load_whisper, load_whisper_processor, local_folder, save_model
 from whisperq.preconditions import check_training, seconds_of
-from whisperq.jobs.progress import say, say_left_out, stepping
+from whisperq.ptq.descriptions import descriptions
+from whisperq.settings import Context
 from whisperq.training.checkpoints import Checkpoints, Progress
-from whisperq.jobs.determinism import prepare_determinism
-from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.training.inputs import prepare
 from whisperq.training.job import Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import Distiller, autocast_dtype
-from whisperq.training.inputs import prepare
 from whisperq.training.memory import keep_freed_memory
-from whisperq.training.student_teacher import attention_kernel
 from whisperq.training.run import Surroundings, Training
-from whisperq.jobs.signals import stop_requested
+from whisperq.training.student_teacher import attention_kernel
 from whisperq.training.teacher_cache import GIB, TeacherCache
 from whisperq.training_options import DistillConfig
 

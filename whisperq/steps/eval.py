@@ -14,31 +14,31 @@ from time import perf_counter
 from typing import cast
 
 from whisperq import artifact
+from whisperq.batch.evaluation import Batch, Heard, HeardBook, Loaded, audio_ahead, batches_by_length, hear_batch
 from whisperq.config import Source
 from whisperq.data.batches import require_texts
-from whisperq.results.evaluations import SPELLING
-from whisperq.data.sources import read_all
-from whisperq.results.hypotheses import HypothesisLine, line_of
 from whisperq.data.lists import UtteranceList
+from whisperq.data.sources import read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
-from whisperq.settings import Context
+from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.jobs.progress import bar, say, say_again, say_how, say_left_out
+from whisperq.jobs.signals import stop_requested
 from whisperq.kinds.scores import Evaluation, Execution, ScoredSetResults, SetScores, Times
 from whisperq.models.loading import compute_device
 from whisperq.options import EvalConfig
-from whisperq.jobs.progress import bar, say, say_again, say_how, say_left_out
+from whisperq.results.evaluations import SPELLING
+from whisperq.results.hypotheses import HypothesisLine, line_of
 from whisperq.results.scores import evaluation
 from whisperq.results.sets import warn_of_changed_words, write_results, write_set
 from whisperq.runtime.beams import with_beams
 from whisperq.runtime.fallback import careful
-from whisperq.batch.evaluation import Batch, Heard, HeardBook, Loaded, audio_ahead, batches_by_length, hear_batch
+from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.padding import left_out_padding
-from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, spelling_of
 from whisperq.scoring.sets import over_sets, score_set
-from whisperq.jobs.distributed import Processes, alone, joined
-from whisperq.jobs.signals import stop_requested
+from whisperq.settings import Context
 from whisperq.training.speed import memory_gib
 
 

@@ -9,18 +9,18 @@ from transformers import GenerationConfig
 
 from whisperq import artifact
 from whisperq.errors import UsageError
-from whisperq.settings import Context
+from whisperq.jobs.progress import say, track
 from whisperq.kinds.models import Onnx, Quantized
-from whisperq.ptq.descriptions import descriptions, own_file
 from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_processor
 from whisperq.options import ExportConfig
 from whisperq.preconditions import check_export, dynamic_refusal
-from whisperq.jobs.progress import say, track
+from whisperq.ptq.arrays import Stored, open_stored
+from whisperq.ptq.checkpoint import PerToken
+from whisperq.ptq.descriptions import descriptions, own_file
 from whisperq.runtime.onnx.whisper import FOLDER, require
 from whisperq.runtime.pipeline import output_of
-from whisperq.ptq.checkpoint import PerToken
-from whisperq.ptq.arrays import Stored, open_stored
+from whisperq.settings import Context
 
 # Entries of config.json that name our network; the graphs carry the gates, so that to a consumer it is a stock Whisper.
 OURS = ("gate", "gate_init", "cross_gate", "auto_map", "custom_pipelines")

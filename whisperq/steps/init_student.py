@@ -6,9 +6,7 @@ import torch
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context
 from whisperq.kinds.models import Parameters, Student
-from whisperq.ptq.descriptions import descriptions
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
 from whisperq.models.layers import copied_layers, parse_indices
 from whisperq.models.loading import (
@@ -19,6 +17,8 @@ from whisperq.models.loading import (
     parameter_count,
     save_model,
 )
+from whisperq.ptq.descriptions import descriptions
+from whisperq.settings import Context
 from whisperq.training_options import InitStudentConfig
 
 NEAREST = 1e-6  # to 0 and to 1, as pi_init of a model may be

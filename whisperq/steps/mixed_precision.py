@@ -19,27 +19,19 @@ from whisperq import artifact
 from whisperq.data.batches import Batch
 from whisperq.data.sources import UtteranceGroup
 from whisperq.errors import UsageError
-from whisperq.settings import Context
-from whisperq.kinds.models import MixedPrecision
-from whisperq.ptq.descriptions import copy_descriptions, describe, descriptions
-from whisperq.models.families import family_of
-from whisperq.models.loading import compute_device, load_model, load_processor
-from whisperq.ptq.plan import make_plan
-from whisperq.preconditions import check_batches, check_weights, seconds_of
-from whisperq.report.bits import plot_bits
-from whisperq.jobs.progress import say, say_left_out, stepping
-from whisperq.ptq.checkpoint import Quantization, save_quantization
-from whisperq.training.checkpoints import Progress
 from whisperq.jobs.determinism import prepare_determinism
 from whisperq.jobs.distributed import Processes, alone, joined
-from whisperq.training.job import Beginning, Job, TrainingData
-from whisperq.training.logs import METRICS
-from whisperq.training.loop import autocast_dtype
-from whisperq.training.inputs import prepare
-from whisperq.training.mixed import MixedLearner, MixedWeights, search_steps
-from whisperq.training.bit_summary import entries, sizes
-from whisperq.training.student_teacher import make_pair
-from whisperq.training.run import Surroundings, Training
+from whisperq.jobs.progress import say, say_left_out, stepping
+from whisperq.jobs.signals import stop_requested
+from whisperq.kinds.models import MixedPrecision
+from whisperq.models.families import family_of
+from whisperq.models.loading import compute_device, load_model, load_processor
+from whisperq.preconditions import check_batches, check_weights, seconds_of
+from whisperq.ptq.checkpoint import Quantization, save_quantization
+from whisperq.ptq.descriptions import copy_descriptions, describe, descriptions
+from whisperq.ptq.plan import make_plan
+from whisperq.report.bits import plot_bits
+from whisperq.settings import Context
 from whisperq.training.bit_search import (
     SearchBook,
     check_search,
@@ -48,7 +40,15 @@ from whisperq.training.bit_search import (
     sensitive_choice,
     uniform_choice,
 )
-from whisperq.jobs.signals import stop_requested
+from whisperq.training.bit_summary import entries, sizes
+from whisperq.training.checkpoints import Progress
+from whisperq.training.inputs import prepare
+from whisperq.training.job import Beginning, Job, TrainingData
+from whisperq.training.logs import METRICS
+from whisperq.training.loop import autocast_dtype
+from whisperq.training.mixed import MixedLearner, MixedWeights, search_steps
+from whisperq.training.run import Surroundings, Training
+from whisperq.training.student_teacher import make_pair
 from whisperq.training_options import MixedPrecisionConfig
 
 BITS = "bits.json"

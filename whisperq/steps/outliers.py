@@ -13,22 +13,22 @@ import torch
 from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import Batch, Loader, require_texts, teacher_forced
-from whisperq.data.sources import read_all
 from whisperq.data.lazy import Joined
+from whisperq.data.sources import read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context
+from whisperq.jobs.distributed import Processes, joined
+from whisperq.jobs.progress import say_left_out, track
 from whisperq.kinds.observations import Compared, MassiveOfModels, Outliers
 from whisperq.models.loading import compute_device
 from whisperq.models.sites import Site, Watcher, block_sites, model_sites, resolve, watch
 from whisperq.options import OutliersConfig
 from whisperq.report.figures import plot_outliers
 from whisperq.report.massive import plot_massive
-from whisperq.jobs.progress import say_left_out, track
 from whisperq.runtime.open import OpenedModel, open_model
 from whisperq.scoring.by_role import SiteStatistics, largest_values, summarize_roles
 from whisperq.scoring.outliers import summarize
-from whisperq.jobs.distributed import Processes, joined
+from whisperq.settings import Context
 
 STATISTICS = "outliers.json"
 INNER = ("scores", "probs", "gate")  # of attention: they have no hidden dimension

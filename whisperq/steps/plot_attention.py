@@ -15,7 +15,6 @@ from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.sources import read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context
 from whisperq.hashing import bytes_sha256
 from whisperq.kinds.observations import Attention
 from whisperq.models.loading import require_whisper
@@ -25,6 +24,7 @@ from whisperq.report.attention import plot_grid, plot_head
 from whisperq.report.attention_picture import AttentionPicture, Axis
 from whisperq.runtime.open import OpenedModel, open_model, with_hypotheses
 from whisperq.scoring.shares import role_shares
+from whisperq.settings import Context
 
 ARRAYS = "attention.npz"
 

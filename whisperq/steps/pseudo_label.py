@@ -18,25 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from whisperq import artifact
+from whisperq.batch.pseudo_labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
 from whisperq.config import Source
 from whisperq.data.sources import UtteranceGroup, read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
-from whisperq.settings import Context
+from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.jobs.progress import bar, say, say_again, say_how, say_left_out
+from whisperq.jobs.signals import stop_requested
 from whisperq.kinds.observations import LabelCounts, PseudoLabels, Unlabelled
 from whisperq.models.loading import compute_device, local_folder, require_whisper
-from whisperq.jobs.progress import bar, say, say_again, say_how, say_left_out
 from whisperq.results.sets import warn_of_changes
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import careful
-from whisperq.batch.pseudo_labels import TOO_LONG, UNFINISHED, UNREADABLE, Label, LabelBook, label_batch
+from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.runtime.open import Opened, open_model, with_padding
 from whisperq.runtime.padding import again_in_full, left_out_padding
-from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.scoring.normalizers import VERSION, Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
-from whisperq.jobs.distributed import Processes, alone, joined
-from whisperq.jobs.signals import stop_requested
+from whisperq.settings import Context
 from whisperq.training_options import PseudoLabelConfig
 
 LIST = "utterances.jsonl"

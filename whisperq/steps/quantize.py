@@ -9,17 +9,10 @@ from transformers import PreTrainedModel
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context
-from whisperq.kinds.models import Quantized, Scheme
-from whisperq.ptq.cross_cache import cache_grids, cache_sites
-from whisperq.ptq.descriptions import copy_descriptions, describe
-from whisperq.models.loading import compute_device, load_model, load_processor
-from whisperq.ptq.plan import PaperScope, Plan, make_plan
-from whisperq.ptq.statistics import held_channels
-from whisperq.options import QuantizeConfig
-from whisperq.quant.grid import QParams
-from whisperq.results.cells import megabytes
 from whisperq.jobs.progress import say, track
+from whisperq.kinds.models import Quantized, Scheme
+from whisperq.models.loading import compute_device, load_model, load_processor
+from whisperq.options import QuantizeConfig
 from whisperq.ptq.activation_ranges import alpha_of, prepare_activations
 from whisperq.ptq.checkpoint import (
     Fit,
@@ -29,8 +22,15 @@ from whisperq.ptq.checkpoint import (
     save_quantization,
     stored_dtypes,
 )
+from whisperq.ptq.cross_cache import cache_grids, cache_sites
+from whisperq.ptq.descriptions import copy_descriptions, describe
+from whisperq.ptq.plan import PaperScope, Plan, make_plan
+from whisperq.ptq.statistics import held_channels
+from whisperq.quant.grid import QParams
+from whisperq.results.cells import megabytes
 from whisperq.schema import each, read_json, record, text
 from whisperq.schemes import scheme_of
+from whisperq.settings import Context
 
 
 def quantize(

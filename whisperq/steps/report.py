@@ -8,24 +8,24 @@ from pathlib import Path
 from urllib.parse import quote
 
 from whisperq import artifact
-from whisperq.settings import Context
+from whisperq.jobs.progress import say
 from whisperq.kinds.observations import Report as Results
 from whisperq.options import ReportConfig
-from whisperq.results.cells import markdown_text
 from whisperq.report.distortion_tables import distorted, distortion_tables
-from whisperq.report.figure_list import draw
 from whisperq.report.error_tables import error_tables
+from whisperq.report.figure_list import draw
 from whisperq.report.gathering import Gathered, gather
-from whisperq.report.report_tables import as_csv, markdown
 from whisperq.report.lineage import Lineage
 from whisperq.report.lineage_page import lineage_markdown, lineage_record
-from whisperq.report.word_errors import measure
 from whisperq.report.outlier_tables import outlier_tables
 from whisperq.report.page import Report, html_page
-from whisperq.jobs.progress import say
+from whisperq.report.report_tables import as_csv, markdown
 from whisperq.report.robustness import robustness_grids
 from whisperq.report.sifting import made_of_the_sound
 from whisperq.report.speed_tables import speed_table, speeds
+from whisperq.report.word_errors import measure
+from whisperq.results.cells import markdown_text
+from whisperq.settings import Context
 
 
 def report(runs: Sequence[Path], out: Path, config: ReportConfig, context: Context) -> artifact.Artifact:

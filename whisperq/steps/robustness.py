@@ -18,22 +18,22 @@ import soundfile
 from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import require_texts
+from whisperq.data.sounds import make_sounds
 from whisperq.data.sources import read_all
 from whisperq.data.timed_words import Segment
-from whisperq.data.sounds import make_sounds
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context
+from whisperq.jobs.progress import say_how, say_left_out, track
 from whisperq.kinds.comparisons import Robustness
 from whisperq.kinds.comparisons import System as HeardBy
 from whisperq.options import RobustnessConfig
-from whisperq.results.cells import markdown
-from whisperq.jobs.progress import say_how, say_left_out, track
 from whisperq.report.robustness import robustness_tables
+from whisperq.results.cells import markdown
 from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.transcription import AnyRules, cut, hear
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
 from whisperq.scoring.robustness import SPEECH, Symptoms, judge, symptoms
+from whisperq.settings import Context
 
 HEARD, SOUNDS = "heard.jsonl", "sounds"
 

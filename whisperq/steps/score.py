@@ -6,17 +6,17 @@ from pathlib import Path
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.results.evaluations import SPELLING, read_spelling, spelling_beside
-from whisperq.results.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context
 from whisperq.kinds.scores import Scores, SetScores
 from whisperq.options import ScoreConfig
 from whisperq.preconditions import check_set_names
+from whisperq.results.evaluations import SPELLING, read_spelling, spelling_beside
+from whisperq.results.hypotheses import HypothesisLine, read_hypotheses
 from whisperq.results.scores import scores
 from whisperq.results.sets import warn_of_changed_words, write_results, write_set
 from whisperq.scoring.normalizers import Normalizer, get_normalizer, published_spelling
 from whisperq.scoring.sets import ScoredSet, over_sets, score_set
+from whisperq.settings import Context
 
 
 def score(

@@ -18,25 +18,25 @@ import torch
 from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import Batch, require_texts
-from whisperq.data.sources import read_all
 from whisperq.data.lazy import Joined
+from whisperq.data.sources import read_all
 from whisperq.errors import InputError, UsageError
-from whisperq.settings import Context
 from whisperq.hashing import file_sha256
+from whisperq.jobs.progress import say, say_left_out, track
 from whisperq.kinds.models import Quantized, is_mixed
 from whisperq.kinds.observations import Costs, CostSummary, PartCost, Sensitivity, State
-from whisperq.ptq.folding import fold
 from whisperq.models.loading import compute_device
 from whisperq.options import SensitivityConfig
-from whisperq.report.lineage_commands import flags, run_root
-from whisperq.jobs.progress import say, say_left_out, track
-from whisperq.report.sensitivity import plot_sensitivity
-from whisperq.ptq.partial import Mixture, Part, divide, smooth_alike, trained_floats
-from whisperq.runtime.open import OpenedModel, open_model
 from whisperq.ptq.checkpoint import load_quantized
+from whisperq.ptq.folding import fold
+from whisperq.ptq.partial import Mixture, Part, divide, smooth_alike, trained_floats
+from whisperq.report.lineage_commands import flags, run_root
+from whisperq.report.sensitivity import plot_sensitivity
+from whisperq.runtime.open import OpenedModel, open_model
 from whisperq.scoring.distortion import Distortion
 from whisperq.scoring.normalizers import normalizer_of
 from whisperq.scoring.words import count_errors
+from whisperq.settings import Context
 
 SENSITIVITY = "sensitivity.json"
 EVERYTHING, NOTHING = "everything", "nothing"

@@ -14,19 +14,19 @@ from whisperq.data.recording import Recording
 from whisperq.data.timed_words import Language, Segment, Transcript
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted, ReadError, UsageError
-from whisperq.settings import Context
+from whisperq.jobs.progress import bar, say, say_again, say_how
+from whisperq.jobs.signals import stop_requested
 from whisperq.options import TranscribeConfig
 from whisperq.publishing import destination
-from whisperq.jobs.progress import bar, say, say_again, say_how
 from whisperq.results.transcript_writer import Scribe, check_writable
 from whisperq.results.transcripts import STDIN, named_once, output_files
 from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.fallback import Care
+from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.runtime.long_form import AnyRules, Tongues, hear
 from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.padding import again_in_full
-from whisperq.runtime.interruptible import Stoppable, Stopped
-from whisperq.jobs.signals import stop_requested
+from whisperq.settings import Context
 
 AUTO = "auto"
 Unusable = InputError | ReadError

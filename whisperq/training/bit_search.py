@@ -22,11 +22,11 @@ from transformers import PreTrainedModel
 
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.errors import Interrupted, UsageError
+from whisperq.jobs.distributed import Processes
+from whisperq.jobs.journal import Unfinished, appending, whole_lines
 from whisperq.quant.allocation import TOLERANCE, allocate, spread
 from whisperq.quant.grid import fake_quantize
 from whisperq.quant.learned import symmetric_qparams
-from whisperq.jobs.journal import Unfinished, appending, whole_lines
-from whisperq.jobs.distributed import Processes
 from whisperq.training.losses import kl_sum
 from whisperq.training.mixed import MixedWeights, feasible
 from whisperq.training_options import MixedPrecisionConfig

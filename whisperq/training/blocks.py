@@ -18,16 +18,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from whisperq.data.batches import Loader
-from whisperq.training.shards import Chapter, Place
-from whisperq.training.filters import Filters
-from whisperq.data.sources import UtteranceGroup
 from whisperq.data.hub import row_utterance
 from whisperq.data.index import index_of
 from whisperq.data.lazy import facts_of
-from whisperq.training.packing import alone, in_parts, pack
+from whisperq.data.sources import UtteranceGroup
 from whisperq.data.streams import Streamed
 from whisperq.data.utterance import Utterance, ratio_of
 from whisperq.errors import InputError
+from whisperq.training.filters import Filters
+from whisperq.training.packing import alone, in_parts, pack
+from whisperq.training.shards import Chapter, Place
 
 ORDER, SUPPLY = 3, 4  # what a generator is for, beside those of epochs.py
 Item = tuple[Utterance, float | None]  # with its label's WER

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from whisperq.training.augment import spec_augment
 from whisperq.data.batches import Batch, Loader
 from whisperq.data.tokens import IGNORED
+from whisperq.training.augment import spec_augment
 from whisperq.training.windows import Window
 
 MASKS = 6  # what a generator is for, beside those of epochs.py, blocks.py and feed.py

@@ -6,12 +6,12 @@ half in every epoch. Order, halves and packing are functions of (seed, epoch).
 
 import numpy as np
 
-from whisperq.training.shards import Chapter, Place
-from whisperq.training.filters import Filters
-from whisperq.data.sources import UtteranceGroup
 from whisperq.data.index import Index
 from whisperq.data.lazy import facts_of
+from whisperq.data.sources import UtteranceGroup
+from whisperq.training.filters import Filters
 from whisperq.training.packing import Windows, alone, in_parts, pack
+from whisperq.training.shards import Chapter, Place
 
 ORDER, HALVES = 1, 2  # what a generator is for, so that no two are alike
 

@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 
 from whisperq.data.batches import Batch, Loader
-from whisperq.training.blocks import Blocks
-from whisperq.training.shards import Chapters, Reading
-from whisperq.training.collate import Collator
-from whisperq.training.epochs import Epochs
-from whisperq.training.filters import Filters
 from whisperq.data.sources import UtteranceGroup
-from whisperq.jobs.prefetch import prefetch
 from whisperq.data.streams import Streamed
 from whisperq.data.tokens import TIME_STEP
 from whisperq.data.utterance import Utterance
+from whisperq.errors import UsageError
+from whisperq.jobs.prefetch import prefetch
+from whisperq.training.blocks import Blocks
+from whisperq.training.collate import Collator
+from whisperq.training.epochs import Epochs
+from whisperq.training.filters import Filters
+from whisperq.training.shards import Chapters, Reading
 from whisperq.training.windows import Builder, Job, Window
 from whisperq.training.workers import workers
-from whisperq.errors import UsageError
 from whisperq.training_options import TrainingConfig
 
 TIMES = 5  # what a generator is for, beside those of epochs.py, blocks.py and collate.py

@@ -8,14 +8,14 @@ import torch
 from transformers import PreTrainedModel
 
 from whisperq.data.batches import Loader, epoch_order
-from whisperq.training.feed import Feed
 from whisperq.data.sources import UtteranceGroup
-from whisperq.settings import Context
+from whisperq.jobs.distributed import Processes
 from whisperq.kinds.models import LastStep, Trained
 from whisperq.runtime.pipeline import make_loader
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
+from whisperq.settings import Context
 from whisperq.training.checkpoints import Progress
-from whisperq.jobs.distributed import Processes
+from whisperq.training.feed import Feed
 from whisperq.training.job import check_validation
 from whisperq.training.validation import Validation
 from whisperq.training_options import TrainingConfig

@@ -12,10 +12,10 @@ from whisperq.config import Source
 from whisperq.data.batches import Loader, require_texts
 from whisperq.data.sources import UtteranceGroup, read_all
 from whisperq.errors import InputError, TrainingError, UsageError
+from whisperq.jobs.distributed import Processes
 from whisperq.run_folder import work_folder
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, Identity, Progress
-from whisperq.jobs.distributed import Processes
 from whisperq.training.resuming import starting_point
 from whisperq.training.run import Training
 from whisperq.training_options import TrainingConfig

@@ -17,9 +17,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED
 from whisperq.errors import InputError, TrainingError, UsageError
-from whisperq.training.checkpoints import require_like
 from whisperq.jobs.determinism import deterministic
 from whisperq.jobs.distributed import ALONE, Processes
+from whisperq.training.checkpoints import require_like
 from whisperq.training.losses import Weighting
 from whisperq.training.student_teacher import Pair, Whisper
 from whisperq.training.teacher_cache import TeacherCache

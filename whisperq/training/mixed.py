@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from whisperq.jobs.distributed import ALONE, Processes
 from whisperq.models.layer_weights import Weight
+from whisperq.ptq.checkpoint import QuantizedWeight
 from whisperq.quant.allocation import allocate, mean_bits
 from whisperq.quant.grid import quantize, storage_dtype
 from whisperq.quant.gumbel import gumbel_noise, priced, relaxed, temperature
 from whisperq.quant.learned import initial_scales, mixture, relative_errors, symmetric_qparams
-from whisperq.ptq.checkpoint import QuantizedWeight
 from whisperq.training.checkpoints import require_like
-from whisperq.jobs.distributed import ALONE, Processes
 from whisperq.training.loop import Learner, recompute_layers
 from whisperq.training.training_pair import TrainingPair
 from whisperq.training_options import MixedPrecisionConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from whisperq.errors import InputError, UsageError, WhisperqError
-from whisperq.training.checkpoints import Checkpoint, Checkpoints, read_checkpoint
 from whisperq.jobs.distributed import Processes
+from whisperq.training.checkpoints import Checkpoint, Checkpoints, read_checkpoint
 
 
 def starting_point(

@@ -10,10 +10,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from whisperq.training.feed import Feed, TrainingStep
 from whisperq.errors import Interrupted
-from whisperq.training.checkpoints import Checkpoint, Checkpoints, damaged
 from whisperq.jobs.distributed import Processes
+from whisperq.training.checkpoints import Checkpoint, Checkpoints, damaged
+from whisperq.training.feed import Feed, TrainingStep
 from whisperq.training.logs import MetricsLog
 from whisperq.training.loop import Learner, Step
 from whisperq.training.speed import Speed

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from whisperq.data.index import Index
-from whisperq.training.packing import Windows
 from whisperq.data.tokens import Codec
 from whisperq.data.utterance import Utterance
-from whisperq.training.windows import Member, fitting
 from whisperq.errors import InputError
+from whisperq.training.packing import Windows
+from whisperq.training.windows import Member, fitting
 
 Place = dict[str, Any]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-from whisperq.training.feed import TrainingStep
 from whisperq.jobs.distributed import Processes
+from whisperq.training.feed import TrainingStep
 
 
 class Speed:

@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 
 from whisperq.data.batches import Loader, teacher_forced
 from whisperq.data.utterance import Utterance
+from whisperq.jobs.distributed import Processes
 from whisperq.models.sites import Site, Watcher, model_sites, watch
 from whisperq.runtime.pipeline import output_of
 from whisperq.runtime.transcription import AnyRules, transcribe
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.scoring.outliers import TensorStatistics, summarize
 from whisperq.scoring.words import count_errors
-from whisperq.jobs.distributed import Processes
 
 BATCH = 32  # utterances decoded together
 OBSERVED = 8  # utterances whose attention is looked at, always the same

@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from whisperq.models.ctc import shortest
+from whisperq.ptq.arrays import Stored
 from whisperq.runtime.int8.convolutions import Convolution, PositionalConvolution, TimeNorm
+from whisperq.runtime.int8.kernels import Grid, Heads, Norm
 from whisperq.runtime.int8.layers import Attention, FeedForward, Layers
 from whisperq.runtime.int8.open import check_gelu, choose_kernels, keep_freed_memory, open_integers
 from whisperq.runtime.interface import Products
-from whisperq.runtime.int8.kernels import Grid, Heads, Norm
-from whisperq.ptq.arrays import Stored
 
 
 @dataclass(frozen=True)

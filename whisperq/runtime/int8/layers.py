@@ -11,13 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from whisperq.ptq.arrays import Stored
+from whisperq.ptq.checkpoint import CHANNEL_SCALE, PerToken
 from whisperq.quant.wide import WideQParams, is_wide
 from whisperq.runtime.int8.dynamic import DynamicProduct, TokenGrid, integer_sums
-from whisperq.runtime.interface import Products
 from whisperq.runtime.int8.kernels import GateLogits, Grid, Heads, Kernels, Norm
-from whisperq.runtime.int8.native_kernels import NativeKernels
-from whisperq.runtime.int8.native_matmuls import FewRowsProduct
-from whisperq.runtime.int8.native_tokens import NativeDynamicProduct, TokenKernels
 from whisperq.runtime.int8.matmuls import (
     FloatProduct,
     IntegerWeight,
@@ -25,9 +23,11 @@ from whisperq.runtime.int8.matmuls import (
     Product,
     integer_product,
 )
-from whisperq.ptq.checkpoint import CHANNEL_SCALE, PerToken
-from whisperq.ptq.arrays import Stored
+from whisperq.runtime.int8.native_kernels import NativeKernels
+from whisperq.runtime.int8.native_matmuls import FewRowsProduct
+from whisperq.runtime.int8.native_tokens import NativeDynamicProduct, TokenKernels
 from whisperq.runtime.int8.wide_matmuls import SideBySide, WideGrid, WideProduct
+from whisperq.runtime.interface import Products
 
 FUSED_GATES = ("headwise", "elementwise")
 

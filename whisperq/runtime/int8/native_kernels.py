@@ -6,8 +6,8 @@ from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from whisperq.runtime.int8.kernels import Cache, GateLogits, Grid, Heads, Norm, scaled_attention, split_qkv
 from whisperq.native.checks import address, rows_address
+from whisperq.runtime.int8.kernels import Cache, GateLogits, Grid, Heads, Norm, scaled_attention, split_qkv
 
 
 class Weight(Structure):

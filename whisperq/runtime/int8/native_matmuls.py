@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from whisperq.native.checks import address
 from whisperq.quant.grid import QParams
 from whisperq.runtime.int8.kernels import Grid
-from whisperq.native.checks import address
-from whisperq.runtime.int8.native_kernels import CGrid, NativeKernels, Weight
 from whisperq.runtime.int8.matmuls import IntegerWeight, Product
+from whisperq.runtime.int8.native_kernels import CGrid, NativeKernels, Weight
 
 FEW = 8  # rows, up to which it is the quicker one
 NARROW = 64  # channels, up to which sums of 16-bit codes fit in 32 bits

@@ -6,9 +6,10 @@ from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
+from whisperq.native.checks import address, rows_address
 from whisperq.runtime.int8.dynamic import DynamicProduct, Sums, TokenCodes, TokenGrid
 from whisperq.runtime.int8.kernels import AnyCodes, AnyGrid, Cache, GateLogits, Heads, Norm
-from whisperq.native.checks import address, rows_address
+from whisperq.runtime.int8.matmuls import IntegerWeight
 from whisperq.runtime.int8.native_kernels import NativeKernels, Weight, norm_addresses
 from whisperq.runtime.int8.native_matmuls import (
     ADDED,
@@ -20,7 +21,6 @@ from whisperq.runtime.int8.native_matmuls import (
     result_address,
     weight_of,
 )
-from whisperq.runtime.int8.matmuls import IntegerWeight
 
 ROWS = 256  # of sums at a time: they are finished while they lie in the cache
 

@@ -10,13 +10,13 @@ import torch
 from transformers import PreTrainedConfig
 
 from whisperq.errors import UsageError
-from whisperq.options import Execution
-from whisperq.runtime.int8.kernels import Kernels, TorchKernels
-from whisperq.runtime.long_form import AnyRuntime
 from whisperq.native.build import NoKernels, library
-from whisperq.runtime.int8.native_tokens import TokenKernels
-from whisperq.runtime.pipeline import named, output_of
+from whisperq.options import Execution
 from whisperq.ptq.arrays import Stored, open_stored
+from whisperq.runtime.int8.kernels import Kernels, TorchKernels
+from whisperq.runtime.int8.native_tokens import TokenKernels
+from whisperq.runtime.long_form import AnyRuntime
+from whisperq.runtime.pipeline import named, output_of
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from whisperq.ptq.arrays import Stored
 from whisperq.runtime.int8.blocks import DecoderLayer, Reader
+from whisperq.runtime.int8.kernels import Cache, Grid
 from whisperq.runtime.int8.layers import FeedForward, Layers
+from whisperq.runtime.int8.matmuls import Product
 from whisperq.runtime.int8.open import check_gelu, choose_kernels, keep_freed_memory, open_integers
 from whisperq.runtime.interface import Products
-from whisperq.runtime.int8.kernels import Cache, Grid
 from whisperq.runtime.padding import groups
-from whisperq.runtime.int8.matmuls import Product
-from whisperq.ptq.arrays import Stored
 
 
 @dataclass

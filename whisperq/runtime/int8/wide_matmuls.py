@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from whisperq.native.checks import address
 from whisperq.quant.grid import QParams, fake_quantize
 from whisperq.quant.wide import WideQParams, fake_quantize_wide, half_codes, half_grids
 from whisperq.runtime.int8.dynamic import TokenCodes, TokenGrid
 from whisperq.runtime.int8.kernels import AnyGrid, Grid, Kernels
-from whisperq.native.checks import address
+from whisperq.runtime.int8.matmuls import Finished, IntegerWeight, Product
 from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_matmuls import FEW, NARROW, FewRowsNarrowProduct, FewRowsWideProduct
-from whisperq.runtime.int8.matmuls import Finished, IntegerWeight, Product
 
 Integer = Callable[[IntegerWeight, AnyGrid], Product]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from whisperq.models.ctc import shortest
+from whisperq.runtime.interface import Products
 from whisperq.runtime.onnx.engines import Engine, Network
 from whisperq.runtime.onnx.integer_matmuls import executed_products
-from whisperq.runtime.interface import Products
 from whisperq.runtime.pipeline import OUTPUTS
 
 (MODEL,) = OUTPUTS["ctc"].graphs

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from whisperq import artifact
-from whisperq.runtime.onnx.engines import Engine, Executed
 from whisperq.runtime.interface import Products
+from whisperq.runtime.onnx.engines import Engine, Executed
 
 OWN_NAME = re.compile(r"/(\d+|bias)$")  # a product's value is called by its address; a second one is numbered
 

@@ -14,10 +14,10 @@ from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError, UsageError
 from whisperq.options import Execution
-from whisperq.runtime.onnx.engines import Engine, Network
-from whisperq.runtime.onnx.integer_matmuls import executed_products
 from whisperq.runtime.interface import Products
 from whisperq.runtime.long_form import AnyRuntime
+from whisperq.runtime.onnx.engines import Engine, Network
+from whisperq.runtime.onnx.integer_matmuls import executed_products
 from whisperq.runtime.pipeline import OUTPUTS, named, output_of
 from whisperq.runtimes import RUNTIMES
 
