@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from exported import difference, exported, opened, pytorch_logits, step_logits
-from test_low_bits import folder_of
-from tiny import PROMPT, decoder_ids, features, gated_model, logits_of
+from support.exported import difference, exported, opened, pytorch_logits, step_logits
+from support.low_bit_folders import folder_of
+from support.tiny import PROMPT, decoder_ids, features, gated_model, logits_of
 
 from whisperq import artifact
 from whisperq.errors import UsageError

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 from conftest import run_command, sample_lines, write_lines
-from reported import create, write_outliers, write_teacher, write_training
+from support.reported import create, write_outliers, write_teacher, write_training
 from transformers import WhisperForConditionalGeneration
 
 from whisperq import artifact

@@ -1,38 +1,16 @@
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from support.audio_files import RATE, encoded, rms, tone, utterance
 
 from whisperq.data.audio import load_audio, split_at_silence
-from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
-
-RATE = 16000
-
-
-def tone(frequency: float, seconds: float, rate: int = RATE, amplitude: float = 0.4) -> np.ndarray:
-    return amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
-
-
-def encoded(samples: np.ndarray, rate: int = RATE, format: str = "WAV", subtype: str | None = None) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, format=format, subtype=subtype)
-    return file.getvalue()
-
-
-def utterance(audio: str | bytes, duration: float | None = None, offset: float = 0.0) -> Utterance:
-    return Utterance("u", audio, None, duration, offset, origin="dev.jsonl line 3")
 
 
 def peak_frequency(audio: np.ndarray, rate: int) -> float:
     """Hz of the largest component, by numpy's Fourier transform."""
     return float(np.abs(np.fft.rfft(audio * np.hanning(len(audio)))).argmax() * rate / len(audio))
-
-
-def rms(audio: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
 
 
 LOSSLESS = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", None)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from feeding import make_feed, run, write_noises
+from support.feeding import make_feed, run, write_noises
 
 from whisperq.training.augment import FRAMES, MASKS, SHARE, draw, spec_augment
 

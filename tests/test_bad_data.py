@@ -8,23 +8,14 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import sample_lines, write_lines
-from damage import Case, change_configuration, check_refused
+from support.corrupted_lists import corrupt, line
+from support.damage import Case, change_configuration, check_refused
 
 WINDOW_S = 4
 
 
 def recording(path: Path, seconds: float) -> str:
     soundfile.write(path, np.zeros(int(16000 * seconds)) + 0.01, 16000)
-    return str(path)
-
-
-def line(**changes) -> dict:
-    return {**sample_lines("validation", 1)[0], **changes}
-
-
-def corrupt(folder: Path) -> str:
-    path = folder / "corrupt.wav"
-    path.write_bytes(b"RIFF and nothing that could be heard")
     return str(path)
 
 

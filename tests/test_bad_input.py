@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from damage import (
+from support.damage import (
     Case,
     change_configuration,
     change_json,

@@ -9,9 +9,9 @@ from unittest.mock import patch
 import pytest
 import torch
 from conftest import DIGITS
-from exported import CPU, exported, float_folder, opened, quantized_folder
-from test_decoding import few_words, until_end
-from tiny import PROMPT, features, gated_model, processor
+from support.exported import CPU, exported, float_folder, opened, quantized_folder
+from support.scripted_runtime import few_words, until_end
+from support.tiny import PROMPT, features, gated_model, processor
 
 from whisperq.data.tokens import make_codec
 from whisperq.errors import UsageError

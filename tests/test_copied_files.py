@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from damage import refusal
+from support.damage import refusal
 
 STRAY = ("qparams.json", "notes.txt", "secret.json", "smoothing.json", "alphabet.json", "modeling_evil.py")
 

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
-from exported import CPU, difference
 from safetensors.torch import load_file
-from test_dynamic_integers import random
-from test_kernels import gates, grid, native
-from test_smoothing import run, spoken_logits
+from support.dynamic_inputs import random
+from support.exported import CPU, difference
+from support.kernel_inputs import gates, grid, native
+from support.smoothed_models import run, spoken_logits
 
 from whisperq import artifact
 from whisperq.errors import UsageError

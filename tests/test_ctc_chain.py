@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny_ctc import RATE, save_checkpoint
+from support.tiny_ctc import RATE, save_checkpoint
 
 from whisperq import artifact
 from whisperq.data.batches import epoch_order

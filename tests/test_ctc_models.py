@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from damage import change_weights
-from tiny_ctc import LETTERS, RATE, VARIANTS, make_processor, save_checkpoint
+from support.damage import change_weights
+from support.tiny_ctc import LETTERS, RATE, VARIANTS, make_processor, save_checkpoint
 from torch import nn
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_training import batch, make_distiller
+from support.training_batch import batch, make_distiller
 
 from whisperq.data.batches import Batch
 

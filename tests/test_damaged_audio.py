@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import DIGITS
-from test_audio import encoded, rms, tone, utterance
+from support.audio_files import encoded, rms, tone, utterance
 
 from whisperq.data import decoder
 from whisperq.data.audio import audio_seconds, load_audio

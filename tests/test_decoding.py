@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import END, PROMPT, digits, features, gated_model, processor, token_id
+from support.scripted_runtime import Scripted, few_words, until_end
+from support.tiny import END, PROMPT, digits, features, gated_model, processor, token_id
 
 from whisperq.data.tokens import IGNORED, make_codec
 from whisperq.errors import InputError
@@ -12,17 +13,6 @@ from whisperq.runtime.decoding import Rules, greedy, make_rules
 from whisperq.runtime.pytorch import PyTorchRuntime
 
 NO_TIMESTAMPS = PROMPT[-1]
-
-
-def few_words(model, seed: int) -> None:
-    """Suppress all but a dozen tokens, so that <|endoftext|> comes now and then, and some of them at first."""
-    allowed = torch.randperm(256, generator=torch.Generator().manual_seed(seed))[:12].tolist()
-    model.generation_config.suppress_tokens = sorted(set(range(model.config.vocab_size)) - {*allowed, END})
-    model.generation_config.begin_suppress_tokens = [*allowed[:3], END]
-
-
-def until_end(row: list[int]) -> list[int]:
-    return row[: row.index(END)] if END in row else row
 
 
 @pytest.mark.parametrize("gate, seed", [("headwise", 0), ("headwise", 1), ("elementwise", 2), ("none", 3), ("mlp", 4)])
@@ -52,25 +42,6 @@ def test_a_batch_is_its_utterances():
     together = greedy(PyTorchRuntime(model), features(5, 1), rules)
     alone = [greedy(PyTorchRuntime(model), one[None], rules)[0] for one in features(5, 1)]
     assert together == alone
-
-
-class Scripted:
-    """A runtime whose best token of each utterance at each step is written down; the second best is 7."""
-
-    def __init__(self, scripts: list[list[int]]) -> None:
-        self.scripts, self.given = scripts, []
-
-    def encode(self, features: torch.Tensor) -> None:
-        return None
-
-    def decode_step(self, tokens: torch.Tensor, state: None) -> torch.Tensor:
-        step = len(self.given)
-        self.given.append(tokens.tolist())
-        logits = torch.zeros(len(self.scripts), 10)
-        logits[:, 7] = 1.0
-        for row, script in zip(logits, self.scripts, strict=True):
-            row[script[step]] = 2.0
-        return logits
 
 
 def test_each_utterance_stops_at_its_own_end():

@@ -2,13 +2,13 @@
 
 import json
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 from conftest import DIGITS, configuration, write_configuration
-from processes import Job
 from safetensors.torch import load_file
+from support.process_pairs import ended, pair
+from support.processes import Job
 
 STEPS = 12
 
@@ -24,24 +24,6 @@ def folder(tmp_path, teacher, digits) -> Path:
     write_configuration(tmp_path, content)
     assert Job(tmp_path, "init-student").exit_code() == 0
     return tmp_path
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def pair(folder: Path, *arguments: str, world: int = 2) -> list[Job]:
-    """The environment that torchrun sets, and its exit codes, which torchrun would hide."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
-    return [Job(folder, *arguments, environment={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world)]
-
-
-def ended(jobs: list[Job]) -> list[int]:
-    codes = [job.exit_code() for job in jobs]
-    assert not any("Traceback" in job.said for job in jobs), [job.said for job in jobs]
-    return codes
 
 
 def metrics(run: Path) -> list[dict]:

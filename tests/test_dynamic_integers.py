@@ -3,13 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from exported import pytorch_logits, quantized_folder, step_logits
-from quantizing_ctc import difference, emulated_logits, float_folder, waveforms
-from quantizing_ctc import quantized_folder as quantized_ctc
-from test_int8 import NATIVE, distance, opened
-from test_kernels import PORTABLE
-from tiny import PROMPT, features, gated_model
-from tiny_ctc import VARIANTS
+from support.dynamic_inputs import random
+from support.exported import pytorch_logits, quantized_folder, step_logits
+from support.int8_folders import NATIVE, distance, opened
+from support.kernel_inputs import PORTABLE
+from support.quantizing_ctc import difference, emulated_logits, float_folder, waveforms
+from support.quantizing_ctc import quantized_folder as quantized_ctc
+from support.tiny import PROMPT, features, gated_model
+from support.tiny_ctc import VARIANTS
 
 from whisperq.models.gated_whisper import GATES
 from whisperq.native.build import NoKernels, library
@@ -35,10 +36,6 @@ def native(*flags: str) -> TokenKernels:
 )
 def kernels(request):
     return request.param()
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def odd_rows(width: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from damage import change_configuration
+from support.damage import change_configuration
 
 import whisperq
 from whisperq.data.lists import Source

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from quantizing import emulated, quantization_of
-from tiny import gated_model, logits_of
+from support.quantizing import emulated, quantization_of
+from support.tiny import gated_model, logits_of
 from torch.nn.functional import scaled_dot_product_attention
 
 from whisperq.models import gated_whisper

@@ -8,9 +8,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from exported import CPU, exported, float_folder, opened, pytorch_logits, quantized_folder, step_logits
 from onnx import TensorProto, numpy_helper
-from tiny import gated_model
+from support.exported import CPU, exported, float_folder, opened, pytorch_logits, quantized_folder, step_logits
+from support.tiny import gated_model
 from transformers import AutoConfig, GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
 
 from whisperq import artifact

@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto
-from quantizing_ctc import difference, emulated_logits, float_folder, quantized_folder, waveforms
-from tiny_ctc import SIZES, VARIANTS, stock_model
+from support.quantizing_ctc import difference, emulated_logits, float_folder, quantized_folder, waveforms
+from support.tiny_ctc import SIZES, VARIANTS, stock_model
 from transformers import AutoConfig, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
 from whisperq.errors import InputError, UsageError

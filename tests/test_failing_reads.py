@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import soundfile
 from conftest import sample_lines, write_lines
-from test_audio import encoded, tone, utterance
-from test_bad_data import corrupt, line
+from support.audio_files import encoded, tone, utterance
+from support.corrupted_lists import corrupt, line
 
 from whisperq.data import retries as patience
 from whisperq.data.audio import audio_seconds, load_audio

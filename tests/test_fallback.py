@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import END, PROMPT, features, gated_model, processor
+from support.tiny import END, PROMPT, features, gated_model, processor
 
 from whisperq.data.languages import code_of, name_of
 from whisperq.data.tokens import make_codec

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from feeding import (
+from support.feeding import (
     CODEC,
     RATE,
     SECONDS,
@@ -25,7 +25,7 @@ from feeding import (
     write_noises,
     write_parquet,
 )
-from tiny import TEXTS, processor
+from support.tiny import TEXTS, processor
 from transformers import WhisperFeatureExtractor
 
 from whisperq.config import Source

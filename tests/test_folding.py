@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from quantizing import quantization_of, saved
-from tiny import gated_model, logits_of
-from tiny_ctc import VARIANTS, stock_model
+from support.quantizing import quantization_of, saved
+from support.tiny import gated_model, logits_of
+from support.tiny_ctc import VARIANTS, stock_model
 
 from whisperq.models.gated_whisper import GATES
 from whisperq.models.loading import load_model

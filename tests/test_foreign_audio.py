@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_audio import encoded, tone, utterance
+from support.audio_files import encoded, tone, utterance
 
 from whisperq.data.audio import audio_seconds, load_audio
 from whisperq.data.recording import Recording

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import GATED, decoder_ids, features, gated_model, logits_of, sizes, stock_twin
+from support.tiny import GATED, decoder_ids, features, gated_model, logits_of, sizes, stock_twin
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from whisperq.models.gated_whisper import (

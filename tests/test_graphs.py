@@ -7,8 +7,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-from exported import CPU, difference, exported, float_folder, opened, pytorch_logits, quantized_folder, step_logits
-from tiny import END, GATED, PROMPT, decoder_ids, digits, features, gated_model
+from support.exported import (
+    CPU,
+    difference,
+    exported,
+    float_folder,
+    opened,
+    pytorch_logits,
+    quantized_folder,
+    step_logits,
+)
+from support.tiny import END, GATED, PROMPT, decoder_ids, digits, features, gated_model
 
 from whisperq.errors import InputError, UsageError
 from whisperq.runtime.decoding import Rules, greedy

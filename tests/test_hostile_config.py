@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_ctc
 import torch
-from damage import change_json, change_weights, refusal
-from real import whisper_folder
-from tiny import END, PROMPT, features
+from support import tiny_ctc
+from support.damage import change_json, change_weights, refusal
+from support.real import whisper_folder
+from support.tiny import END, PROMPT, features
 from transformers import AddedToken, WhisperFeatureExtractor, WhisperTokenizer
 
 from whisperq.data.waveforms import Waveforms

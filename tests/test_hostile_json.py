@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import run_command
-from damage import Case, check_refused, refusal, reseal
+from support.damage import Case, check_refused, refusal, reseal
 
 from whisperq import artifact
 from whisperq.errors import InputError

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from damage import refusal, reseal
-from quantizing import saved
 from safetensors.torch import load_file, save_file
-from test_kernels import native, random
-from tiny import gated_model
+from support.damage import refusal, reseal
+from support.kernel_inputs import native, random
+from support.quantizing import saved
+from support.tiny import gated_model
 
 from whisperq.errors import InputError
 from whisperq.ptq.checkpoint import load_quantized

@@ -5,9 +5,10 @@ import json
 
 import pytest
 import torch
-from exported import CPU, pytorch_logits, quantized_folder, step_logits
-from quantizing import quantization_of
-from tiny import PROMPT, features, gated_model
+from support.exported import CPU, pytorch_logits, quantized_folder, step_logits
+from support.int8_folders import NATIVE, distance, opened
+from support.quantizing import quantization_of
+from support.tiny import PROMPT, features, gated_model
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models.gated_whisper import GATES
@@ -16,24 +17,8 @@ from whisperq.options import Execution
 from whisperq.ptq.checkpoint import apply_weights, quantizers
 from whisperq.quant.grid import range_qparams
 from whisperq.runtime.decoding import Rules, greedy
-from whisperq.runtime.int8.whisper import Int8Runtime
 from whisperq.runtime.open import open_model, open_runtime
 from whisperq.runtime.pytorch import PyTorchRuntime
-
-NATIVE = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU multiplies no bf16")
-
-
-def opened(folder, attention_dtype: str = "float32", **options) -> Int8Runtime:
-    return Int8Runtime.load(folder, "cpu", attention_dtype, **options)
-
-
-def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative difference of logits (steps, batch, vocabulary): the median over the batch.
-
-    The median, because in so small a network one code that lies on a tie moves all logits of its utterance by percents.
-    """
-    apart = (found - expected).abs().mean(dim=(0, 2)) / expected.abs().mean(dim=(0, 2))
-    return float(apart.median())
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from quantizing_ctc import (
+from support.quantizing_ctc import (
     difference,
     emulated_logits,
     float_folder,
@@ -14,7 +14,7 @@ from quantizing_ctc import (
     quantized_folder,
     waveforms,
 )
-from tiny_ctc import VARIANTS
+from support.tiny_ctc import VARIANTS
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models.sites import model_sites, watch

@@ -3,40 +3,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from support.kernel_inputs import GRIDS, PORTABLE, gates, grid, native, random
 
-from whisperq.native.build import NoKernels, library
 from whisperq.quant.grid import range_qparams
-from whisperq.runtime.int8.kernels import Cache, GateLogits, Grid, Heads, Norm, TorchKernels
+from whisperq.runtime.int8.kernels import Cache, Grid, Heads, Norm, TorchKernels
 from whisperq.runtime.int8.matmuls import IntegerWeight, MatmulProduct, OneDnnProduct, row_blocks
 from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_matmuls import FewRowsProduct
-
-PORTABLE = ("-mno-amx-tile", "-mno-amx-bf16")  # what a CPU without matrix tiles compiles
-GRIDS = {
-    "asymmetric": (-1.0, 3.0, 8), "symmetric": (-2.0, 2.0, 8), "six bits": (-1.0, 3.0, 6), "positive": (0.0, 2.5, 8),
-    "all zero": (0.0, 0.0, 8), "narrow": (-0.01, 0.02, 8),
-}  # fmt: skip
-
-
-def native(*flags: str) -> NativeKernels:
-    try:
-        return NativeKernels(library(flags))
-    except NoKernels as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture(params=[(), PORTABLE], ids=["this CPU", "without matrix tiles"])
 def kernels(request) -> NativeKernels:
     return native(*request.param)
-
-
-def grid(name: str) -> Grid:
-    low, high, bits = GRIDS[name]
-    return Grid(range_qparams(low, high, bits))
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -72,11 +50,6 @@ def test_gelu_of_a_layer_norm(kernels, scale):
     torch.testing.assert_close(found, expected, atol=3e-6, rtol=1e-5)
     codes, own = kernels.layer_norm(x, norm, grid("asymmetric"), gelu=True), grid("asymmetric").codes(found)
     assert torch.equal(codes, own)
-
-
-def gates(kind: str, rows: int, heads: Heads, dtype: torch.dtype) -> GateLogits | None:
-    width = {"none": 0, "headwise": heads.count, "elementwise": heads.count * heads.dim}[kind]
-    return GateLogits(random(rows, width, seed=5).to(dtype) * 2, 2.0) if width else None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.learned_step_size import lsq
 
 from whisperq.quant.allocation import TOLERANCE, allocate, mean_bits, spread
 from whisperq.quant.clipping import mse_weight_qparams
@@ -33,15 +34,6 @@ def test_a_chosen_width_is_the_grids_fake_quantization(shape, dims, chosen):
     expected = mse_weight_qparams(weight, WIDTHS[chosen], symmetric=True, channel_dims=dims)
     assert torch.equal(found, fake_quantize(weight, expected))
     assert found.unique().numel() > 1
-
-
-def lsq(weight: torch.Tensor, scale: torch.Tensor, bits: int) -> torch.Tensor:
-    """The pseudo-code of Esser et al. 2020, section 2.1, with `detach` where the paper stops gradients."""
-    greatest = 2 ** (bits - 1) - 1
-    factor = 1 / math.sqrt(weight.numel() / scale.numel() * greatest)
-    scale = (scale - scale * factor).detach() + scale * factor
-    real = (weight / scale).clamp(-greatest, greatest)
-    return ((real.round() - real).detach() + real) * scale
 
 
 @pytest.mark.parametrize("shape, dims", SHAPES)

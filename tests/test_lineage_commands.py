@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_command
-from reported import Heard, create, write_evaluation, write_grid, write_quantized, write_teacher, write_training
+from support.reported import Heard, create, write_evaluation, write_grid, write_quantized, write_teacher, write_training
 
 from whisperq import artifact
 from whisperq.report.gathering import gather

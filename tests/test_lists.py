@@ -3,31 +3,13 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from support.list_files import tone, write_list
 
 from whisperq.config import Source
 from whisperq.data.audio import load_audio
 from whisperq.data.lists import read
 from whisperq.errors import InputError
-
-
-def tone(path: Path, seconds: float = 0.5) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    samples = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * 8000)) / 8000)
-    soundfile.write(path, samples, 8000)
-    return path
-
-
-def write_list(folder: Path, *lines: object, name: str = "dev.jsonl") -> str:
-    """An utterance list beside a.wav and b.wav; a string is written as it is."""
-    tone(folder / "a.wav")
-    tone(folder / "b.wav")
-    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-    (folder / name).write_text("\n".join(texts) + "\n", encoding="utf-8")
-    return str(folder / name)
-
 
 GOOD = {"audio_filepath": "a.wav", "duration": 0.5, "text": "hello"}
 

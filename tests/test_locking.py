@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import Job
+from support.processes import Job
 
 from whisperq import locking
 from whisperq.errors import Interrupted

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from feeding import TEXTS, noise, write_noises
-from test_lists import write_list
+from support.feeding import TEXTS, noise, write_noises
+from support.list_files import write_list
 
 from whisperq.config import Source
 from whisperq.data.batches import require_texts
@@ -22,7 +22,7 @@ LINES = 1_000_000
 
 MEASURED = """
 import json, re, resource, sys
-from feeding import CODEC, make_feed, run
+from support.feeding import CODEC, make_feed, run
 
 def now() -> float:
     "MB"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import load_make_tokenizer, write_configuration
-from processes import Job
+from support.processes import Job
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 SPEECH = Path(os.environ.get("WHISPERQ_SPEECH", ""))

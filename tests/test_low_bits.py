@@ -6,50 +6,24 @@ import shutil
 import pytest
 import torch
 from conftest import DIGITS, run_command
-from exported import difference, exported, opened, pytorch_logits, step_logits
-from quantizing import observed_ranges
 from safetensors.torch import load_file, save_file
-from tiny import gated_model, logits_of, processor
+from support.exported import difference, exported, opened, pytorch_logits, step_logits
+from support.low_bit_folders import folder_of
+from support.tiny import gated_model, logits_of
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
 from whisperq.models.gated_whisper import GATES
-from whisperq.models.loading import save_model
 from whisperq.options import QuantizeConfig
 from whisperq.ptq.checkpoint import (
     QPARAMS,
     WEIGHTS,
     Fit,
-    PerToken,
-    Quantization,
     apply_weights,
     load_quantized,
-    quantize_weight,
-    save_quantization,
 )
-from whisperq.ptq.plan import make_plan
-from whisperq.quant.wide import ActivationRange
 from whisperq.runtime.int8.whisper import Int8Runtime
-from whisperq.steps.quantize import check_combination, describe
-
-PLAIN = Fit()
-
-
-def folder_of(model, folder, bits: int = 8, fit: Fit = PLAIN, activations: str = "static", recipe: str = "gemm"):
-    """As `whisperq quantize` leaves it -> its folder and what was quantized."""
-    plan, gemm = make_plan(model, recipe, activation_ranges=activations), recipe == "gemm"
-    weights = {w.parameter: quantize_weight(model, w, bits, gemm, gemm, fit) for w in plan.weights}
-    ranges = {}
-    if activations == "static":
-        ranges = {a: ActivationRange(ends) for a, ends in observed_ranges(model, plan.activations).items()}
-    grids = {a: ranges[a].grid() if ranges else PerToken(8) for a in plan.activations}
-    quantization = Quantization(weights, grids)
-    with artifact.create(folder, "quantized", "quantize", {}, {}) as draft:
-        save_model(model, processor, draft.folder)
-        (draft.folder / "model.safetensors").unlink()
-        save_quantization(model, quantization, ranges, draft.folder)
-        draft.results |= {"recipe": recipe, "group": fit.group, **describe(plan)}
-    return folder, quantization
+from whisperq.steps.quantize import check_combination
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

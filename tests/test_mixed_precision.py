@@ -11,14 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import write_configuration
-from feeding import write_noises
-from processes import Job
 from safetensors.torch import load_file
-from test_distributed import ended, pair
-from test_learned_scales import lsq
-from test_training import batch
-from tiny import gated_model, processor
-from tiny_ctc import save_checkpoint
+from support.feeding import write_noises
+from support.learned_step_size import lsq
+from support.process_pairs import ended, pair
+from support.processes import Job
+from support.tiny import gated_model, processor
+from support.tiny_ctc import save_checkpoint
+from support.training_batch import batch
 from torch.distributions import Categorical, kl_divergence
 from torch.func import functional_call
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Invoke, run_command, write_lines
-from reported import Heard, create, write_evaluation, write_teacher, write_training
 from rich.console import Console
+from support.reported import Heard, create, write_evaluation, write_teacher, write_training
 
 from whisperq.jobs import progress
 from whisperq.names import file_name, printable

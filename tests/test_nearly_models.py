@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny_ctc
 import torch
-from damage import Case, check_refused
 from safetensors.torch import load_file, save_file
-from test_audio import utterance
+from support import tiny_ctc
+from support.audio_files import utterance
+from support.damage import Case, check_refused
 
 from whisperq.data.audio import load_audio
 from whisperq.data.lists import Source, read

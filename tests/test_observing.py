@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
-from tiny import decoder_ids, features, gated_model
+from support.tiny import decoder_ids, features, gated_model
 
 from whisperq import options
 from whisperq.errors import UsageError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from conftest import DIGITS, sample_lines, write_lines
-from damage import refusal
+from support.damage import refusal
 
 from whisperq.data.lists import Source, read
 from whisperq.errors import InputError

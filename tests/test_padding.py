@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from exported import CPU, quantized_folder
-from tiny import features, gated_model, stock_twin
+from support.exported import CPU, quantized_folder
+from support.tiny import features, gated_model, stock_twin
 
 from whisperq.runtime.int8.whisper import Int8Runtime
 from whisperq.runtime.open import open_model

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import DIGITS
-from exported import CPU, exported, quantized_folder
-from tiny import gated_model
+from support.exported import CPU, exported, quantized_folder
+from support.tiny import gated_model
 
 from whisperq import artifact
 from whisperq.options import Execution

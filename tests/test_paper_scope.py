@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from quantizing import quantization_of
 from safetensors.torch import load_file, save_file
-from tiny import gated_model, logits_of, processor
+from support.quantizing import quantization_of
+from support.tiny import gated_model, logits_of, processor
 
 from whisperq.models.loading import save_model
 from whisperq.options import QuantizeConfig

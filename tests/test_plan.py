@@ -1,7 +1,7 @@
 """Which weights and activations the recipes take, against lists written out by hand."""
 
 import pytest
-from tiny import gated_model
+from support.tiny import gated_model
 
 from whisperq.errors import UsageError
 from whisperq.models.sites import model_sites

@@ -22,7 +22,7 @@ import pytest
 import torch
 from conftest import DIGITS, run_command
 from planted import CHANNEL, norms, plant, planted_folder
-from tiny import gated_model, logits_of
+from support.tiny import gated_model, logits_of
 
 from whisperq.config import source
 from whisperq.data.batches import Batch, teacher_forced

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import configuration, run_command, sample_lines, write_configuration, write_lines
-from processes import Job
+from support.several_processes import all_at_once, processes
 
 from whisperq.jobs.distributed import Processes
 
@@ -39,20 +38,6 @@ def folder(prepared, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WHISPERQ_RUN", raising=False)
     return tmp_path
-
-
-def processes(folder: Path, world: int, *arguments: str) -> list[Job]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [Job(folder, *arguments, environment={**common, "RANK": str(rank)}) for rank in range(world)]
-
-
-def all_at_once(folder: Path, world: int, *arguments: str) -> list[Job]:
-    jobs = processes(folder, world, *arguments)
-    assert [job.exit_code() for job in jobs] == [0] * world, "\n".join(job.said for job in jobs)
-    return jobs
 
 
 def timeless(value):

@@ -19,10 +19,10 @@ import pytest
 import soundfile
 import torch
 from conftest import DIGITS, sample_lines, write_lines
-from processes import Job
-from test_decoding import Scripted, few_words, until_end
-from test_processes import processes
-from tiny import features, gated_model, processor
+from support.processes import Job
+from support.scripted_runtime import Scripted, few_words, until_end
+from support.several_processes import processes
+from support.tiny import features, gated_model, processor
 
 from whisperq.batch.pseudo_labels import TOO_LONG, UNFINISHED, UNREADABLE, label_batch
 from whisperq.config import Source

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 from conftest import DIGITS, sample_lines
-from processes import Job
+from support.processes import Job
 
 from whisperq import artifact, publishing
 from whisperq.batch.evaluation import Heard

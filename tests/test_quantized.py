@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from quantizing import emulated, saved
 from safetensors import safe_open
-from tiny import gated_model, logits_of
+from support.quantizing import emulated, saved
+from support.tiny import gated_model, logits_of
 from torch.ao.quantization import MinMaxObserver, PerChannelMinMaxObserver
 
 from whisperq.errors import InputError

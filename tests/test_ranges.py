@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
-from test_training import CODEC, batch, gradients
-from tiny import gated_model
+from support.tiny import gated_model
+from support.training_batch import CODEC, batch, gradients
 
 from whisperq.data.tokens import IGNORED
 from whisperq.errors import UsageError

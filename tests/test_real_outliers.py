@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Invoke
-from real import SPEECH, dev_utterances, whisper_folder
+from support.real import SPEECH, dev_utterances, whisper_folder
 
 from whisperq import artifact
 from whisperq.scoring.normalizers import get_normalizer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import Invoke
-from real import dev_utterances, whisper_folder
+from support.real import dev_utterances, whisper_folder
 
 from whisperq.data.audio import load_audio
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Invoke, write_lines
-from real import dev_utterances, whisper_folder
+from support.real import dev_utterances, whisper_folder
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 from whisperq.data.utterance import Utterance

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from test_audio import encoded, tone, utterance
+from support.audio_files import encoded, tone, utterance
 
 from whisperq.data.audio import load_audio
 from whisperq.data.recording import Recording

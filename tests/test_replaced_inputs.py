@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import Job
+from support.processes import Job
 
 from whisperq import artifact, reading
 from whisperq.errors import InputError, Interrupted

@@ -13,8 +13,8 @@ import jiwer
 import numpy as np
 import pytest
 from conftest import run_command
-from reported import Heard, write_evaluation, write_grid, write_outliers, write_teacher, write_training
 from scipy import stats
+from support.reported import Heard, write_evaluation, write_grid, write_outliers, write_teacher, write_training
 
 from whisperq.config import Source
 from whisperq.data.sources import read_all

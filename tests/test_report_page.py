@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_command
-from reported import write_grid
+from support.reported import write_grid
 
 from whisperq.report.page import POLICY
 

@@ -7,7 +7,9 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from reported import (
+from rich.console import Console
+from scipy.stats import ttest_1samp
+from support.reported import (
     Heard,
     write_evaluation,
     write_grid,
@@ -16,8 +18,6 @@ from reported import (
     write_teacher,
     write_training,
 )
-from rich.console import Console
-from scipy.stats import ttest_1samp
 
 from whisperq.kinds import in_todays_form
 from whisperq.report.distortion_tables import distorted, distortion_tables

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import configuration, run_command, write_configuration
-from processes import Job
+from support.processes import Job
 from transformers import WhisperConfig
 
 STEPS = 80

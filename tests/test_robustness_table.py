@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from conftest import run_command
-from reported import Heard, create, write_evaluation
+from support.reported import Heard, create, write_evaluation
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "robustness" / "table.py"
 TEXTS = {"one": "the first words after that a pause and more", "two": "nothing is lost"}

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from exported import CPU, difference
 from planted import planted_folder
 from safetensors.torch import load_file
-from test_smoothing import spoken_logits
+from support.exported import CPU, difference
+from support.smoothed_models import spoken_logits
 
 from whisperq import artifact
 from whisperq.options import ExportConfig

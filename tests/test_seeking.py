@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import gated_model, processor, token_id
+from support.tiny import gated_model, processor, token_id
 
 from whisperq.data.audio import split_at_silence
 from whisperq.data.long_audio import Piece, Whole, pieces_of

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import sample_lines, write_lines
-from quantizing import emulated, quantization_of
 from scipy.special import rel_entr, softmax
-from tiny import GATED, decoder_ids, features, gated_model, logits_of
+from support.quantizing import emulated, quantization_of
+from support.tiny import GATED, decoder_ids, features, gated_model, logits_of
 
 from whisperq import artifact
 from whisperq.config import source

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from damage import Case, change_json, check_refused, refusal, reseal
 from rich.console import Console
+from support.damage import Case, change_json, check_refused, refusal, reseal
 
 from whisperq import artifact
 from whisperq.report.lineage_tree import lineage_tree

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import Job
+from support.processes import Job
 
 from whisperq.stopping import STOPPING, leave_when_told, raised
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import GATED, decoder_ids, features, gated_model, logits_of
+from support.tiny import GATED, decoder_ids, features, gated_model, logits_of
 from torch.nn.functional import linear
 
 from whisperq.errors import UsageError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import configuration, write_configuration
-from slurm_stand_in import Cluster, Job
+from support.slurm_stand_in import Cluster, Job
 
 from whisperq import artifact
 

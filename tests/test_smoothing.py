@@ -6,27 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported import CPU, difference
 from planted import plant, planted_folder
 from safetensors.torch import load_file
-from test_processes import all_at_once
-from tiny import gated_model, logits_of
+from support.exported import difference
+from support.several_processes import all_at_once
+from support.smoothed_models import run, spoken_logits
+from support.tiny import gated_model, logits_of
 from torch import nn
 
 from whisperq import artifact
-from whisperq.config import source
-from whisperq.data.lists import read
 from whisperq.errors import UsageError
 from whisperq.models.gated_whisper import GATES, HeadLinear
 from whisperq.models.loading import load_model, load_processor, save_model
 from whisperq.models.sites import model_sites, watch
-from whisperq.options import Execution, QuantizeConfig
+from whisperq.options import QuantizeConfig
 from whisperq.ptq.checkpoint import QPARAMS
 from whisperq.ptq.smoothing import norm_readers, smooth
 from whisperq.ptq.statistics import CHANNELS
 from whisperq.quant.scale_search import Observed
 from whisperq.quant.smoothing import ChannelExtrema, magnitudes, smoothing_scales
-from whisperq.runtime.open import open_runtime
 from whisperq.steps.quantize import check_combination
 
 
@@ -135,12 +133,6 @@ def test_shards_make_the_same_channels():
         assert torch.equal(torch.stack(getattr(second, name)), torch.stack(getattr(alone, name)))
 
 
-def run(invoke, folder: Path, *arguments) -> artifact.Artifact:
-    result = invoke(*arguments, "--run", folder)
-    assert result.exit_code == 0, result.output
-    return artifact.load(Path(arguments[arguments.index("--out") + 1]))
-
-
 def quantized(invoke, folder: Path, model: Path, name: str, *flags, observer: str = "ema") -> Path:
     """A model calibrated with its channels and quantized."""
     calibration, out = folder / f"calibration-{observer}", folder / "quantized" / name
@@ -151,17 +143,6 @@ def quantized(invoke, folder: Path, model: Path, name: str, *flags, observer: st
     flags = (*flags, "--observer", observer) if "dynamic" not in flags else flags
     run(invoke, folder, "quantize", "--model", model, "--calibration", calibration, *flags, "--out", out)
     return out
-
-
-def spoken_logits(folder: Path, digits: Path, runtime: str | None = None) -> torch.Tensor:
-    """Logits (utterances, vocabulary) after the references of real recordings."""
-    utterances = read(source(str(digits / "test.jsonl"), digits, "test")).utterances
-    rows = []
-    with open_runtime(folder, Execution(runtime, "float32" if runtime == "int8" else "auto"), CPU) as opened:
-        for utterance in utterances:
-            batch = opened.loader.labelled([utterance])
-            rows.append(opened.runtime.decode_step(batch.tokens.inputs, opened.runtime.encode(batch.features)))
-    return torch.cat(rows).detach()
 
 
 @pytest.mark.parametrize("activations", ["static", "dynamic"])

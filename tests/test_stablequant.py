@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import sample_lines, write_lines
-from quantizing_ctc import waveforms
-from tiny import decoder_ids, features, gated_model
-from tiny_ctc import VARIANTS, save_checkpoint
+from support.quantizing_ctc import waveforms
+from support.tiny import decoder_ids, features, gated_model
+from support.tiny_ctc import VARIANTS, save_checkpoint
 
 from whisperq import artifact
 from whisperq.calibration.evaluator import Development, layers_of

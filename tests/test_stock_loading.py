@@ -8,7 +8,18 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny import END, PROMPT, decoder_ids, digits, features, gated_model, logits_of, processor, stock_twin, token_id
+from support.tiny import (
+    END,
+    PROMPT,
+    decoder_ids,
+    digits,
+    features,
+    gated_model,
+    logits_of,
+    processor,
+    stock_twin,
+    token_id,
+)
 from transformers import AutoModelForSpeechSeq2Seq, WhisperForConditionalGeneration
 
 from whisperq.data.tokens import make_codec

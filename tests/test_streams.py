@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import chain
 
 import pytest
-from feeding import ids, make_feed, run, same_steps, write_noises, write_parquet
+from support.feeding import ids, make_feed, run, same_steps, write_noises, write_parquet
 
 from whisperq.config import Source, read_config
 from whisperq.data.batches import require_texts

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import run_command
-from feeding import change_lines, make_feed, write_noises
-from test_training import batch, gradients
-from tiny import gated_model
+from support.feeding import change_lines, make_feed, write_noises
+from support.tiny import gated_model
+from support.training_batch import batch, gradients
 
 from whisperq import artifact
 from whisperq.errors import UsageError

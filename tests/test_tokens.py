@@ -4,8 +4,8 @@ from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
-from real import whisper_folder
-from tiny import processor
+from support.real import whisper_folder
+from support.tiny import processor
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AddedToken, WhisperTokenizer
 

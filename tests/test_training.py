@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import END, PROMPT, TEXTS, features, gated_model, processor, utterances
+from support.tiny import TEXTS, gated_model
+from support.training_batch import batch, gradients, make_distiller
 from torch.distributions import Categorical, kl_divergence
 from transformers import get_scheduler
 
-from whisperq.data.batches import Batch
-from whisperq.data.tokens import IGNORED, Codec
+from whisperq.data.tokens import IGNORED
 from whisperq.errors import TrainingError
 from whisperq.training import losses
 from whisperq.training.loop import Distiller, autocast_dtype, learning_rate
@@ -18,12 +18,6 @@ from whisperq.training.losses import Head, Weighting, distillation_sums
 from whisperq.training_options import DistillConfig
 
 POSITIONS = "model.encoder.embed_positions.weight"
-CODEC = Codec(processor.tokenizer, PROMPT, END, 64)
-
-
-def batch(start: int = 0, stop: int = 4) -> Batch:
-    names = utterances(4)[start:stop]
-    return Batch(features(4)[start:stop], CODEC.batch(TEXTS[start:stop], [u.id for u in names]), tuple(names))
 
 
 def heads(seed: int, width: int, vocabulary: int = 301, tokens: int = 37) -> Head:
@@ -96,17 +90,6 @@ def test_schedules_are_transformers_own(schedule):
     # Theirs begins the warm-up with a step at rate zero, ours ends it a step earlier.
     ours = [learning_rate(s, config) for s in range(20)]
     assert ours[:2] == pytest.approx(expected[1:3]) and ours[3:] == pytest.approx(expected[3:])
-
-
-def make_distiller(seed: int = 0, dropout: float = 0.0, teacher_layers: int = 2, **changes) -> Distiller:
-    student = gated_model(seed=1, encoder_layers=1, decoder_layers=teacher_layers, dropout=dropout)
-    teacher = gated_model("none", seed=2, encoder_layers=teacher_layers, decoder_layers=teacher_layers)
-    config = DistillConfig(**{"max_grad_norm": 0.0, "warmup_steps": 0, "max_steps": 10, "temperature": 2.0} | changes)
-    return Distiller(student, teacher, config, torch.float32, seed)
-
-
-def gradients(distiller: Distiller) -> dict[str, torch.Tensor]:
-    return {n: p.grad.clone() for n, p in distiller.student.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("micro", [1, 2])

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 from conftest import DIGITS, sample_lines
-from tiny import END, PROMPT, gated_model, processor, token_id
+from support.tiny import END, PROMPT, gated_model, processor, token_id
 from transformers import GenerationConfig
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 

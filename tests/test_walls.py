@@ -215,3 +215,8 @@ def test_files_stay_short():
     for path in FILES:
         alone = path.name == "gated_whisper.py"  # it travels with the weights, so that it cannot be divided
         assert len(path.read_text().splitlines()) <= (350 if alone else 250), path
+
+
+def test_no_test_module_imports_another():
+    for path in sorted((PACKAGE.parent / "tests").rglob("*.py")):
+        assert not [name for name in imports(path) if name.split(".")[0].startswith("test_")], path

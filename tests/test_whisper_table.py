@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import run_command
-from reported import Heard, create, write_evaluation, write_sensitivity
 from safetensors.torch import save_file
+from support.reported import Heard, create, write_evaluation, write_sensitivity
 
 from whisperq import artifact
 

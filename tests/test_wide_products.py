@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from test_kernels import native, random
+from support.kernel_inputs import native, random
 from transformers import PreTrainedConfig
 
 from whisperq.export.graph import Graph

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from feeding import make_feed, run, same_steps, write_noises
+from support.feeding import make_feed, run, same_steps, write_noises
 
 from whisperq.errors import InputError, TrainingError
 from whisperq.training.workers import workers
@@ -110,7 +110,7 @@ def test_steps_left_early_leave_no_process(tmp_path):
 
 ABANDONED = """
 import multiprocessing, sys
-from feeding import make_feed
+from support.feeding import make_feed
 steps = make_feed(sys.argv[1], workers=2).steps(None, 10_000, 0, 1)
 next(steps)
 print(*(c.pid for c in multiprocessing.active_children()), flush=True)

@@ -9,8 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import soundfile
 import torch
-from tiny import END, PROMPT, TEXTS, processor
 
+from support.tiny import END, PROMPT, TEXTS, processor
 from whisperq.config import Source
 from whisperq.data.batches import Batch, Loader
 from whisperq.data.sources import read_all

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from quantizing import saved
-from tiny import PROMPT, decoder_ids, features, processor
 
+from support.quantizing import saved
+from support.tiny import PROMPT, decoder_ids, features, processor
 from whisperq import artifact
 from whisperq.models.loading import load_config, save_model
 from whisperq.options import ExportConfig

@@ -1,8 +1,8 @@
 """Tiny models quantized as `whisperq quantize` does it, and emulated."""
 
 import torch
-from tiny import logits_of, processor
 
+from support.tiny import logits_of, processor
 from whisperq.models.loading import save_model
 from whisperq.models.sites import model_sites, watch
 from whisperq.ptq.checkpoint import PerToken, Quantization, quantize_weight, quantizers, save_quantization

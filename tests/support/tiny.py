@@ -17,7 +17,7 @@ GATED = ("headwise", "shared", "per-head", "mlp", "elementwise")
 
 
 def _load_digits_module(name: str):
-    path = Path(__file__).parents[1] / "examples" / "digits" / f"{name}.py"
+    path = Path(__file__).parents[2] / "examples" / "digits" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"digits_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

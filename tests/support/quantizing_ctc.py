@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import torch
-from tiny_ctc import save_checkpoint
 from torch import Tensor
 
+from support.tiny_ctc import save_checkpoint
 from whisperq import artifact
 from whisperq.models.loading import load_model
 from whisperq.models.sites import model_sites, watch

@@ -1,0 +1,1 @@
+"""What several test modules share: tiny models, scripted runtimes, processes that can be killed, damaged files."""
