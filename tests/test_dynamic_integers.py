@@ -18,10 +18,10 @@ from whisperq.quant.grid import fake_quantize, quantize, token_qparams
 from whisperq.runtime.decoding import Rules, greedy
 from whisperq.runtime.int8 import dynamic
 from whisperq.runtime.int8.ctc import Int8Ctc
-from whisperq.runtime.int8.dynamic import DynamicProduct, MatmulSums, OneDnnSums, TokenGrid, integer_sums
+from whisperq.runtime.int8.dynamic import DynamicMatmul, MatmulSums, OneDnnSums, TokenGrid, integer_sums
 from whisperq.runtime.int8.kernels import Norm, TorchKernels
 from whisperq.runtime.int8.matmuls import IntegerWeight, has_onednn
-from whisperq.runtime.int8.native_tokens import NativeDynamicProduct, TokenKernels
+from whisperq.runtime.int8.native_tokens import NativeDynamicMatmul, TokenKernels
 
 
 def native(*flags: str) -> TokenKernels:
@@ -84,11 +84,11 @@ def one_dnn(weight, bits, align=False):
 
 
 MAKERS = {
-    "oneDNN": lambda w, g: DynamicProduct(w, g, one_dnn(w, g.bits)),
-    "matmul": lambda w, g: DynamicProduct(w, g, MatmulSums(w.codes, "cpu")),
-    "native": lambda w, g: NativeDynamicProduct(w, g, integer_sums(w.codes, g.bits, "cpu", True), native(), False),
-    "native matmul": lambda w, g: NativeDynamicProduct(w, g, MatmulSums(w.codes, "cpu"), native(*PORTABLE), False),
-    "few rows": lambda w, g: NativeDynamicProduct(w, g, integer_sums(w.codes, g.bits, "cpu"), native(), True),
+    "oneDNN": lambda w, g: DynamicMatmul(w, g, one_dnn(w, g.bits)),
+    "matmul": lambda w, g: DynamicMatmul(w, g, MatmulSums(w.codes, "cpu")),
+    "native": lambda w, g: NativeDynamicMatmul(w, g, integer_sums(w.codes, g.bits, "cpu", True), native(), False),
+    "native matmul": lambda w, g: NativeDynamicMatmul(w, g, MatmulSums(w.codes, "cpu"), native(*PORTABLE), False),
+    "few rows": lambda w, g: NativeDynamicMatmul(w, g, integer_sums(w.codes, g.bits, "cpu"), native(), True),
 }
 SHAPES = [(1, 32, 48), (1, 200, 2100), (5, 7, 3), (8, 200, 33), (17, 1280, 33), (300, 64, 40)]
 
@@ -157,7 +157,7 @@ def test_without_kernels_of_the_cpu(gate, tmp_path, no_compiler, monkeypatch):
     folder = dynamic_folder(tmp_path, gate)
     runtime = opened(folder)
     product = runtime.encoder[0].feed_forward.fc1
-    assert type(product) is DynamicProduct and isinstance(product._sums, MatmulSums)
+    assert type(product) is DynamicMatmul and isinstance(product._sums, MatmulSums)
     check_logits(step_logits(runtime, batch=8), pytorch_logits(folder, batch=8))
 
 

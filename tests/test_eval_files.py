@@ -80,20 +80,20 @@ class Killed(BaseException):
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch):
     """batches.heard: what was heard so far; batches.last: the process dies after so many of them."""
-    real = step.hear_batch
+    real = step.transcribe_loaded
 
     class Batches:
         heard: list[tuple[int, ...]] = []
         last: int | None = None
 
-    def hear_batch(opened, name, loaded, size):
+    def transcribe_loaded(opened, name, loaded, size):
         if Batches.last is not None and len(Batches.heard) == Batches.last:
             raise Killed
         Batches.heard.append(loaded[0])
         return real(opened, name, loaded, size)
 
     Batches.heard = []
-    monkeypatch.setattr(step, "hear_batch", hear_batch)
+    monkeypatch.setattr(step, "hear_batch", transcribe_loaded)
     return Batches
 
 

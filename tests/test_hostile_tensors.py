@@ -18,8 +18,8 @@ from whisperq.errors import InputError
 from whisperq.ptq.checkpoint import load_quantized
 from whisperq.quant.grid import range_qparams
 from whisperq.runtime.int8.kernels import Cache, GateLogits, Grid, Heads, Norm
-from whisperq.runtime.int8.matmuls import IntegerWeight, MatmulProduct
-from whisperq.runtime.int8.native_matmuls import FewRowsProduct
+from whisperq.runtime.int8.matmuls import IntegerWeight, TorchMatmul
+from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
 from whisperq.runtime.int8.whisper import Int8Runtime
 
 FC2, Q = "model.decoder.layers.0.fc2", "model.encoder.layers.1.self_attn.q_proj"
@@ -242,6 +242,6 @@ def test_a_product_writes_where_there_is_room(call):
     kernels = native()
     if not kernels.multiplies_few_rows:
         pytest.skip("this CPU lacks AVX512-VNNI")
-    product = FewRowsProduct(weight(), g(), kernels, MatmulProduct(weight(), g()))
+    product = FewRowsMatmul(weight(), g(), kernels, TorchMatmul(weight(), g()))
     with pytest.raises(ValueError):
         call(product)

@@ -25,11 +25,11 @@ from whisperq.runtime.int8 import layers as int8_layers
 from whisperq.runtime.int8.convolutions import Convolution, PositionalConvolution, TimeNorm
 from whisperq.runtime.int8.ctc import Int8Ctc
 from whisperq.runtime.int8.kernels import Grid, TorchKernels
-from whisperq.runtime.int8.matmuls import FloatProduct, IntegerWeight, MatmulProduct, OneDnnProduct
+from whisperq.runtime.int8.matmuls import FloatMatmul, IntegerWeight, OneDnnMatmul, TorchMatmul
 
 NATIVE = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU multiplies no bf16")
 GRID = Grid(range_qparams(-2.0, 3.0, 8))
-ONE_DNN = OneDnnProduct if torch.backends.mkldnn.is_available() else MatmulProduct
+ONE_DNN = OneDnnMatmul if torch.backends.mkldnn.is_available() else TorchMatmul
 
 
 def opened(folder: Path, attention_dtype: str = "float32", **options) -> Int8Ctc:
@@ -157,7 +157,7 @@ def test_without_a_compiler_it_runs_and_says_so(tmp_path, monkeypatch):
 
 def test_pytorchs_own_integer_product_will_do(tmp_path, monkeypatch):
     """As on CUDA, and on processors without oneDNN."""
-    monkeypatch.setattr(int8_layers, "integer_product", lambda weight, grid, *_, **__: MatmulProduct(weight, grid))
+    monkeypatch.setattr(int8_layers, "integer_product", lambda weight, grid, *_, **__: TorchMatmul(weight, grid))
     check(quantized(tmp_path))
 
 
@@ -196,12 +196,12 @@ def as_product(weight: torch.Tensor, bias: torch.Tensor, kind: type) -> tuple[to
     qparams = weight_qparams(weight, 8, symmetric=True, channel_dims=1)
     codes = (weight / qparams.scale).round().to(torch.int8)
     flat = codes.transpose(1, 2).flatten(1)
-    if kind is FloatProduct:
-        return codes * qparams.scale, FloatProduct(flat * qparams.scale[..., 0], bias, GRID)
+    if kind is FloatMatmul:
+        return codes * qparams.scale, FloatMatmul(flat * qparams.scale[..., 0], bias, GRID)
     return codes * qparams.scale, kind(IntegerWeight(flat, qparams.scale.flatten(), bias), GRID)
 
 
-@pytest.mark.parametrize("kind", [ONE_DNN, MatmulProduct, FloatProduct])
+@pytest.mark.parametrize("kind", [ONE_DNN, TorchMatmul, FloatMatmul])
 @pytest.mark.parametrize("width, stride", [(10, 5), (3, 2), (2, 2), (1, 1), (3, 4)])
 def test_a_convolution_is_pytorchs(kind, width, stride):
     weight, product = as_product(random(24, 7, width), bias := random(24, seed=1), kind)
@@ -211,7 +211,7 @@ def test_a_convolution_is_pytorchs(kind, width, stride):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [ONE_DNN, MatmulProduct, FloatProduct])
+@pytest.mark.parametrize("kind", [ONE_DNN, TorchMatmul, FloatMatmul])
 @pytest.mark.parametrize("offset", [0.0, 1.5])
 def test_a_norm_over_time_is_pytorchs(kind, offset):
     """Also of filters that hear next to nothing of so smooth an input, and of one that only hears its offset."""

@@ -7,9 +7,9 @@ from support.kernel_inputs import GRIDS, PORTABLE, gates, grid, native, random
 
 from whisperq.quant.grid import range_qparams
 from whisperq.runtime.int8.kernels import Cache, Grid, Heads, Norm, TorchKernels
-from whisperq.runtime.int8.matmuls import IntegerWeight, MatmulProduct, OneDnnProduct, row_blocks
+from whisperq.runtime.int8.matmuls import IntegerWeight, OneDnnMatmul, TorchMatmul, row_blocks
 from whisperq.runtime.int8.native_kernels import NativeKernels
-from whisperq.runtime.int8.native_matmuls import FewRowsProduct
+from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
 
 
 @pytest.fixture(params=[(), PORTABLE], ids=["this CPU", "without matrix tiles"])
@@ -103,11 +103,11 @@ def test_decoding_against_a_cache(kernels, kind, dtype):
     assert everything.shape == (batch, 48) and everything.dtype == torch.uint8
 
 
-def few_rows(weight: IntegerWeight, g: Grid) -> FewRowsProduct:
+def few_rows(weight: IntegerWeight, g: Grid) -> FewRowsMatmul:
     kernels = native()
     if not kernels.multiplies_few_rows:
         pytest.skip("this CPU lacks AVX512-VNNI")
-    return FewRowsProduct(weight, g, kernels, OneDnnProduct(weight, g))
+    return FewRowsMatmul(weight, g, kernels, OneDnnMatmul(weight, g))
 
 
 def product_case(rows: int, inputs: int, outputs: int, name: str, extreme: bool = False):
@@ -125,7 +125,7 @@ def product_case(rows: int, inputs: int, outputs: int, name: str, extreme: bool 
     return g, codes, weight, sums
 
 
-@pytest.mark.parametrize("kind", [OneDnnProduct, MatmulProduct, few_rows])
+@pytest.mark.parametrize("kind", [OneDnnMatmul, TorchMatmul, few_rows])
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize("name", ["asymmetric", "symmetric", "six bits", "all zero"])
 @pytest.mark.parametrize("rows, inputs, outputs", [(1, 32, 48), (5, 7, 3), (8, 200, 33), (17, 1280, 33), (430, 64, 33)])
@@ -141,7 +141,7 @@ def test_integer_products_are_exact(kind, rows, inputs, outputs, name, extreme):
     torch.testing.assert_close(added.double(), expected + residual, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [OneDnnProduct, MatmulProduct, few_rows])
+@pytest.mark.parametrize("kind", [OneDnnMatmul, TorchMatmul, few_rows])
 @pytest.mark.parametrize("bits", [8, 5])
 @pytest.mark.parametrize("rows", [9, 280])
 def test_gelu_and_requantization_are_fused(kind, rows, bits):
@@ -158,7 +158,7 @@ def test_gelu_and_requantization_are_fused(kind, rows, bits):
 
 def test_packed_weights_serve_any_number_of_rows():
     g, codes, weight, _sums = product_case(64, 96, 64, "asymmetric")
-    product = OneDnnProduct(weight, g)
+    product = OneDnnMatmul(weight, g)
     whole = product(codes)
     for rows in (1, 3, 50):
         torch.testing.assert_close(product(codes[:rows].contiguous()), whole[:rows], rtol=1e-6, atol=1e-3)

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 from conftest import run_command
-from support.reported import Heard, create, write_evaluation, write_grid, write_quantized, write_teacher, write_training
+from support.reported import (
+    Transcribed,
+    create,
+    write_evaluation,
+    write_grid,
+    write_quantized,
+    write_teacher,
+    write_training,
+)
 
 from whisperq import artifact
 from whisperq.report.gathering import gather
@@ -32,7 +40,7 @@ def lines(*folders: Path) -> dict[str, str]:
 
 
 def test_inputs_are_named_as_the_run_folder_has_them(run, tmp_path):
-    write_evaluation(run, run / "quantized/gemm-w8a8", "gemm-w8a8-int8", [Heard("clean", 3)], "int8")
+    write_evaluation(run, run / "quantized/gemm-w8a8", "gemm-w8a8-int8", [Transcribed("clean", 3)], "int8")
     write_quantized(run, "a5", activation_bits=5, exclude=("enc.0.*", "dec.1.fc1"), per_channel=False)
     teacher, found = tmp_path / "teacher", lines(run)
     assert found["run/student"] == f"whisperq init-student --teacher {teacher} --gate none"
@@ -62,7 +70,7 @@ def test_test_sets_have_their_names_and_lists_their_paths(run, tmp_path):
 
 def test_a_comparison_names_its_two_and_no_flag_that_was_not_given(run, tmp_path):
     for name, wrong in (("one", 1), ("two", 2)):
-        write_evaluation(run, run / "distilled", name, [Heard("clean", wrong)], "float")
+        write_evaluation(run, run / "distilled", name, [Transcribed("clean", wrong)], "float")
     assert run_command("compare", "one", "two", "--common").exit_code == 0
     assert run_command("compare", "one", "two", "--scorer", "sclite", "--out", "run/comparisons/other").exit_code == 0
     file = (run / "eval/one/hypotheses/clean.jsonl").resolve()

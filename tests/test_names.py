@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Invoke, run_command, write_lines
 from rich.console import Console
-from support.reported import Heard, create, write_evaluation, write_teacher, write_training
+from support.reported import Transcribed, create, write_evaluation, write_teacher, write_training
 
 from whisperq.jobs import progress
 from whisperq.names import file_name, printable
@@ -220,7 +220,10 @@ def test_a_progress_bar_names_a_set_as_it_is(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_report_of_hostile_sets(here: Path) -> None:
     write_training(here / "run", write_teacher(here / "teacher"), 3, "none")
-    sets = [Heard(HOSTILE[kind], 3) for kind in ("markup that closes nothing", "formula", "an escape sequence", "long")]
+    sets = [
+        Transcribed(HOSTILE[kind], 3)
+        for kind in ("markup that closes nothing", "formula", "an escape sequence", "long")
+    ]
     write_evaluation(here / "run", here / "run" / "distilled", "e", [s for s in sets if "/" not in s.name], "float")
     done = run_command("report", "run", "--json")
     assert done.exit_code == 0 and not json.loads(done.stdout)["results"]["unreadable"], done.stderr

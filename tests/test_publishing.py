@@ -16,7 +16,7 @@ from conftest import DIGITS, sample_lines
 from support.processes import Job
 
 from whisperq import artifact, publishing
-from whisperq.batch.evaluation import Heard
+from whisperq.batch.evaluation import Transcribed
 from whisperq.cli.failing import explained
 from whisperq.errors import UsageError
 from whisperq.jobs.journal import appending
@@ -197,10 +197,10 @@ def test_a_full_disk_is_told_by_the_place_that_is_full(monkeypatch, tmp_path, ca
     with pytest.raises(typer.Exit):
         explained(OSError(errno.ENOSPC, "No space left on device", "source.json", None, "made.json"))
     assert capsys.readouterr().err == "whisperq: No space left on device: made.json\n"
-    with appending(tmp_path / "heard-0.jsonl", Heard) as keep:
+    with appending(tmp_path / "heard-0.jsonl", Transcribed) as keep:
         monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
         with pytest.raises(OSError) as error:
-            keep([Heard("a", 1, "word")])
+            keep([Transcribed("a", 1, "word")])
     assert error.value.filename == str(tmp_path)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import run_command
 from scipy import stats
-from support.reported import Heard, write_evaluation, write_grid, write_outliers, write_teacher, write_training
+from support.reported import Transcribed, write_evaluation, write_grid, write_outliers, write_teacher, write_training
 
 from whisperq.config import Source
 from whisperq.data.sources import read_all
@@ -77,7 +77,7 @@ def test_the_interval_over_seeds_is_students(count):
 def test_rates_are_jiwers_and_means_are_unweighted(grid):
     (table,) = [t for t in error_tables(measure(gather([grid], True), 0)) if t.stem == "table2"]
     found = records(table)
-    expected = 100 * jiwer.wer(*Heard("clean", 12).texts())
+    expected = 100 * jiwer.wer(*Transcribed("clean", 12).texts())
     row = found["clean (120 words)", "none", "float"]
     assert row["wer_percent"] == pytest.approx(expected) and row["low_95"] < expected < row["high_95"]
     assert row["group"] == "in-distribution (ID)" and row["seeds"] == "0 1 2"
@@ -100,7 +100,9 @@ def test_bold_is_what_is_surely_better_and_nothing_else(tmp_path):
     for name in ("none-0", "headwise-0"):
         shutil.copytree(runs / name, equal / name)
         shutil.rmtree(equal / name / "eval")
-        write_evaluation(equal / name, equal / name / "distilled", "distilled-float", [Heard("clean", 5)], "float")
+        write_evaluation(
+            equal / name, equal / name / "distilled", "distilled-float", [Transcribed("clean", 5)], "float"
+        )
     (table,) = error_tables(measure(gather([equal], True), 0))
     assert len(table.rows) == 2 and not any(row[-1].bold for row in table.rows)
 
@@ -108,7 +110,7 @@ def test_bold_is_what_is_surely_better_and_nothing_else(tmp_path):
 def test_results_under_different_normalisers_stand_in_different_tables(tmp_path):
     teacher = write_teacher(tmp_path / "teacher")
     for name in ("basic", "none"):
-        write_evaluation(tmp_path / "run", teacher, name, [Heard("clean", 3, normalizer=name)], "float")
+        write_evaluation(tmp_path / "run", teacher, name, [Transcribed("clean", 3, normalizer=name)], "float")
     tables = error_tables(measure(gather([tmp_path / "run"], True), 0))
     assert [t.title for t in tables] == [f"Table 2. Word error rates, normaliser {n}" for n in ("basic", "none")]
     assert [len(t.records) for t in tables] == [1, 1]
@@ -117,14 +119,14 @@ def test_results_under_different_normalisers_stand_in_different_tables(tmp_path)
 def test_a_list_that_changed_under_its_name_is_another_test_set(tmp_path):
     teacher = write_teacher(tmp_path / "teacher")
     for count in (20, 30):
-        write_evaluation(tmp_path / "run", teacher, f"of-{count}", [Heard("clean", 3, utterances=count)], "float")
+        write_evaluation(tmp_path / "run", teacher, f"of-{count}", [Transcribed("clean", 3, utterances=count)], "float")
     (table,) = error_tables(measure(gather([tmp_path / "run"], True), 0))
     assert {r["set"] for r in table.records} == {"clean (60 words)", "clean (90 words)"}
 
 
 def test_means_are_of_the_sets_that_systems_heard_together(tmp_path):
     teacher = write_teacher(tmp_path / "teacher")
-    sets = [Heard(name, wrong) for name, wrong in (("a", 1), ("b", 3), ("c", 5))]
+    sets = [Transcribed(name, wrong) for name, wrong in (("a", 1), ("b", 3), ("c", 5))]
     for name, runtime, heard in (("all", "float", sets), ("two", "int8", sets[:2]), ("one", "emulated", sets[2:])):
         write_evaluation(tmp_path / "run", teacher, name, heard, runtime)
     (table,) = [t for t in error_tables(measure(gather([tmp_path / "run"], True), 0)) if t.stem == "table2"]
@@ -136,7 +138,7 @@ def test_means_are_of_the_sets_that_systems_heard_together(tmp_path):
 def test_a_ctc_model_has_one_stack_of_layers(tmp_path):
     (folder := tmp_path / "wav2vec2").mkdir()
     (folder / "config.json").write_text('{"num_hidden_layers": 12}')
-    write_evaluation(tmp_path / "run", folder, "float", [Heard("clean", 3)], "float")
+    write_evaluation(tmp_path / "run", folder, "float", [Transcribed("clean", 3)], "float")
     (table,) = error_tables(measure(gather([tmp_path / "run"], True), 0))
     assert table.columns[-1] == "#12 layers" and table.records[0]["name"] == "wav2vec2"
 
@@ -274,7 +276,7 @@ def two(tmp_path, monkeypatch) -> Path:
     for name, gate in (("good", "headwise"), ("odd", "none")):
         run = tmp_path / "runs" / name
         write_training(run, write_teacher(tmp_path / "teacher"), 3, gate)
-        write_evaluation(run, run / "distilled", "e", [Heard("clean", 2)], "float")
+        write_evaluation(run, run / "distilled", "e", [Transcribed("clean", 2)], "float")
         write_outliers(run, 4.0, data)
     return tmp_path / "runs"
 

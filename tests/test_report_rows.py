@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import ttest_1samp
 from support.reported import (
-    Heard,
+    Transcribed,
     write_evaluation,
     write_grid,
     write_quantized,
@@ -58,7 +58,7 @@ def test_each_quantization_has_its_own_row(run):
     write_quantized(run, "others", exclude=("enc.1.*",))
     models = sorted((run / "quantized").iterdir())
     for wrong, model in enumerate(models):
-        write_evaluation(run, model, model.name, [Heard("clean", wrong)], "int8")
+        write_evaluation(run, model, model.name, [Transcribed("clean", wrong)], "int8")
     found = rows(run)
     assert sorted(found.values()) == pytest.approx([100 * wrong / 120 for wrong in range(6)])
     kinds = ("percentile ranges", "3 worst parts float", "weights per tensor", "enc.0.* float", "enc.1.* float")
@@ -68,12 +68,12 @@ def test_each_quantization_has_its_own_row(run):
 def test_different_models_of_one_title_are_told_apart_by_their_folders(run, tmp_path):
     write_quantized(run, "again", {"bytes": 1001})
     for wrong, name in enumerate(("gemm-w8a8", "again")):
-        write_evaluation(run, run / "quantized" / name, name, [Heard("clean", wrong)], "int8")
+        write_evaluation(run, run / "quantized" / name, name, [Transcribed("clean", wrong)], "int8")
     assert rows(run) == {"gemm W8A8 (gemm-w8a8)": 0, "gemm W8A8 (again)": pytest.approx(100 / 120)}
     for wrong, place in enumerate(("one", "two")):
         model = write_teacher(tmp_path / "foreign" / place / "whisper")
         (model / "model.safetensors").write_bytes(bytes(wrong))
-        write_evaluation(tmp_path / "foreign", model, place, [Heard("clean", wrong)], "float")
+        write_evaluation(tmp_path / "foreign", model, place, [Transcribed("clean", wrong)], "float")
     (table,) = error_tables(measure(gather([tmp_path / "foreign"], True), 0))
     assert sorted(r["wer_percent"] for r in table.records) == pytest.approx([0, 100 / 120])
     assert all(f"/{place}/whisper)" in " ".join(r["name"] for r in table.records) for place in ("one", "two"))
@@ -85,7 +85,7 @@ def test_seeds_of_a_mean_over_sets_are_drawn_once(tmp_path):
     for seed, wrong in enumerate((2, 8, 14, 20)):
         run = tmp_path / "runs" / str(seed)
         write_training(run, teacher, 3, "none", seed)
-        sets = [Heard("clean", wrong), Heard("noisy", wrong)]
+        sets = [Transcribed("clean", wrong), Transcribed("noisy", wrong)]
         write_evaluation(run, run / "distilled", "float", sets, "float", seed)
     rates = [next(iter(r.values())) for r in measure(gather([tmp_path / "runs"], True), 0).values()]
     mean, each = np.std(mean_rate(rates).resampled), np.mean([np.std(r.resampled) for r in rates])
@@ -101,11 +101,13 @@ def test_two_seeds_decide_nothing_and_one_only_over_utterances():
 
 
 def test_costs_are_against_what_was_decoded_alike_on_the_same_device(run):
-    write_evaluation(run, run / "distilled", "greedy", [Heard("clean", 2)], "float")
-    write_evaluation(run, run / "distilled", "beams", [Heard("clean", 1)], "float", beams=5)
-    write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8", [Heard("clean", 6)], "int8")
-    write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8-beams", [Heard("clean", 4)], "int8", beams=5)
-    write_evaluation(run, run / "quantized" / "gemm-w8a8", "small", [Heard("clean", 7)], "int8", reduce_range=True)
+    write_evaluation(run, run / "distilled", "greedy", [Transcribed("clean", 2)], "float")
+    write_evaluation(run, run / "distilled", "beams", [Transcribed("clean", 1)], "float", beams=5)
+    write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8", [Transcribed("clean", 6)], "int8")
+    write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8-beams", [Transcribed("clean", 4)], "int8", beams=5)
+    write_evaluation(
+        run, run / "quantized" / "gemm-w8a8", "small", [Transcribed("clean", 7)], "int8", reduce_range=True
+    )
     measured = measure(gather([run], True), 0)
     (costs,) = cost_table(measured, RULE, "costs")
     found = {r["runtime"]: r["difference"] for r in costs.records}
@@ -116,9 +118,9 @@ def test_costs_are_against_what_was_decoded_alike_on_the_same_device(run):
 
 
 def test_sets_without_spaces_have_tables_of_character_errors(run, monkeypatch):
-    write_evaluation(run, run / "distilled", "english", [Heard("clean", 2)], "float")
+    write_evaluation(run, run / "distilled", "english", [Transcribed("clean", 2)], "float")
     monkeypatch.setattr("reported.WORDS", list("\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d"))
-    write_evaluation(run, run / "distilled", "chinese", [Heard("clean", 2)], "float")
+    write_evaluation(run, run / "distilled", "chinese", [Transcribed("clean", 2)], "float")
     by_characters, by_words = error_tables(measure(gather([run], True), 0))
     assert by_words.title.startswith("Table 2. Word") and by_characters.title.startswith("Table 2. Character")
     (record,) = by_characters.records
@@ -127,7 +129,7 @@ def test_sets_without_spaces_have_tables_of_character_errors(run, monkeypatch):
 
 
 def test_an_older_normalisers_rates_are_named(run, capsys):
-    out = write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float")
+    out = write_evaluation(run, run / "distilled", "float", [Transcribed("clean", 2)], "float")
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["results"]["sets"]["clean"]["wer"] = 0.25
     (out / "manifest.json").write_text(json.dumps(manifest))
@@ -136,7 +138,7 @@ def test_an_older_normalisers_rates_are_named(run, capsys):
 
 
 def test_a_map_that_is_gone_leaves_the_evaluation_out(run, capsys):
-    out = write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float")
+    out = write_evaluation(run, run / "distilled", "float", [Transcribed("clean", 2)], "float")
     manifest = out / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"basic"', '"english"'))
     assert measure(gather([run], False), 0) == {}
@@ -144,7 +146,7 @@ def test_a_map_that_is_gone_leaves_the_evaluation_out(run, capsys):
 
 
 def test_an_evaluation_that_had_no_map_stands_under_its_own_rule(run):
-    out = write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float")
+    out = write_evaluation(run, run / "distilled", "float", [Transcribed("clean", 2)], "float")
     manifest = out / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"basic"', '"english-without-spelling-map"'))
     ((found, rates),) = measure(gather([run], False), 0).items()
@@ -152,14 +154,14 @@ def test_an_evaluation_that_had_no_map_stands_under_its_own_rule(run):
 
 
 def test_several_processes_speed_has_its_interval_around_it(run):
-    write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float", processes=4)
+    write_evaluation(run, run / "distilled", "float", [Transcribed("clean", 2)], "float", processes=4)
     (found,) = speeds(gather([run], True), 0).values()
     assert found.rtfx == pytest.approx(80) and found.interval == pytest.approx((80, 80))
 
 
 def test_a_size_that_is_not_known_is_a_dash_and_no_point(run):
-    write_evaluation(run, run / "distilled", "float", [Heard("clean", 2)], "float")
-    write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8", [Heard("clean", 2)], "int8")
+    write_evaluation(run, run / "distilled", "float", [Transcribed("clean", 2)], "float")
+    write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8", [Transcribed("clean", 2)], "int8")
     (run / "distilled" / "model.safetensors").unlink()
     gathered = gather([run], True)
     found = speeds(gathered, 0)
@@ -198,7 +200,7 @@ def test_links_and_printed_names_are_what_the_folders_are_called(tmp_path):
 
 def test_a_model_of_the_hub_has_its_own_name(tmp_path):
     folder = tmp_path / "models--openai--whisper-tiny" / "snapshots" / "169d4a4341b33bc18d8881c4b69c2e104e1cc0af"
-    write_evaluation(tmp_path / "run", write_teacher(folder), "float", [Heard("clean", 1)], "float")
+    write_evaluation(tmp_path / "run", write_teacher(folder), "float", [Transcribed("clean", 1)], "float")
     (table,) = error_tables(measure(gather([tmp_path / "run"], True), 0))
     assert table.records[0]["name"] == "openai/whisper-tiny"
     assert model_name(Path("/models/tiny")) == "tiny"

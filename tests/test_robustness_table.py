@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from conftest import run_command
-from support.reported import Heard, create, write_evaluation
+from support.reported import Transcribed, create, write_evaluation
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "robustness" / "table.py"
 TEXTS = {"one": "the first words after that a pause and more", "two": "nothing is lost"}
@@ -34,7 +34,7 @@ def test_words_are_counted_in_every_format_and_levels_are_compared(tmp_path):
     with create(run / "distilled", "distilled", "distill", {}) as draft:
         (draft.folder / "model.safetensors").write_bytes(b"1")
     for name, wrong in (("float", 1), ("int8", 3)):
-        write_evaluation(run, run / "distilled", name, [Heard("minus60", wrong, utterances=40)], name)
+        write_evaluation(run, run / "distilled", name, [Transcribed("minus60", wrong, utterances=40)], name)
     pair = (run / "eval/float", run / "eval/int8", "--common", "--margin", "0.5")
     assert run_command("compare", *pair, "--out", run / "levels-int8-vs-float").exit_code == 0
 

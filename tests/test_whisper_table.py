@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import run_command
 from safetensors.torch import save_file
-from support.reported import Heard, create, write_evaluation, write_sensitivity
+from support.reported import Transcribed, create, write_evaluation, write_sensitivity
 
 from whisperq import artifact
 
@@ -45,7 +45,7 @@ def made(tmp_path_factory) -> Path:
     for a, b in (*(("float", n) for n in (*SYSTEMS, "paper-all-attention")), ("dynamic", "after")):
         against(run, a, b)
     for name, wrong in (("int8", 7), ("emulated", 6), ("emulated-avx2", 9)):
-        sets = [Heard("librispeech", wrong, utterances=50)]
+        sets = [Transcribed("librispeech", wrong, utterances=50)]
         heard = write_evaluation(folder / "beside", run / "quantized/after", name, sets, name[:8], limit=50)
         shutil.copytree(heard, run / "agreement" / name)
     rounds = {"after": [12.0, 10.0, 11.0], "faster-whisper": [4.0, 5.0, 5.5]}
@@ -64,7 +64,7 @@ def add(run: Path, source: Path | None, name: str, runtime: str, wrong: int, utt
         with create(model, "quantized", "quantize", {"model": run / "distilled"}) as draft:
             (draft.folder / "model.safetensors").write_bytes(bytes(10))
             draft.results |= {"recipe": "gemm", "bytes": 3500, "float_bytes": 7000}
-    sets = [Heard(n, wrong, utterances=utterances) for n in ("librispeech", "ljspeech")]
+    sets = [Transcribed(n, wrong, utterances=utterances) for n in ("librispeech", "ljspeech")]
     write_evaluation(run, model, name, sets, runtime, limit=utterances)
     python("pooled.py", run / "eval" / name, run / "pooled" / f"{name}.jsonl")
 

@@ -19,7 +19,7 @@ from whisperq.runtime.int8.kernels import Kernels, TorchKernels
 from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.matmuls import IntegerWeight
 from whisperq.runtime.int8.native_tokens import TokenKernels
-from whisperq.runtime.int8.wide_matmuls import WideGrid, WideProduct
+from whisperq.runtime.int8.wide_matmuls import WideGrid, WideMatmul
 
 K, N, CHANNELS = 96, 40, (3, 17, 64, 90)
 ENDS = (-300.0, 500.0)
@@ -34,10 +34,10 @@ def weight() -> IntegerWeight:
     return IntegerWeight(codes, random(N, seed=2).abs() * 0.01, random(N, seed=3))
 
 
-def product(grid: WideGrid, kind: str) -> WideProduct:
+def product(grid: WideGrid, kind: str) -> WideMatmul:
     """As the runtime makes it: few rows by the native kernel, or PyTorch's own product."""
     layers = Layers(None, "cpu", kernels(kind))  # type: ignore[arg-type]
-    return WideProduct(grid, weight(), layers.kernels, lambda w, g: layers._integer(w, g, few_rows=True), few_rows=True)
+    return WideMatmul(grid, weight(), layers.kernels, lambda w, g: layers._integer(w, g, few_rows=True), few_rows=True)
 
 
 def exact(x: torch.Tensor, grid: torch.nn.Module, w: IntegerWeight) -> np.ndarray:

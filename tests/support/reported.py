@@ -17,7 +17,7 @@ WORDS = "zero one two three four five six seven eight nine".split()
 
 
 @dataclass(frozen=True)
-class Heard:
+class Transcribed:
     """A test set: `wrong` of its utterances' first words are heard as another, from utterance `start` on."""
 
     name: str
@@ -86,7 +86,7 @@ def log(gate: str) -> list[dict]:
 
 
 def write_evaluation(
-    run: Path, model: Path, name: str, sets: Sequence[Heard], runtime: str, seed: int = 0, **settings
+    run: Path, model: Path, name: str, sets: Sequence[Transcribed], runtime: str, seed: int = 0, **settings
 ) -> Path:
     """As eval writes it: 2 s of audio an utterance, heard in 0.1 s each, by `processes` at once."""
     processes = settings.pop("processes", 1)
@@ -124,7 +124,7 @@ def write_grid(folder: Path, seeds: Sequence[int] = (0,)) -> Path:
             run = folder / "runs" / f"{gate}-{seed}"
             write_training(run, teacher, 3, gate, seed)
             for model, runtime, more in (("distilled", "float", 0), ("quantized/gemm-w8a8", "int8", 4)):
-                heard = [Heard("clean", wrong + more, "id"), Heard("noisy", wrong + more, "ood", start=10)]
+                heard = [Transcribed("clean", wrong + more, "id"), Transcribed("noisy", wrong + more, "ood", start=10)]
                 write_evaluation(run, run / model, f"{Path(model).name}-{runtime}", heard, runtime)
             write_outliers(run, 10.0 + seed if gate == "none" else 4.0 + seed / 2, data, seed)
     return folder / "runs"

@@ -18,7 +18,7 @@ import numpy as np
 from whisperq.data.batches import Loader
 from whisperq.data.utterance import Utterance
 from whisperq.errors import WhisperqError
-from whisperq.jobs.journal import Unfinished, appending, whole_lines
+from whisperq.jobs.journal import Journal, appending, whole_lines
 from whisperq.jobs.prefetch import prefetch
 from whisperq.jobs.stopwatch import Stopwatch
 from whisperq.runtime.open import Opened
@@ -31,7 +31,7 @@ Loaded = tuple[Batch, dict[int, np.ndarray]]  # without what could not be read
 
 
 @dataclass(frozen=True)
-class Heard:
+class Transcribed:
     """The text of a set's utterance, None where it could not be read; times are its share of its batch's."""
 
     set: str
@@ -63,10 +63,10 @@ def audio_ahead(
     yield from prefetch(load(batch) for batch in batches)
 
 
-def hear_batch(opened: Opened, name: str, loaded: Loaded, size: int) -> list[Heard]:
+def transcribe_loaded(opened: Opened, name: str, loaded: Loaded, size: int) -> list[Transcribed]:
     """Raises nothing for what could not be read: it has no text."""
     batch, audio = loaded
-    unread = [Heard(name, number, None) for number in batch if number not in audio]
+    unread = [Transcribed(name, number, None) for number in batch if number not in audio]
     if not audio:
         return unread
     watch = Stopwatch(opened.loader.device)
@@ -76,24 +76,28 @@ def hear_batch(opened: Opened, name: str, loaded: Loaded, size: int) -> list[Hea
     wall = (time.perf_counter() - began) / len(audio)
     shares: dict[str, Any] = {stage: seconds / len(audio) for stage, seconds in watch.seconds.items()}
     rate = opened.loader.extractor.sampling_rate
-    lines = [Heard(name, n, t, len(audio[n]) / rate, wall=wall, **shares) for n, t in zip(audio, texts, strict=True)]
+    lines = [
+        Transcribed(name, n, t, len(audio[n]) / rate, wall=wall, **shares) for n, t in zip(audio, texts, strict=True)
+    ]
     lines[0] = replace(lines[0], again=again_in_full(opened.runtime) - before)
     return [*lines, *unread]
 
 
-class HeardBook(Unfinished):
+class HeardBook(Journal):
     """What was heard so far, beside the place where the evaluation will lie."""
 
     def __init__(self, out: Path, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> None:
         super().__init__(out, config, inputs, "hypotheses", "heard-*.jsonl")
 
-    def heard(self, name: str) -> dict[int, Heard]:
+    def heard(self, name: str) -> dict[int, Transcribed]:
         """All whole lines of a set, by number."""
-        return {line.number: line for path in self.files() for line in whole_lines(path, Heard)[0] if line.set == name}
+        return {
+            line.number: line for path in self.files() for line in whole_lines(path, Transcribed)[0] if line.set == name
+        }
 
     def times(self, name: str) -> dict[str, float]:
         """Seconds of each stage, of the process that took longest."""
-        shares = [[x for x in whole_lines(path, Heard)[0] if x.set == name] for path in self.files()]
+        shares = [[x for x in whole_lines(path, Transcribed)[0] if x.set == name] for path in self.files()]
         sums = [{stage: sum(getattr(x, stage) for x in lines) for stage in STAGES} for lines in shares]
         return max(sums, key=lambda one: one["wall"])
 
@@ -103,11 +107,11 @@ class HeardBook(Unfinished):
         try:
             yield
         except WhisperqError:
-            lines = (line for path in self.files() for line in whole_lines(path, Heard)[0])
+            lines = (line for path in self.files() for line in whole_lines(path, Transcribed)[0])
             if all(line.text is None for line in lines):
                 self.remove()
             raise
 
-    def writing(self, rank: int) -> AbstractContextManager[Callable[[Sequence[Heard]], None]]:
+    def writing(self, rank: int) -> AbstractContextManager[Callable[[Sequence[Transcribed]], None]]:
         """One process's function that keeps lines, as `appending` gives it."""
-        return appending(self.folder / f"heard-{rank}.jsonl", Heard)
+        return appending(self.folder / f"heard-{rank}.jsonl", Transcribed)

@@ -13,7 +13,7 @@ from typing import Any
 
 from whisperq.data.batches import Loader
 from whisperq.data.utterance import Utterance
-from whisperq.jobs.journal import Unfinished, appending, whole_lines
+from whisperq.jobs.journal import Journal, appending, whole_lines
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import ONCE, Care, Decoding
 from whisperq.runtime.interface import Runtime
@@ -63,7 +63,7 @@ def label_batch(
     return labels
 
 
-class LabelBook(Unfinished):
+class LabelBook(Journal):
     """The labels so far, beside the place where the finished ones will lie."""
 
     def __init__(self, out: Path, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from whisperq.calibration.prefix_cache import Prefix
-from whisperq.calibration.search import Ask, Book, Trial
+from whisperq.calibration.search import Ask, Trial, TrialJournal
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
@@ -21,7 +21,7 @@ from whisperq.ptq.checkpoint import Quantization, quantize_weight
 from whisperq.ptq.partial import Mixture, Part
 from whisperq.ptq.plan import make_plan
 from whisperq.quant.grid import range_qparams
-from whisperq.quant.ranges import Ends
+from whisperq.quant.ranges import RangeEnds
 from whisperq.runtime.open import OpenedModel
 from whisperq.runtime.transcription import transcribe
 from whisperq.scoring.distortion import Distortion
@@ -76,7 +76,7 @@ class Development:
 
     @contextmanager
     def answering(
-        self, utterances: Sequence[Utterance], size: int, book: Book, say: Callable[[str], None]
+        self, utterances: Sequence[Utterance], size: int, book: TrialJournal, say: Callable[[str], None]
     ) -> Iterator[Ask]:
         """What answers the search: from the book, else measured by all processes, each a share of the batches."""
         if self.processes.main:
@@ -85,7 +85,7 @@ class Development:
         if known:
             say(f"going on after {len(known)} trials")
 
-        def ask(trials: list[Trial], before: Mapping[str, Ends]) -> list[Trial]:
+        def ask(trials: list[Trial], before: Mapping[str, RangeEnds]) -> list[Trial]:
             if all(trial.key in known for trial in trials):
                 return [known[trial.key] for trial in trials]
             if self.processes.any(self.stopping()):
@@ -101,7 +101,7 @@ class Development:
 
     @torch.inference_mode()
     def measure(
-        self, trials: Sequence[Trial], before: Mapping[str, Ends], number: int, part: Sequence[Utterance]
+        self, trials: Sequence[Trial], before: Mapping[str, RangeEnds], number: int, part: Sequence[Utterance]
     ) -> list[Sums]:
         """For each of the trials, all of one layer, what the batch of this number adds to its figures."""
         if self.metric == "wer":
@@ -111,14 +111,18 @@ class Development:
         exact = self._exact(number, batch)
         return [self._distortion(trial, before, number, batch, exact) for trial in trials]
 
-    def _word_errors(self, trial: Trial, before: Mapping[str, Ends], number: int, part: Sequence[Utterance]) -> Sums:
+    def _word_errors(
+        self, trial: Trial, before: Mapping[str, RangeEnds], number: int, part: Sequence[Utterance]
+    ) -> Sums:
         o = self.opened
         with self._in_integers(trial, before, number):
             heard = list(transcribe(o.runtime, o.loader, o.rules, part, len(part)))
         errors = count_errors([h.utterance.text or "" for h in heard], [h.text for h in heard], self.words)
         return errors.substitutions + errors.deletions + errors.insertions, errors.reference_words
 
-    def _distortion(self, trial: Trial, before: Mapping[str, Ends], number: int, batch: Batch, exact: Tensor) -> Sums:
+    def _distortion(
+        self, trial: Trial, before: Mapping[str, RangeEnds], number: int, batch: Batch, exact: Tensor
+    ) -> Sums:
         distortion = Distortion()
         with self._in_integers(trial, before, number):
             distortion.update(exact, self._logits(batch))
@@ -137,7 +141,7 @@ class Development:
         return batch.counted(teacher_forced(self.opened.model, batch, self.opened.loader.device))
 
     @contextmanager
-    def _in_integers(self, trial: Trial, before: Mapping[str, Ends], number: int) -> Iterator[None]:
+    def _in_integers(self, trial: Trial, before: Mapping[str, RangeEnds], number: int) -> Iterator[None]:
         """With the trial's layer and those before it quantized, and nothing computed that this batch's last run did."""
         ranges = {**before, **({} if trial.layer is None else {trial.layer: trial.ends})}
         grids = self.mixture.quantization.activations

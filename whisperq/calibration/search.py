@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.artifact import plain
-from whisperq.jobs.journal import Unfinished, whole_lines
+from whisperq.jobs.journal import Journal, whole_lines
 from whisperq.kinds.observations import Searched
 from whisperq.quant.observers.minmax import minmax_range
-from whisperq.quant.ranges import Ends, SiteRange
+from whisperq.quant.ranges import RangeEnds, SiteRange
 from whisperq.quant.stable import CUT_OFFS, best_cut_off, costly_by_snr, costly_by_wer, stable_range
 
 DECISIONS = "decisions.jsonl"
@@ -52,7 +52,7 @@ class Trial:
         return measured
 
     @property
-    def ends(self) -> Ends:
+    def ends(self) -> RangeEnds:
         """The range. Raises ValueError where the trial has none."""
         if self.range is None:
             raise ValueError(f"the trial {self.stage} of {self.layer} has no range")
@@ -70,7 +70,7 @@ class Trial:
         return f"SNR {self.snr_db:.2f} dB" if self.wer is None else f"WER {100 * self.wer:.2f} %"
 
 
-class Book(Unfinished):
+class TrialJournal(Journal):
     """The trials so far, beside the place where the calibration will lie."""
 
     def __init__(self, out: Path, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> None:
@@ -97,7 +97,7 @@ class Criterion:
         return costly_by_snr(alone, self.decibels)
 
 
-Ask = Callable[[list[Trial], Mapping[str, Ends]], list[Trial]]  # measure, with these layers before in integers
+Ask = Callable[[list[Trial], Mapping[str, RangeEnds]], list[Trial]]  # measure, with these layers before in integers
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Desk:
 
 def search(
     layers: Sequence[str], observed: Mapping[str, SiteRange], bits: int, criterion: Criterion, desk: Desk
-) -> tuple[dict[str, Ends], list[Trial]]:
+) -> tuple[dict[str, RangeEnds], list[Trial]]:
     """The ranges of the costly layers, and the log of all trials with what was decided on them."""
     full = {a: minmax_range(observed[a].minima, observed[a].maxima) for a in layers}
     log = desk.ask([Trial(bits, "float")], {}) if criterion.metric == "wer" else []
@@ -137,11 +137,11 @@ def search(
     return {layer: ranges[layer] for layer in costly}, log
 
 
-def candidates(layer: str, observed: SiteRange, full: Ends, bits: int) -> list[Trial]:
+def candidates(layer: str, observed: SiteRange, full: RangeEnds, bits: int) -> list[Trial]:
     """The full range, and each cut-off's that no other one has."""
     if observed.histogram is None:
         raise ValueError(f"no histogram was kept of {layer}")
-    ranges: dict[Ends, float | None] = {full: None}
+    ranges: dict[RangeEnds, float | None] = {full: None}
     for kept in CUT_OFFS:
         ranges.setdefault(stable_range(observed.histogram, kept, bits), kept)
     return [Trial(bits, "cut-off", layer, kept, ends) for ends, kept in ranges.items()]

@@ -30,7 +30,7 @@ class Dataclass(Protocol):
 Line = TypeVar("Line", bound=Dataclass)
 
 
-class Unfinished:
+class Journal:
     """One command's work folder; `what` names its lines to the user, and `pattern` their files."""
 
     def __init__(

@@ -5,7 +5,7 @@ Rates are fractions, differences of word errors percentage points, intervals hol
 
 from typing import Annotated, NotRequired, TypedDict
 
-from whisperq.kinds.scores import Ends, Measure, Rule
+from whisperq.kinds.scores import Measure, RangeEnds, Rule
 from whisperq.schema import count
 
 
@@ -29,7 +29,7 @@ class Judgement(References):
     """B against A, in points of the measure; positive where B is worse."""
 
     difference: float
-    interval_95: Ends
+    interval_95: RangeEnds
     p: float | None
     verdict: str
     within_margin: bool
@@ -102,11 +102,11 @@ class PairedRates(TypedDict):
     total: Annotated[int, count(1)]
     count_a: int
     count_b: int
-    interval_95_a: Ends
-    interval_95_b: Ends
+    interval_95_a: RangeEnds
+    interval_95_b: RangeEnds
     pairs: dict[str, int]
     difference: float
-    difference_interval_95: Ends
+    difference_interval_95: RangeEnds
     p: float | None
 
 
@@ -116,7 +116,7 @@ class MoreWords(TypedDict, total=False):
     words_a: int
     words_b: int
     words_change: float
-    words_interval_95: Ends
+    words_interval_95: RangeEnds
 
 
 class Symptom(PairedRates, MoreWords):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 from whisperq.kinds.pattern import Missing
 
 Measure = Literal["wer", "cer"]
-Ends = tuple[float, float]
+RangeEnds = tuple[float, float]
 MaybeEnds = tuple[float | None, float | None]
 Tally = Annotated[int | None, Missing(None)]  # a count; None of earlier versions, which did not count it
 

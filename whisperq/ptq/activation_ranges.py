@@ -29,7 +29,7 @@ from whisperq.quant.observer import EstimatorSettings, Observations, check_obser
 from whisperq.quant.observers import OBSERVERS
 from whisperq.quant.scale_search import MASSIVE, Estimate, Observed, outlier_ratio
 from whisperq.quant.smoothing import magnitudes
-from whisperq.quant.wide import WIDE, ActivationRange, Ends, with_headroom
+from whisperq.quant.wide import WIDE, ActivationRange, RangeEnds, with_headroom
 
 
 @dataclass
@@ -118,7 +118,7 @@ def _estimate(calibration: Path, observer: str, bits: int) -> Estimate:
     content, scaled = read_ranges(calibration), OBSERVERS[_scaled_observer(observer)]
     how = EstimatorSettings((observer,), content["momentum"], bits=(bits,))
 
-    def estimate(observed: Observed) -> Ends:
+    def estimate(observed: Observed) -> RangeEnds:
         batches = observed.minima.amin(dim=1).tolist(), observed.maxima.amax(dim=1).tolist()
         return scaled.estimate(Observations(None, *batches), how, bits)
 

@@ -22,14 +22,14 @@ from whisperq.errors import InputError
 from whisperq.models.gated_whisper import Gate
 from whisperq.models.sites import Site
 from whisperq.quant.observers.minmax import minmax_range
-from whisperq.quant.ranges import OBSERVERS, PER_BITWIDTH, Ends, Estimation, SiteRange, check_observer
+from whisperq.quant.ranges import OBSERVERS, PER_BITWIDTH, Estimation, RangeEnds, SiteRange, check_observer
 from whisperq.schema import Wrong, count, each, ends, items, maybe, number, one_of, read_json, record
 
 RANGES = "ranges.json"
 SPECTROGRAM = "enc.conv1:input"  # of a model that hears log-mel spectrograms
 
 
-def known_range(model: nn.Module, site: Site, heard: Ends | None = None) -> Ends | None:
+def known_range(model: nn.Module, site: Site, heard: RangeEnds | None = None) -> RangeEnds | None:
     """The range that a site has by its making, whatever the data; None where only data tell.
 
     heard: the range of what the model takes in; None where it has none, as waveforms.
@@ -43,8 +43,8 @@ def known_range(model: nn.Module, site: Site, heard: Ends | None = None) -> Ends
 
 
 def write_ranges(
-    observed: Mapping[str, SiteRange], how: Estimation, folder: Path, found: Mapping[int, Mapping[str, Ends]] = {}
-) -> dict[str, Ends]:
+    observed: Mapping[str, SiteRange], how: Estimation, folder: Path, found: Mapping[int, Mapping[str, RangeEnds]] = {}
+) -> dict[str, RangeEnds]:
     """found: what stablequant's search found, by bits and site. Returns the calibration's own ranges."""
     sites = {address: one.as_dict(how) for address, one in observed.items()}
     for bits, ranges in found.items():
@@ -114,7 +114,7 @@ def chosen_observer(folder: Path, wanted: str | None) -> str:
     return wanted or held[0]
 
 
-def site_ranges(folder: Path, sites: Iterable[str], observer: str, bits: int) -> dict[str, Ends]:
+def site_ranges(folder: Path, sites: Iterable[str], observer: str, bits: int) -> dict[str, RangeEnds]:
     """The ranges of these sites. Raises InputError for one that was not observed, and for bits not asked for."""
     content = read_ranges(folder)
     if observer in PER_BITWIDTH and bits not in content["activation_bits"]:
@@ -132,7 +132,7 @@ def site_ranges(folder: Path, sites: Iterable[str], observer: str, bits: int) ->
     return {a: _of(content["sites"][a], observer, bits) for a in sites}
 
 
-def _of(entry: Mapping[str, Any], observer: str, bits: int) -> Ends:
+def _of(entry: Mapping[str, Any], observer: str, bits: int) -> RangeEnds:
     if observer == "minmax":
         if "known" in entry:
             return tuple(entry["known"])

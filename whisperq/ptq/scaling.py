@@ -35,7 +35,7 @@ from whisperq.quant.scale_search import (
     spend,
     wide_range,
 )
-from whisperq.quant.wide import ActivationRange, Ends
+from whisperq.quant.wide import ActivationRange, RangeEnds
 
 CHEAP = 0.002  # part of a model's products: one of few rows, in a decoder, may have 16 bits for what little it costs
 # Of the decoder's 8-bit ranges: a calibration sees hundreds of frames for each token, and one value beyond the range of
@@ -89,7 +89,7 @@ def with_margin(site: str, estimate: Estimate) -> Estimate:
     return lambda observed: widened(site, estimate(observed))
 
 
-def widened(site: str, ends: Ends) -> Ends:
+def widened(site: str, ends: RangeEnds) -> RangeEnds:
     """The decoder's with TOKEN_MARGIN."""
     factor = TOKEN_MARGIN if site.startswith("dec.") else 1.0
     return factor * ends[0], factor * ends[1]

@@ -8,7 +8,7 @@ from whisperq.errors import UsageError
 from whisperq.quant.histogram import Histogram
 from whisperq.registered import OBSERVERS
 
-Ends = tuple[float, float]  # of a range: low, high
+RangeEnds = tuple[float, float]  # of a range: low, high
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Observer:
     estimate: (what was seen, settings, bits) -> the range (low, high) that the grid shall cover.
     """
 
-    estimate: Callable[[Observations, EstimatorSettings, int], Ends]
+    estimate: Callable[[Observations, EstimatorSettings, int], RangeEnds]
     needs_histogram: bool = False  # `Observations.counted` may be asked; scaled sites, which have none, take minmax
     per_bitwidth: bool = False  # the range is for a number of bits, and of no use for another
     averages: bool = False  # clips what few batches hold, so that a model with massive values takes minmax by default

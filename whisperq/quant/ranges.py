@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from whisperq.quant.histogram import Histogram
-from whisperq.quant.observer import Ends, EstimatorSettings, Observations, check_observer
+from whisperq.quant.observer import EstimatorSettings, Observations, RangeEnds, check_observer
 from whisperq.quant.observers import OBSERVERS
 
 NEEDS_HISTOGRAM = tuple(name for name, observer in OBSERVERS.items() if observer.needs_histogram)
@@ -24,7 +24,7 @@ PER_BITWIDTH = tuple(name for name, observer in OBSERVERS.items() if observer.pe
 class Estimation(EstimatorSettings):
     """Estimators' settings, and what each site is observed with for them. Raises UsageError as these do."""
 
-    def site(self, known: Ends | None = None) -> "SiteRange":
+    def site(self, known: RangeEnds | None = None) -> "SiteRange":
         """Ready for a site's first batch; known: the range that mathematics gives it."""
         counted = known is None and bool({*self.observers} & {*NEEDS_HISTOGRAM})
         return SiteRange(Histogram() if counted else None, known=known)
@@ -38,7 +38,7 @@ class SiteRange(Observations):
     """
 
     numbers: list[int] = field(default_factory=list)  # of the batches, in the order of the data
-    known: Ends | None = None
+    known: RangeEnds | None = None
     in_parts: ClassVar[bool] = True  # a batch may come in several calls, if it has a number
 
     def observe(self, tensors: Iterable[Tensor], number: int | None = None) -> None:
@@ -79,7 +79,7 @@ class SiteRange(Observations):
         if self.histogram is not None and other.histogram is not None:
             self.histogram.merge(other.histogram)
 
-    def estimate(self, observer: str, how: EstimatorSettings, bits: int) -> Ends:
+    def estimate(self, observer: str, how: EstimatorSettings, bits: int) -> RangeEnds:
         """One observer's range; of stablequant the full one, which its search starts from. Raises UsageError."""
         check_observer(observer)
         return OBSERVERS[observer].estimate(self, how, bits) if self.known is None else self.known

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from whisperq.quant.grid import fake_quantize
-from whisperq.quant.wide import WIDE, ActivationRange, Ends, WideQParams, fake_quantize_wide, with_headroom
+from whisperq.quant.wide import WIDE, ActivationRange, RangeEnds, WideQParams, fake_quantize_wide, with_headroom
 
 # Beyond 0.65 e falls further, but whole models get worse: what weights lose is the same for every token, and adds up
 # where the activations' errors average out.
@@ -59,7 +59,7 @@ class Observed:
         return Observed(self.minima / scales, self.maxima / scales, self.rows.float() / scales.repeat(self.width))
 
 
-Estimate = Callable[[Observed], Ends]
+Estimate = Callable[[Observed], RangeEnds]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from whisperq.quant.grid import QParams, fake_quantize, quantize, range_qparams
 
-Ends = tuple[float, float]
+RangeEnds = tuple[float, float]
 WIDE = 16  # bits
 HEADROOM = 2.0  # of a grid of 16 bits over what calibration saw: half of 65,536 levels are plenty, and nothing clips
 
@@ -35,9 +35,9 @@ class WideQParams:
 class ActivationRange:
     """What a static grid covers: `ends` with `bits`, but `wide` with 16 bits at `channels`."""
 
-    ends: Ends
+    ends: RangeEnds
     bits: int = 8
-    wide: Ends | None = None
+    wide: RangeEnds | None = None
     channels: tuple[int, ...] = ()
 
     def grid(self, most_bits: int = 8) -> QParams | WideQParams:
@@ -64,12 +64,12 @@ class ActivationRange:
         return cls(ends, bits, _ends(entry["a16"]), tuple(int(c) for c in entry["a16"]["channels"]))
 
 
-def with_headroom(ends: Ends) -> Ends:
+def with_headroom(ends: RangeEnds) -> RangeEnds:
     """What a grid of 16 bits covers where calibration saw `ends`."""
     return HEADROOM * ends[0], HEADROOM * ends[1]
 
 
-def _entry(ends: Ends, bits: int) -> dict[str, Any]:
+def _entry(ends: RangeEnds, bits: int) -> dict[str, Any]:
     grid = range_qparams(*ends, bits)
     return {
         "scale": float(grid.scale),
@@ -81,7 +81,7 @@ def _entry(ends: Ends, bits: int) -> dict[str, Any]:
     }
 
 
-def _ends(entry: Mapping[str, Any]) -> Ends:
+def _ends(entry: Mapping[str, Any]) -> RangeEnds:
     low, high = entry["range"]
     return float(low), float(high)
 

@@ -174,10 +174,10 @@ def cost_table(measured: Measured, rule: Sequence[str], stem: str) -> list[Grid]
 def pairs(rates: Rates) -> Iterable[tuple[System, System]]:
     """Quantized systems, and those of other runtimes, with their float ones, where both have the same seeds."""
     plain_at_last = sorted(filter(_is_float, rates), key=lambda s: -len(s.execution))
-    floats = {_but_numbers(s): s for s in plain_at_last}
+    floats = {_but_precision(s): s for s in plain_at_last}
     ordered = sorted(rates, key=lambda s: (*s.model.order()[:3], plain_last(s.model.gate), s.numbers))
     for system in ordered:
-        base = floats.get(_but_numbers(system))
+        base = floats.get(_but_precision(system))
         if base and not _is_float(system) and rates[base].seeds == rates[system].seeds:
             yield system, base
 
@@ -186,7 +186,7 @@ def _is_float(system: System) -> bool:
     return system.model.numbers == FLOAT and system.runtime == FLOAT
 
 
-def _but_numbers(system: System) -> tuple:
+def _but_precision(system: System) -> tuple:
     """What a quantized system shares with its float one: what beams or another device change is none of its costs."""
     model = system.model
     return model.origin, model.depth, model.gate, system.settings, system.device

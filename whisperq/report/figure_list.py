@@ -45,7 +45,7 @@ COPIED = {
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ReportFigure:
     """One figure: its files, relative to the report's folder, the vector one last."""
 
     section: str
@@ -61,7 +61,7 @@ def draw(
     outputs: Sequence[Distorted],
     out: Path,
     rendered: bool = True,
-) -> list[Drawn]:
+) -> list[ReportFigure]:
     """Writes PNG and SVG of each figure below `out`. Not `rendered`: tries them all, which is quick, and has none."""
     folder = out / FOLDER
     folder.mkdir()
@@ -72,7 +72,7 @@ def draw(
         return []
     for section, stem, caption, figure, sources in made:
         names = save(figure, folder, stem)
-        drawn.append(Drawn(section, caption, tuple(f"{FOLDER}/{n}" for n in names), tuple(sources)))
+        drawn.append(ReportFigure(section, caption, tuple(f"{FOLDER}/{n}" for n in names), tuple(sources)))
     return sorted([*drawn, *copied], key=lambda d: list(SECTIONS).index(d.section))
 
 
@@ -163,7 +163,7 @@ def calibrated_pairs(gathered: Gathered) -> list[list[tuple[Entry, Subject]]]:
     return [[found[m] for m in two] for two in chosen if two]
 
 
-def _copied(gathered: Gathered, folder: Path) -> Iterator[Drawn]:
+def _copied(gathered: Gathered, folder: Path) -> Iterator[ReportFigure]:
     """Each artifact's own figures, PNG and SVG together; of several seeds the first one's."""
     subjects, seen = Subjects(gathered), set()
     for entry in gathered.of_kind(*COPIED):
@@ -191,4 +191,4 @@ def _copied(gathered: Gathered, folder: Path) -> Iterator[Drawn]:
             copies = [f"{entry.anchor[2:10]}-{Path(n).name}" for n in names]
             for name, copy in zip(names, copies, strict=True):
                 shutil.copyfile(entry.path / name, folder / copy)
-            yield Drawn(section, f"{caption}: {stem.name}.", tuple(f"{FOLDER}/{c}" for c in copies), (entry,))
+            yield ReportFigure(section, f"{caption}: {stem.name}.", tuple(f"{FOLDER}/{c}" for c in copies), (entry,))

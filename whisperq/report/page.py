@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from whisperq import __version__
-from whisperq.report.figure_list import SECTIONS, Drawn
+from whisperq.report.figure_list import SECTIONS, ReportFigure
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.lineage import Lineage
 from whisperq.report.lineage_page import cards
@@ -34,7 +34,7 @@ class Report:
     gathered: Gathered
     lineage: Lineage
     grids: tuple[Grid, ...]
-    figures: tuple[Drawn, ...]
+    figures: tuple[ReportFigure, ...]
 
     def broken(self, entry: Entry) -> bool:
         return bool(self.lineage.breaks(entry))
@@ -102,7 +102,7 @@ def _figures(report: Report, folder: Path) -> Iterator[str]:
         yield f'<section id="figures-{key}"><h2>{SECTIONS[key]}</h2><div class=figures>{shown}</div></section>'
 
 
-def _figure(report: Report, one: Drawn, folder: Path) -> str:
+def _figure(report: Report, one: ReportFigure, folder: Path) -> str:
     file = folder / chosen_file(one.files, folder)
     kind = "image/svg+xml" if file.suffix == ".svg" else "image/png"
     data = base64.b64encode(file.read_bytes()).decode()

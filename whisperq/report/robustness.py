@@ -5,7 +5,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from whisperq.kinds.comparisons import Robustness, Symptom
-from whisperq.kinds.scores import Ends
+from whisperq.kinds.scores import RangeEnds
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.report_tables import Cell, Grid, grid
 from whisperq.results.cells import table
@@ -77,7 +77,7 @@ def _row(entry: Entry[Robustness], found: Symptom) -> tuple[Cell, ...]:
     )
 
 
-def _rate(entry: Entry, rate: float, interval: Ends) -> Cell:
+def _rate(entry: Entry, rate: float, interval: RangeEnds) -> Cell:
     low, high = (100 * end for end in interval)
     return Cell(f"{100 * rate:.1f}", f"{low:.1f}\u2013{high:.1f}", (entry,))
 

@@ -76,10 +76,10 @@ def _resampled(entry: Entry[Evaluation], seed: int) -> np.ndarray | None:
 def speed_table(found: Mapping[System, Speed]) -> list[Grid]:
     if not found:
         return []
-    floats = {_but_numbers(s): v.megabytes for s, v in found.items() if s.model.numbers == FLOAT}
+    floats = {_but_precision(s): v.megabytes for s, v in found.items() if s.model.numbers == FLOAT}
     rows, records = [], []
     for system, speed in found.items():
-        whole = floats.get(_but_numbers(system))
+        whole = floats.get(_but_precision(system))
         smaller = whole and speed.megabytes and system.model.numbers != FLOAT and whole / speed.megabytes
         ratio = f"{smaller:.2f} times smaller" if smaller else ""
         note = f"{speed.interval[0]:.0f}\u2013{speed.interval[1]:.0f}" if speed.interval else ""
@@ -101,5 +101,5 @@ def speed_table(found: Mapping[System, Speed]) -> list[Grid]:
     return [Grid("speed", "Size and speed", caption, columns, tuple(rows), tuple(records))]
 
 
-def _but_numbers(system: System) -> tuple:
+def _but_precision(system: System) -> tuple:
     return system.model.origin, system.model.depth, system.model.gate

@@ -16,7 +16,7 @@ import torch
 
 from whisperq import artifact
 from whisperq.calibration.evaluator import Development, layers_of
-from whisperq.calibration.search import Book, Criterion, Desk, Trial, search, summary, write_log
+from whisperq.calibration.search import Criterion, Desk, Trial, TrialJournal, search, summary, write_log
 from whisperq.config import Source
 from whisperq.data.batches import epoch_order, require_texts, teacher_forced
 from whisperq.data.lazy import Joined
@@ -35,7 +35,7 @@ from whisperq.ptq.cross_cache import cache_sites
 from whisperq.ptq.ranges_file import known_range, write_ranges
 from whisperq.ptq.statistics import channel_sites, product_inputs, row_sample, watcher, write_statistics
 from whisperq.quant.merging import merged
-from whisperq.quant.ranges import Ends, Estimation, SiteRange
+from whisperq.quant.ranges import Estimation, RangeEnds, SiteRange
 from whisperq.quant.row_sample import ROWS, RowSample
 from whisperq.quant.smoothing import ChannelExtrema
 from whisperq.runtime.open import OpenedModel, open_model, with_hypotheses
@@ -70,7 +70,7 @@ def calibrate(
     inputs |= {"dev": development.reference} if development else {}
     settings = context.settings(config, **({"normalizer": development.normalizer} if development else {}))
     sealed = (out, "calibration", "calibrate", settings, inputs, context.force)
-    book = Book(out, settings, inputs)
+    book = TrialJournal(out, settings, inputs)
     how = Estimation(config.observer, config.momentum, config.percentile, config.activation_bits)
     with joined(compute_device(context.device)) as processes, ExitStack() as held:
         if development:  # trials are kept
@@ -130,10 +130,10 @@ def stable_ranges(
     opened: OpenedModel,
     ranges: dict[str, SiteRange],
     data: DevelopmentList | None,
-    book: Book,
+    book: TrialJournal,
     config: CalibrateConfig,
     processes: Processes,
-) -> tuple[dict[int, dict[str, Ends]], list[Trial]]:
+) -> tuple[dict[int, dict[str, RangeEnds]], list[Trial]]:
     """By bits the ranges of the sites that stablequant searched, and all of its trials."""
     if data is None:
         return {}, []

@@ -25,7 +25,7 @@ from whisperq.training.job import Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import Distiller, autocast_dtype
 from whisperq.training.memory import keep_freed_memory
-from whisperq.training.run import Surroundings, Training
+from whisperq.training.run import Training, TrainingContext
 from whisperq.training.student_teacher import attention_kernel
 from whisperq.training.teacher_cache import GIB, TeacherCache
 from whisperq.training_options import DistillConfig
@@ -63,7 +63,7 @@ def distill(
         pupil = Pupil(student, teacher_folder, sources, config, context, processes, inputs["teacher"]["sha256"])
         artifact.all_read(inputs)
         with stepping("distill", config.max_steps, beginning.step) as advance:
-            around = Surroundings(processes, stopping, say, advance)
+            around = TrainingContext(processes, stopping, say, advance)
             checkpoints = beginning.checkpoints
             material = pupil.material
             training = Training(pupil.distiller, material.feed, material.validation, checkpoints, config, around)

@@ -14,7 +14,15 @@ from time import perf_counter
 from typing import cast
 
 from whisperq import artifact
-from whisperq.batch.evaluation import Batch, Heard, HeardBook, Loaded, audio_ahead, batches_by_length, hear_batch
+from whisperq.batch.evaluation import (
+    Batch,
+    HeardBook,
+    Loaded,
+    Transcribed,
+    audio_ahead,
+    batches_by_length,
+    transcribe_loaded,
+)
 from whisperq.config import Source
 from whisperq.data.batches import require_texts
 from whisperq.data.lists import UtteranceList
@@ -61,7 +69,7 @@ class TestSet:
 
 
 @dataclass(frozen=True)
-class Sealed:
+class Destination:
     """Where the artifact will lie, and what decides its figures."""
 
     out: Path
@@ -86,7 +94,7 @@ def eval(
         check_words(one)
     settings = context.settings(config, normalizers=normalizers)
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
-    sealed = Sealed(out, config.scorer, config.measure, context.seed)
+    sealed = Destination(out, config.scorer, config.measure, context.seed)
     book = HeardBook(out, settings, inputs)
     with joined(compute_device(context.device)) as processes, alone(out, "eval", processes), book.worth_keeping():
         book.look("eval", context.force)
@@ -145,7 +153,7 @@ class Listening:
     left: int = 0  # utterances that are not heard yet, of all sets
     warm_up: float = 0.0  # seconds
 
-    def hear(self, one: TestSet, pending: Sequence[Batch]) -> Iterator[list[Heard]]:
+    def hear(self, one: TestSet, pending: Sequence[Batch]) -> Iterator[list[Transcribed]]:
         """What this process heard in each of its batches; the first is heard once before, to warm up.
 
         Raises Interrupted where any process was told to stop; a batch that it stopped in is lost.
@@ -156,7 +164,7 @@ class Listening:
                 lost = False
                 if loaded := next(own, None):
                     try:
-                        found = self.hear_batch(one.name, loaded, warm_up=start == 0)
+                        found = self.transcribe_loaded(one.name, loaded, warm_up=start == 0)
                     except Stopped:
                         lost = True
                     else:
@@ -165,13 +173,13 @@ class Listening:
                 if self.processes.any(self.stopping()) and (self.processes.any(lost) or self.left):
                     raise Interrupted(f"told to stop: {self.left:,} utterances are left, the same command hears them")
 
-    def hear_batch(self, name: str, loaded: Loaded, warm_up: bool) -> list[Heard]:
+    def transcribe_loaded(self, name: str, loaded: Loaded, warm_up: bool) -> list[Transcribed]:
         """Raises Stopped."""
         if warm_up:
             began = perf_counter()
-            hear_batch(self.opened, name, loaded, self.size)
+            transcribe_loaded(self.opened, name, loaded, self.size)
             self.warm_up += perf_counter() - began
-        return hear_batch(self.opened, name, loaded, self.size)
+        return transcribe_loaded(self.opened, name, loaded, self.size)
 
 
 def listen(state: Listening, sets: Sequence[TestSet], book: HeardBook) -> float:
@@ -201,7 +209,7 @@ def listen(state: Listening, sets: Sequence[TestSet], book: HeardBook) -> float:
     return state.warm_up
 
 
-def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Sealed, folder: Path) -> SetScores:
+def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Destination, folder: Path) -> SetScores:
     """Score a set and write its files; its results. Raises InputError for a set without a usable recording."""
     heard = book.heard(one.name)
     read = [(u, found) for n, u in enumerate(one.utterances) if (found := heard[n]).text is not None]

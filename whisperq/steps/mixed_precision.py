@@ -43,11 +43,11 @@ from whisperq.training.bit_search import (
 from whisperq.training.bit_summary import entries, sizes
 from whisperq.training.checkpoints import Progress
 from whisperq.training.inputs import prepare
-from whisperq.training.job import Beginning, Job, TrainingData
+from whisperq.training.job import Job, TrainingData, TrainingStart
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import autocast_dtype
 from whisperq.training.mixed import MixedLearner, MixedWeights, search_steps
-from whisperq.training.run import Surroundings, Training
+from whisperq.training.run import Training, TrainingContext
 from whisperq.training.student_teacher import make_pair
 from whisperq.training_options import MixedPrecisionConfig
 
@@ -80,12 +80,12 @@ def mixed_precision(
             config, context.force, processes, say
         )
         fresh = beginning.start is None
-        work = Work(model, (train, validation, data.normalizer), config, context, processes, fresh)
+        work = MixedPrecisionRun(model, (train, validation, data.normalizer), config, context, processes, fresh)
         book = SearchBook(out, settings, inputs)
         if fresh:
             work.settle(processes, stopping.told, book)
         with stepping("mixed-precision", config.max_steps, beginning.step) as advance:
-            around, material = Surroundings(processes, stopping, say, advance), work.material
+            around, material = TrainingContext(processes, stopping, say, advance), work.material
             training = Training(work.learner, material.feed, material.validation, beginning.checkpoints, config, around)
             training.seconds_before = work.search_seconds
             reached = beginning.train(training)
@@ -97,7 +97,7 @@ def mixed_precision(
         return processes.result(out)
 
 
-class Work:
+class MixedPrecisionRun:
     """The network with its learned grids, its data, and what it comes to."""
 
     def __init__(
@@ -148,7 +148,7 @@ class Work:
         batches = (batch for step in self.material.feed.steps(None, steps, 0, 1) for batch in step.batches)
         return list(islice((b for b in batches if b.utterances), wanted))
 
-    def finish(self, draft: artifact.Draft, reached: Progress, beginning: Beginning) -> None:
+    def finish(self, draft: artifact.Draft, reached: Progress, beginning: TrainingStart) -> None:
         """The best weights as a quantized model, with the widths, the metrics and what was reached."""
         self.learner.load_weights(load_file(beginning.checkpoints.best_path(reached.best_step)))
         choice = self.weights.settled()

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from whisperq.data.batches import Batch, teacher_forced
 from whisperq.errors import Interrupted, UsageError
 from whisperq.jobs.distributed import Processes
-from whisperq.jobs.journal import Unfinished, appending, whole_lines
+from whisperq.jobs.journal import Journal, appending, whole_lines
 from whisperq.quant.allocation import TOLERANCE, allocate, spread
 from whisperq.quant.grid import fake_quantize
 from whisperq.quant.learned import symmetric_qparams
@@ -79,7 +79,7 @@ class Cost:
     kl: list[float]
 
 
-class SearchBook(Unfinished):
+class SearchBook(Journal):
     """The costs so far, beside the place where the result will lie: a search longer than a job goes on in the next.
 
     NAME-partial/search-<rank>.jsonl  what one process has measured

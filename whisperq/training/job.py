@@ -47,7 +47,7 @@ class Job:
 
     def begin(
         self, config: TrainingConfig, force: bool, processes: Processes, say: Callable[[str], None]
-    ) -> "Beginning":
+    ) -> "TrainingStart":
         """Raises Finished where all is done, and what `starting_point` raises."""
         grown = force or self.grows()
         artifact.refuse_overwrite(self.out, self.command, self.settings, self.inputs, grown)
@@ -58,7 +58,7 @@ class Job:
                 f"{self.out} is finished, and its checkpoints are gone: give --force to train anew, or --out"
             )
         older = partial(starting_point, checkpoints, config.resume, False, processes, say)
-        return Beginning(self, checkpoints, start, grown, older)
+        return TrainingStart(self, checkpoints, start, grown, older)
 
     def grows(self) -> bool:
         """Whether `out` is this very training with fewer steps, which goes on from its last checkpoint."""
@@ -70,7 +70,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class TrainingStart:
     """Where a job's training starts; `force`: whether it may replace what is there.
 
     older: gives the checkpoint to go on from where some, by path, turn out to be damaged, and how.

@@ -23,7 +23,7 @@ from whisperq.training_options import TrainingConfig
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class TrainingContext:
     """Who else is there: fellow processes, whoever may say stop, and whoever reads along."""
 
     processes: Processes
@@ -42,7 +42,7 @@ class Training:
         validation: Validation,
         checkpoints: Checkpoints,
         config: TrainingConfig,
-        around: Surroundings,
+        around: TrainingContext,
     ) -> None:
         self.learner, self.feed, self.validation = learner, feed, validation
         self.checkpoints, self.config, self.around = checkpoints, config, around

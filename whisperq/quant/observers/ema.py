@@ -7,10 +7,10 @@ x_t: minimum or maximum of batch t; m: `momentum`, the weight of the OLD value (
 
 from collections.abc import Sequence
 
-from whisperq.quant.observer import Ends, EstimatorSettings, Observations, Observer, check_batches
+from whisperq.quant.observer import EstimatorSettings, Observations, Observer, RangeEnds, check_batches
 
 
-def ema_range(minima: Sequence[float], maxima: Sequence[float], momentum: float) -> Ends:
+def ema_range(minima: Sequence[float], maxima: Sequence[float], momentum: float) -> RangeEnds:
     """Exponential moving averages of per-batch minima and maxima; the first batch initialises.
 
     Raises ValueError for a momentum outside [0, 1) and for batches that cannot be.
@@ -25,7 +25,7 @@ def ema_range(minima: Sequence[float], maxima: Sequence[float], momentum: float)
     return float(low), float(high)
 
 
-def estimate(seen: Observations, how: EstimatorSettings, bits: int) -> Ends:
+def estimate(seen: Observations, how: EstimatorSettings, bits: int) -> RangeEnds:
     return ema_range(seen.minima, seen.maxima, how.momentum)
 
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from whisperq.quant.observer import Ends, EstimatorSettings, Observations, Observer, check_batches
+from whisperq.quant.observer import EstimatorSettings, Observations, Observer, RangeEnds, check_batches
 
 
-def minmax_range(minima: Sequence[float], maxima: Sequence[float]) -> Ends:
+def minmax_range(minima: Sequence[float], maxima: Sequence[float]) -> RangeEnds:
     """The range of everything seen. Raises ValueError for batches that cannot be."""
     check_batches(minima, maxima)
     return float(min(minima)), float(max(maxima))
 
 
-def estimate(seen: Observations, how: EstimatorSettings, bits: int) -> Ends:
+def estimate(seen: Observations, how: EstimatorSettings, bits: int) -> RangeEnds:
     return minmax_range(seen.minima, seen.maxima)
 
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from whisperq.quant.grid import QParams, range_qparams
 from whisperq.quant.histogram import Histogram
-from whisperq.quant.observer import Ends, EstimatorSettings, Observations, Observer
+from whisperq.quant.observer import EstimatorSettings, Observations, Observer, RangeEnds
 
 COARSE = 12  # candidates of each end in the first, joint search
 ROUNDS = 8
 
 
-def mse_range(histogram: Histogram, bits: int, candidates: int = 100) -> Ends:
+def mse_range(histogram: Histogram, bits: int, candidates: int = 100) -> RangeEnds:
     """The range whose grid has the least expected squared error, clipping and rounding together.
 
     Each end has `candidates` fractions of its full value, from 1 to 1/100 in equal ratios. The best coarse
@@ -59,7 +59,7 @@ def _squared_errors(histogram: Histogram, qparams: QParams) -> Tensor:
     return per_grid * scale.squeeze(1).pow(3) / 2.0**histogram.exponent
 
 
-def estimate(seen: Observations, how: EstimatorSettings, bits: int) -> Ends:
+def estimate(seen: Observations, how: EstimatorSettings, bits: int) -> RangeEnds:
     return mse_range(seen.counted(), bits)
 
 

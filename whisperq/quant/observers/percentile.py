@@ -6,10 +6,10 @@ Q: quantile function of the histogram; kept: percent of the mass KEPT, `calibrat
 """
 
 from whisperq.quant.histogram import Histogram
-from whisperq.quant.observer import Ends, EstimatorSettings, Observations, Observer
+from whisperq.quant.observer import EstimatorSettings, Observations, Observer, RangeEnds
 
 
-def percentile_range(histogram: Histogram, kept: float = 99.999) -> Ends:
+def percentile_range(histogram: Histogram, kept: float = 99.999) -> RangeEnds:
     """Raises ValueError for a `kept` outside (0, 100] and for an empty histogram."""
     if not 0.0 < kept <= 100.0:
         raise ValueError(f"kept is the percent of values kept, above 0 and up to 100, not {kept}")
@@ -18,7 +18,7 @@ def percentile_range(histogram: Histogram, kept: float = 99.999) -> Ends:
     return histogram.quantile(tail), histogram.quantile(1.0 - tail)
 
 
-def estimate(seen: Observations, how: EstimatorSettings, bits: int) -> Ends:
+def estimate(seen: Observations, how: EstimatorSettings, bits: int) -> RangeEnds:
     return percentile_range(seen.counted(), how.percentile)
 
 

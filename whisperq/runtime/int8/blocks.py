@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 from whisperq.runtime.int8.kernels import Heads, Norm
 from whisperq.runtime.int8.layers import Attention, FeedForward, Layers
-from whisperq.runtime.int8.matmuls import Product
+from whisperq.runtime.int8.matmuls import Matmul
 
 TABLE, PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 
@@ -23,7 +23,7 @@ class EncoderLayer:
 class DecoderLayer:
     attention: Attention
     cross: Attention
-    keys_and_values: Product  # of cross-attention, from the encoder's output
+    keys_and_values: Matmul  # of cross-attention, from the encoder's output
     feed_forward: FeedForward
     cache_scales: tuple[Tensor, Tensor] | None  # of cross-attention's keys and values by channel, where codes are kept
 
@@ -81,7 +81,7 @@ class Reader:
             norm, fc1, self.layers.product(f"{address}.fc2:input", [(f"{address}.fc2", f"{module}.fc2")])
         )
 
-    def vocabulary(self) -> tuple[Table, Product]:
+    def vocabulary(self) -> tuple[Table, Matmul]:
         """The table for tokens and the product for logits: on disk they are one tensor."""
         name = PROJECTION if PROJECTION in self.layers.stored else TABLE
         stored = self.layers.stored.codes(name)

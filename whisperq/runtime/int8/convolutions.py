@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whisperq.runtime.int8.kernels import Grid, Kernels, Norm
-from whisperq.runtime.int8.matmuls import FloatProduct, MatmulProduct, OneDnnProduct, Product
+from whisperq.runtime.int8.matmuls import FloatMatmul, Matmul, OneDnnMatmul, TorchMatmul
 
 
 def windows(x: Tensor, width: int, stride: int) -> Tensor:
@@ -41,7 +41,7 @@ class TimeNorm:
     beta: Tensor
     epsilon: float = 1e-5
 
-    def into(self, convolution: "Convolution", x: Tensor) -> Product:
+    def into(self, convolution: "Convolution", x: Tensor) -> Matmul:
         """The convolution's product of this x, the norm in it."""
         values = x if self.grid is None or x.dtype != torch.uint8 else self.grid.values(x)
         seen = windows(values, convolution.width, convolution.stride).double()
@@ -52,7 +52,7 @@ class TimeNorm:
         # (W w + b - mean y) * factor + beta: b cancels.
         bias = self.beta - self.weight @ mean * factor
         product = convolution.product
-        if not isinstance(product, OneDnnProduct | MatmulProduct | FloatProduct):
+        if not isinstance(product, OneDnnMatmul | TorchMatmul | FloatMatmul):
             raise TypeError(f"a {type(product).__name__} takes in no norm over time")
         return product.rescaled(factor.float(), bias.float())
 
@@ -61,7 +61,7 @@ class TimeNorm:
 class Convolution:
     """gelu(norm(y)): without padding; the norm over time, over the channels of each frame, or none."""
 
-    product: Product
+    product: Matmul
     width: int
     stride: int
     norm: TimeNorm | Norm | None = None
@@ -85,7 +85,7 @@ class PositionalConvolution:
     Each group of channels is a product of its own. `scale` and `shift` (channels) come before it, HuBERT's batch norm.
     """
 
-    products: Sequence[Product]
+    products: Sequence[Matmul]
     width: int
     scale: Tensor | None = None
     shift: Tensor | None = None

@@ -70,7 +70,7 @@ class OneDnnSums:
     """Exact sums of integers by oneDNN, in float32: sum_k (q_x[r, k] - shift) q_w[n, k].
 
     The shift, half of the codes' range, keeps nearly all sums below 2^24, to where float32 counts every integer.
-    align: N is padded to a multiple of 32; see `OneDnnProduct`.
+    align: N is padded to a multiple of 32; see `OneDnnMatmul`.
     """
 
     def __init__(self, codes: Tensor, bits: int, align: bool = False) -> None:
@@ -87,7 +87,7 @@ class OneDnnSums:
 
 
 class MatmulSums:
-    """The same by PyTorch's INT8 matrix product, in int32; see `MatmulProduct` for what it wants."""
+    """The same by PyTorch's INT8 matrix product, in int32; see `TorchMatmul` for what it wants."""
 
     shift = 128
 
@@ -106,7 +106,7 @@ class MatmulSums:
 Sums = OneDnnSums | MatmulSums
 
 
-class DynamicProduct:
+class DynamicMatmul:
     """A `Product` of `TokenCodes`, finished by PyTorch's operators."""
 
     def __init__(self, weight: IntegerWeight, grid: TokenGrid, sums: Sums) -> None:

@@ -14,19 +14,19 @@ from torch import Tensor
 from whisperq.ptq.arrays import Stored
 from whisperq.ptq.checkpoint import CHANNEL_SCALE, PerToken
 from whisperq.quant.wide import WideQParams, is_wide
-from whisperq.runtime.int8.dynamic import DynamicProduct, TokenGrid, integer_sums
+from whisperq.runtime.int8.dynamic import DynamicMatmul, TokenGrid, integer_sums
 from whisperq.runtime.int8.kernels import GateLogits, Grid, Heads, Kernels, Norm
 from whisperq.runtime.int8.matmuls import (
-    FloatProduct,
+    FloatMatmul,
     IntegerWeight,
-    MixedProducts,
-    Product,
-    integer_product,
+    Matmul,
+    MixedMatmuls,
+    integer_matmul,
 )
 from whisperq.runtime.int8.native_kernels import NativeKernels
-from whisperq.runtime.int8.native_matmuls import FewRowsProduct
-from whisperq.runtime.int8.native_tokens import NativeDynamicProduct, TokenKernels
-from whisperq.runtime.int8.wide_matmuls import SideBySide, WideGrid, WideProduct
+from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
+from whisperq.runtime.int8.native_tokens import NativeDynamicMatmul, TokenKernels
+from whisperq.runtime.int8.wide_matmuls import SideBySide, WideGrid, WideMatmul
 from whisperq.runtime.interface import Products
 
 FUSED_GATES = ("headwise", "elementwise")
@@ -73,7 +73,7 @@ class Layers:
         keys, values = map(self.tensor, names)
         return keys, values
 
-    def product(self, site: str, layers: Sequence[tuple[str, str]]) -> Product:
+    def product(self, site: str, layers: Sequence[tuple[str, str]]) -> Matmul:
         """One product of all layers (address, module) that take in the tensor at `site`."""
         grid = self.grid(site)
         codes = [self.integer_weight(module) for _, module in layers]
@@ -85,21 +85,21 @@ class Layers:
             joined = IntegerWeight(*(torch.cat([getattr(c, n) for c in codes]) for n in ("codes", "scale", "bias")))
             if isinstance(grid, WideGrid):
                 integer = partial(self._integer, few_rows=few_rows)
-                return WideProduct(grid, joined, self.kernels, integer, few_rows)
+                return WideMatmul(grid, joined, self.kernels, integer, few_rows)
             return self._integer(joined, grid, few_rows, align=len(layers) > 1)
         if grid is None or not any(codes):
             weights, biases = zip(*(self.float_weight(module) for _, module in layers), strict=True)
-            return FloatProduct(torch.cat(weights), torch.cat(biases), grid)
+            return FloatMatmul(torch.cat(weights), torch.cat(biases), grid)
         if isinstance(grid, WideGrid):
             parts = [self._wide(grid, module, weight) for (_, module), weight in zip(layers, codes, strict=True)]
             return SideBySide(parts)
         parts = [
-            FloatProduct(*self.float_weight(module)) if weight is None else self._integer(weight, grid)
+            FloatMatmul(*self.float_weight(module)) if weight is None else self._integer(weight, grid)
             for (_, module), weight in zip(layers, codes, strict=True)
         ]
-        return MixedProducts(grid, parts)
+        return MixedMatmuls(grid, parts)
 
-    def grouped_products(self, site: str, address: str, module: str, groups: int) -> list[Product]:
+    def grouped_products(self, site: str, address: str, module: str, groups: int) -> list[Matmul]:
         """A grouped convolution as a product for each group, over the windows of that group's channels."""
         grid, weight = self.grid(site), self.integer_weight(module)
         self._note(address, grid, weight, f"{module}.weight" in self.stored.grouped)
@@ -108,29 +108,29 @@ class Layers:
                 raise TypeError(f"{site} is a convolution's input, which has no codes of 16 bits")
             return [self._integer(part, grid) for part in weight.chunk(groups)]
         values, bias = (t.chunk(groups) for t in self.float_weight(module))
-        return [FloatProduct(*part, grid) for part in zip(values, bias, strict=True)]
+        return [FloatMatmul(*part, grid) for part in zip(values, bias, strict=True)]
 
-    def _wide(self, grid: WideGrid, module: str, weight: IntegerWeight | None) -> Product:
+    def _wide(self, grid: WideGrid, module: str, weight: IntegerWeight | None) -> Matmul:
         """A layer of several, not all in integers, whose input has codes of 16 bits."""
         if weight is None:
-            return FloatProduct(*self.float_weight(module), grid)
-        return WideProduct(grid, weight, self.kernels, self._integer)
+            return FloatMatmul(*self.float_weight(module), grid)
+        return WideMatmul(grid, weight, self.kernels, self._integer)
 
     def _integer(
         self, weight: IntegerWeight, grid: Grid | TokenGrid, few_rows: bool = False, align: bool = False
-    ) -> Product:
+    ) -> Matmul:
         if isinstance(grid, TokenGrid):
             return self._dynamic(weight, grid, few_rows, align)
-        product = integer_product(weight, grid, self.device, align)
+        product = integer_matmul(weight, grid, self.device, align)
         if few_rows and isinstance(self.kernels, NativeKernels) and self.kernels.multiplies_few_rows:
-            return FewRowsProduct(weight, grid, self.kernels, product)
+            return FewRowsMatmul(weight, grid, self.kernels, product)
         return product
 
-    def _dynamic(self, weight: IntegerWeight, grid: TokenGrid, few_rows: bool, align: bool) -> DynamicProduct:
+    def _dynamic(self, weight: IntegerWeight, grid: TokenGrid, few_rows: bool, align: bool) -> DynamicMatmul:
         sums = integer_sums(weight.codes, grid.bits, self.device, align)
         if isinstance(self.kernels, TokenKernels):
-            return NativeDynamicProduct(weight, grid, sums, self.kernels, few_rows)
-        return DynamicProduct(weight, grid, sums)
+            return NativeDynamicMatmul(weight, grid, sums, self.kernels, few_rows)
+        return DynamicMatmul(weight, grid, sums)
 
     def _note(
         self, address: str, grid: Grid | WideGrid | TokenGrid | None, weight: IntegerWeight | None, grouped: bool
@@ -213,8 +213,8 @@ class Attention:
     """Norm, query (key, value) and gate in one product, output projection."""
 
     norm: Norm
-    inputs: Product
-    out: Product
+    inputs: Matmul
+    out: Matmul
     heads: Heads
     width: int  # columns of `inputs` before the gate's
     by_head: Callable[[Tensor], Tensor] | None
@@ -230,8 +230,8 @@ class Attention:
 @dataclass(frozen=True)
 class FeedForward:
     norm: Norm
-    fc1: Product
-    fc2: Product
+    fc1: Matmul
+    fc2: Matmul
 
 
 def _codes(x: Tensor, grid: Grid | None) -> Tensor:

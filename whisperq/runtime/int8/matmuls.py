@@ -46,7 +46,7 @@ class Rounding(Protocol):
         """x as the grid represents it, float32."""
 
 
-class Product(Protocol):
+class Matmul(Protocol):
     """One matrix product. Its input is codes of `grid`, or float32 where that is None."""
 
     @property
@@ -93,7 +93,7 @@ def row_blocks(rows: int) -> Iterator[slice]:
         first += size
 
 
-class OneDnnProduct:
+class OneDnnMatmul:
     """On x86: oneDNN's quantized linear layer. The weight is prepacked here and only here, never saved.
 
     align: N is padded to a multiple of 32, and the result is a view without the padding: rows that share no cache
@@ -136,7 +136,7 @@ class OneDnnProduct:
         parts = [run(x[rows], *self._arguments, self._bias, *how) for rows in row_blocks(len(x))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def rescaled(self, factor: Tensor, bias: Tensor) -> "OneDnnProduct":
+    def rescaled(self, factor: Tensor, bias: Tensor) -> "OneDnnMatmul":
         """Of one that is not aligned."""
         other = copy(self)
         *first, scale, zero_points = self._arguments
@@ -144,7 +144,7 @@ class OneDnnProduct:
         return other
 
 
-class MatmulProduct(Finished):
+class TorchMatmul(Finished):
     """Elsewhere: PyTorch's INT8 matrix product, s8 times s8 (on CUDA cublasLt's).
 
     It wants more than 16 rows, and K and N in multiples of 8: both are padded with zeros.
@@ -168,13 +168,13 @@ class MatmulProduct(Finished):
         sums = torch._int_mm(signed, self._transposed)[:rows, : self._outputs] - self._correction
         return torch.addcmul(self._bias, sums.float(), self._scale).to(dtype)
 
-    def rescaled(self, factor: Tensor, bias: Tensor) -> "MatmulProduct":
+    def rescaled(self, factor: Tensor, bias: Tensor) -> "TorchMatmul":
         other = copy(self)
         other._scale, other._bias = self._scale * factor, bias
         return other
 
 
-class FloatProduct(Finished):
+class FloatMatmul(Finished):
     """A layer of which not both sides are quantized: float32, its input through `rounding` where there is one."""
 
     grid = None
@@ -187,14 +187,14 @@ class FloatProduct(Finished):
             x = self.rounding.rounded(x)  # the encoder's output comes as codes already
         return _linear(x, self.weight, self.bias).to(dtype)
 
-    def rescaled(self, factor: Tensor, bias: Tensor) -> "FloatProduct":
-        return FloatProduct(self.weight * factor[:, None], bias, self.rounding)
+    def rescaled(self, factor: Tensor, bias: Tensor) -> "FloatMatmul":
+        return FloatMatmul(self.weight * factor[:, None], bias, self.rounding)
 
 
-class MixedProducts(Finished):
+class MixedMatmuls(Finished):
     """Several layers of one quantized input, of which some have a float weight: outputs side by side."""
 
-    def __init__(self, grid: AnyGrid, parts: Sequence[Product]) -> None:
+    def __init__(self, grid: AnyGrid, parts: Sequence[Matmul]) -> None:
         self.grid, self.parts = grid, parts
 
     def __call__(self, x: AnyCodes, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -202,11 +202,9 @@ class MixedProducts(Finished):
         return torch.cat([part(values if part.grid is None else x, dtype) for part in self.parts], dim=1)
 
 
-def integer_product(
-    weight: IntegerWeight, grid: Grid, device: str, align: bool = False
-) -> OneDnnProduct | MatmulProduct:
+def integer_matmul(weight: IntegerWeight, grid: Grid, device: str, align: bool = False) -> OneDnnMatmul | TorchMatmul:
     """The quickest integer kernel of this machine; `align` as oneDNN's understands it."""
-    return OneDnnProduct(weight, grid, align) if has_onednn(device) else MatmulProduct(weight, grid, device)
+    return OneDnnMatmul(weight, grid, align) if has_onednn(device) else TorchMatmul(weight, grid, device)
 
 
 def has_onednn(device: str) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 from whisperq.native.checks import address
 from whisperq.quant.grid import QParams
 from whisperq.runtime.int8.kernels import Grid
-from whisperq.runtime.int8.matmuls import IntegerWeight, Product
+from whisperq.runtime.int8.matmuls import IntegerWeight, Matmul
 from whisperq.runtime.int8.native_kernels import CGrid, NativeKernels, Weight
 
 FEW = 8  # rows, up to which it is the quicker one
@@ -33,10 +33,10 @@ def result_address(result: Tensor, kind: int, rows: int, outputs: int) -> int:
     return address(result, dtype, rows, outputs)
 
 
-class FewRowsProduct:
+class FewRowsMatmul:
     """A `Product` whose weight stays codes (N, K), as on disk; beyond FEW rows it hands over to `many`."""
 
-    def __init__(self, weight: IntegerWeight, grid: Grid, kernels: NativeKernels, many: Product) -> None:
+    def __init__(self, weight: IntegerWeight, grid: Grid, kernels: NativeKernels, many: Matmul) -> None:
         self.grid, self.codes, self._many = grid, weight.codes.contiguous(), many
         # Part by part: a sum in another type makes a copy of what it sums.
         sums = torch.cat([part.sum(dim=1, dtype=torch.int32) for part in self.codes.split(4096)])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from whisperq.native.checks import address, rows_address
-from whisperq.runtime.int8.dynamic import DynamicProduct, Sums, TokenCodes, TokenGrid
+from whisperq.runtime.int8.dynamic import DynamicMatmul, Sums, TokenCodes, TokenGrid
 from whisperq.runtime.int8.kernels import AnyCodes, AnyGrid, Cache, GateLogits, Heads, Norm
 from whisperq.runtime.int8.matmuls import IntegerWeight
 from whisperq.runtime.int8.native_kernels import NativeKernels, Weight, norm_addresses
@@ -87,7 +87,7 @@ class TokenKernels(NativeKernels):
         return self.quantize(super().attend(query, cache, causal, heads, gate, None), grid)
 
 
-class NativeDynamicProduct(DynamicProduct):
+class NativeDynamicMatmul(DynamicMatmul):
     """Its sums finished in one pass; few_rows: up to FEW rows are multiplied with the weight as it lies on disk."""
 
     def __init__(

@@ -16,7 +16,7 @@ from whisperq.ptq.arrays import Stored
 from whisperq.runtime.int8.blocks import DecoderLayer, Reader
 from whisperq.runtime.int8.kernels import Cache, Grid
 from whisperq.runtime.int8.layers import FeedForward, Layers
-from whisperq.runtime.int8.matmuls import Product
+from whisperq.runtime.int8.matmuls import Matmul
 from whisperq.runtime.int8.open import check_gelu, choose_kernels, keep_freed_memory, open_integers
 from whisperq.runtime.interface import Products
 from whisperq.runtime.padding import groups
@@ -161,7 +161,7 @@ class Int8Runtime:
         normed = self.kernels.layer_norm(x, layer.norm, layer.fc1.grid)
         return layer.fc2.add(layer.fc1.gelu(normed, layer.fc2.grid), x)
 
-    def _convolve(self, x: Tensor, product: Product, stride: int, grid: Grid | None) -> Tensor:
+    def _convolve(self, x: Tensor, product: Matmul, stride: int, grid: Grid | None) -> Tensor:
         """gelu of a convolution of width 3, padding 1; (batch, length, channels), floats or codes of its grid."""
         if x.dtype != torch.uint8:
             x = self.kernels.quantize(x, product.grid)

@@ -20,11 +20,11 @@ from whisperq.quant.grid import QParams, fake_quantize
 from whisperq.quant.wide import WideQParams, fake_quantize_wide, half_codes, half_grids
 from whisperq.runtime.int8.dynamic import TokenCodes, TokenGrid
 from whisperq.runtime.int8.kernels import AnyGrid, Grid, Kernels
-from whisperq.runtime.int8.matmuls import Finished, IntegerWeight, Product
+from whisperq.runtime.int8.matmuls import Finished, IntegerWeight, Matmul
 from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_matmuls import FEW, NARROW, FewRowsNarrowProduct, FewRowsWideProduct
 
-Integer = Callable[[IntegerWeight, AnyGrid], Product]
+Integer = Callable[[IntegerWeight, AnyGrid], Matmul]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Halves:
         return codes
 
 
-class WideProduct:
+class WideMatmul:
     """A `Product` that takes in floats, and quantizes them itself."""
 
     grid = None
@@ -104,7 +104,7 @@ class WideProduct:
         channels, halves = grid.channels, TokenGrid(grid.half_bits)
         self._few: FewRowsWideProduct | None = None  # where all channels are wide
         self._few_wide: FewRowsNarrowProduct | None = None
-        self._main: Product | None = None
+        self._main: Matmul | None = None
         native = kernels if isinstance(kernels, NativeKernels) and kernels.multiplies_few_rows else None
         if channels is None:  # both halves add the bias
             self._wide = integer(replace(weight, bias=weight.bias / 2), halves)
@@ -154,7 +154,7 @@ class SideBySide(Finished):
 
     grid = None
 
-    def __init__(self, parts: Sequence[Product]) -> None:
+    def __init__(self, parts: Sequence[Matmul]) -> None:
         self.parts = parts
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
