@@ -29,7 +29,7 @@ from whisperq.runtime.decoding import Rules, greedy, make_rules, with_times
 from whisperq.runtime.open import open_runtime
 from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.timestamps import restrict_times
-from whisperq.runtime.transcription import Piece, hear
+from whisperq.runtime.transcription import Piece, transcribe_pieces
 from whisperq.settings import Context
 
 RATE = 16_000
@@ -76,7 +76,9 @@ def understood_alone(strings: list[Spoken]) -> list[Spoken]:
     variants = [np.concatenate([quiet(a, 1), s, quiet(b, 2)]) for s, _ in fitting for a, b in SIDES]
     pieces = [Piece(i, 0.0, len(v) / RATE, v) for i, v in enumerate(variants)]
     with open_runtime(TEACHER, Execution(), Context(device="cpu")) as o:
-        found = [" ".join(s.text for s in heard) for _, heard in hear(o.runtime, o.loader, o.rules, pieces, 16)]
+        found = [
+            " ".join(s.text for s in heard) for _, heard in transcribe_pieces(o.runtime, o.loader, o.rules, pieces, 16)
+        ]
     groups = [set(found[i : i + len(SIDES)]) for i in range(0, len(found), len(SIDES))]
     return [s for s, group in zip(fitting, groups, strict=True) if group == {s[1]}]
 

@@ -24,7 +24,7 @@ class Told(KeyboardInterrupt):
         super().__init__(f"told to stop ({signal.Signals(number).name})")
 
 
-def heard_signals() -> list[signal.Signals]:
+def watched_signals() -> list[signal.Signals]:
     """All of STOPPING but a HUP that nohup has turned off."""
     return [n for n in STOPPING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
 
@@ -38,7 +38,7 @@ def leave_when_told() -> None:
             os.write(2, f"{speaker()}: {said}\n".encode())
         os._exit(INTERRUPTED if number == INTERRUPT else AGAIN)
 
-    for number in heard_signals():
+    for number in watched_signals():
         signal.signal(number, _of_this_process(leave))
 
 
@@ -50,7 +50,7 @@ def raised() -> Iterator[list[int]]:
     """
     heard: list[int] = []
 
-    def hear(number: int) -> None:
+    def handle(number: int) -> None:
         heard.append(number)
         if number == INTERRUPT:
             raise KeyboardInterrupt
@@ -60,7 +60,7 @@ def raised() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
         yield heard
         return
-    before = {number: signal.signal(number, _of_this_process(hear)) for number in heard_signals()}
+    before = {number: signal.signal(number, _of_this_process(handle)) for number in watched_signals()}
     try:
         yield heard
     finally:
@@ -68,13 +68,13 @@ def raised() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _of_this_process(hear: Callable[[int], None]) -> Handler:
+def _of_this_process(handle: Callable[[int], None]) -> Handler:
     """A handler that a forked process does not inherit: there the signal does what it does by itself."""
     mine = os.getpid()
 
     def handler(number: int, _frame: FrameType | None) -> None:
         if os.getpid() == mine:
-            return hear(number)
+            return handle(number)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 

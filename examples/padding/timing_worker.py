@@ -54,8 +54,8 @@ class Ours:
         from whisperq.jobs.stopwatch import Stopwatch
         from whisperq.runtime.transcription import transcribe_batch
 
-        ears = self.runtime, self.opened.loader, self.opened.rules
-        return transcribe_batch(ears, [samples], 1, Stopwatch("cpu"))[0]
+        pipeline = self.runtime, self.opened.loader, self.opened.rules
+        return transcribe_batch(pipeline, [samples], 1, Stopwatch("cpu"))[0]
 
     def first(self, samples: Any) -> None:
         rules = replace(self.opened.rules, max_tokens=len(self.opened.rules.prompt) + 1)

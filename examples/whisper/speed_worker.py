@@ -29,8 +29,8 @@ def open_ours(folder: Path, runtime: str, stack: ExitStack) -> Callable[[Any], s
     from whisperq.settings import Context
 
     opened = stack.enter_context(open_runtime(folder, Execution(runtime=runtime), Context(device="cpu")))
-    ears = opened.runtime, opened.loader, opened.rules
-    return lambda samples: transcribe_batch(ears, [samples], 1, Stopwatch("cpu"))[0]
+    pipeline = opened.runtime, opened.loader, opened.rules
+    return lambda samples: transcribe_batch(pipeline, [samples], 1, Stopwatch("cpu"))[0]
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:

@@ -71,8 +71,8 @@ def transcribe_loaded(opened: Opened, name: str, loaded: Loaded, size: int) -> l
         return unread
     watch = Stopwatch(opened.loader.device)
     began, before = time.perf_counter(), again_in_full(opened.runtime)
-    ears = opened.runtime, opened.loader, opened.rules
-    texts = transcribe_batch(ears, list(audio.values()), size, watch, opened.care)
+    pipeline = opened.runtime, opened.loader, opened.rules
+    texts = transcribe_batch(pipeline, list(audio.values()), size, watch, opened.care)
     wall = (time.perf_counter() - began) / len(audio)
     shares: dict[str, Any] = {stage: seconds / len(audio) for stage, seconds in watch.seconds.items()}
     rate = opened.loader.extractor.sampling_rate

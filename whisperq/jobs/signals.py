@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from whisperq.disk import first_process
-from whisperq.stopping import heard_signals
+from whisperq.stopping import watched_signals
 
 STARTED = time.monotonic()  # the process's start, near enough: max_time counts from there
 
@@ -52,7 +52,7 @@ def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
     """
     stopping = Stopping(max_seconds)
 
-    def hear(number: int, _frame: object) -> None:
+    def handle(number: int, _frame: object) -> None:
         if number == signal.SIGINT and stopping.heard:
             raise KeyboardInterrupt
         if not stopping.heard and first_process():
@@ -66,7 +66,7 @@ def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
         yield stopping
         return
-    before = {number: signal.signal(number, hear) for number in heard_signals()}
+    before = {number: signal.signal(number, handle) for number in watched_signals()}
     try:
         yield stopping
     finally:

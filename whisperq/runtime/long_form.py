@@ -54,7 +54,7 @@ class Tongues:
         return next(code for code, one in self.codec.languages.items() if one == token)
 
 
-def hear(
+def transcribe_pieces(
     runtime: AnyRuntime,
     loader: Loader,
     rules: AnyRules,

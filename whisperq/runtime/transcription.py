@@ -12,7 +12,7 @@ from whisperq.data.long_audio import Piece, Whole, pieces_of
 from whisperq.data.utterance import Utterance
 from whisperq.jobs.stopwatch import Stopwatch
 from whisperq.runtime.fallback import ONCE, Care
-from whisperq.runtime.long_form import AnyRules, AnyRuntime, hear
+from whisperq.runtime.long_form import AnyRules, AnyRuntime, transcribe_pieces
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ def transcribe(
 
 
 def transcribe_batch(
-    ears: tuple[AnyRuntime, Loader, AnyRules],
+    pipeline: tuple[AnyRuntime, Loader, AnyRules],
     waveforms: Sequence[np.ndarray],
     batch_size: int,
     watch: Stopwatch,
     care: Care = ONCE,
 ) -> list[str]:
     """The texts of recordings, each (samples,); the stages' times go to `watch`."""
-    pieces = [piece for index, audio in enumerate(waveforms) for piece in cut(index, audio, ears[1].extractor)]
+    pieces = [piece for index, audio in enumerate(waveforms) for piece in cut(index, audio, pipeline[1].extractor)]
     texts: list[list[str]] = [[] for _ in waveforms]
-    for piece, segments in hear(*ears, pieces, batch_size, watch, care):
+    for piece, segments in transcribe_pieces(*pipeline, pieces, batch_size, watch, care):
         texts[piece.recording] += [segment.text for segment in segments]
     watch.finish()
     return [" ".join(parts) for parts in texts]

@@ -68,8 +68,8 @@ def pseudo_label(
             opened = with_padding(whole, config.padding)
             say_how(opened.runtime)
             care = careful(opened.rules, config.temperature_fallback, context.seed)
-            ears = replace(opened, runtime=Stoppable(opened.runtime, stopping), care=care)
-            listen(ears, utterances, book, config.batch_size, processes, stopping)
+            pipeline = replace(opened, runtime=Stoppable(opened.runtime, stopping), care=care)
+            listen(pipeline, utterances, book, config.batch_size, processes, stopping)
             again = sum(processes.gather(again_in_full(opened.runtime)))
             normalizers = [normalizer_of(name, opened.processor.tokenizer) for name in names]
         if processes.main:

@@ -23,7 +23,7 @@ from whisperq.results.transcripts import STDIN, named_once, output_files
 from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.fallback import Care
 from whisperq.runtime.interruptible import Stoppable, Stopped
-from whisperq.runtime.long_form import AnyRules, Tongues, hear
+from whisperq.runtime.long_form import AnyRules, Tongues, transcribe_pieces
 from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.padding import again_in_full
 from whisperq.settings import Context
@@ -152,8 +152,10 @@ class Task:
         found, next_one = [0] * len(heard), 0
         with bar() as progress:
             shown = progress.add_task("transcribe", total=round(seconds), unit="s of audio")
-            ears = (opened.runtime, opened.loader, opened.rules)
-            for piece, segments in hear(*ears, self.read(opened), config.batch_size, care=care, tongues=tongues):
+            pipeline = (opened.runtime, opened.loader, opened.rules)
+            for piece, segments in transcribe_pieces(
+                *pipeline, self.read(opened), config.batch_size, care=care, tongues=tongues
+            ):
                 heard[piece.recording] += segments
                 found[piece.recording] += 1
                 progress.advance(shown, piece.seconds)
