@@ -30,7 +30,7 @@ from whisperq.report.robustness import robustness_tables
 from whisperq.results.cells import markdown
 from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.open import Opened, open_runtime
-from whisperq.runtime.transcription import AnyRules, cut, hear
+from whisperq.runtime.transcription import AnyRules, cut, transcribe_pieces
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
 from whisperq.scoring.robustness import SPEECH, Symptoms, judge, symptoms
 from whisperq.settings import Context
@@ -144,7 +144,7 @@ def transcripts(
     """The segments of each recording."""
     pieces = [p for i, r in enumerate(recordings) for p in cut(i, r.samples, opened.loader.extractor)]
     found: list[list[Segment]] = [[] for _ in recordings]
-    heard = hear(opened.runtime, opened.loader, rules, pieces, batch_size)
+    heard = transcribe_pieces(opened.runtime, opened.loader, rules, pieces, batch_size)
     for piece, segments in track(heard, len(pieces), "robustness", "pieces"):
         found[piece.recording] += segments
     return found
