@@ -84,7 +84,7 @@ def main_table(model: Model) -> str:
 
 
 def verdict(against: dict[str, Any], margin: str) -> str:
-    return sentence(against[margin], float(margin)) if margin in against else "-"
+    return sentence({**against[margin], "measure": "wer"}, float(margin)) if margin in against else "-"
 
 
 def dynamic_line(model: Model) -> str:
