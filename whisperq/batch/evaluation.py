@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from whisperq.config import Source
 from whisperq.data.batches import Loader
+from whisperq.data.lists import UtteranceList
 from whisperq.data.utterance import Utterance
 from whisperq.errors import WhisperqError
 from whisperq.jobs.journal import Journal, appending, whole_lines
@@ -28,6 +30,24 @@ from whisperq.runtime.transcription import transcribe_batch
 STAGES = ("wall", "features", "decoding")
 Batch = tuple[int, ...]  # numbers of utterances
 Loaded = tuple[Batch, dict[int, np.ndarray]]  # without what could not be read
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A source with what was read of it."""
+
+    source: Source
+    read: UtteranceList
+    normalizer: str
+    limit: int | None
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def utterances(self) -> Sequence[Utterance]:
+        return self.read.utterances[: self.limit]
 
 
 @dataclass(frozen=True)

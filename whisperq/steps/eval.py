@@ -18,6 +18,7 @@ from whisperq.batch.evaluation import (
     Batch,
     HeardBook,
     Loaded,
+    TestSet,
     Transcribed,
     audio_ahead,
     batches_by_length,
@@ -25,11 +26,10 @@ from whisperq.batch.evaluation import (
 )
 from whisperq.config import Source
 from whisperq.data.batches import require_texts
-from whisperq.data.lists import UtteranceList
 from whisperq.data.sources import read_all
-from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, Interrupted
 from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.jobs.memory import memory_gib
 from whisperq.jobs.progress import bar, say, say_again, say_how, say_left_out
 from whisperq.jobs.signals import stop_requested
 from whisperq.kinds.scores import Evaluation, Execution, ScoredSetResults, SetScores, Times
@@ -47,25 +47,6 @@ from whisperq.runtime.padding import left_out_padding
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, spelling_of
 from whisperq.scoring.sets import over_sets, score_set
 from whisperq.settings import Context
-from whisperq.training.speed import memory_gib
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """A source with what was read of it."""
-
-    source: Source
-    read: UtteranceList
-    normalizer: str
-    limit: int | None
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def utterances(self) -> Sequence[Utterance]:
-        return self.read.utterances[: self.limit]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """How fast a training goes, and what it waits for."""
 
 import contextlib
-import resource
 import time
 from collections.abc import Iterator
 
-import torch
-
 from whisperq.jobs.distributed import Processes
+from whisperq.jobs.memory import memory_gib
 from whisperq.training.feed import TrainingStep
 
 
@@ -55,10 +53,3 @@ class Speed:
 
     def _clear(self) -> None:
         self.windows, self.audio, self.space, self.waited = 0, 0.0, 0.0, 0.0
-
-
-def memory_gib() -> float:
-    """The most that this process has held: of the GPU's memory where it uses one, else of the machine's."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
