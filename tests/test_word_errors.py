@@ -148,7 +148,6 @@ SAME = {
     "Turkish": ("basic", "\u0130stanbul", "istanbul"),
     "emoji": ("basic", "I \u2764\ufe0f it 1\ufe0f\u20e3", "i it 1"),
     "direction": ("basic", "\u200f\u0634\u0643\u0631\u0627\u200e \u202bx\u202c", "\u0634\u0643\u0631\u0627 x"),
-    "space without width": ("basic", "so\u200b it\u200bis", "so it is"),
     "byte order mark": ("english", "\ufeffso", "so"),
     **{f"apostrophe {ord(c):x}": ("english", f"don{c}t he{c}s we{c}ll", "do not he is we will")
        for c in "'\u2019\u2018\u201b\u02bc\u02bb\uff07\u00b4`\u2032"},

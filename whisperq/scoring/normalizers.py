@@ -33,7 +33,6 @@ INVISIBLE = dict.fromkeys(
     [0xAD, 0x34F, 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x2065), *range(0x2066, 0x2070), 0xFEFF]
     + [*range(0x180B, 0x180E), 0x180F, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]
 )
-INVISIBLE[0x200B] = " "  # the space without width, which says where a word ends
 HIDDEN = 0xF0000  # private characters, which no rule of the English normaliser touches
 
 
