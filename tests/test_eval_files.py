@@ -93,7 +93,7 @@ def batches(monkeypatch: pytest.MonkeyPatch):
         return real(opened, name, loaded, size)
 
     Batches.heard = []
-    monkeypatch.setattr(step, "hear_batch", transcribe_loaded)
+    monkeypatch.setattr(step, "transcribe_loaded", transcribe_loaded)
     return Batches
 
 

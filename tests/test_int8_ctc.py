@@ -157,7 +157,7 @@ def test_without_a_compiler_it_runs_and_says_so(tmp_path, monkeypatch):
 
 def test_pytorchs_own_integer_product_will_do(tmp_path, monkeypatch):
     """As on CUDA, and on processors without oneDNN."""
-    monkeypatch.setattr(int8_layers, "integer_product", lambda weight, grid, *_, **__: TorchMatmul(weight, grid))
+    monkeypatch.setattr(int8_layers, "integer_matmul", lambda weight, grid, *_, **__: TorchMatmul(weight, grid))
     check(quantized(tmp_path))
 
 
