@@ -15,8 +15,8 @@ from transformers import AutoConfig, GenerationConfig, WhisperConfig, WhisperFea
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
-from whisperq.export.graph import Graph
-from whisperq.export.whisper import write_graph
+from whisperq.graphs.graph import Graph
+from whisperq.graphs.whisper import write_graph
 from whisperq.models.loading import load_config
 from whisperq.options import ExportConfig
 from whisperq.ptq.arrays import open_stored

@@ -267,7 +267,7 @@ def test_an_unusable_recording_is_one_sentence_that_names_its_line(tmp_path, wor
 
 @pytest.mark.parametrize("times", [range(0), range(TIMES.start, TIMES.start + 50)], ids=["none", "to 0.98 s"])
 def test_times_need_a_vocabulary_that_has_them(noises, monkeypatch, times):
-    monkeypatch.setattr("feeding.CODEC", replace(CODEC, times=times))
+    monkeypatch.setattr("support.feeding.CODEC", replace(CODEC, times=times))
     with pytest.raises(UsageError, match="--timestamp-prob is for models whose vocabulary has times"):
         make_feed(noises, timestamp_prob=0.1)
 

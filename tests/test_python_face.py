@@ -39,6 +39,12 @@ def test_importing_it_is_light():
     assert (Path(wq.__file__).parent / "py.typed").is_file()
 
 
+def test_no_package_hides_a_function_of_its_name():
+    """Once it is imported, a package is an attribute of the one above it. `report` can be called."""
+    packages = {place.name for place in Path(wq.__file__).parent.iterdir() if (place / "__init__.py").is_file()}
+    assert packages & set(wq.__all__) == {"report"}
+
+
 def test_every_command_is_a_function_of_the_package():
     assert sorted(wq.STEPS) == sorted(NAMES) and set(wq.__all__) <= set(dir(wq))
     assert all(callable(getattr(wq, name)) for name in wq.__all__)

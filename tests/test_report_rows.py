@@ -119,7 +119,7 @@ def test_costs_are_against_what_was_decoded_alike_on_the_same_device(run):
 
 def test_sets_without_spaces_have_tables_of_character_errors(run, monkeypatch):
     write_evaluation(run, run / "distilled", "english", [Transcribed("clean", 2)], "float")
-    monkeypatch.setattr("reported.WORDS", list("\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d"))
+    monkeypatch.setattr("support.reported.WORDS", list("\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d"))
     write_evaluation(run, run / "distilled", "chinese", [Transcribed("clean", 2)], "float")
     by_characters, by_words = error_tables(measure(gather([run], True), 0))
     assert by_words.title.startswith("Table 2. Word") and by_characters.title.startswith("Table 2. Character")

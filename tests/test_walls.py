@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "scoring": {"quant"},
     "ptq": {"models", "data", "quant", "native"},
     "runtime": {"ptq", "models", "data", "scoring", "quant", "native", "jobs"},
-    "export": {"runtime", "ptq", "models", "quant"},
+    "graphs": {"runtime", "ptq", "models", "quant"},
     "calibration": {"runtime", "ptq", "models", "data", "scoring", "quant", "jobs"},
     "batch": {"runtime", "models", "data", "scoring", "jobs"},
     "results": {"data", "scoring", "jobs"},
@@ -189,7 +189,7 @@ def test_the_file_that_travels_with_a_model_needs_torch_and_transformers_alone()
 
 ONLY_IN = {"matplotlib": {"report"}, "yaml": {"config"}, "typer": {"cli"}, "datasets": {"data"}}
 ONLY_IN["jiwer"] = {"scoring"}
-ONLY_IN["onnx"] = {"export", "runtime"}
+ONLY_IN["onnx"] = {"graphs", "runtime"}
 ONLY_IN |= dict.fromkeys(("onnxruntime", "openvino"), {"runtime"})
 
 

@@ -9,9 +9,9 @@ import torch
 from support.kernel_inputs import native, random
 from transformers import PreTrainedConfig
 
-from whisperq.export.graph import Graph
-from whisperq.export.layers import Layers as GraphLayers
-from whisperq.export.wide import WideWeight, wide_product
+from whisperq.graphs.graph import Graph
+from whisperq.graphs.layers import Layers as GraphLayers
+from whisperq.graphs.wide import WideWeight, wide_product
 from whisperq.ptq.arrays import Stored
 from whisperq.quant.grid import fake_quantize, range_qparams
 from whisperq.quant.wide import WIDE, ActivationRange, WideQParams, fake_quantize_wide, half_codes, half_grids

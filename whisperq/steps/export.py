@@ -82,8 +82,8 @@ def activation_functions(stored: Stored) -> Sequence[str]:
 
 def write_graphs(stored: Stored, folder: Path) -> dict[str, list[str]]:
     """The files; the products of all, with the weights and sites that keep each from integers."""
-    from whisperq.export.ctc import write_ctc_graph
-    from whisperq.export.whisper import write_graph
+    from whisperq.graphs.ctc import write_ctc_graph
+    from whisperq.graphs.whisper import write_graph
 
     writers, family = {"tokens": write_graph, "ctc": write_ctc_graph}, family_of(stored.config)
     output = output_of(stored.config)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from whisperq.export.blocks import Attention, KeysAndValues, feed_forward
-from whisperq.export.graph import Shape
-from whisperq.export.layers import Layers
-from whisperq.export.wide import WideWeight, wide_product
+from whisperq.graphs.blocks import Attention, KeysAndValues, feed_forward
+from whisperq.graphs.graph import Shape
+from whisperq.graphs.layers import Layers
+from whisperq.graphs.wide import WideWeight, wide_product
 
 TABLE, PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 LOWEST = float(np.finfo(np.float32).min)

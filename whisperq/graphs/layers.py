@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from whisperq.export.graph import Graph
-from whisperq.export.wide import WideWeight, wide_product
+from whisperq.graphs.graph import Graph
+from whisperq.graphs.wide import WideWeight, wide_product
 from whisperq.models.sites import canonical
 from whisperq.ptq.arrays import Stored
 from whisperq.quant.grid import QParams

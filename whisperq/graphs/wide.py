@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from whisperq.export.graph import Graph
+from whisperq.graphs.graph import Graph
 from whisperq.models.sites import canonical
 from whisperq.ptq.arrays import Stored
 from whisperq.quant.grid import QParams

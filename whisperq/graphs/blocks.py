@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from whisperq.export.layers import Layers
+from whisperq.graphs.layers import Layers
 
 KeysAndValues = tuple[str, str]  # each (batch, heads, length, d_head)
 

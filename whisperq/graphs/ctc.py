@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whisperq.export.blocks import Attention
-from whisperq.export.graph import Graph
-from whisperq.export.layers import Layers
+from whisperq.graphs.blocks import Attention
+from whisperq.graphs.graph import Graph
+from whisperq.graphs.layers import Layers
 from whisperq.models.sites import canonical
 from whisperq.ptq.arrays import Stored
 

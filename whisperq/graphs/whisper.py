@@ -11,10 +11,10 @@ The gates, with their factor 1/pi_init, are in the graphs: a consumer takes the 
 
 import numpy as np
 
-from whisperq.export.blocks import Attention, feed_forward
-from whisperq.export.decoder import Decoder
-from whisperq.export.graph import Graph
-from whisperq.export.layers import Layers
+from whisperq.graphs.blocks import Attention, feed_forward
+from whisperq.graphs.decoder import Decoder
+from whisperq.graphs.graph import Graph
+from whisperq.graphs.layers import Layers
 from whisperq.ptq.arrays import Stored
 from whisperq.runtime.onnx.whisper import ENCODER, WITH_PAST
 
