@@ -16,7 +16,7 @@ from whisperq.jobs.progress import say
 from whisperq.run_folder import RunFolder
 from whisperq.settings import Common, Context
 
-EMBEDDED = Path(__file__).parent / "data" / "calibration" / "calibration.jsonl"  # synthesised speech
+EMBEDDED = Path(__file__).parents[1] / "data" / "calibration" / "calibration.jsonl"  # synthesised speech
 Chosen = TypeVar("Chosen", bound=Path | str)
 
 
