@@ -35,7 +35,7 @@ Sums = tuple[float, float]  # of a batch: errors and reference words, or noise a
 
 
 class Together(Protocol):
-    """The processes that share the batches: `training.distributed.Processes`."""
+    """The processes that share the batches: `jobs.distributed.Processes`."""
 
     @property
     def main(self) -> bool: ...

@@ -5,7 +5,7 @@ one byte each, or packed where they have fewer bits (`quant.packing`, counted fr
 and, where asymmetric, `<name>.zero_point`; the rest as it was, in the source's number format where that loses nothing.
 qparams.json holds the grid of every weight, of packed ones also bits and shape, and the scale, zero_point and range of
 every activation; of one with massive channels also which these are and their grid of 16 bits (`a16`). Of what decoding
-caches (`models.caches`) each channel has a scale of its own: `<address>.channel_scale`, and "caches" in qparams.json.
+caches (`ptq.cross_cache`) each channel has a scale of its own: `<address>.channel_scale`, and "caches" in qparams.json.
 smoothing.safetensors holds the scales of channels that were folded into the weights (ptq/folding.py), if any.
 """
 

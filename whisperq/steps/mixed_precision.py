@@ -1,7 +1,7 @@
 """Fewer bits where a layer can do with fewer: widths and weights learned together, or the baselines of that.
 
 The system of Xu et al. 2025 (arXiv 2501.03643) on any family, weights alone: `training.mixed` says what is learned,
-`training.search` what its baselines do instead. All modes train on the same data for the same number of steps.
+`training.bit_search` what its baselines do instead. All modes train on the same data for the same number of steps.
 """
 
 import json

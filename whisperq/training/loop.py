@@ -95,7 +95,7 @@ def recompute_layers(student: nn.Module) -> None:
 class Learner:
     """A network that is trained against a float one, and its optimiser; what is trained, subclasses may change.
 
-    A pair, as `training.pair.Pair` is one, has `.student`, `.weighting`, `.task`, the name of the task's own loss,
+    A pair, as `student_teacher.Pair` is one, has `.student`, `.weighting`, `.task`, the name of the task's own loss,
     `.inputs(batch)`, what its forward takes of a batch, and `.set_modes()`; its forward gives L, and the task's loss
     and KL, each summed over a batch.
     """

@@ -9,7 +9,7 @@ that of the likeliest tokens: 1,024 out of 51,864 hold 99.5 % of whisper-tiny.en
 room.
 
 key = SHA-256 of what decides an entry: the teacher's hash, its number format, and the window's own digest
-(`data.collate`: samples, tokens, log-mel settings). So other teachers have other entries in the same folder, and no
+(`training.collate`: samples, tokens, log-mel settings). So other teachers have other entries in the same folder, and no
 entry is ever changed. It is written beside its place and renamed; one that does not have the digest that it begins with
 is made again. Where the folder holds as much as it may, what is there stays: an epoch passes over all windows in turn,
 so that taking out the oldest would take out the one that is needed next.

@@ -1,6 +1,6 @@
 """What an integer layer computes between its products, in PyTorch: norms, quantization, gated attention.
 
-`TorchKernels` runs anywhere and says what each kernel means; `runtime.native.kernels` computes the same in one pass
+`TorchKernels` runs anywhere and says what each kernel means; `native_kernels` computes the same in one pass
 over each tensor. Rows are (batch * length); a context is (rows, heads * head_dim).
 """
 

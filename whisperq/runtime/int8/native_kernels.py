@@ -1,4 +1,4 @@
-"""The compiled kernels behind the interface of `runtime.kernels`; CPU tensors only."""
+"""The compiled kernels behind the interface of `kernels`; CPU tensors only."""
 
 import ctypes
 from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
