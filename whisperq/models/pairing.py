@@ -59,19 +59,24 @@ class ProcessorFiles:
     check: Callable[[Path, PreTrainedConfig, Any], None]
 
 
-def read_whisper(folder: Path) -> WhisperProcessor:
-    """Raises InputError."""
+def _read_parts(folder: Path, extractor: Any, tokenizer: Any, family: str) -> tuple[Any, Any]:
+    """Feature extractor and tokenizer, of these classes. Raises InputError.
+
+    A processor's own from_pretrained reads the model's config too, and where it names code, asks whether to run it.
+    """
     try:
-        # Its parts, not WhisperProcessor.from_pretrained: that reads the model's config too, and where
-        # it names code, asks whether to run it.
         check_extractor(folder)
-        extractor = WhisperFeatureExtractor.from_pretrained(folder)
-        tokenizer = WhisperTokenizer.from_pretrained(folder)
+        return extractor.from_pretrained(folder), tokenizer.from_pretrained(folder)
     except InputError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} lacks a usable Whisper tokenizer or feature extractor: {reason}") from error
+        raise InputError(f"{folder} lacks a usable {family} tokenizer or feature extractor: {reason}") from error
+
+
+def read_whisper(folder: Path) -> WhisperProcessor:
+    """Raises InputError."""
+    extractor, tokenizer = _read_parts(folder, WhisperFeatureExtractor, WhisperTokenizer, "Whisper")
     if "<|startoftranscript|>" not in tokenizer.get_vocab():  # without its files, an empty one is made up
         raise InputError(f"{folder} lacks a usable Whisper tokenizer: it does not know <|startoftranscript|>")
     tokenizer.chat_template = None  # a stray file's, which would be saved with the rest
@@ -80,16 +85,7 @@ def read_whisper(folder: Path) -> WhisperProcessor:
 
 def read_ctc(folder: Path) -> Wav2Vec2Processor:
     """Raises InputError."""
-    try:
-        check_extractor(folder)
-        extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
-        tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(folder)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} lacks a usable CTC tokenizer or feature extractor: {reason}") from error
-    return Wav2Vec2Processor(extractor, tokenizer)
+    return Wav2Vec2Processor(*_read_parts(folder, Wav2Vec2FeatureExtractor, Wav2Vec2CTCTokenizer, "CTC"))
 
 
 def check_whisper(folder: Path, config: PreTrainedConfig, processor: WhisperProcessor) -> None:

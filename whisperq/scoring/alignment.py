@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import jiwer
 import numpy as np
 
-SCORERS = ("jiwer", "sclite")
 SUBSTITUTION, GAP = 4, 3  # sclite's costs
 BOTH, DELETED, INSERTED = 0, 1, 2  # how the path came to a cell
 
