@@ -74,9 +74,12 @@ FIRST_VERSIONS = {
             "mean_wer": 0.5, "mean_cer": None,
         }]},
     ),
+    "weights that span their range": ("quantized", {"weight_scales": "rtn"}, {"weight_scales": "minmax"}),
+    "weights of least error": ("quantized", {"weight_scales": "mse"}, {"weight_scales": "mse"}),
     "a static scheme": (
         "quantized", {"recipe": "gemm"},
-        {"activation_ranges": "static", "group": None, "weight_scales": "rtn", "smoothed": [], "cross_cache": "float"},
+        {"activation_ranges": "static", "group": None, "weight_scales": "minmax", "smoothed": [],
+         "cross_cache": "float"},
     ),
 }  # fmt: skip
 

@@ -39,7 +39,9 @@ def test_packed_weights_come_back_and_cost_their_bits(recipe, bits, tmp_path):
         assert tensors[name].nbytes == -(-weight.codes.numel() * bits // 8)
 
 
-@pytest.mark.parametrize("bits, group, method", [(4, 16, "rtn"), (3, 10, "mse"), (8, 64, "rtn"), (2, None, "mse")])
+@pytest.mark.parametrize(
+    "bits, group, method", [(4, 16, "minmax"), (3, 10, "mse"), (8, 64, "minmax"), (2, None, "mse")]
+)
 @pytest.mark.parametrize("gate", GATES)
 def test_a_reloaded_model_computes_the_same_bits(gate, bits, group, method, tmp_path):
     model = gated_model(gate)
@@ -55,13 +57,13 @@ def test_a_reloaded_model_computes_the_same_bits(gate, bits, group, method, tmp_
 
 def test_groups_and_clipping_each_lessen_the_error(tmp_path):
     model = gated_model()
-    fits = {"rtn": Fit(), "mse": Fit("mse"), "groups": Fit("rtn", 8), "both": Fit("mse", 8)}
+    fits = {"minmax": Fit(), "mse": Fit("mse"), "groups": Fit("minmax", 8), "both": Fit("mse", 8)}
     errors = {}
     for name, fit in fits.items():
         again, _ = load_quantized(folder_of(model, tmp_path / name, 3, fit)[0], torch.float32, "cpu")
         pairs = zip(again.state_dict().values(), model.state_dict().values(), strict=True)
         errors[name] = sum(float((ours - theirs).square().sum()) for ours, theirs in pairs)
-    assert errors["both"] < min(errors["mse"], errors["groups"]) and max(errors, key=errors.get) == "rtn"
+    assert errors["both"] < min(errors["mse"], errors["groups"]) and max(errors, key=errors.get) == "minmax"
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 7])

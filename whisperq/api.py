@@ -36,6 +36,7 @@ from whisperq.errors import (
     WhisperqError,
     meant,
 )
+from whisperq.former import todays_settings
 from whisperq.jobs.progress import announced
 from whisperq.settings import Common
 
@@ -107,6 +108,7 @@ def function(name: str) -> Callable[..., Artifact | str]:
     signature = Signature([a.parameter() for a in own.values()], return_annotation=str if command.text else Artifact)
 
     def call(*args: Any, **keywords: Any) -> Artifact | str:
+        keywords = todays_settings(command.name, keywords)
         if unknown := next((k for k in keywords if k not in own), None):
             raise TypeError(f"{name}() got an unexpected keyword argument {unknown!r}{meant(unknown, own)}")
         try:

@@ -26,7 +26,8 @@ import yaml
 
 from whisperq.checks import typed
 from whisperq.declared import SETTINGS
-from whisperq.errors import InputError, meant
+from whisperq.errors import InputError, UsageError, meant
+from whisperq.former import todays_settings
 from whisperq.settings import NormalizerName
 
 FILE = "whisperq.yaml"
@@ -137,6 +138,10 @@ def _check_defaults(defaults: Any, path: Path) -> dict[str, dict[str, Any]]:
 
 def _section(command: str, values: dict[Any, Any], where: str) -> dict[str, Any]:
     section = {str(k).replace("-", "_"): v for k, v in values.items()}
+    try:
+        section = todays_settings(command, section)
+    except UsageError as error:
+        raise InputError(f"{where}: {error}") from None
     if unknown := _strange(section, known := {f.name for f in fields(SETTINGS[command])}):
         raise InputError(f"{where}: unknown setting {unknown!r}{meant(unknown, known)}")
     return typed(SETTINGS[command], section, where)

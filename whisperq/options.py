@@ -59,7 +59,9 @@ class QuantizeConfig(Settings):
     )
     weight_bits: int = option(8, "Bits of the weights, 2 to 8.", low=2, high=8)
     group: int | None = option(None, "Weights that share a scale, such as 64; default: an output channel's.", low=8)
-    weights: Literal["rtn", "mse"] = option("rtn", "rtn: scales span all weights; mse: least squared error.")
+    weight_observer: Literal["minmax", "mse"] = option(
+        "minmax", "Scales of the weights: minmax: they span all weights; mse: least squared error."
+    )
     activations: Literal["static", "dynamic", "none"] = option(
         "static", "Ranges of the activations: calibrated, each token's own, or none: weights alone are quantized."
     )

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from whisperq import manifests
 from whisperq.errors import InputError
+from whisperq.former import todays_settings
 from whisperq.hashing import file_sha256
 from whisperq.kinds import in_todays_form
 from whisperq.kinds.comparisons import Comparison, Robustness
@@ -46,7 +47,8 @@ class Artifact(Generic[Results]):
 
     @property
     def config(self) -> dict[str, Any]:
-        return self.manifest["config"]
+        """Settings by the names that they have today."""
+        return todays_settings(self.manifest["command"], self.manifest["config"])
 
     @property
     def inputs(self) -> dict[str, dict[str, str]]:

@@ -30,7 +30,7 @@ SAYINGS = {
     "sites": Saying((None, "blocks"), "{}", "{} sites"),
     "exception": Saying((None, "attention"), "except-{}", "exception {}"),
     "group": Saying((None,), "g{}", "groups of {}"),
-    "weight_scales": Saying((None, "rtn"), "{}", "{} weights"),
+    "weight_scales": Saying((None, "minmax"), "{}", "{} weights"),
 }
 
 
@@ -42,7 +42,7 @@ def scheme_of(config: QuantizeConfig) -> Scheme:
         "exception": config.exception,
         "weight_bits": config.weight_bits,
         "group": config.group,
-        "weight_scales": config.weights,
+        "weight_scales": config.weight_observer,
         "activation_bits": None if config.activations == "none" else config.activation_bits,
         "activation_ranges": config.activations,
     }

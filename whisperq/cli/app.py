@@ -32,6 +32,7 @@ from whisperq.cli.resolve import call_of
 from whisperq.cli.session import Session
 from whisperq.config import FILE
 from whisperq.disk import first_process
+from whisperq.former import FORMER, Former, todays_settings
 from whisperq.run_folder import artifact_at
 from whisperq.settings import Common
 
@@ -74,6 +75,11 @@ def field_parameter(field: Field, hint: Any) -> inspect.Parameter:
     return parameter(field.name, hint, default, field.metadata["help"], field.metadata["off"], **extra)
 
 
+def former_parameter(name: str, today: Former) -> inspect.Parameter:
+    """A setting by its earlier name: taken, and not in the help."""
+    return parameter(name, str, None, f"Earlier name of --{today.name.replace('_', '-')}.", hidden=True)
+
+
 def input_parameter(flag: InputFlag) -> inspect.Parameter:
     if flag.positional:
         kind: Any = list[str] if flag.many else str
@@ -88,6 +94,7 @@ def signature(command: Command) -> inspect.Signature:
     for kind in (command.settings, Common):
         hints = typing.get_type_hints(kind)
         parameters += [field_parameter(f, hints[f.name]) for f in fields(kind)]
+    parameters += [former_parameter(name, one) for name, one in FORMER.get(command.name, {}).items()]
     return inspect.Signature(parameters)
 
 
@@ -103,6 +110,7 @@ def function(command: Command) -> Callable[..., None]:
 def execute(command: Command, flags: dict[str, Any]) -> None:
     """One call, one print."""
     with reported():
+        flags = todays_settings(command.name, flags)
         common = Common(**{f.name: flags[f.name] for f in fields(Common) if flags[f.name] is not None})
         session = Session.open(command.name, common, {k: _tuple(v) for k, v in flags.items()})
         settings = session.settings(command.settings)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from whisperq.kinds.comparisons import Comparison, Robustness
-from whisperq.kinds.models import Distilled, MixedPrecision, Onnx, Student
+from whisperq.kinds.models import Distilled, MixedPrecision, Onnx, Student, todays_weight_observer
 from whisperq.kinds.observations import (
     Attention,
     Calibration,
@@ -40,6 +40,7 @@ RESULTS: dict[str, Any] = {
 }
 # What one key of an earlier version says by another today.
 EARLIER: dict[str, Callable[[Any], None]] = {
+    "quantized": todays_weight_observer,
     "calibration": one_observer,
     "evaluation": single_averages,
     "scores": single_averages,

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal, NotRequired, TypedDict, TypeGuard
 
+from whisperq.former import WEIGHT_OBSERVER
 from whisperq.kinds.pattern import Missing
 from whisperq.schema import count
 
@@ -70,7 +71,7 @@ class Scheme(TypedDict):
     recipe: str
     weight_bits: float  # of mixed precision the mean
     group: Annotated[int | None, Missing(None)]  # weights of a scale; None: all of an output channel, or of a tensor
-    weight_scales: Annotated[str | None, Missing("rtn")]
+    weight_scales: Annotated[str | None, Missing("minmax")]
     activation_bits: int | None  # None: activations stay float
     activation_ranges: Annotated[Literal["static", "dynamic", "none"], Missing("static")]
     sites: NotRequired[Annotated[str | None, Missing(None)]]  # of the paper recipe, as the next
@@ -169,3 +170,7 @@ class Onnx(TypedDict):
     integer_products: list[str]
     float_products: dict[str, str]  # address -> why
     bytes: dict[str, int]  # by file
+
+
+def todays_weight_observer(results: Quantized) -> None:
+    results["weight_scales"] = WEIGHT_OBSERVER.value(results["weight_scales"])

@@ -226,7 +226,7 @@ def fake_weight(config: QuantizeConfig) -> Any:
 
     def through(weight: Tensor) -> Tensor:
         dims = 1 if per_channel else 0
-        grid = GRIDS[config.weights](
+        grid = GRIDS[config.weight_observer](
             weight, config.weight_bits, symmetric=config.recipe == "gemm", channel_dims=dims, group=config.group
         )
         return fake_quantize(weight, grid)

@@ -42,7 +42,7 @@ from whisperq.quant.grid import (
 from whisperq.quant.packing import pack, unpack
 from whisperq.quant.wide import ActivationRange, WideQParams, fake_quantize_wide
 
-GRIDS = {"rtn": weight_qparams, "mse": mse_weight_qparams}
+GRIDS = {"minmax": weight_qparams, "mse": mse_weight_qparams}
 Ranges = Mapping[str, ActivationRange]
 
 
@@ -76,9 +76,9 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Fit:
-    """How weights get their scales: method rtn or mse, and how many values share one (None: a whole channel)."""
+    """How weights get their scales: method minmax or mse, and how many values share one (None: a whole channel)."""
 
-    method: str = "rtn"
+    method: str = "minmax"
     group: int | None = None
 
 

@@ -35,8 +35,8 @@ def symmetric_qparams(scale: Tensor, bits: int) -> QParams:
 
 
 def initial_scales(weight: Tensor, widths: Sequence[int], channel_dims: int, fit: str = "mse") -> Tensor:
-    """(K, channels, 1, ...): for each width the scales of least squared error; `rtn`: those that span all values."""
-    find = {"mse": mse_weight_qparams, "rtn": weight_qparams}[fit]
+    """(K, channels, 1, ...): for each width the scales of least squared error; `minmax`: those that span all values."""
+    find = {"mse": mse_weight_qparams, "minmax": weight_qparams}[fit]
     return torch.stack([find(weight, b, symmetric=True, channel_dims=channel_dims).scale for b in widths])
 
 

@@ -166,7 +166,7 @@ def scheme(config: QuantizeConfig) -> Scheme:
 def quantized_weights(network: PreTrainedModel, plan: Plan, config: QuantizeConfig) -> dict[str, QuantizedWeight]:
     symmetric = config.recipe == "gemm"
     per_channel = symmetric if config.per_channel is None else config.per_channel
-    fit = Fit(config.weights, config.group)
+    fit = Fit(config.weight_observer, config.group)
     weights = track(plan.weights, len(plan.weights), "quantize", "weights")
     return {w.parameter: quantize_weight(network, w, config.weight_bits, symmetric, per_channel, fit) for w in weights}
 

@@ -74,7 +74,7 @@ class MixedWeights:
         self.relative = torch.tensor(self.sizes) * len(self.sizes) / sum(self.sizes)
 
     def _candidates(self, parameter: nn.Parameter, site: Weight, fitted: bool) -> Candidates:
-        scales = initial_scales(parameter.detach(), self.widths, site.channel_dims, "mse" if fitted else "rtn")
+        scales = initial_scales(parameter.detach(), self.widths, site.channel_dims, "mse" if fitted else "minmax")
         latent = nn.Parameter(parameter.detach().clone())
         return Candidates(site, parameter, latent, nn.Parameter(scales.log()))
 
