@@ -324,11 +324,20 @@ def test_a_fault_of_no_artifact_is_an_error(two):
 
 def test_training_logs_every_block_and_every_head(finished_run):
     lines = (finished_run / "distilled" / "metrics.jsonl").read_text().splitlines()
-    entry = next(e for e in map(json.loads, lines) if "kurtosis" in e)
+    entry, *_, last = [e for e in map(json.loads, lines) if "kurtosis" in e]
+    assert entry["step"] == 0 and "validation_wer" not in entry and "validation_wer" in last
     assert np.mean(list(entry["kurtosis_by_site"].values())) == pytest.approx(entry["kurtosis"])
     assert entry["gates"].keys() == entry["gates_by_head"].keys()
     for address, heads in entry["gates_by_head"].items():
         assert len(heads) == 2 and np.mean(heads) == pytest.approx(entry["gates"][address])
+    groups = {"enc.*.out_proj", "enc.*.fc2:input", "enc.*.mlp_sum", "dec.*.out_proj", "dec.*.cross.out_proj",
+              "dec.*.fc2:input", "dec.*.mlp_sum"}  # fmt: skip
+    assert entry["outliers"].keys() == last["outliers"].keys() == groups
+    for group, roles in entry["outliers"].items():
+        rest = {"speech", "padding"} if group.startswith("enc") else {"prompt", "tokens"}
+        assert roles.keys() == {"all"} | rest
+        assert roles["all"]["values"] == sum(roles[role]["values"] for role in rest)
+        assert 0 < max(roles[role]["max_inf_norm"] for role in rest)
 
 
 def test_kurtosis_of_many_magnitudes_has_plain_numbers_at_its_axis():

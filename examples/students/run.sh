@@ -9,6 +9,7 @@
 # The students are ordered so that the first two answer the question once, and each further pair makes it surer.
 # Settings, with their defaults:
 #   RUNS        where the run folders go; examples/students/run. The teacher's cache and the labels lie there too
+#   RESULTS     where tables and figures go; examples/students/results
 #   TEACHER     a folder in WHISPERQ_WHISPER; whisper-tiny.en
 #   STUDENTS    "4+2-none-1 ...": encoder layers + decoder layers - gate - seed; made of DEPTHS and SEEDS
 #   DEPTHS      "4+2 2+2";  SEEDS "1 2"
@@ -119,6 +120,7 @@ teacher_itself() {
 report() {
     export WHISPERQ_RUN="$runs/report"
     wq report "$runs/students" "$runs/teacher" --force --no-verify --out "$runs/report" --title "Gated students of Whisper"
+    python "$here/table.py" "$runs" --out "$results"
 }
 
 main() {

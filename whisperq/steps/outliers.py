@@ -12,7 +12,7 @@ import torch
 
 from whisperq import artifact
 from whisperq.config import Source
-from whisperq.data.batches import Batch, Loader, require_texts, teacher_forced
+from whisperq.data.batches import require_texts, teacher_forced
 from whisperq.data.lazy import Joined
 from whisperq.data.sources import read_all
 from whisperq.data.utterance import Utterance
@@ -21,11 +21,12 @@ from whisperq.jobs.distributed import Processes, joined
 from whisperq.jobs.progress import say_left_out, track
 from whisperq.kinds.observations import Compared, MassiveOfModels, Outliers
 from whisperq.models.loading import compute_device
-from whisperq.models.sites import Site, Watcher, block_sites, model_sites, resolve, watch
+from whisperq.models.sites import Site, block_sites, model_sites, resolve, watch
 from whisperq.options import OutliersConfig
 from whisperq.report.figures import plot_outliers
 from whisperq.report.massive import plot_massive
 from whisperq.runtime.open import OpenedModel, open_model
+from whisperq.runtime.site_statistics import watcher
 from whisperq.scoring.by_role import SiteStatistics, largest_values, summarize_roles
 from whisperq.scoring.outliers import summarize
 from whisperq.settings import Context
@@ -155,18 +156,3 @@ def run(
             teacher_forced(opened.model, batch, opened.loader.device)
         seen += len(batch.utterances)
     return seen
-
-
-def watcher(statistics: SiteStatistics, site: Site, batch: Batch, loader: Loader) -> Watcher:
-    def see(x: torch.Tensor) -> None:
-        for number, one in enumerate(site.utterances(x, batch.lengths)):
-            rows = one.movedim(site.time, 0)  # a dimension is a channel, also of a convolution
-            roles = loader.roles(batch, number, site.axis, len(rows))
-            tokens = loader.token_labels(batch, number) if statistics.largest and site.axis == "tokens" else ()
-            utterance = batch.utterances[number].id
-            try:
-                statistics.update(rows, roles, utterance, tokens)
-            except ValueError as error:
-                raise InputError(f"{site.address}, utterance {utterance}: {error}") from error
-
-    return see

@@ -76,6 +76,9 @@ class Training:
             self.log = MetricsLog(folder, self.config.report_to, progress.log_bytes, progress.step)
         self.speed = Speed(processes)
         try:
+            if progress.step == 0:  # where the growth of outliers begins
+                self.learner.ready()
+                self._write({"step": 0, **self.validation.observe(self.learner.student)})
             if not self._validate_if_due():
                 raise self._interrupted("was saved before")
             rest = self.config.max_steps - progress.step

@@ -1,6 +1,7 @@
-"""How good a student is so far, and what its attention does: between two steps, by all processes together."""
+"""How good a student is so far, and what its outliers and gates do: between two steps, by all processes together."""
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -15,13 +16,17 @@ from whisperq.data.utterance import Utterance
 from whisperq.jobs.distributed import Processes
 from whisperq.models.sites import Site, Watcher, model_sites, watch
 from whisperq.runtime.pipeline import output_of
+from whisperq.runtime.site_statistics import watcher
 from whisperq.runtime.transcription import AnyRules, transcribe
+from whisperq.scoring.by_role import SiteStatistics, summarize_roles
 from whisperq.scoring.normalizers import Normalizer
-from whisperq.scoring.outliers import TensorStatistics, summarize
+from whisperq.scoring.outliers import summarize
 from whisperq.scoring.words import count_errors
 
 BATCH = 32  # utterances decoded together
-OBSERVED = 8  # utterances whose attention is looked at, always the same
+OBSERVED = 8  # utterances whose activations are looked at, always the same
+OBSERVED_SITES = "out_proj", "fc2:input", "mlp_sum"
+GROWTH = "kurtosis", "max_inf_norm", "outliers", "values"
 
 
 class Validation:
@@ -41,7 +46,7 @@ class Validation:
 
     @torch.inference_mode()
     def measure(self, student: PreTrainedModel, stopping: Callable[[], bool]) -> dict[str, Any] | None:
-        """WER, reference words, and what `attention` says; None where it was told to stop before the end."""
+        """WER, reference words, and what `observe` says; None where it was told to stop before the end."""
         student.eval()
         pairs: list[tuple[str, str]] = []
         runtime = output_of(student.config).pytorch(student, "float")
@@ -55,28 +60,33 @@ class Validation:
         pairs = [pair for share in self.processes.gather(pairs) for pair in share]
         errors = count_errors([r for r, _ in pairs], [h for _, h in pairs], self.normalizer)
         wer = {"validation_wer": errors.wer, "reference_words": errors.reference_words}
-        return wer | self.attention(student)
+        return wer | self.observe(student)
 
-    def attention(self, student: PreTrainedModel) -> dict[str, Any]:
-        """Kurtosis and infinity norm of attention outputs, and the mean of each gate and its heads, on a fixed batch.
+    @torch.inference_mode()
+    def observe(self, student: PreTrainedModel) -> dict[str, Any]:
+        """Outliers at attention outputs, MLPs and residual sums, and the mean of each gate and its heads.
 
-        Their growth over the steps shows outliers appear. A gate's mean is relative to its start, which is one.
+        Always on the same batch, so that the steps' figures show how outliers grow. Kurtosis and infinity norm are
+        those of the attention outputs; `outliers` has figures of each group of sites, of all rows and of the rows of
+        each role (data/roles.py). A gate's mean is relative to its start, which is one.
         """
         batch = self.loader.labelled(self.observed)
         if batch is None:
             return {}
+        student.eval()
         sites = model_sites(student)
-        outputs = {a: TensorStatistics() for a, s in sites.items() if s.component == "out_proj"}
+        statistics = {a: SiteStatistics() for a, s in sites.items() if s.component in OBSERVED_SITES}
         gates: dict[str, list[float]] = {}
-        watchers: dict[str, Watcher] = {a: _statistics(s, sites[a], batch.lengths) for a, s in outputs.items()}
+        watchers = {a: watcher(s, sites[a], batch, self.loader) for a, s in statistics.items()}
         for address in (a for a, s in sites.items() if s.component == "gate"):
             watchers[address] = _means(gates, address, sites[address], batch.lengths)
         with watch(student, sites, watchers):
             teacher_forced(student, batch, self.loader.device)
-        statistics = {a: s.as_dict() for a, s in outputs.items()}
-        summary = summarize(statistics)
-        found = {key: summary[key] for key in ("kurtosis", "max_inf_norm")}
-        found["kurtosis_by_site"] = {a: s["kurtosis"] for a, s in statistics.items()}
+        figures = {a: s.as_dict() for a, s in statistics.items()}
+        outputs = {a: s for a, s in figures.items() if sites[a].component == "out_proj"}
+        found = {key: summarize(outputs)[key] for key in ("kurtosis", "max_inf_norm")}
+        found["kurtosis_by_site"] = {a: s["kurtosis"] for a, s in outputs.items()}
+        found["outliers"] = _by_group(figures)
         means = {address: float(np.mean(heads)) for address, heads in gates.items()}
         return {**found, "gates": means, "gates_by_head": gates} if gates else found
 
@@ -88,12 +98,13 @@ def fitting(utterances: Sequence[Utterance], loader: Loader) -> list[Utterance]:
     return list(islice((u for u in utterances if lenient.labelled([u]) is not None), OBSERVED))
 
 
-def _statistics(statistics: TensorStatistics, site: Site, lengths: Mapping[str, Sequence[int]]) -> Watcher:
-    def see(x: Tensor) -> None:
-        for tensor in site.utterances(x, lengths):
-            statistics.update(tensor)
-
-    return see
+def _by_group(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Group of sites, such as enc.*.fc2:input -> "all" or a role -> kurtosis, infinity norm, outliers and values."""
+    groups: dict[str, dict[str, Any]] = {}
+    for address, figures in sites.items():
+        groups.setdefault(re.sub(r"\.\d+\.", ".*.", address), {})[address] = figures
+    found = {group: {"all": summarize(members), **summarize_roles(members)} for group, members in groups.items()}
+    return {g: {r: {key: s[key] for key in GROWTH} for r, s in roles.items()} for g, roles in found.items()}
 
 
 def _means(means: dict[str, list[float]], address: str, site: Site, lengths: Mapping[str, Sequence[int]]) -> Watcher:

@@ -1,0 +1,48 @@
+"""How outliers grow while students are trained: kurtosis and infinity norm over the steps, from their logs."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
+from measured import GROUPS, Student, growth
+
+from whisperq.report.figures import DPI, HIGHLIGHT, MODEL_COLOURS, new_figure, style
+
+PANELS = (
+    ("enc.*.out_proj", "all"),
+    ("enc.*.fc2:input", "padding"),
+    ("enc.*.mlp_sum", "speech"),
+    ("enc.*.mlp_sum", "padding"),
+    ("dec.*.out_proj", "all"),
+    ("dec.*.mlp_sum", "prompt"),
+)
+FIGURES = {"kurtosis": "kurtosis, mean of the sites", "max_inf_norm": "infinity norm, largest of the sites"}
+COLOURS = {"none": HIGHLIGHT, "headwise": MODEL_COLOURS[0], "elementwise": MODEL_COLOURS[2]}
+LINES = ("-", "--", ":")  # of the depths
+
+
+@style()
+def draw_growth(found: Sequence[Student], file: Path) -> None:
+    """A column for each group of sites, a row for each figure, a line for each student."""
+    trained = {s: log for s in found if (log := list(growth(s)))}
+    depths = list(dict.fromkeys(s.depth for s in trained))
+    figure = new_figure(2.3 * len(PANELS), 2.2 * len(FIGURES) + 0.5, layout="constrained")
+    grid = figure.subplots(len(FIGURES), len(PANELS), sharex=True, squeeze=False)
+    for row, (key, label) in zip(grid, FIGURES.items(), strict=True):
+        for axes, (group, role) in zip(row, PANELS, strict=True):
+            for student, log in trained.items():
+                points = [(e["step"], e["outliers"][group][role][key]) for e in log if role in e["outliers"][group]]
+                shape = LINES[depths.index(student.depth) % len(LINES)]
+                title = f"{student.depth} {student.gate}"
+                axes.plot(*zip(*points, strict=True), shape, color=COLOURS[student.gate], linewidth=1, label=title)
+            axes.set_yscale("log")
+            axes.spines[["top", "right"]].set_visible(False)
+            if axes in grid[0]:
+                axes.set_title(f"{GROUPS[group]}\nrows: {role}", loc="left", fontsize=8)
+        row[0].set_ylabel(label)
+    for axes in grid[-1]:
+        axes.set_xlabel("training step")
+    named = dict(zip(*reversed(grid[0][0].get_legend_handles_labels()), strict=True))  # once for all seeds
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named) or 1, frameon=False)
+    figure.savefig(file, dpi=DPI)

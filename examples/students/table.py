@@ -1,0 +1,212 @@
+"""The tables and the figure of run.sh: table.md, growth.png and students.json of what the run folders say.
+
+python table.py RUNS --out RESULTS
+
+Costs are points of WER that INT8 adds to the same student in float; what a gate saves is the cost without it minus the
+cost with it. Intervals: 95 %, over utterances of both sets, and over seeds where there are several
+(whisperq.scoring.two_way_bootstrap); all differences are paired.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
+from growth import draw_growth
+from measured import GROUPS, Student, errors_of, outliers, students
+from tables import table
+
+from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks, resample_seeds
+
+SYSTEMS = {"float": "float32", "dynamic": "INT8, dynamic", "gemm": "INT8, static (gemm)", "paper": "INT8, paper"}
+SEED = 0
+Key = tuple[str, str]  # depth and gate
+
+
+class Words:
+    """Word errors of every student and system on the utterances that all of them were given."""
+
+    def __init__(self, found: Sequence[Student], systems: Sequence[str]) -> None:
+        self.columns: dict[tuple[Key, str], list[int]] = {}
+        errors, self.words = [], np.zeros(0)
+        for student in found:
+            for system in systems:
+                sets = errors_of(student.run, system)
+                self.words = np.concatenate([words for words, _ in sets.values()])
+                self.columns.setdefault(((student.depth, student.gate), system), []).append(len(errors))
+                errors.append(np.concatenate([wrong for _, wrong in sets.values()]))
+        self.errors = np.stack(errors)
+        self.rates = resample_blocks(self.errors, self.words, SEED)
+
+    def points(self, key: Key, system: str) -> np.ndarray:
+        """WER in percent of each seed, (seeds,)."""
+        return 100 * self.errors[self.columns[key, system]].sum(axis=1) / self.words.sum()
+
+    def resampled(self, key: Key, system: str) -> np.ndarray:
+        return self.rates[:, self.columns[key, system]]
+
+    def cost(self, key: Key, system: str) -> tuple[np.ndarray, np.ndarray]:
+        """Points of WER that a system adds to float: of each seed (seeds,), and resampled (resamples, seeds)."""
+        points = self.points(key, system) - self.points(key, "float")
+        return points, self.resampled(key, system) - self.resampled(key, "float")
+
+
+def said(points: np.ndarray, resampled: np.ndarray, sign: bool = True) -> dict[str, Any]:
+    low, high = interval_95(resampled)
+    return {"points": float(np.mean(points)), "interval_95": [low, high], "signed": sign}
+
+
+def cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    form = "+.2f" if found["signed"] else ".2f"
+    low, high = found["interval_95"]
+    return f"{found['points']:{form}} ({low:{form}} to {high:{form}})"
+
+
+def summary(found: Sequence[Student]) -> dict[str, Any]:
+    """All numbers of the tables."""
+    words = Words(found, ("float", "dynamic", "gemm"))
+    keys = list(dict.fromkeys((s.depth, s.gate) for s in found))
+    models = []
+    for key in keys:
+        mine = [s for s in found if (s.depth, s.gate) == key]
+        entry: dict[str, Any] = {"depth": key[0], "gate": key[1], "seeds": [s.seed for s in mine]}
+        entry["training"] = [trained(s) for s in mine]
+        entry["wer"] = said(words.points(key, "float"), resample_seeds(words.resampled(key, "float"), SEED), False)
+        for system in ("dynamic", "gemm"):
+            points, drawn = words.cost(key, system)
+            entry[system] = said(points, resample_seeds(drawn, SEED)) | kl_of(mine, system)
+        entry["paper"] = paper(mine) | kl_of(mine, "paper")
+        entry["outliers"] = {when: mean_outliers(mine, when) for when in ("before", "after")}
+        models.append(entry)
+    words_said = {"reference_words": int(words.words.sum()), "utterances": len(words.words)}
+    return {**words_said, "models": models, "saved": list(savings(words, keys))}
+
+
+def trained(student: Student) -> dict[str, Any]:
+    results = student.results("distilled", "distilled")
+    return {k: results[k] for k in ("steps", "best_step", "validation_wer")} if results else {}
+
+
+def kl_of(mine: Sequence[Student], system: str) -> dict[str, Any]:
+    """Nats between the logits of the quantized model and float's, teacher-forced, the mean of the seeds."""
+    felt = [r for s in mine if (r := s.results(f"sensitivity/{system}", "sensitivity"))]
+    return {"kl": float(np.mean([r["everything"]["kl"] for r in felt]))} if felt else {}
+
+
+def paper(mine: Sequence[Student]) -> dict[str, Any]:
+    """The emulated recipe, on the first utterances of each set: WER of float and of the recipe there, by seed."""
+    compared = [r for s in mine if (r := s.results("comparisons/paper-vs-float", "comparison"))]
+    sets = [list(r["sets"].values()) for r in compared]
+    return {"wer": [[100 * float(np.mean([one[k] for one in s])) for k in ("wer_a", "wer_b")] for s in sets]}
+
+
+def mean_outliers(mine: Sequence[Student], when: str) -> dict[str, Any]:
+    """The mean over seeds."""
+    each = [o for s in mine if any((o := outliers(s, when)).values())]
+    return {
+        group: {role: {k: float(np.mean([o[group][role][k] for o in each])) for k in r} for role, r in roles.items()}
+        for group, roles in (each[0].items() if each else ())
+    }
+
+
+def savings(words: Words, keys: Sequence[Key]) -> Iterator[dict[str, Any]]:
+    """What each gate changes: word errors in float, and what INT8 costs."""
+    for depth, gate in keys:
+        if gate in ("none", "teacher") or (depth, "none") not in keys:
+            continue
+        bare, gated = (depth, "none"), (depth, gate)
+        seeds = min(len(words.columns[k, "float"]) for k in (bare, gated))
+        entry: dict[str, Any] = {"depth": depth, "gate": gate, "seeds": seeds}
+        change = words.points(gated, "float")[:seeds] - words.points(bare, "float")[:seeds]
+        drawn = words.resampled(gated, "float")[:, :seeds] - words.resampled(bare, "float")[:, :seeds]
+        entry["float"] = said(change, resample_seeds(drawn, SEED))
+        for system in ("dynamic", "gemm"):
+            (without, drawn_without), (within, drawn_within) = (words.cost(k, system) for k in (bare, gated))
+            drawn = drawn_without[:, :seeds] - drawn_within[:, :seeds]
+            entry[system] = said(without[:seeds] - within[:seeds], resample_seeds(drawn, SEED))
+        yield entry
+
+
+def words_table(found: dict[str, Any]) -> str:
+    header = ["layers", "gate", "seeds", "best step", "WER float32", "dynamic costs", "gemm costs"]
+    header += ["KL gemm (mnat)", "paper: WER float32 -> INT8", "KL paper (mnat)"]
+    rows = []
+    for m in found["models"]:
+        steps = ", ".join(f"{t['best_step']:,} of {t['steps']:,}" for t in m["training"] if t) or "-"
+        pairs = "; ".join(f"{a:.1f} -> {b:.1f}" for a, b in m["paper"]["wer"]) or "-"
+        nats = [f"{1000 * m[s]['kl']:.3g}" if "kl" in m[s] else "-" for s in ("gemm", "paper")]
+        seeds = ", ".join(map(str, m["seeds"])) if m["gate"] != "teacher" else "-"
+        costs = [cell(m[s]) for s in ("wer", "dynamic", "gemm")]
+        rows.append([m["depth"], m["gate"], seeds, steps, *costs, nats[0], pairs, nats[1]])
+    return table(header, rows)
+
+
+def savings_table(found: dict[str, Any]) -> str:
+    header = ["layers", "gate", "seeds", "float32, beside no gate", "saved of dynamic's cost", "saved of gemm's cost"]
+    rows = [
+        [s["depth"], s["gate"], str(s["seeds"]), *(cell(s[k]) for k in ("float", "dynamic", "gemm"))]
+        for s in found["saved"]
+    ]
+    return table(header, rows) if rows else ""
+
+
+def outlier_table(found: dict[str, Any], key: str, form: str) -> str:
+    """A row for each group of sites and role, a column for each model, before and after its training."""
+    columns = [(m, when) for m in found["models"] for when in ("before", "after") if m["outliers"][when]]
+    header = ["sites", "rows"]
+    header += [f"{m['depth']} {m['gate']}" + (f", {w}" if m["gate"] != "teacher" else "") for m, w in columns]
+    rows = []
+    for group, title in GROUPS.items():
+        roles = dict.fromkeys(r for m, w in columns for r in m["outliers"][w].get(group, {}))
+        for role in roles:
+            cells = [m["outliers"][w].get(group, {}).get(role) for m, w in columns]
+            rows.append([title, role, *(f"{c[key]:{form}}" if c else "-" for c in cells)])
+    return table(header, rows)
+
+
+NOTES = (
+    "WER in percent, Whisper's English normaliser, LibriSpeech dev and LJ Speech kept out of training together. "
+    "Costs are points of WER that INT8 adds to the same student; saved is the cost without a gate minus the cost with "
+    "it, positive where the gate saves errors. 95 % intervals are over utterances, and over seeds where there are "
+    "several; differences are paired. KL: of teacher-forced logits from float32's. The paper's recipe is emulated, on "
+    "the first utterances of each set; a pair for each seed."
+)
+
+
+def markdown(found: dict[str, Any]) -> str:
+    parts = ["# Gated students of whisper-tiny.en", NOTES]
+    parts += [f"## Words: {found['utterances']} utterances, {found['reference_words']:,} words", words_table(found)]
+    parts += ["## What a gate changes", savings_table(found)] if found["saved"] else []
+    for title, key, form in (
+        ("Kurtosis, the mean over sites (Gaussian = 3)", "kurtosis", ",.1f"),
+        ("Infinity norm, the largest of the sites", "max_inf_norm", ",.1f"),
+        ("Values beyond six standard deviations, of all values", "rate", ".3%"),
+    ):
+        parts += [f"## {title}", outlier_table(found, key, form)]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="holds students/ and teacher/")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = students(options.runs)
+    if not found:
+        sys.exit(f"{options.runs} holds no student that was measured to the end")
+    numbers = summary(found)
+    (options.out / "students.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    (options.out / "table.md").write_text(markdown(numbers))
+    draw_growth(found, options.out / "growth.png")
+
+
+if __name__ == "__main__":
+    main()
