@@ -12,9 +12,9 @@ from whisperq import artifact
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "students" / "run.sh"
 SETTINGS = {
-    "STUDENTS": "2+1-headwise-3", "STEPS": "2", "EVAL_EVERY": "2", "WARMUP": "1", "SYSTEMS": "gemm dynamic",
-    "MICRO": "8", "KEPT_OUT": "2", "VALIDATION": "2", "LIMIT": "4", "TEST_LIMIT": "2", "KL_LIMIT": "1",
-    "OUTLIER_LIMIT": "1", "BATCHES": "1", "WHISPERQ_VENV": "", "ITSELF": "no",
+    "STUDENTS": "2+1-headwise-3 2+2-none-3-range", "STEPS": "2", "KEPT_STEPS": "1", "EVAL_EVERY": "2", "WARMUP": "1",
+    "SYSTEMS": "gemm dynamic", "MICRO": "8", "KEPT_OUT": "2", "VALIDATION": "2", "LIMIT": "4", "TEST_LIMIT": "2",
+    "KL_LIMIT": "1", "OUTLIER_LIMIT": "1", "BATCHES": "1", "WHISPERQ_VENV": "", "ITSELF": "no",
 }  # fmt: skip
 
 
@@ -43,7 +43,8 @@ def run(environment: dict[str, str]) -> str:
 
 def check_results(results: Path, student: Path) -> None:
     """The tables' numbers are those of the artifacts that they came from, and the figure is one."""
-    (found,) = json.loads((results / "students.json").read_text())["models"]
+    found = json.loads((results / "students.json").read_text())["models"]
+    (found,) = [one for one in found if one["depth"] == "2+1"]
     sets = artifact.load(student / "eval" / "float", "evaluation").results["sets"].values()
     words = [one["reference_words"] for one in sets]
     wer = 100 * sum(one["wer"] * n for one, n in zip(sets, words, strict=True)) / sum(words)
@@ -62,6 +63,8 @@ def test_the_smallest_form_ends_in_a_report_and_is_not_done_twice(environment):
     student = runs / "students" / "2+1-headwise" / "seed-3"
     trained = artifact.load(student / "distilled")
     assert trained.results["steps"] == 2
+    kept = artifact.load(runs / "students" / "2+2-none-range" / "seed-3" / "distilled")
+    assert (kept.results["steps"], kept.config["ce_weight"], kept.config["range_weight"]) == (1, 0, 0.01)
     labels = [json.loads(line) for line in (runs / "labels" / "utterances.jsonl").read_text().splitlines()]
     kept = [json.loads(line) for line in (runs / "lists" / "ljspeech_kept_out.jsonl").read_text().splitlines()]
     assert len(kept) == 2 and not {x["id"] for x in labels} & {x["id"] for x in kept}

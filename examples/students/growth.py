@@ -19,22 +19,22 @@ PANELS = (
 )
 FIGURES = {"kurtosis": "kurtosis, mean of the sites", "max_inf_norm": "infinity norm, largest of the sites"}
 COLOURS = {"none": HIGHLIGHT, "headwise": MODEL_COLOURS[0], "elementwise": MODEL_COLOURS[2]}
-LINES = ("-", "--", ":")  # of the depths
+LINES = ("-", "--", ":", "-.")  # of the depths and ways of training
 
 
 @style()
 def draw_growth(found: Sequence[Student], file: Path) -> None:
     """A column for each group of sites, a row for each figure, a line for each student."""
     trained = {s: log for s in found if (log := list(growth(s)))}
-    depths = list(dict.fromkeys(s.depth for s in trained))
+    shapes = list(dict.fromkeys((s.depth, s.way) for s in trained))
     figure = new_figure(2.3 * len(PANELS), 2.2 * len(FIGURES) + 0.5, layout="constrained")
     grid = figure.subplots(len(FIGURES), len(PANELS), sharex=True, squeeze=False)
     for row, (key, label) in zip(grid, FIGURES.items(), strict=True):
         for axes, (group, role) in zip(row, PANELS, strict=True):
             for student, log in trained.items():
                 points = [(e["step"], e["outliers"][group][role][key]) for e in log if role in e["outliers"][group]]
-                shape = LINES[depths.index(student.depth) % len(LINES)]
-                title = f"{student.depth} {student.gate}"
+                shape = LINES[shapes.index((student.depth, student.way)) % len(LINES)]
+                title = f"{student.depth} {student.title}"
                 axes.plot(*zip(*points, strict=True), shape, color=COLOURS[student.gate], linewidth=1, label=title)
             axes.set_yscale("log")
             axes.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,6 @@
 """What the run folders of run.sh say of each student; nothing here is measured or guessed.
 
-    RUNS/students/<encoder>+<decoder>-<gate>/seed-<n>/{distilled,eval,sensitivity,comparisons,outliers}/
+    RUNS/students/<encoder>+<decoder>-<gate>[-<way>]/seed-<n>/{distilled,eval,sensitivity,comparisons,outliers}/
 
 The teacher's folder RUNS/teacher has the same parts but no training.
 """
@@ -19,7 +19,8 @@ from whisperq.report.gathering import gather
 from whisperq.report.word_errors import read_errors
 
 GATES = ("none", "headwise", "elementwise")
-PLACE = re.compile(r"(\d+\+\d+)-(none|headwise|elementwise)/seed-(\d+)$")
+WAYS = {None: "", "kl": ", KL alone", "range": ", KL and ranges"}
+PLACE = re.compile(r"(\d+\+\d+)-(none|headwise|elementwise)(?:-(kl|range))?/seed-(\d+)$")
 GROUPS = {  # of sites: what a reader calls them
     "enc.*.out_proj": "encoder, attention outputs",
     "enc.*.fc2:input": "encoder, fc2 inputs",
@@ -33,12 +34,20 @@ GROUPS = {  # of sites: what a reader calls them
 
 @dataclass(frozen=True)
 class Student:
-    """One training; the teacher itself is of gate "teacher" and seed 0."""
+    """One training; the teacher itself is of gate "teacher" and seed 0.
+
+    way: how it was trained, where that was not by cross-entropy and KL; a key of WAYS.
+    """
 
     depth: str  # encoder + decoder layers, such as 4+2
     gate: str
     seed: int
     run: Path
+    way: str | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.gate}{WAYS[self.way]}"
 
     @property
     def finished(self) -> bool:
@@ -55,8 +64,9 @@ def students(runs: Path) -> list[Student]:
     found = []
     for folder in sorted(runs.glob("students/*/seed-*")):
         if match := PLACE.search(folder.as_posix()):
-            found.append(Student(match[1], match[2], int(match[3]), folder))
-    found.sort(key=lambda s: ([-int(n) for n in s.depth.split("+")], GATES.index(s.gate), s.seed))
+            found.append(Student(match[1], match[2], int(match[4]), folder, match[3]))
+    ways = list(WAYS)
+    found.sort(key=lambda s: ([-int(n) for n in s.depth.split("+")], ways.index(s.way), GATES.index(s.gate), s.seed))
     return [s for s in (Student("4+4", "teacher", 0, runs / "teacher"), *found) if s.finished]
 
 

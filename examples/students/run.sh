@@ -11,8 +11,11 @@
 #   RUNS        where the run folders go; examples/students/run. The teacher's cache and the labels lie there too
 #   RESULTS     where tables and figures go; examples/students/results
 #   TEACHER     a folder in WHISPERQ_WHISPER; whisper-tiny.en
-#   STUDENTS    "4+2-none-1 ...": encoder layers + decoder layers - gate - seed; made of DEPTHS and SEEDS
-#   DEPTHS      "4+2 2+2";  SEEDS "1 2"
+#   STUDENTS    "4+2-none-1 4+4-none-1-kl ...": encoder layers + decoder layers - gate - seed, and how it is trained where
+#               that is not by cross-entropy and KL: -kl by KL alone, -range by KL and the penalty on ranges, both for
+#               KEPT_STEPS and judged at the last one. Default: made of DEPTHS, SEEDS and KEPT
+#   DEPTHS      "4+2 2+2";  SEEDS "1 2";  KEPT "4+4", which keeps all layers of the teacher;  KEPT_STEPS 300
+#   RANGE       weight of the penalty on ranges; 0.01
 #   STEPS       of training, of 16 windows each; 1000.  EVAL_EVERY 100, SAVE_EVERY 25, WARMUP 100, RATE 3e-4, MICRO 8
 #   DISTILL     further options of whisperq distill
 #   SYSTEMS     "gemm dynamic paper": what is quantized.  ITSELF yes: whether the teacher is, too
@@ -42,9 +45,15 @@ students() {
         printf '%s\n' $STUDENTS # words: several students
         return
     fi
-    for seed in ${SEEDS:-1 2}; do
+    local seeds
+    read -r -a seeds <<<"${SEEDS:-1 2}"
+    for seed in "${seeds[@]}"; do
         for depth in ${DEPTHS:-4+2 2+2}; do
             printf '%s\n' "$depth-none-$seed" "$depth-headwise-$seed"
+        done
+        [ "$seed" = "${seeds[0]}" ] || continue
+        for depth in ${KEPT-4+4}; do
+            printf '%s\n' "$depth-"{none,headwise}"-$seed-"{kl,range}
         done
     done
     for seed in ${SEEDS:-1 2}; do
@@ -95,16 +104,23 @@ outliers() {
 
 # student NAME: from the teacher's layers to its numbers.
 student() {
-    local depth gate seed
-    IFS=- read -r depth gate seed <<<"$1"
-    export WHISPERQ_RUN="$runs/students/$depth-$gate/seed-$seed"
+    local depth gate seed way options=(--max-steps "${STEPS:-1000}" --eval-every "${EVAL_EVERY:-100}")
+    local kept=(--max-steps "${KEPT_STEPS:-300}" --eval-every "${KEPT_STEPS:-300}" --ce-weight 0)
+    IFS=- read -r depth gate seed way <<<"$1"
+    case $way in
+        "") ;;
+        kl) options=("${kept[@]}") ;;
+        range) options=("${kept[@]}" --range-weight "${RANGE:-0.01}") ;;
+        *) echo "STUDENTS: $1 ends in none of -kl and -range" >&2 && return 2 ;;
+    esac
+    export WHISPERQ_RUN="$runs/students/$depth-$gate${way:+-$way}/seed-$seed"
     mkdir -p "$WHISPERQ_RUN"
     wq init-student --teacher "$teacher" --layers "${depth%+*}" --decoder-layers "${depth#*+}" --gate "$gate" --seed "$seed"
     outliers "$WHISPERQ_RUN/student" before
     # shellcheck disable=SC2086 # DISTILL: several words
     wq distill --teacher "$teacher" --train "$labels/utterances.jsonl" --validation "$lists/validation.jsonl" --seed "$seed" \
-        --max-steps "${STEPS:-1000}" --batch-size 16 --micro-batch "${MICRO:-8}" --learning-rate "${RATE:-3e-4}" \
-        --warmup-steps "${WARMUP:-100}" --beta1 0.9 --eval-every "${EVAL_EVERY:-100}" --save-every "${SAVE_EVERY:-25}" \
+        "${options[@]}" --batch-size 16 --micro-batch "${MICRO:-8}" --learning-rate "${RATE:-3e-4}" \
+        --warmup-steps "${WARMUP:-100}" --beta1 0.9 --save-every "${SAVE_EVERY:-25}" \
         --keep 1 --teacher-cache "$cache" ${DISTILL:-}
     measure "$WHISPERQ_RUN/distilled"
 }

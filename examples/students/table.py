@@ -18,14 +18,18 @@ import numpy as np
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
 from growth import draw_growth
-from measured import GROUPS, Student, errors_of, outliers, students
+from measured import GROUPS, WAYS, Student, errors_of, outliers, students
 from tables import table
 
 from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks, resample_seeds
 
 SYSTEMS = {"float": "float32", "dynamic": "INT8, dynamic", "gemm": "INT8, static (gemm)", "paper": "INT8, paper"}
 SEED = 0
-Key = tuple[str, str]  # depth and gate
+Key = tuple[str, str, str | None]  # depth, gate and way of training
+
+
+def key_of(student: Student) -> Key:
+    return student.depth, student.gate, student.way
 
 
 class Words:
@@ -38,7 +42,7 @@ class Words:
             for system in systems:
                 sets = errors_of(student.run, system)
                 self.words = np.concatenate([words for words, _ in sets.values()])
-                self.columns.setdefault(((student.depth, student.gate), system), []).append(len(errors))
+                self.columns.setdefault((key_of(student), system), []).append(len(errors))
                 errors.append(np.concatenate([wrong for _, wrong in sets.values()]))
         self.errors = np.stack(errors)
         self.rates = resample_blocks(self.errors, self.words, SEED)
@@ -72,11 +76,11 @@ def cell(found: dict[str, Any] | None) -> str:
 def summary(found: Sequence[Student]) -> dict[str, Any]:
     """All numbers of the tables."""
     words = Words(found, ("float", "dynamic", "gemm"))
-    keys = list(dict.fromkeys((s.depth, s.gate) for s in found))
+    keys = list(dict.fromkeys(map(key_of, found)))
     models = []
     for key in keys:
-        mine = [s for s in found if (s.depth, s.gate) == key]
-        entry: dict[str, Any] = {"depth": key[0], "gate": key[1], "seeds": [s.seed for s in mine]}
+        mine = [s for s in found if key_of(s) == key]
+        entry: dict[str, Any] = {"depth": key[0], "gate": mine[0].title, "seeds": [s.seed for s in mine]}
         entry["training"] = [trained(s) for s in mine]
         entry["wer"] = said(words.points(key, "float"), resample_seeds(words.resampled(key, "float"), SEED), False)
         for system in ("dynamic", "gemm"):
@@ -118,12 +122,12 @@ def mean_outliers(mine: Sequence[Student], when: str) -> dict[str, Any]:
 
 def savings(words: Words, keys: Sequence[Key]) -> Iterator[dict[str, Any]]:
     """What each gate changes: word errors in float, and what INT8 costs."""
-    for depth, gate in keys:
-        if gate in ("none", "teacher") or (depth, "none") not in keys:
+    for gated in keys:
+        depth, gate, way = gated
+        if gate in ("none", "teacher") or (bare := (depth, "none", way)) not in keys:
             continue
-        bare, gated = (depth, "none"), (depth, gate)
         seeds = min(len(words.columns[k, "float"]) for k in (bare, gated))
-        entry: dict[str, Any] = {"depth": depth, "gate": gate, "seeds": seeds}
+        entry: dict[str, Any] = {"depth": depth, "gate": f"{gate}{WAYS[way]}", "seeds": seeds}
         change = words.points(gated, "float")[:seeds] - words.points(bare, "float")[:seeds]
         drawn = words.resampled(gated, "float")[:, :seeds] - words.resampled(bare, "float")[:, :seeds]
         entry["float"] = said(change, resample_seeds(drawn, SEED))
