@@ -101,6 +101,7 @@ def test_weights_alone_run_in_float_everywhere_and_it_is_told(tmp_path):
     assert difference(step_logits(graphs), expected) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranges", ["dynamic", "none"])
 def test_no_calibrated_range_is_needed(ranges, copied_run, invoke):
     """A calibration of one site alone, for other bits, will do: it names the model."""

@@ -19,9 +19,13 @@ DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 SPEECH = os.environ.get("WHISPERQ_SPEECH")
 CPU = Context(device="cpu")
 
-pytestmark = pytest.mark.skipif(
-    not SPEECH or not Path(SPEECH, "digits.jsonl").is_file(), reason="WHISPERQ_SPEECH names no folder with digits.jsonl"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not SPEECH or not Path(SPEECH, "digits.jsonl").is_file(),
+        reason="WHISPERQ_SPEECH names no folder with digits.jsonl",
+    ),
+]
 
 
 def whisperq(*arguments: str | Path, folder: Path) -> dict:

@@ -81,6 +81,7 @@ except wq.InputError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_range_estimator_is_one_file(house, teacher, digits):
     assert add("A range estimator: 1 file", house) == ["whisperq/quant/observers/median.py"]
     (house / "whisperq" / "quant" / "observers" / "steep.py").write_text(STEEP)  # another kind, for a number of bits
@@ -113,6 +114,7 @@ print(wq.transcribe(audio, model=exported, runtime="reference"))
 """
 
 
+@pytest.mark.slow
 def test_a_runtime_is_a_file_and_an_entry(house):
     """ONNX's evaluator says the words that were spoken, of the embedded teacher's graphs."""
     pytest.importorskip("onnx")

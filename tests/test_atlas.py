@@ -68,6 +68,7 @@ def atlas(planted, mixed, tmp_path_factory) -> artifact.Artifact:
     return observe(planted, mixed, tmp_path_factory.mktemp("atlas") / "a", "--massive", "--batch-size", 3)
 
 
+@pytest.mark.slow
 def test_a_planted_value_is_found_at_its_channel_row_and_role(atlas, planted, mixed):
     """transformers' own hidden states say how large it is."""
     found = statistics(atlas)
@@ -151,6 +152,7 @@ def test_the_examples_script_writes_the_same_as_markdown(atlas, tmp_path):
     assert f"| dec.*.mlp_sum | prompt | {np.mean(prompts):.1f} |" in text
 
 
+@pytest.mark.slow
 def test_named_sites_alone_and_two_models(teacher, planted, mixed, tmp_path):
     flags = ("--massive", "--limit", 2, "--layer", "enc.conv1,enc.*.mlp_sum", "--compare", teacher)
     found = observe(planted, mixed, tmp_path / "two", *flags)

@@ -48,6 +48,7 @@ BAD_LINES = {
 COMMANDS = ("calibrate --out new --data {bad}", "distill --out new --train {bad}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=("calibrate", "distill"))
 @pytest.mark.parametrize("make, words", BAD_LINES.values(), ids=BAD_LINES)
 def test_a_bad_line_is_refused_with_its_file_and_number(command, make, words, copied_run, workspace, invoke):

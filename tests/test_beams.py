@@ -101,6 +101,7 @@ def test_every_runtime_takes_the_prompt_in_two_parts(name: str, folders) -> None
         assert [one.ids for one in asked] == rules.read(runtime, features(5, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [3, 5])
 @pytest.mark.parametrize("name, same", [("int8", "emulated"), ("onnx", "float"), ("openvino", "float")])
 def test_every_runtime_finds_what_pytorch_finds(name: str, same: str, beams: int, folders) -> None:
@@ -178,11 +179,13 @@ def transcripts(invoke, run: Path, model: str | Path, runtime: str, beams: int =
     return [json.loads(line)["pred_text"] for line in lines]
 
 
+@pytest.mark.slow
 def test_spoken_digits_in_integers(digits_run, invoke) -> None:
     found = transcripts(invoke, digits_run, "gemm-w8a8", "int8")
     assert found == transcripts(invoke, digits_run, "gemm-w8a8", "emulated") and len(set(found)) > 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_spoken_digits_in_an_exported_model(name: str, digits_run, invoke) -> None:
     for library in LIBRARIES[name]:

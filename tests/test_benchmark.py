@@ -10,6 +10,8 @@ from statistics import median
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "int8.py"
 # Contender -> the module without which it is left out.
 CHOSEN = {

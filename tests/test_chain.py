@@ -13,6 +13,8 @@ import pytest
 import yaml
 from safetensors import safe_open
 
+pytestmark = pytest.mark.slow
+
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 CONFIG = {
     "teacher": "teacher",

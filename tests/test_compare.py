@@ -74,6 +74,7 @@ def simulated(generator: np.random.Generator, blocks: int) -> tuple[list[tuple[i
     return errors, words, owners
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_known_difference() -> None:
     generator = np.random.default_rng(0)
     covered = 0

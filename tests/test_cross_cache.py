@@ -91,6 +91,7 @@ def test_scales_are_what_calibration_saw_of_each_channel(copied_run, invoke):
     assert artifact.load(folder).results["cross_cache"] == "int8"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("portable", [False, True])
 def test_integers_agree_with_emulation(portable, copied_run, digits, invoke, request):
     if portable:

@@ -17,6 +17,8 @@ from whisperq.ptq.smoothing import smooth
 from whisperq.runtime.open import open_model
 from whisperq.settings import Context
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("one", "two", "three", "six", "seven")
 SECONDS = (0.4, 1.1)
 

@@ -24,6 +24,8 @@ import training_worker  # noqa: E402
 from trainer_peer import Windows, distillation_loss  # noqa: E402
 from training_shapes import PAIRS, Macs, macs, step_flops, window_tokens  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 TINY = PAIRS["tiny"]
 TASK = {"batch": 4, "micro": 2, "dtype": "float32"}
 

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from support.process_pairs import ended, pair
 from support.processes import Job
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12
 
 

@@ -185,6 +185,7 @@ OTHERS = (
 )
 
 
+@pytest.mark.slow
 def test_finished_work_of_every_other_step_is_recognised(copied_run, invoke):
     for words in OTHERS:
         done = invoke(*words.split())
@@ -205,6 +206,7 @@ def test_what_a_dry_run_compares_and_what_it_leaves_to_the_run(copied_run, invok
     assert state("plot-attention", "--layer", "dec.0", "--utterance", "another") == unread + "data"
 
 
+@pytest.mark.slow
 def test_a_report_is_finished_only_while_the_same_artifacts_are_there(copied_run, invoke):
     assert invoke("report", "run").exit_code == 0
     assert planned(invoke, "report", "run")["writes"][0]["state"].startswith("finished already")

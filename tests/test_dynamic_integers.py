@@ -52,6 +52,7 @@ def check_codes(found: dynamic.TokenCodes, x: torch.Tensor, bits: int) -> None:
     assert torch.equal(found.codes.int(), quantize(x, qparams))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 5])
 @pytest.mark.parametrize("width", [1, 33, 512])
 def test_rows_get_the_grids_own_codes(kernels, width, bits):
@@ -136,6 +137,7 @@ def dynamic_folder(folder, gate: str = "headwise", seed: int = 0, **options):
     return quantized_folder(gated_model(gate, seed), folder / "model", activation_ranges="dynamic", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("batch", [8, 12])  # a few rows, and more of them than few
 def test_logits_are_the_emulated_ones(gate, batch, tmp_path):

@@ -66,6 +66,7 @@ def test_eval_writes_what_it_wrote(model, runtime, evaluation, earlier, digits, 
         assert hypotheses(Path("again")) == hypotheses(run / "eval" / evaluation)
 
 
+@pytest.mark.slow
 def test_report_gathers_it(earlier, workspace, invoke):
     done = invoke("report", earlier / "run", "--out", "report")
     assert done.exit_code == 0, done.output

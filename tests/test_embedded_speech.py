@@ -167,6 +167,7 @@ def environment(tmp_path) -> Iterator[dict[str, str]]:
         server.kill()
 
 
+@pytest.mark.slow
 def test_one_command_leads_to_an_int8_model(without_data, teacher, environment):
     def called(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(["bash", SCRIPT, teacher, *arguments], env=environment, capture_output=True, text=True)

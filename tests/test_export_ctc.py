@@ -82,6 +82,7 @@ QUANTIZED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", QUANTIZED, ids=lambda o: str(next(iter(o.values()))))
 def test_quantized_graphs_compute_the_emulated_logits(options, tmp_path):
     options = {"variant": "wav2vec2-base", "changes": {}} | options

@@ -143,6 +143,7 @@ def some(workspace: Path, bad: int = 0) -> Path:
     return write_lines(workspace / "some.jsonl", lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_skip_bad_does_not_skip_what_could_not_be_read(command, copied_run, workspace, invoke, monkeypatch):
     call = [word.format(some(workspace)) for word in COMMANDS[command]]
@@ -158,6 +159,7 @@ def test_skip_bad_does_not_skip_what_could_not_be_read(command, copied_run, work
     assert "left out" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_was_skipped_is_named_at_the_end(command, copied_run, workspace, invoke):
     call = [word.format(some(workspace, bad=2)) for word in COMMANDS[command]]

@@ -97,6 +97,7 @@ def test_two_processes_share_what_one_alone_trains_on(noises, settings):
         assert {half.windows for half in halves} == {one.windows} == {4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("stream", [False, True], ids=["list", "stream"])

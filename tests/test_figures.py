@@ -116,6 +116,7 @@ def test_no_outliers(tmp_path: Path) -> None:
     assert any("kurtosis undefined" in t for t in texts)
 
 
+@pytest.mark.slow
 def test_of_many_sites_the_four_of_highest_kurtosis_are_drawn(tmp_path: Path) -> None:
     sites = [f"enc.{i}.out_proj" for i in range(13)]
     one = {s: _statistics({1: 2}, 16, kurtosis=3.0 + i) for i, s in enumerate(sites)}
@@ -186,6 +187,7 @@ def test_the_prompts_end_is_marked_and_where_probability_goes_is_said() -> None:
     assert f"from tokens {share:.1f} % to prompt" in said and "the prompt ends, text begins" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 41, 96, 150])
 def test_token_labels_do_not_overlap(count: int) -> None:
     tokens = _tokens(*("\u2423one"[i % 4] for i in range(count)))

@@ -23,6 +23,8 @@ from whisperq.errors import InputError, UsageError
 from whisperq.runtime.decoding import Rules, greedy
 from whisperq.runtime.open import open_model
 
+pytestmark = pytest.mark.slow
+
 ENGINES = ("onnx", "openvino")
 FLOAT_MODELS = [
     *({"gate": gate} for gate in (*GATED, "none")),

@@ -185,6 +185,7 @@ STRANGERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [
     "init-student --teacher ./bad --layers 2", "calibrate --model ./bad --batches 1",
     "quantize --model ./bad --activations dynamic",

@@ -58,6 +58,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place, name, commands", KINDS.values(), ids=KINDS)
 def test_every_field_of_a_manifest(place, name, commands, copied_run):
     file = copied_run / place / name

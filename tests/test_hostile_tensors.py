@@ -100,6 +100,7 @@ def copied(healthy, tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", LOADERS)
 @pytest.mark.parametrize("change, name", TENSORS.values(), ids=TENSORS)
 def test_tensors_that_do_not_fit_are_refused_by_name(change, name, runtime, copied):

@@ -11,9 +11,13 @@ import pytest
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 SPEECH = os.environ.get("WHISPERQ_SPEECH")
 
-pytestmark = pytest.mark.skipif(
-    not SPEECH or not Path(SPEECH, "digits.jsonl").is_file(), reason="WHISPERQ_SPEECH names no folder with digits.jsonl"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not SPEECH or not Path(SPEECH, "digits.jsonl").is_file(),
+        reason="WHISPERQ_SPEECH names no folder with digits.jsonl",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

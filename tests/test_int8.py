@@ -142,6 +142,7 @@ def test_every_layer_runs_in_integers_and_is_counted(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "excluded, floating",
     [
@@ -229,6 +230,7 @@ def test_the_model_in_memory_may_be_dropped(tmp_path):
     assert torch.equal(runtime.table.rows, copied)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("excluded", ["*.0.{q,k,v}_proj:weight", "dec.*.cross.{k,v}_proj:weight", "*.*.gate:weight"])
 def test_whole_blocks_of_float_weights_read_quantized_inputs(gate, excluded, tmp_path):

@@ -90,6 +90,7 @@ def test_every_layer_runs_in_integers_and_is_counted(tmp_path):
     assert set(products.floating) == {f"enc.{i}.{name}" for i in (0, 1) for name in ("scores", "context")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "excluded, floating",
     [

@@ -132,6 +132,7 @@ if len(sys.argv) > 1:
 """
 
 
+@pytest.mark.slow
 def test_without_a_cache_the_processes_of_a_command_share_one_folder_and_leave_none(cache, tmp_path):
     cache.parents[1].write_text("a file where the cache should be")
     left = tmp_path / "temporary" / f"{places.NAME}-{os.geteuid()}-999999999"  # by one that was killed

@@ -143,6 +143,7 @@ AT_ONCE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place, command", AT_ONCE.values(), ids=AT_ONCE)
 def test_two_at_once(place, command, copied_run, invoke):
     """Real processes: the first is stopped in the middle, goes on after the second was refused, and ends well."""

@@ -62,6 +62,7 @@ def write_long_list(folder: Path) -> Path:
     return folder / "long.jsonl"
 
 
+@pytest.mark.slow
 def test_a_million_lines(tmp_path):
     paths = write_long_list(tmp_path), write_noises(tmp_path, 8)
     places = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])

@@ -14,9 +14,12 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 SPEECH = Path(os.environ.get("WHISPERQ_SPEECH", ""))
 WINDOW_S, STEPS = 10, 200
 
-pytestmark = pytest.mark.skipif(
-    not (SPEECH / "librispeech_train.jsonl").is_file(), reason="WHISPERQ_SPEECH names no folder with librispeech"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (SPEECH / "librispeech_train.jsonl").is_file(), reason="WHISPERQ_SPEECH names no folder with librispeech"
+    ),
+]
 
 
 def save_teacher(folder: Path) -> None:

@@ -26,6 +26,7 @@ from whisperq.runtime.int8.whisper import Int8Runtime
 from whisperq.steps.quantize import check_combination
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("recipe", ["gemm", "paper"])
 def test_packed_weights_come_back_and_cost_their_bits(recipe, bits, tmp_path):
@@ -39,6 +40,7 @@ def test_packed_weights_come_back_and_cost_their_bits(recipe, bits, tmp_path):
         assert tensors[name].nbytes == -(-weight.codes.numel() * bits // 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "bits, group, method", [(4, 16, "minmax"), (3, 10, "mse"), (8, 64, "minmax"), (2, None, "mse")]
 )
@@ -66,6 +68,7 @@ def test_groups_and_clipping_each_lessen_the_error(tmp_path):
     assert errors["both"] < min(errors["mse"], errors["groups"]) and max(errors, key=errors.get) == "minmax"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [2, 3, 5, 7])
 def test_fewer_bits_run_in_integers(bits, tmp_path):
     folder, _ = folder_of(gated_model(), tmp_path / "model", bits)
@@ -77,6 +80,7 @@ def test_fewer_bits_run_in_integers(bits, tmp_path):
     assert difference(step_logits(graphs, batch=5), expected) < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", GATES)
 def test_groups_run_in_float_and_it_is_told(gate, tmp_path):
     folder, _ = folder_of(gated_model(gate), tmp_path / "model", 4, Fit(group=12))

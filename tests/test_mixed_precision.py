@@ -55,6 +55,8 @@ from whisperq.training.mixed import LOGITS, SCALES, MixedLearner, MixedWeights
 from whisperq.training.student_teacher import make_pair
 from whisperq.training_options import MixedPrecisionConfig
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = [2, 3, 4, 6, 8]
 SETTINGS = {"max_grad_norm": 0.0, "warmup_steps": 0, "max_steps": 10, "kl_weight": 0.7, "temperature": 2.0}
 

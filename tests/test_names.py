@@ -82,6 +82,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in HOSTILE.values() if not {"/", "\ud800"} & set(n)])
 def test_sets_of_any_name_are_scored_scored_again_and_compared(name: str, here: Path, invoke: Invoke) -> None:
     write_lines(here / "x.jsonl", [{"id": name, "text": "a b", "pred_text": "a c"}])
@@ -118,6 +119,7 @@ def test_a_manifest_names_no_file_outside_its_folder(here: Path, invoke: Invoke)
     assert done.exit_code == 3 and not (here / "deep").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_a_manifest_of_any_text_is_shown_and_reported(text: str, here: Path) -> None:
     text = text.encode(errors="replace").decode()

@@ -83,6 +83,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rename", WRAPPED.values(), ids=WRAPPED)
 @pytest.mark.parametrize("kind", ["whisper", "wav2vec2"])
 def test_names_of_wrapped_models_are_unwrapped(tmp_path, teacher, kind, rename):

@@ -30,6 +30,7 @@ def recording(folder: Path, name: str) -> dict:
     return {"audio_filepath": name, "text": entry["text"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD.values(), ids=ODD)
 @pytest.mark.parametrize("format", ["text", "json", "srt"])
 def test_transcribe_takes_it(tmp_path, monkeypatch, invoke, name, format):
@@ -69,6 +70,7 @@ def test_lists_with_odd_names_are_evaluated(copied_run, workspace, invoke):
 LATIN_1 = "caf\udce9"  # how Python holds a byte that is no UTF-8
 
 
+@pytest.mark.slow
 def test_a_set_or_a_folder_may_have_a_name_that_is_no_utf_8(copied_run, workspace, digits, invoke):
     for options in ((), ("--out", f"{LATIN_1}-again")):
         done = invoke(

@@ -32,6 +32,7 @@ def heard(folder: Path) -> list[str]:
     return [json.loads(line)["pred_text"] for line in lines]
 
 
+@pytest.mark.slow
 def test_spoken_digits_are_heard_alike(run):
     full, short = heard(run / "full"), heard(run / "short")
     assert sum(a == b for a, b in zip(full, short, strict=True)) >= len(full) - 2
@@ -53,6 +54,7 @@ def test_transcribe_hears_recordings_without_their_padding(invoke, tmp_path, mon
     assert "padding is left out, but for a tail of 0.5 s" in done.output
 
 
+@pytest.mark.slow
 def test_labels_are_written_without_the_padding(invoke, tmp_path):
     data = ("--data", SAMPLE / "validation.jsonl", "--normalizer", "basic")
     done = invoke("pseudo-label", "--model", TEACHER, *data, "--padding", "short", "--out", tmp_path / "labels")

@@ -31,6 +31,8 @@ from whisperq.models.loading import load_model
 from whisperq.runtime.open import open_model
 from whisperq.settings import Context
 
+pytestmark = pytest.mark.slow
+
 TEACHER, SAMPLE = DIGITS / "teacher", DIGITS / "sample"
 PLAIN = ("--smooth", "none", "--massive", "none")
 # StableQuant measures on training utterances, which no figure here is taken from; four are quicker than eight.

@@ -52,6 +52,7 @@ raise SystemExit(7)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_within_prefetch_keeps_its_exit_code():
     done = subprocess.run([sys.executable, "-c", LEFT_OPEN], capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (7, b"")

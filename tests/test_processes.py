@@ -12,6 +12,8 @@ from support.several_processes import all_at_once, processes
 
 from whisperq.jobs.distributed import Processes
 
+pytestmark = pytest.mark.slow
+
 TIMES = ("wall_seconds", "features_seconds", "decoding_seconds", "warm_up_seconds", "rtfx", "peak_memory_gib")
 
 

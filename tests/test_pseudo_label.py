@@ -34,6 +34,8 @@ from whisperq.data.utterance import Utterance
 from whisperq.runtime.decoding import Rules, greedy, make_rules
 from whisperq.runtime.pytorch import PyTorchRuntime
 
+pytestmark = pytest.mark.slow
+
 TEACHER = DIGITS / "teacher"
 COMMAND = ("pseudo-label", "--data", "words.jsonl", "--model", str(TEACHER), "--normalizer", "basic", "--batch-size")
 COUNT = 48

@@ -25,6 +25,7 @@ from whisperq.quant.grid import dequantize
 TABLE, PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("recipe", ["gemm", "paper"])
 @pytest.mark.parametrize("gate", GATES)

@@ -107,6 +107,7 @@ def ranges(folder: Path) -> dict:
     return {a: entry["ranges"] for a, entry in json.loads((folder / "ranges.json").read_text())["sites"].items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observer", ["minmax", "mse"])
 def test_the_command_finds_what_a_pass_for_each_finds(observer, calibrated, finished_run, tmp_path, invoke):
     flags = ("--observer", observer, "--activation-bits", "8,4", "--out", tmp_path / "alone")

@@ -11,6 +11,8 @@ from whisperq import artifact
 from whisperq.scoring.normalizers import get_normalizer
 from whisperq.scoring.words import count_errors
 
+pytestmark = pytest.mark.slow
+
 SCHEMES = {
     "searched": (),
     "plain": ("--smooth", "none", "--massive", "none"),

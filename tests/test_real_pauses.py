@@ -38,6 +38,7 @@ def words(text: str) -> str:
     return re.sub(r"[^a-z' ]", " ", text.lower())
 
 
+@pytest.mark.slow
 def test_no_words_are_lost_behind_pauses(joined, invoke: Invoke, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     paths, references = zip(*joined, strict=True)

@@ -23,6 +23,8 @@ from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.open import Opened, open_runtime
 from whisperq.settings import Context
 
+pytestmark = pytest.mark.slow
+
 RATE, WINDOW_S = 16_000, 30.0
 BATCH = 10
 

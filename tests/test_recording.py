@@ -77,6 +77,7 @@ def test_a_flac_stream_whose_length_nobody_wrote_down_is_read_to_its_end():
             np.testing.assert_array_equal(recording.window(0, len(whole)), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", ["recording", "utterance"])
 def test_memory_does_not_grow_with_the_file(tmp_path, read):
     minutes, rate = 10, 48000

@@ -130,6 +130,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", STEPS)
 def test_every_step_refuses_what_was_replaced_after_it_was_named(command, copied_run, invoke, monkeypatch):
     named = artifact.reference

@@ -74,6 +74,7 @@ def test_the_interval_over_seeds_is_students(count):
     assert t_interval(values[:1]) is None
 
 
+@pytest.mark.slow
 def test_rates_are_jiwers_and_means_are_unweighted(grid):
     (table,) = [t for t in error_tables(measure(gather([grid], True), 0)) if t.stem == "table2"]
     found = records(table)
@@ -179,6 +180,7 @@ def damage(grid: Path, how: str) -> str:
     return "config.json has changed since it was written"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ("changed", "gone", "files"))
 def test_a_broken_chain_is_seen_from_everything_behind_it(tmp_path, how):
     runs = write_grid(tmp_path)
@@ -290,6 +292,7 @@ def spoil(artifact: Path, where: str | tuple[str, ...], value: object) -> None:
     (artifact / "manifest.json").write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, where, value", ODD.values(), ids=ODD)
 def test_an_odd_artifact_costs_the_page_nothing_else(two, name, where, value):
     spoil(two / "odd" / name, where, value)
@@ -303,6 +306,7 @@ def test_an_odd_artifact_costs_the_page_nothing_else(two, name, where, value):
     assert "headwise" in (out / "table2.csv").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_names_what_is_odd(two):
     spoil(two / "odd/eval/e", ("results",), {})
     result = run_command("report", two)

@@ -58,6 +58,7 @@ def complaints(finished: subprocess.CompletedProcess) -> list[str]:
     return [line for line in finished.stderr.splitlines() if "CONSOLE" in line]
 
 
+@pytest.mark.slow
 def test_the_page_names_nothing_outside_itself(page):
     text = page.read_text()
     assert POLICY in text and "<script" not in text

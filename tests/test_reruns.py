@@ -95,6 +95,7 @@ def test_skipped_recordings_are_counted_in_their_set(copied_run, workspace, invo
     assert json.loads(done.stdout)["results"]["skipped"] == 1
 
 
+@pytest.mark.slow
 def test_two_runs_models_keep_their_names_apart(copied_run, workspace, invoke):
     for name in ("A", "B"):
         shutil.copytree(workspace / "run", workspace / name / "run")
@@ -132,6 +133,7 @@ def test_a_failed_command_does_not_pin_the_configuration(workspace, invoke):
     assert not (workspace / "new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share, knows", [("0.5", True), ("0", None)])
 def test_a_student_that_learnt_times_says_so_wherever_it_goes(share, knows, workspace, invoke):
     for command in ("init-student", f"distill --timestamp-prob {share}", "calibrate", "quantize", "export"):

@@ -12,6 +12,8 @@ from conftest import configuration, run_command, write_configuration
 from support.processes import Job
 from transformers import WhisperConfig
 
+pytestmark = pytest.mark.slow
+
 STEPS = 80
 SINCE_THE_LAST_LINE = {"samples_per_second", "audio_hours_per_second", "data_wait", "memory_gib", "padding"}
 

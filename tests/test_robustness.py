@@ -129,6 +129,7 @@ def test_the_command_leaves_what_was_heard_and_the_recordings(looked, invoke):
     assert "by this very command; nothing would be done" in " ".join(said.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_report_has_a_table_of_it(looked, invoke):
     assert invoke("report", "run", "--out", "page").exit_code == 0
     page, text = (Path("page", name).read_text() for name in ("report.html", "robustness.csv"))

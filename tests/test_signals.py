@@ -23,6 +23,7 @@ def listening(process: subprocess.Popen, number: int) -> bool:
 EARLY = [(n, 0.02) for n in STOPPING] + [(signal.SIGUSR2, 0.8), (signal.SIGINT, 1.6), (signal.SIGHUP, 2.4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, seconds", EARLY)
 def test_a_signal_in_the_first_seconds(number, seconds, workspace, finished_run):
     command = [sys.executable, "-m", "whisperq", "distill", "--run", str(finished_run), "--out", "made", "--force"]

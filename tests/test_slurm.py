@@ -14,6 +14,8 @@ from support.slurm_stand_in import Cluster, Job
 
 from whisperq import artifact
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SLURM = ROOT / "examples" / "slurm"
 SCRIPTS = sorted(SLURM.glob("*.sh"))

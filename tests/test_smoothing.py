@@ -145,6 +145,7 @@ def quantized(invoke, folder: Path, model: Path, name: str, *flags, observer: st
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activations", ["static", "dynamic"])
 @pytest.mark.parametrize("observer", ["ema", "percentile"])
 def test_planted_outliers_cost_nothing_after_smoothing(observer, activations, copied_run, digits, invoke):

@@ -240,6 +240,7 @@ def sites_of(folder: Path) -> dict:
     return json.loads((folder / "ranges.json").read_text())["sites"]
 
 
+@pytest.mark.slow
 def test_the_ranges_are_what_the_log_says_and_the_rest_is_full(calibrated):
     log, sites = log_of(calibrated), sites_of(calibrated)
     chosen = {(str(t["bits"]), t["layer"]): t["range"] for t in log if t["decision"] == CHOSEN}
@@ -405,6 +406,7 @@ def test_what_makes_no_sense_is_one_sentence(copied_run, digits, invoke):
         assert not Path("new").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["wer", "snr"])
 def test_it_knows_both_families(metric, tmp_path, invoke, monkeypatch):
     monkeypatch.chdir(tmp_path)

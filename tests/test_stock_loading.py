@@ -96,6 +96,7 @@ def elsewhere(tmp_path_factory, audio):
     return models, torch.load(work / "results.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ELSEWHERE)
 def test_transformers_alone_computes_the_same_logits(elsewhere, gate):
     models, results = elsewhere

@@ -155,6 +155,7 @@ def test_a_checkpoint_that_is_none_is_not_read(name, interrupted):
         read_checkpoint(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*READABLE, "progress a list", "the mark a list"])
 def test_a_checkpoint_that_is_none_steps_aside(name, interrupted, two_steps):
     CHANGES[name](interrupted / "run" / "checkpoints" / "step-00000002")

@@ -10,6 +10,8 @@ from conftest import sample_lines, write_lines
 
 from whisperq import artifact
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "examples" / "students" / "run.sh"
 SETTINGS = {
     "STUDENTS": "2+1-headwise-3 2+2-none-3-range", "STEPS": "2", "KEPT_STEPS": "1", "EVAL_EVERY": "2", "WARMUP": "1",

@@ -17,6 +17,8 @@ from whisperq.training.loop import Distiller, autocast_dtype, learning_rate
 from whisperq.training.losses import Head, Weighting, distillation_sums
 from whisperq.training_options import DistillConfig
 
+pytestmark = pytest.mark.slow
+
 POSITIONS = "model.encoder.embed_positions.weight"
 
 

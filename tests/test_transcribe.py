@@ -109,6 +109,7 @@ def read_cues(text: str, mark: str) -> list[tuple[float, float, str]]:
     return [(stamp(*f[:4]), stamp(*f[4:8]), f[8]) for f in found]
 
 
+@pytest.mark.slow
 def test_long_audio_gives_every_string_once(long_recording, invoke, tmp_path, monkeypatch):
     path, texts = long_recording
     monkeypatch.chdir(tmp_path)
@@ -154,6 +155,7 @@ def test_json_and_its_flag(clips, invoke):
     assert invoke("transcribe", *clips, "--model", TEACHER, "--json", "--format", "srt").exit_code == 2
 
 
+@pytest.mark.slow
 def test_standard_input(clips):
     done = subprocess.run(
         [sys.executable, "-m", "whisperq", "transcribe", "-", "--model", TEACHER],
@@ -341,6 +343,7 @@ BEHIND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, code", BEHIND.values(), ids=BEHIND)
 @pytest.mark.parametrize("place", ["stdout", "joint", "folder", "srt"])
 def test_good_recordings_are_kept_beside_bad_ones(arguments, code, place, clips, invoke, monkeypatch):

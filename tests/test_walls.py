@@ -195,6 +195,7 @@ ONLY_IN["onnx"] = {"graphs", "runtime"}
 ONLY_IN |= dict.fromkeys(("onnxruntime", "openvino"), {"runtime"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library, rooms", ONLY_IN.items(), ids=ONLY_IN)
 def test_a_library_stays_in_its_room(library, rooms):
     assert {module_name(p).split(".")[0] for p in FILES if library in foreign(p)} == rooms

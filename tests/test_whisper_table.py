@@ -77,6 +77,7 @@ def against(run: Path, a: str, b: str) -> None:
         assert run_command("compare", *files, *flags, "--out", f"{pair}-{margin}").exit_code == 0
 
 
+@pytest.mark.slow
 def test_pooling_keeps_every_word_of_every_set(made):
     lines = [json.loads(x) for x in (made / "runs/toy/pooled/before.jsonl").read_text().splitlines()]
     assert [lines[i]["id"] for i in (0, 799)] == ["librispeech/librispeech-0", "ljspeech/ljspeech-399"]

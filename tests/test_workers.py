@@ -121,6 +121,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how, code", [("raise", 7), ("die", -signal.SIGKILL)])
 def test_workers_end_with_the_process_that_asked_them(tmp_path, how, code):
     path = write_noises(tmp_path, 20)

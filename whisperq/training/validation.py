@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from whisperq.data.batches import Loader, teacher_forced
 from whisperq.data.utterance import Utterance
+from whisperq.errors import InputError
 from whisperq.jobs.distributed import Processes
 from whisperq.models.sites import Site, Watcher, model_sites, watch
 from whisperq.runtime.pipeline import output_of
@@ -68,7 +69,8 @@ class Validation:
 
         Always on the same batch, so that the steps' figures show how outliers grow. Kurtosis and infinity norm are
         those of the attention outputs; `outliers` has figures of each group of sites, of all rows and of the rows of
-        each role (data/roles.py). A gate's mean is relative to its start, which is one.
+        each role (data/roles.py). A gate's mean is relative to its start, which is one. Empty where
+        values are not finite, or no utterance fits.
         """
         batch = self.loader.labelled(self.observed)
         if batch is None:
@@ -80,8 +82,11 @@ class Validation:
         watchers = {a: watcher(s, sites[a], batch, self.loader) for a, s in statistics.items()}
         for address in (a for a, s in sites.items() if s.component == "gate"):
             watchers[address] = _means(gates, address, sites[address], batch.lengths)
-        with watch(student, sites, watchers):
-            teacher_forced(student, batch, self.loader.device)
+        try:
+            with watch(student, sites, watchers):
+                teacher_forced(student, batch, self.loader.device)
+        except InputError:  # activations that are not finite have no figures; the next loss names step and utterances
+            return {}
         figures = {a: s.as_dict() for a, s in statistics.items()}
         outputs = {a: s for a, s in figures.items() if sites[a].component == "out_proj"}
         found = {key: summarize(outputs)[key] for key in ("kurtosis", "max_inf_norm")}
