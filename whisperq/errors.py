@@ -38,6 +38,12 @@ class TrainingError(WhisperqError):
     exit_code = 1
 
 
+class KernelError(WhisperqError):
+    """A kernel computes something else than exact arithmetic says, on the device that it was to run on."""
+
+    exit_code = 1
+
+
 class Interrupted(WhisperqError):
     """All work so far is saved; the same command goes on from there."""
 

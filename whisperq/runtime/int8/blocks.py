@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from whisperq.runtime.int8.block_parts import Attention, FeedForward
 from whisperq.runtime.int8.kernels import Heads, Norm
-from whisperq.runtime.int8.layers import Attention, FeedForward, Layers
+from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.matmuls import Matmul
 
 TABLE, PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"

@@ -17,10 +17,12 @@ from transformers import PreTrainedConfig
 
 from whisperq.models.ctc import shortest
 from whisperq.ptq.arrays import Stored
+from whisperq.runtime.int8.block_parts import Attention, FeedForward
 from whisperq.runtime.int8.convolutions import Convolution, PositionalConvolution, TimeNorm
 from whisperq.runtime.int8.kernels import Grid, Heads, Norm
-from whisperq.runtime.int8.layers import Attention, FeedForward, Layers
+from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.open import check_gelu, choose_kernels, keep_freed_memory, open_integers
+from whisperq.runtime.int8.proof import prove_kernels
 from whisperq.runtime.interface import Products
 
 
@@ -39,6 +41,8 @@ class Int8Ctc:
         choice = choose_kernels(device, attention_dtype)
         self.config, self.device = stored.config, device
         self.kernels, self.dtype, self.notices = choice.kernels, choice.attention, [*notices, *choice.notices]
+        heads = self.config.num_attention_heads
+        prove_kernels(self.kernels, Heads(heads, self.config.hidden_size // heads), self.dtype, device)
         layers = Layers(stored, device, self.kernels)
         read = Reader(layers, self.config)
         self.waveform_grid = layers.grid("cnn.0:input")
@@ -66,6 +70,10 @@ class Int8Ctc:
 
     def products(self) -> Products:
         return self._products
+
+    def trial(self) -> list[Tensor]:
+        """The logits of a second of seeded noise, float32, to be compared with another device's."""
+        return self.logits([torch.randn(16000, generator=torch.Generator().manual_seed(0))])
 
     def logits(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Each waveform (samples), float32, normalised -> (frames, vocabulary), float32."""

@@ -7,6 +7,7 @@ width share one quantized input and one pass over it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from torch import Tensor
 from whisperq.ptq.arrays import Stored
 from whisperq.ptq.checkpoint import CHANNEL_SCALE, PerToken
 from whisperq.quant.wide import WideQParams, is_wide
+from whisperq.runtime.int8.block_parts import Attention
 from whisperq.runtime.int8.dynamic import DynamicMatmul, TokenGrid, integer_sums
-from whisperq.runtime.int8.kernels import GateLogits, Grid, Heads, Kernels, Norm
+from whisperq.runtime.int8.kernels import AnyGrid, Grid, Heads, Kernels, Norm
 from whisperq.runtime.int8.matmuls import (
     FloatMatmul,
     IntegerWeight,
@@ -26,10 +28,12 @@ from whisperq.runtime.int8.matmuls import (
 from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
 from whisperq.runtime.int8.native_tokens import NativeDynamicMatmul, TokenKernels
+from whisperq.runtime.int8.proof import prove_matmul
 from whisperq.runtime.int8.wide_matmuls import SideBySide, WideGrid, WideMatmul
 from whisperq.runtime.interface import Products
 
 FUSED_GATES = ("headwise", "elementwise")
+Made = TypeVar("Made", bound=Matmul)
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Layers:
     kernels: Kernels
     integer: list[str] = field(default_factory=list)
     floating: dict[str, str] = field(default_factory=dict)
+    proven: set[tuple[object, ...]] = field(default_factory=set)  # kinds of products that were tried
 
     def products(self) -> Products:
         return Products(tuple(self.integer), dict(self.floating))
@@ -84,8 +89,7 @@ class Layers:
         if grid is not None and all(codes):
             joined = IntegerWeight(*(torch.cat([getattr(c, n) for c in codes]) for n in ("codes", "scale", "bias")))
             if isinstance(grid, WideGrid):
-                integer = partial(self._integer, few_rows=few_rows)
-                return WideMatmul(grid, joined, self.kernels, integer, few_rows)
+                return self._wide_matmul(grid, joined, few_rows)
             return self._integer(joined, grid, few_rows, align=len(layers) > 1)
         if grid is None or not any(codes):
             weights, biases = zip(*(self.float_weight(module) for _, module in layers), strict=True)
@@ -114,17 +118,29 @@ class Layers:
         """A layer of several, not all in integers, whose input has codes of 16 bits."""
         if weight is None:
             return FloatMatmul(*self.float_weight(module), grid)
-        return WideMatmul(grid, weight, self.kernels, self._integer)
+        return self._wide_matmul(grid, weight, few_rows=False)
+
+    def _wide_matmul(self, grid: WideGrid, weight: IntegerWeight, few_rows: bool) -> WideMatmul:
+        made = WideMatmul(grid, weight, self.kernels, partial(self._integer, few_rows=few_rows), few_rows)
+        return self._proven(made, weight, grid, few_rows, align=False)
 
     def _integer(
         self, weight: IntegerWeight, grid: Grid | TokenGrid, few_rows: bool = False, align: bool = False
     ) -> Matmul:
         if isinstance(grid, TokenGrid):
-            return self._dynamic(weight, grid, few_rows, align)
-        product = integer_matmul(weight, grid, self.device, align)
+            return self._proven(self._dynamic(weight, grid, few_rows, align), weight, grid, few_rows, align)
+        product: Matmul = integer_matmul(weight, grid, self.device, align)
         if few_rows and isinstance(self.kernels, NativeKernels) and self.kernels.multiplies_few_rows:
-            return FewRowsMatmul(weight, grid, self.kernels, product)
-        return product
+            product = FewRowsMatmul(weight, grid, self.kernels, product)
+        return self._proven(product, weight, grid, few_rows, align)
+
+    def _proven(self, made: Made, weight: IntegerWeight, grid: AnyGrid, few_rows: bool, align: bool) -> Made:
+        """The product, after the first of its kind and shape was tried. Raises KernelError."""
+        kind = type(made), weight.codes.shape, type(grid), few_rows, align
+        if kind not in self.proven:
+            prove_matmul(made, weight, grid, self.device, plain=align)
+            self.proven.add(kind)
+        return made
 
     def _dynamic(self, weight: IntegerWeight, grid: TokenGrid, few_rows: bool, align: bool) -> DynamicMatmul:
         sums = integer_sums(weight.codes, grid.bits, self.device, align)
@@ -168,7 +184,7 @@ class Layers:
         name = f"{module}.bias"
         return self.tensor(name) if name in self.stored else torch.zeros(outputs, device=self.device)
 
-    def attention(self, module: str, norm: Norm, address: str, heads: Heads, gated: bool, cross: bool) -> "Attention":
+    def attention(self, module: str, norm: Norm, address: str, heads: Heads, gated: bool, cross: bool) -> Attention:
         """One attention block; in cross-attention its keys and values are read apart."""
         config, site = self.stored.config, f"{address}.attn_norm"
         kind = config.gate if gated else "none"
@@ -206,32 +222,6 @@ class Layers:
             return x.flatten(1).contiguous()
 
         return logits
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Norm, query (key, value) and gate in one product, output projection."""
-
-    norm: Norm
-    inputs: Matmul
-    out: Matmul
-    heads: Heads
-    width: int  # columns of `inputs` before the gate's
-    by_head: Callable[[Tensor], Tensor] | None
-    gate_factor: float | None  # 1 / pi_init
-
-    def gate(self, normed: Tensor, projected: Tensor) -> GateLogits | None:
-        if self.gate_factor is None:
-            return None
-        logits = projected[:, self.width :] if self.by_head is None else self.by_head(normed)
-        return GateLogits(logits, self.gate_factor)
-
-
-@dataclass(frozen=True)
-class FeedForward:
-    norm: Norm
-    fc1: Matmul
-    fc2: Matmul
 
 
 def _codes(x: Tensor, grid: Grid | None) -> Tensor:

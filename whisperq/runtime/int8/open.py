@@ -15,6 +15,7 @@ from whisperq.options import Execution
 from whisperq.ptq.arrays import Stored, open_stored
 from whisperq.runtime.int8.kernels import Kernels, TorchKernels
 from whisperq.runtime.int8.native_tokens import TokenKernels
+from whisperq.runtime.int8.proof import require_alike
 from whisperq.runtime.long_form import AnyRuntime
 from whisperq.runtime.pipeline import named, output_of
 
@@ -29,9 +30,16 @@ class Choice:
 
 
 def open_runtime(folder: Path, name: str, config: PreTrainedConfig, execution: Execution, device: str) -> AnyRuntime:
-    """The quantized model in `folder` with its products in integers. Raises InputError and UsageError."""
+    """The quantized model in `folder` with its products in integers. Raises InputError, UsageError and KernelError.
+
+    On a GPU it has to compute what the CPU computes: each kernel may be right, and what moves their tensors wrong.
+    """
     integers = named(output_of(config).integers)
-    return integers.load(folder, device, execution.attention_dtype, execution.reduce_range)
+    made = integers.load(folder, device, execution.attention_dtype, execution.reduce_range)
+    if device != "cpu":
+        same = integers.load(folder, "cpu", execution.attention_dtype, execution.reduce_range)
+        require_alike(made.trial(), same.trial(), device)
+    return made
 
 
 def open_integers(folder: Path, device: str, reduce_range: bool | None) -> tuple[Stored, list[str]]:

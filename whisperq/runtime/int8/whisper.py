@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whisperq.ptq.arrays import Stored
+from whisperq.runtime.int8.block_parts import FeedForward
 from whisperq.runtime.int8.blocks import DecoderLayer, Reader
-from whisperq.runtime.int8.kernels import Cache, Grid
-from whisperq.runtime.int8.layers import FeedForward, Layers
+from whisperq.runtime.int8.kernels import AnyCodes, Cache, Grid, Heads
+from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.matmuls import Matmul
 from whisperq.runtime.int8.open import check_gelu, choose_kernels, keep_freed_memory, open_integers
+from whisperq.runtime.int8.proof import prove_kernels
 from whisperq.runtime.interface import Products
 from whisperq.runtime.padding import groups
 
@@ -47,6 +49,8 @@ class Int8Runtime:
         choice = choose_kernels(device, attention_dtype)
         self.config, self.device = stored.config, device
         self.kernels, self.dtype, self.notices = choice.kernels, choice.attention, [*notices, *choice.notices]
+        heads = self.config.encoder_attention_heads
+        prove_kernels(self.kernels, Heads(heads, self.config.d_model // heads), self.dtype, device)
         layers = Layers(stored, device, self.kernels)
         read = Reader(layers, self.config)
         self.convolutions = [layers.product(f"enc.conv{i}:input", [(f"enc.conv{i}", f"model.encoder.conv{i}")])
@@ -74,6 +78,16 @@ class Int8Runtime:
 
     def products(self) -> Products:
         return self._products
+
+    @torch.inference_mode()
+    def trial(self) -> list[Tensor]:
+        """The encoder's output and the first logits of seeded noise, float32, to be compared with another device's."""
+        frames = 2 * self.config.max_source_positions
+        features = torch.randn(1, self.config.num_mel_bins, frames, generator=torch.Generator().manual_seed(0))
+        encoded: AnyCodes = self.encoded(features)
+        state = self.encode(features)
+        values = encoded if self.encoded_grid is None else self.encoded_grid.values(encoded)
+        return [values, self.decode_step(torch.zeros(1, 1, dtype=torch.long, device=self.device), state)]
 
     @torch.inference_mode()
     def encode(self, features: Tensor) -> State:
