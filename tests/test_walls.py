@@ -21,6 +21,7 @@ def module_name(path: Path) -> str:
 GROUND = {
     "",
     "artifact",
+    "bounded_folder",
     "checks",
     "config",
     "declaration",
@@ -73,6 +74,7 @@ MAY_IMPORT |= {"api": {"cli", "jobs"}, "__main__": {"cli"}}
 # Parts of the ground stand on one another only so.
 GROUND_ORDER = {
     "": {"api", "registered", "report"},  # api and report when they are first named
+    "bounded_folder": {"errors", "hashing", "locking", "publishing"},
     "errors": set(),
     "checks": {"errors"},
     "settings": {"checks"},

@@ -75,6 +75,10 @@ class TrainingConfig(Settings):
         high=256,
         operational=True,
     )
+    audio_cache: str | None = option(
+        None, "Keep decoded recordings in this folder, and decode each once only.", operational=True
+    )
+    audio_cache_gib: float = option(64.0, "Size that the folder may have, in GiB.", low=0, operational=True)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Utterances to batches of features and tokens."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from whisperq.data.roles import frame_roles, token_roles
 from whisperq.data.tokens import IGNORED, Codec, Tokens
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
+
+Decode = Callable[[Utterance, int], np.ndarray]  # as `load_audio` does
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Loader:
     def __init__(self, extractor: Any, codec: Codec, device: str, skip_bad: bool = False) -> None:
         self.extractor, self.codec, self.device, self.skip_bad = extractor, codec, device, skip_bad
         self.skipped: set[str] = set()  # origins
+        self.decode: Decode = load_audio
         self.short = False  # whether features of padding are written without looking at it
 
     def refuse(self, utterance: Utterance, sentence: str) -> None:
@@ -68,7 +71,7 @@ class Loader:
         Raises InputError, and ReadError, which skip_bad does not keep back.
         """
         try:
-            return load_audio(utterance, self.extractor.sampling_rate)
+            return self.decode(utterance, self.extractor.sampling_rate)
         except InputError as error:
             if not self.skip_bad:
                 raise

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from whisperq import artifact
+from whisperq.bounded_folder import GIB
 from whisperq.data.sources import UtteranceGroup
 from whisperq.errors import InputError
 from whisperq.jobs.determinism import prepare_determinism
@@ -27,7 +28,7 @@ from whisperq.training.loop import Distiller, autocast_dtype
 from whisperq.training.memory import keep_freed_memory
 from whisperq.training.run import Training, TrainingContext
 from whisperq.training.student_teacher import attention_kernel
-from whisperq.training.teacher_cache import GIB, TeacherCache
+from whisperq.training.teacher_cache import TeacherCache
 from whisperq.training_options import DistillConfig
 
 

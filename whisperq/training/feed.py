@@ -96,7 +96,8 @@ class Feed:
         share = Share(rank * each, each, self.config.micro_batch or each)
         wanted = getattr(self.config, "teacher_cache", None) is not None
         collator = Collator(self.loader, self.config.spec_augment, self.seed, wanted)
-        builder = Builder(self._find, self.loader.extractor, self.loader.codec, self.loader.skip_bad)
+        loader = self.loader
+        builder = Builder(self._find, loader.extractor, loader.codec, loader.skip_bad, loader.decode)
         with workers(builder, self._workers()) as build:  # forked here, before there is a thread of ours
             drawn = self._draw(position, range(first, first + count), share)
             steps = prefetch(self._made(drawn, build, collator, share), ahead=1)

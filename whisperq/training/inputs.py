@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
 
+from whisperq.bounded_folder import GIB
+from whisperq.data.audio_cache import AudioCache
 from whisperq.data.batches import Loader, epoch_order
 from whisperq.data.sources import UtteranceGroup
 from whisperq.jobs.distributed import Processes
@@ -68,6 +71,8 @@ def prepare(
     train, validation, normalizer_name = data
     device = next(network.parameters()).device.type
     loader, rules = make_loader(processor, network, context, device, config.skip_bad)
+    if config.audio_cache is not None:
+        loader.decode = AudioCache(Path(config.audio_cache).absolute(), config.audio_cache_gib * GIB).load
     normalizer = normalizer_of(normalizer_name, processor.tokenizer)
     drawn = epoch_order(len(validation.utterances), context.seed, epoch=0)[: config.eval_limit]
     utterances = [validation.utterances[i] for i in sorted(drawn)]

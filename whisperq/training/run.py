@@ -21,6 +21,8 @@ from whisperq.training.stored_state import Progress, require_like_start
 from whisperq.training.validation import Validation
 from whisperq.training_options import TrainingConfig
 
+WAITING = 0.05  # share of the time
+
 
 @dataclass(frozen=True)
 class TrainingContext:
@@ -49,6 +51,7 @@ class Training:
         self.progress = Progress()
         self.seconds_before = 0.0
         self.log: MetricsLog | None = None
+        self.told_of_waiting = False
         self.pending: list[Step] = []  # updates whose figures are not read yet
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
@@ -122,7 +125,18 @@ class Training:
             epoch = {}
             if self.feed.epoch_size:
                 epoch["epoch"] = self.progress.step * self.config.batch_size / self.feed.epoch_size
-            self._write({**self.progress.last, **epoch, **self.speed.rates()})
+            rates = self.speed.rates()
+            self._write({**self.progress.last, **epoch, **rates})
+            self._tell_of_waiting(rates["data_wait"])
+
+    def _tell_of_waiting(self, share: float) -> None:
+        """Once, and not of the first step, which waits for the first recordings whatever is done."""
+        if share > WAITING and self.progress.step > 1 and not self.told_of_waiting:
+            self.told_of_waiting = True
+            self.around.say(
+                f"step {self.progress.step}: {share:.0%} of the time is spent waiting for recordings; more --workers "
+                "decode faster, and --audio-cache DIR keeps what they have decoded"
+            )
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self.log:

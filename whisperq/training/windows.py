@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from whisperq.data.batches import Loader
+from whisperq.data.audio import load_audio
+from whisperq.data.batches import Decode, Loader
 from whisperq.data.timed_words import Segment
 from whisperq.data.tokens import Codec
 from whisperq.data.utterance import Utterance
@@ -44,10 +45,12 @@ class Builder:
     extractor: Any
     codec: Codec
     skip_bad: bool
+    decode: Decode = load_audio
 
     def __call__(self, job: Job) -> Window:
         """Raises InputError for what cannot be used, without skip_bad."""
         loader = Loader(self.extractor, self.codec, "cpu", self.skip_bad)
+        loader.decode = self.decode
         pairs: list[tuple[Utterance, np.ndarray]] = []
         for utterance in map(self._utterance, job.members):
             audio = self._audio(utterance, loader)
