@@ -125,13 +125,13 @@ def function(name: str) -> Callable[..., Artifact | str]:
 
 
 def documentation(name: str, own: Iterable[Argument]) -> str:
-    """What the step's file says of it, and a line for each argument."""
+    """Help text of a step: the docstring of its function, and a line for each argument."""
     lines = [step_docstring(name), "", "Arguments:"]
     return "\n".join([*lines, *(f"    {a.name}: {a.help}" for a in own)])
 
 
 def step_docstring(name: str) -> str:
-    """Of a step's function, read from its source: importing it would load torch."""
+    """The docstring of a step's function, read from its source: importing it would load torch."""
     tree = ast.parse((STEP_FILES / f"{name}.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     return ast.get_docstring(function) or ""

@@ -124,7 +124,10 @@ def check_export(folder: Path, as_float: bool) -> None:
 
 
 def check_integer_form(folder: Path, otherwise: str) -> None:
-    """Of a quantized model: the recipe paper has products that no integer kernel takes."""
+    """Raises UsageError for a quantized model without an integer form; `otherwise` says what to do instead.
+
+    The recipe paper has products that no integer kernel computes.
+    """
     recipe = artifact.load(folder, "quantized", verify=False).results.get("recipe", "gemm")
     if recipe != "gemm":
         raise UsageError(

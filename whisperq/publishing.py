@@ -111,5 +111,5 @@ def clear_killed(out: Path, complete: str) -> None:
 
 
 def _literal(name: str) -> str:
-    """As a pattern that matches nothing else."""
+    """A glob pattern that matches `name` and nothing else."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)

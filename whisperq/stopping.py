@@ -30,7 +30,7 @@ def watched_signals() -> list[signal.Signals]:
 
 
 def leave_when_told() -> None:
-    """From now on until `raised`: for a process that has begun nothing."""
+    """Make signals end the process at once, until `raised` handles them; for a process that has begun no work."""
 
     def leave(number: int) -> None:
         said = "interrupted" if number == INTERRUPT else f"{Told(number)}; run the same command again"

@@ -133,5 +133,5 @@ class HeardBook(Journal):
             raise
 
     def writing(self, rank: int) -> AbstractContextManager[Callable[[Sequence[Transcribed]], None]]:
-        """One process's function that keeps lines, as `appending` gives it."""
+        """Context manager that gives one process a function which appends lines to its file (see `appending`)."""
         return appending(self.folder / f"heard-{rank}.jsonl", Transcribed)

@@ -70,9 +70,9 @@ class LabelBook(Journal):
         super().__init__(out, config, inputs, "labels", "labels-*.jsonl")
 
     def labels(self) -> dict[int, Label]:
-        """By number, all that are whole."""
+        """The labels on all complete lines, by utterance number."""
         return {label.number: label for path in self.files() for label in whole_lines(path, Label)[0]}
 
     def writing(self, rank: int) -> AbstractContextManager[Callable[[Sequence[Label]], None]]:
-        """One process's function that keeps labels, as `appending` gives it."""
+        """Context manager that gives one process a function which appends labels to its file (see `appending`)."""
         return appending(self.folder / f"labels-{rank}.jsonl", Label)

@@ -103,7 +103,7 @@ class Development:
     def measure(
         self, trials: Sequence[Trial], before: Mapping[str, RangeEnds], number: int, part: Sequence[Utterance]
     ) -> list[Sums]:
-        """For each of the trials, all of one layer, what the batch of this number adds to its figures."""
+        """What batch `number` adds to the figures of each trial; all trials are of one layer."""
         if self.metric == "wer":
             return [self._word_errors(trial, before, number, part) for trial in trials]
         if (batch := self.opened.loader.labelled(part)) is None:
@@ -142,7 +142,10 @@ class Development:
 
     @contextmanager
     def _in_integers(self, trial: Trial, before: Mapping[str, RangeEnds], number: int) -> Iterator[None]:
-        """With the trial's layer and those before it quantized, and nothing computed that this batch's last run did."""
+        """Context in which the trial's layer and the layers before it are quantized.
+
+        Reuses what the last run of this batch computed before that layer.
+        """
         ranges = {**before, **({} if trial.layer is None else {trial.layer: trial.ends})}
         grids = self.mixture.quantization.activations
         grids.clear()

@@ -77,7 +77,7 @@ def read(session: Session, calls: list[Call]) -> Iterator[Read]:
 
 
 def recording(name: str) -> tuple[str, bool]:
-    """As `state` says it of an audio file."""
+    """State of an audio file, as `state` gives it; a folder in its place is a problem."""
     return ("a folder; name the recordings in it", True) if Path(name).is_dir() else state(name)
 
 

@@ -37,7 +37,7 @@ def reported() -> Iterator[None]:
 
 
 def stopped(heard: list[int]) -> None:
-    """By these signals, or by a Ctrl-C that came another way."""
+    """End the process after these signals, or after a Ctrl-C that raised KeyboardInterrupt without a handler."""
     if not heard or INTERRUPT in heard:
         fail("interrupted; no half-written artifact is left", INTERRUPTED)
     fail(f"{Told(heard[0])}; no half-written artifact is left: run the same command again", AGAIN)

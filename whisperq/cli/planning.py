@@ -86,7 +86,7 @@ def under_way() -> bool:
 
 @contextmanager
 def written_down() -> Iterator[list[Call]]:
-    """Within it no step is called; the calls come here."""
+    """Context in which no step runs: calls of steps are appended to the list that it gives."""
     calls: list[Call] = []
     token = _calls.set(calls)
     try:
@@ -96,7 +96,7 @@ def written_down() -> Iterator[list[Call]]:
 
 
 def instead_of(step: str) -> Callable[..., Artifact] | None:
-    """What stands in for a step under --dry-run."""
+    """A function that records the call of a step under --dry-run; None outside of it."""
     calls = _calls.get()
     if calls is None:
         return None
@@ -109,5 +109,5 @@ def instead_of(step: str) -> Callable[..., Artifact] | None:
 
 
 def parts(*values: Any) -> tuple[Any, ...]:
-    """What stands in for the dataclasses that steps take."""
+    """A plain tuple in place of the dataclasses that steps take, under --dry-run."""
     return values

@@ -1,4 +1,4 @@
-"""From flags to a step's inputs: the configuration and the run folder's defaults; what was chosen is announced."""
+"""Turn flags into a step's inputs, with defaults of the configuration and the run folder; choices are announced."""
 
 import math
 import os

@@ -77,7 +77,7 @@ class Loader:
             return None
 
     def within_window(self, utterance: Utterance) -> np.ndarray | None:
-        """As `audio`, and refuses what the model's window cannot hold."""
+        """The utterance's samples, or None; refuses audio longer than the model's window. Raises as `audio` does."""
         audio = self.audio(utterance)
         if audio is not None and len(audio) > self.extractor.n_samples:
             self.refuse(utterance, self.too_long(utterance, len(audio) / self.extractor.sampling_rate))

@@ -105,7 +105,7 @@ def in_order_of_appearance(values: np.ndarray) -> np.ndarray:
 
 
 def index_of(utterances: Sequence[Utterance]) -> Index:
-    """Of utterances that are all in memory."""
+    """Index of utterances that are all in memory."""
     growing = GrowingIndex()
     for number, utterance in enumerate(utterances):
         growing.add((number, 0, 0, 0), utterance, utterance.duration, None)

@@ -29,7 +29,7 @@ class Stopping:
         return self.told() or (self.max_seconds is not None and time.monotonic() - STARTED >= self.max_seconds)
 
     def told(self) -> bool:
-        """By a signal: for work that keeps nothing, where the end of the time would come again, and again too early."""
+        """Whether a signal has come. For work that keeps nothing, which a time limit would make start over for ever."""
         return bool(self.heard)
 
     @contextmanager

@@ -19,7 +19,7 @@ class Rates(TypedDict, total=False):
 
 
 class References(TypedDict, total=False):
-    """One of the two, as the rule's measure is."""
+    """Number of reference words or of reference characters; the measure of the rule decides which is present."""
 
     reference_words: int
     reference_characters: int
@@ -48,7 +48,7 @@ def rates_by(measure: Measure, a: float, b: float) -> Rates:
 
 
 def rates_of(one: Verdict) -> tuple[float, float]:
-    """Of A and of B."""
+    """The error rates of A and of B, by the measure of the comparison: WER or CER."""
     return (one["wer_a"], one["wer_b"]) if one["measure"] == "wer" else (one["cer_a"], one["cer_b"])
 
 
@@ -77,7 +77,7 @@ class SetVerdict(Verdict):
 
 
 class Comparison(TypedDict):
-    """Of `whisperq compare`."""
+    """Results of `whisperq compare`."""
 
     a: str
     b: str
@@ -125,7 +125,7 @@ class Symptom(PairedRates, MoreWords):
 
 
 class Robustness(TypedDict):
-    """Of `whisperq robustness`: A is the float model, B the quantized one."""
+    """Results of `whisperq robustness`: A is the float model, B the quantized one."""
 
     a: System
     b: System

@@ -35,7 +35,7 @@ class Confusions(TypedDict):
 
 
 def ranked(found: Confusions) -> dict[str, list[tuple[list[str], int]]]:
-    """Of each sort the words of a confusion, and how often it happened."""
+    """Substitutions, deletions and insertions, each as lists of the words and how often that happened."""
     return {
         "substitutions": [([word, heard], times) for word, heard, times in found["substitutions"]],
         "deletions": [([word], times) for word, times in found["deletions"]],
@@ -44,7 +44,7 @@ def ranked(found: Confusions) -> dict[str, list[tuple[list[str], int]]]:
 
 
 class CharacterErrors(TypedDict):
-    """By the scorer's alignment of characters."""
+    """Character errors, counted by the scorer's alignment of characters."""
 
     hits: int
     substitutions: int
@@ -53,7 +53,7 @@ class CharacterErrors(TypedDict):
 
 
 class WordCounts(TypedDict):
-    """As `scoring.words.WordErrors` counts them."""
+    """Word error rate and counts, from `scoring.words.WordErrors`."""
 
     wer: float | None  # None where there are no reference words
     hits: Tally
@@ -86,7 +86,7 @@ class ScoredSetResults(Rule, WordCounts, Characters):
 
 
 class Times(TypedDict, total=False):
-    """Of an evaluation, over all utterances of a set."""
+    """Times of an evaluation, over all utterances of a set."""
 
     audio_seconds: float
     wall_seconds: float  # of features, decoding and what lies between
@@ -123,7 +123,7 @@ class Averages(TypedDict):
 
 
 class Scores(Averages):
-    """Of `whisperq score`."""
+    """Results of `whisperq score`."""
 
     sets: dict[str, SetScores]
     mean_cer: NotRequired[float | None]  # of earlier versions
@@ -150,7 +150,7 @@ class Execution(Products, LeftOutPadding):
 
 
 class Evaluation(Execution, Scores):
-    """Of `whisperq eval`."""
+    """Results of `whisperq eval`."""
 
 
 def single_averages(results: Scores) -> None:

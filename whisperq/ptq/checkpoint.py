@@ -158,7 +158,7 @@ def save_quantization(
 
 
 def _narrowed(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """In this number format if that keeps every value, else as it is."""
+    """`value` in the number format `dtype` if that keeps every value exactly, else unchanged."""
     if dtype is None or dtype == value.dtype:
         return value
     narrow = value.to(dtype)

@@ -57,7 +57,7 @@ class Mixture:
 
     @contextmanager
     def quantized(self, part: Part) -> Iterator[None]:
-        """With just this part in integers; neighbouring states change but the weights that tell them apart."""
+        """Context in which just this part is quantized; only weights that differ from the last state are replaced."""
         apply_weights(self.model, {n: self.quantization.weights[n] for n in part.weights - self.present})
         with torch.no_grad():
             for name in self.present - part.weights:

@@ -84,7 +84,7 @@ def weight_qparams(
 
 
 def range_weight_qparams(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> QParams:
-    """The same from the ends of each channel; symmetric: from the greater of their magnitudes."""
+    """Grid of a weight from the ends of each channel; symmetric: from the greater of their magnitudes."""
     if not symmetric:
         return range_qparams(low, high, bits)
     quant_max = 2 ** (_checked_bits(bits) - 1) - 1

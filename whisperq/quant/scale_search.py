@@ -55,7 +55,7 @@ class Observed:
         return self.rows.shape[1] // self.minima.shape[1]
 
     def scaled(self, scales: Tensor) -> "Observed":
-        """The same of x / s."""
+        """Statistics of x / s, for scales s (K,)."""
         return Observed(self.minima / scales, self.maxima / scales, self.rows.float() / scales.repeat(self.width))
 
 

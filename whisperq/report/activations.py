@@ -32,7 +32,7 @@ Spans = Mapping[str, Span]  # by site
 
 
 def spans(ranges: Mapping[str, Any]) -> dict[str, Span]:
-    """From ranges.json; of several observers the calibration's own, of several bits the first."""
+    """Ranges and extremes by site, from ranges.json: the calibration's own observer, and the first of several bits."""
     found = {}
     for address, site in ranges["sites"].items():
         ends = site.get("range") or next(iter(site["ranges"].values()))

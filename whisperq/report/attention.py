@@ -162,7 +162,7 @@ def _crowd(count: int, inches: float) -> int:
 
 
 def _peaks(matrix: np.ndarray, crowd: int, axis: int) -> np.ndarray:
-    """Of every `crowd` neighbours (the last may have fewer) the one of largest magnitude."""
+    """The value of largest magnitude among every `crowd` neighbours along `axis` (the last group may be smaller)."""
     starts = range(0, matrix.shape[axis], crowd)
     high, low = (f.reduceat(matrix, starts, axis=axis) for f in (np.maximum, np.minimum))
     return np.where(high >= -low, high, low)
@@ -174,7 +174,7 @@ def _extent(axis: Axis, count: int) -> tuple[float, float]:
 
 
 def _write_tokens(axis: TickAxis, labels: tuple[str, ...], inches: float, **text: Any) -> None:
-    """As many tokens, evenly spaced, as can be read on that length, in a font that fits."""
+    """Label an axis of `inches` with as many evenly spaced tokens as can be read, in a font that fits."""
     pitch = inches / len(labels)
     every = int(np.ceil(SMALLEST_FONT * LINE / pitch))
     places = range(0, len(labels), every)

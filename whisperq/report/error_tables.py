@@ -13,7 +13,7 @@ GROUPS = {"id": "in-distribution (ID)", "ood": "out-of-distribution (OOD)", None
 
 
 def error_tables(measured: Measured) -> list[Grid]:
-    """For each normaliser, scorer and measure a table of rates and one of costs: other results never meet."""
+    """A table of rates and one of costs for each normaliser, scorer and measure, whose results are never mixed."""
     grids = []
     for number, rule in enumerate(dict.fromkeys(s.rule for s in measured)):
         some = {s: rates for s, rates in measured.items() if s.rule == rule}
@@ -104,7 +104,7 @@ def _rate_cell(system: System | None, rates: Rates, best: set[System]) -> Cell:
 
 
 def distinguished(rates: Rates) -> set[System]:
-    """Of systems that differ in their gate alone the one that is surely better than each other one."""
+    """The systems that are surely better than every other system that differs in its gate alone."""
     found = set()
     for system, rate in rates.items():
         rivals = [r for other, r in rates.items() if other != system and _but_gate(other) == _but_gate(system)]

@@ -68,7 +68,7 @@ def _by_role(site: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _ends(sites: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Of the common scale: from below the medians to above the largest, with room for labels."""
+    """Ends of the common scale: from below the medians to above the largest value, with room for labels."""
     largest = [abs(site["peaks"][0]["value"]) for site in sites]
     medians = [site["median"] for site in sites if site["median"] > 0]
     return min(medians, default=0.1) / 1.6, 9 * max(max(largest), 1.0)
@@ -138,7 +138,7 @@ def _ticks(axes: Axes, addresses: Sequence[str], large: Sequence[int], pitch: fl
 
 
 def _apart(places: Sequence[int], least: int) -> list[int]:
-    """Those that lie so far from the one before."""
+    """`places` without those nearer than `least` to the last one kept."""
     kept: list[int] = []
     for place in places:
         if not kept or place - kept[-1] >= least:

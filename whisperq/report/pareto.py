@@ -30,7 +30,7 @@ class Point:
 
 
 def points(measured: Measured, speeds: Mapping[System, Speed]) -> list[tuple[str, list[Point]]]:
-    """For each collection of sets that systems heard together what it is, and a point for each system of known size."""
+    """Title and points of each collection of sets that systems share; a point for each system of known size."""
     found = []
     for sets, rates in heard_together(measured):
         known = {s: (v, size) for s in rates if (v := speeds.get(s)) and (size := v.megabytes) is not None}
@@ -50,7 +50,7 @@ def apart(title: str, some: Sequence[Point]) -> list[tuple[str, list[Point]]]:
 
 
 def front(some: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, WER) those that none is better than in one and as good in the other, cheapest first."""
+    """The Pareto front of (cost, WER) pairs, cheapest first."""
     kept: list[tuple[float, float]] = []
     for cost, wer in sorted(set(some)):
         if not kept or wer < kept[-1][1]:

@@ -34,7 +34,7 @@ def made_of_the_sound(
 
 
 def sift(gathered: Gathered, trial: Callable[[Gathered], object]) -> Gathered:
-    """Those that the trial takes, each with the sound ones that it was made from; the others become unreadable."""
+    """Entries that `trial` accepts, each tried with the good ones it was made from; the others become unreadable."""
     sound: set[str] = set()
     odd: dict[str, str] = {}
     for entry in ancestors_first(gathered):

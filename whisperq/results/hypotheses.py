@@ -92,7 +92,7 @@ def read_hypotheses(path: Path) -> list[HypothesisLine]:
 
 
 def _line(path: Path, number: int, problem: str | None, fields: dict[str, Any]) -> tuple[int, bool, HypothesisLine]:
-    """Its number, whether it has an id of its own, and the line."""
+    """The line's number, whether it has an id of its own, and the line."""
     where = f"{path} line {number}"
     if problem:
         raise InputError(f"{where} {problem}")

@@ -37,21 +37,21 @@ class Partial(Protocol):
     """A runtime whose encoder can leave padding out."""
 
     def keep(self, features: Tensor) -> Any:
-        """The state over features (1, mel bins, frames): of every layer what the rows of other recordings see."""
+        """The state over features (1, mel bins, frames): what rows of other recordings attend to, in every layer."""
 
     def encode_rows(self, features: Tensor, rows: Sequence[int], kept: Any) -> Any:
-        """As `encode`, but of each utterance only so many rows are computed; the others are `kept`."""
+        """Encode features, computing only `rows[i]` rows of utterance i; its other rows come from `kept`."""
 
 
 def speech_frames(features: Tensor) -> list[int]:
     """features (batch, mel bins, frames) -> of each utterance, how many frames come before its padding.
 
     Padding are the last frames in which every bin is at the utterance's floor: digital silence, or all that lies more
-    than eight decades below its loudest cell. Who hears features cannot tell them apart.
+    than eight decades below its loudest cell. In the features these two look the same.
     """
-    heard = (features > features.amin(dim=(1, 2), keepdim=True)).any(dim=1)
-    places = torch.arange(1, heard.shape[1] + 1, device=heard.device)
-    return (heard * places).amax(dim=1).tolist()
+    loud = (features > features.amin(dim=(1, 2), keepdim=True)).any(dim=1)
+    places = torch.arange(1, loud.shape[1] + 1, device=loud.device)
+    return (loud * places).amax(dim=1).tolist()
 
 
 def rows_of(frames: int, tail: float, window: int) -> int:

@@ -68,7 +68,10 @@ class Search:
         self.open = False
 
     def _go(self, moment: float, tail: float, onset: bool = False) -> None:
-        """On to what sounds behind a moment; `onset`: to what begins there, what lasts from before is known."""
+        """Move on to the sound after `moment` (seconds); a sound that ends within `tail` of it counts as done.
+
+        onset: skip sounds that began before `moment`, too.
+        """
         left = []
         for start, end in self.sounds:
             if start < moment and (onset or end <= moment + tail):

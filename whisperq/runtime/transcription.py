@@ -25,7 +25,7 @@ class Hypothesis:
     seconds: float
 
     def without_sound(self) -> "Hypothesis":
-        """The same, light enough to keep many and to send: an embedded recording is left out."""
+        """A copy without embedded audio, small enough to keep many and to send to other processes."""
         if isinstance(self.utterance.audio, str):
             return self
         return replace(self, utterance=replace(self.utterance, audio=b""))

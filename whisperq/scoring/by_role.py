@@ -60,7 +60,7 @@ def summarize_roles(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
 
 
 def largest_values(sites: Mapping[str, Mapping[str, Any]], rows: int) -> MassiveValues:
-    """For a summary: how many sites have massive values, and which have the largest.
+    """Summary of massive values: how many sites have them, and which have the largest.
 
     `largest` holds the largest peak of each site that has one above the magnitude of massive values, at most `rows`, or
     the five largest where there are none; in the order of the sites.

@@ -28,7 +28,7 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Of the same recordings: to which of two systems it happened."""
+    """Counts of recordings by which of two systems an event happened to."""
 
     both: int
     first: int  # to the first alone

@@ -25,7 +25,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Symptoms:
-    """Of one recording, as one system heard it."""
+    """Symptoms in one system's hypothesis of one recording."""
 
     words: int
     loop: bool

@@ -28,7 +28,7 @@ class MatchedPairs:
 
 
 def matched_pairs(a: Sequence[Alignment], b: Sequence[Alignment]) -> MatchedPairs:
-    """Of alignments with the same references."""
+    """The test between alignments of A and B with the same references, utterance by utterance."""
     differences = [eb - ea for pair in zip(a, b, strict=True) for ea, eb in segments(*pair)]
     count = len(differences)
     if not any(differences):

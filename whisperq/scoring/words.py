@@ -20,7 +20,7 @@ _CHANGED_WORDS = 0.05
 
 
 class Counts(NamedTuple):
-    """Of one alignment."""
+    """Counts of hits and errors in one alignment."""
 
     hits: int
     substitutions: int
@@ -33,7 +33,7 @@ class Counts(NamedTuple):
 
     @property
     def words(self) -> int:
-        """Of the reference."""
+        """Number of reference words."""
         return self.hits + self.substitutions + self.deletions
 
 

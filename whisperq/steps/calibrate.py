@@ -134,7 +134,10 @@ def stable_ranges(
     config: CalibrateConfig,
     processes: Processes,
 ) -> tuple[dict[int, dict[str, RangeEnds]], list[Trial]]:
-    """By bits the ranges of the sites that stablequant searched, and all of its trials."""
+    """Bits -> ranges of the sites that stablequant searched, and all of its trials.
+
+    Raises UsageError where --sites names no input of an integer product.
+    """
     if data is None:
         return {}, []
     if not (layers := layers_of(opened.model, ranges)):
@@ -154,17 +157,17 @@ def stable_ranges(
 def draw(
     utterances: Sequence[Utterance], opened: OpenedModel, config: CalibrateConfig, seed: int, processes: Processes
 ) -> list[Utterance]:
-    """As many as are asked for, each with a text. Raises InputError where no word is in any.
+    """The random sample of utterances to calibrate on, each with a text. Raises InputError where none has a word.
 
     Drawn from all sources: the first batches of the first list would be one speaker or corpus.
     """
 
     def listen(silent: Sequence[Utterance]) -> list[Hypothesis]:
-        """By all processes, a batch each in turn."""
-        heard = (opened.runtime, opened.loader, opened.rules)
+        """Transcribe with all processes, each taking every world-th batch."""
+        pipeline = (opened.runtime, opened.loader, opened.rules)
         own = processes.batches(silent, config.batch_size)
         return processes.collect(
-            (n, h.without_sound()) for n, part in own for h in transcribe(*heard, part, config.batch_size)
+            (n, h.without_sound()) for n, part in own for h in transcribe(*pipeline, part, config.batch_size)
         )
 
     order = epoch_order(len(utterances), seed, epoch=0)[: config.batches * config.batch_size]

@@ -135,7 +135,7 @@ def say_of_versions(both: Sequence[Evaluation]) -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both systems on one set's utterances, those without reference words left out."""
+    """Scores of two systems on one set's utterances, those without reference words left out."""
 
     lines: tuple[HypothesisLine, ...]  # A's
     a: ScoredSet
@@ -220,7 +220,7 @@ def judge(name: str, one: Pair, config: CompareConfig, seed: int) -> Judged:
 
 
 def means(judged: Mapping[str, Judged], margin: float) -> Iterator[Verdict]:
-    """Of several sets under one normaliser and measure the unweighted mean."""
+    """Verdicts on the unweighted mean over sets with the same normaliser, scorer and measure, two or more of them."""
     for rule in dict.fromkeys(rule_of(j.results) for j in judged.values()):
         some = [j for j in judged.values() if rule_of(j.results) == rule]
         if len(some) > 1:

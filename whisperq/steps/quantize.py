@@ -178,7 +178,7 @@ def cached_grids(
     exclude: Sequence[str],
     scales: Mapping[str, Tensor],
 ) -> dict[str, QParams]:
-    """By site the grids of the keys and values that decoding keeps; none where they stay float.
+    """Site -> grid of the cross-attention keys and values that decoding caches; empty where they stay float.
 
     scales: of contexts, by which the rows of v_proj are divided already.
     Raises UsageError for a model without any, InputError where int8 is asked for and the calibration kept no channels.

@@ -80,7 +80,7 @@ def transcribe(
 
 
 def chosen_language(config: TranscribeConfig, context: Context) -> str | None:
-    """Its code; None: to be found out. Raises UsageError for --language of no language."""
+    """Code of the language to transcribe in; None: detect it. Raises UsageError for an unknown --language."""
     if config.language is None:
         return context.language
     if config.language.strip().lower() == AUTO:
@@ -103,7 +103,10 @@ def open_recording(name: str) -> Utterance:
 
 
 def choose_rules(opened: Opened, config: TranscribeConfig) -> AnyRules:
-    """With the model's own times where it knows them, or they are asked for. Raises UsageError."""
+    """Decoding rules, with times where the model was trained to write them or --timestamps asks for them.
+
+    Raises UsageError where the vocabulary has no times.
+    """
     wanted = opened.rules.knows_times if config.timestamps is None else config.timestamps
     if not wanted:
         return opened.rules

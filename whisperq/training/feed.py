@@ -63,7 +63,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Drawn:
-    """This process's part of a step before anything is decoded."""
+    """One process's part of a training step, before any audio is decoded."""
 
     number: int
     jobs: list[Job]
@@ -112,7 +112,7 @@ class Feed:
 
     @staticmethod
     def _cores() -> int:
-        """This process's share of the machine's: all processes on it see all of them."""
+        """CPU cores for this process: an equal share, since all processes on a machine see all of its cores."""
         return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
     def _find(self, number: int) -> Utterance:

@@ -243,7 +243,7 @@ class MixedLearner(Learner):
 
 
 def search_steps(config: MixedPrecisionConfig) -> int:
-    """In which widths are learned; the others, and all of the baselines', are at fixed ones."""
+    """Number of steps in which widths are learned; later steps, and all of the baselines', use fixed widths."""
     if config.mode != "one-stage":
         return 0
     tail = config.max_steps // 5 if config.finetune_steps is None else config.finetune_steps

@@ -115,5 +115,5 @@ def _means(means: dict[str, list[float]], address: str, site: Site, lengths: Map
 
 
 def _averages(tensors: Iterable[Tensor]) -> list[float]:
-    """Of each head, over utterances' gates (length, heads, 1 or d_head)."""
+    """Mean gate of each head over all utterances; tensors (length, heads, 1 or d_head)."""
     return torch.cat([t.double().mean(dim=-1) for t in tensors]).mean(dim=0).tolist()

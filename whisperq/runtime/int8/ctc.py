@@ -144,7 +144,7 @@ class Reader:
         return Convolution(product, self.config.conv_kernel[i], self.config.conv_stride[i], norm)
 
     def features_norm(self) -> Norm | None:
-        """Of the projection's input; some HuBERTs have none."""
+        """Layer norm of the feature projection's input; None for HuBERT models that have none."""
         has_one = getattr(self.config, "feat_proj_layer_norm", True)
         return self.norm("feature_projection.layer_norm") if has_one else None
 

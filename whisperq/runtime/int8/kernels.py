@@ -98,14 +98,14 @@ class Cache:
         return cls(keys, like.new_empty(batch, heads.count, capacity, heads.dim))
 
     def branch(self, rows: Tensor) -> "Cache":
-        """These rows of the batch, (rows,), some of them several times; only what is filled is copied."""
+        """A cache of the batch rows `rows` (rows,), which may repeat; only filled positions are copied."""
         keys, values = (x.new_empty(len(rows), *x.shape[1:]) for x in (self.keys, self.values))
         keys[..., : self.past] = self.keys[..., : self.past][rows]
         values[:, :, : self.past] = self.values[:, :, : self.past][rows]
         return Cache(keys, values, self.past)
 
     def repeated(self, batch: int) -> "Cache":
-        """One utterance's, for each of so many."""
+        """The cache of one utterance, repeated for a batch of `batch`."""
         keys, values = (x.repeat(batch, 1, 1, 1) for x in (self.keys, self.values))
         return Cache(keys, values, self.past, self.scales)
 

@@ -73,7 +73,7 @@ class FewRowsMatmul:
 
 
 class FewRowsWideProduct:
-    """Of floats, whose codes of 16 bits it makes itself; up to FEW rows, (rows, K), whose memory is contiguous."""
+    """Product of at most FEW contiguous rows of floats, (rows, K), which the kernel quantizes to 16 bits."""
 
     def __init__(self, weight: IntegerWeight, grid: QParams, kernels: NativeKernels) -> None:
         self.codes, self._bias = weight.codes.contiguous(), weight.bias.contiguous()
@@ -104,7 +104,7 @@ class FewRowsWideProduct:
 
 
 class FewRowsNarrowProduct:
-    """Added to what there is: of at most NARROW channels of 16 bits, (rows, K) floats, and up to FEW rows."""
+    """Product of at most NARROW 16-bit channels of up to FEW rows, (rows, K) floats, added to an existing result."""
 
     def __init__(self, weight: IntegerWeight, grid: QParams, kernels: NativeKernels) -> None:
         outputs, channels = weight.codes.shape

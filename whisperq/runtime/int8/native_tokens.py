@@ -88,7 +88,7 @@ class TokenKernels(NativeKernels):
 
 
 class NativeDynamicMatmul(DynamicMatmul):
-    """Its sums finished in one pass; few_rows: up to FEW rows are multiplied with the weight as it lies on disk."""
+    """`DynamicMatmul` with sums finished in one C++ pass; few_rows: up to FEW rows use the weight as it is on disk."""
 
     def __init__(
         self, weight: IntegerWeight, grid: TokenGrid, sums: Sums, kernels: TokenKernels, few_rows: bool
