@@ -38,6 +38,9 @@ class _Out(Structure):
 _POINTER, _COUNT = c_void_p, c_int64
 _ATTEND = [_POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, c_int32, _Shape, c_float, _Gate, _Out]
 _APPEND = [_POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape]
+_ATTENTION = [
+    _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out
+]  # fmt: skip
 _ARGUMENTS = {
     "few_rows_product": [_POINTER, _COUNT, Weight, c_int32, _POINTER, CGrid],
     "few_rows_wide_product": [_POINTER, _COUNT, c_float, c_int32, c_float, c_int32, Weight, c_int32, _POINTER, CGrid],
@@ -60,9 +63,7 @@ _ARGUMENTS = {
     "quantize_divided": [_POINTER, _POINTER, _COUNT, _COUNT, _Out],
     "quantize_halves": [_POINTER, _COUNT, _COUNT, _POINTER, _COUNT, c_float, c_float, c_float, c_int32, _POINTER],
     "gate_context": [_POINTER, _COUNT, _COUNT, _COUNT, _Gate, _Out],
-    "attention_bf16": [
-        _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out
-    ],  # fmt: skip
+    "attention_bf16": _ATTENTION,
     "attend_bf16": _ATTEND,
     "attend_float": _ATTEND,
     "append_bf16": _APPEND,
