@@ -149,10 +149,10 @@ def called(command: Command, given: Mapping[str, Any]) -> Artifact | str:
     except InputError as error:
         raise UsageError(str(error)) from None
     settings = command.settings(**{**experiment.defaults.get(command.name, {}), **own})
-    asked = replace(session, experiment=experiment, output=(heard := io.StringIO()))
+    asked = replace(session, experiment=experiment, output=(written := io.StringIO()))
     result = perform(call_of(command), asked, settings)
     if isinstance(result, str):
-        return heard.getvalue().removesuffix("\n") if settings.format == "text" else heard.getvalue()
+        return written.getvalue().removesuffix("\n") if settings.format == "text" else written.getvalue()
     if command.one_run and session.common.out is None and first_process():
         session.keep_configuration()
     return result

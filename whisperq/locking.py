@@ -78,7 +78,7 @@ def locked(out: Path, command: str) -> Iterator[None]:
     me = Owner.me(command)
     over = threading.Event()
     try:
-        with suppress(OSError):  # whoever cannot write the lock cannot write the result either, and will hear of it
+        with suppress(OSError):  # who cannot write the lock cannot write the result either, and that is reported
             out.parent.mkdir(parents=True, exist_ok=True)
             _take(path, out, me)
             threading.Thread(target=_touch, args=(path, over), daemon=True).start()

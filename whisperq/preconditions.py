@@ -101,7 +101,7 @@ def check_runtime(folder: Path, kind: str, execution: Execution, context: Contex
         raise UsageError(f"--attention-dtype is for runtimes in integers; of {name} --dtype is the number format")
     if execution.padding == "short" and "padding" not in runtime.takes:
         raise UsageError(
-            f"--padding short is for --runtime {taking('padding')}; the graphs of {name} hear whole windows"
+            f"--padding short is for --runtime {taking('padding')}; the graphs of {name} take whole windows"
         )
     if context.device == "cuda" and not runtime.cuda:
         raise UsageError(f"--runtime {name} runs on the CPU, not with --device cuda")

@@ -46,23 +46,23 @@ def leave_when_told() -> None:
 def raised() -> Iterator[list[int]]:
     """Inside, the first signal is raised, once: what then tidies up is left alone, but for a second Ctrl-C.
 
-    Gives the signals heard: what a library makes of an exception that comes at any moment is its own affair.
+    Gives the list of signals received so far, since a library may swallow or replace the exception.
     """
-    heard: list[int] = []
+    received: list[int] = []
 
     def handle(number: int) -> None:
-        heard.append(number)
+        received.append(number)
         if number == INTERRUPT:
             raise KeyboardInterrupt
-        if len(heard) == 1:
+        if len(received) == 1:
             raise Told(number)
 
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
-        yield heard
+        yield received
         return
     before = {number: signal.signal(number, _of_this_process(handle)) for number in watched_signals()}
     try:
-        yield heard
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -116,8 +116,8 @@ class Development:
     ) -> Sums:
         o = self.opened
         with self._in_integers(trial, before, number):
-            heard = list(transcribe(o.runtime, o.loader, o.rules, part, len(part)))
-        errors = count_errors([h.utterance.text or "" for h in heard], [h.text for h in heard], self.words)
+            found = list(transcribe(o.runtime, o.loader, o.rules, part, len(part)))
+        errors = count_errors([h.utterance.text or "" for h in found], [h.text for h in found], self.words)
         return errors.substitutions + errors.deletions + errors.insertions, errors.reference_words
 
     def _distortion(

@@ -49,7 +49,7 @@ class Loader:
     """Reads recordings and makes batches of log-mel windows; `skipped` names what it could not use, each once."""
 
     needs_text = True  # teacher-forced, the decoder sees the references
-    padding = "decoder padding masked"  # of what is observed; the encoder hears the window's silence in use too
+    padding = "decoder padding masked"  # of what is observed; in use, too, the encoder gets the window's silence
 
     def __init__(self, extractor: Any, codec: Codec, device: str, skip_bad: bool = False) -> None:
         self.extractor, self.codec, self.device, self.skip_bad = extractor, codec, device, skip_bad
@@ -91,8 +91,8 @@ class Loader:
         )
 
     @property
-    def heard_range(self) -> tuple[float, float] | None:
-        """Between which ends all features lie, whatever the recording; None where they are not bounded."""
+    def feature_range(self) -> tuple[float, float] | None:
+        """Least and greatest value that features of any recording can have; None where they are not bounded."""
         return log_mel_range(self.extractor)
 
     @property

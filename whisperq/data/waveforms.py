@@ -20,7 +20,7 @@ from whisperq.data.tokens import IGNORED, Tokens
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
 
-LONGEST = 60  # seconds that are heard at once; ours
+LONGEST = 60  # seconds of audio that the model gets at once; our limit
 VARIANCE_FLOOR = 1e-7  # transformers' Wav2Vec2FeatureExtractor
 Counts = Callable[[Sequence[int]], Mapping[str, tuple[int, ...]]]  # samples -> lengths by `Site.axis`
 
@@ -35,7 +35,7 @@ class WaveformExtractor:
 
     @property
     def n_samples(self) -> int:
-        """The most that is heard at once."""
+        """The most samples that the model gets at once."""
         return LONGEST * self.sampling_rate
 
 
@@ -130,7 +130,7 @@ class WaveformLoader(Loader):
 
     needs_text = False  # no decoder that the references would lead
     padding = "padding masked"
-    heard_range = None  # samples are scaled by their own spread
+    feature_range = None  # samples are scaled by their own spread
 
     def __init__(
         self, extractor: WaveformExtractor, codec: CtcCodec, device: str, skip_bad: bool, counts: Counts

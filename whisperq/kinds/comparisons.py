@@ -88,7 +88,7 @@ class Comparison(TypedDict):
 
 
 class System(TypedDict):
-    """What heard the recordings of a robustness."""
+    """A model and its runtime in the results of `whisperq robustness`."""
 
     model: str
     runtime: str
@@ -111,7 +111,7 @@ class PairedRates(TypedDict):
 
 
 class MoreWords(TypedDict, total=False):
-    """All that were heard, and how many more with B in a recording."""
+    """Words of all hypotheses of A and of B, and how many more B has in a recording."""
 
     words_a: int
     words_b: int

@@ -37,7 +37,7 @@ class Confusions(TypedDict):
 def ranked(found: Confusions) -> dict[str, list[tuple[list[str], int]]]:
     """Substitutions, deletions and insertions, each as lists of the words and how often that happened."""
     return {
-        "substitutions": [([word, heard], times) for word, heard, times in found["substitutions"]],
+        "substitutions": [([word, hypothesis], times) for word, hypothesis, times in found["substitutions"]],
         "deletions": [([word], times) for word, times in found["deletions"]],
         "insertions": [([word], times) for word, times in found["insertions"]],
     }
@@ -64,7 +64,7 @@ class WordCounts(TypedDict):
     raw_reference_words: Tally  # before normalising
     utterances: Tally  # scored ones
     empty_references: Tally  # utterances that no count above holds
-    empty_reference_insertions: Tally  # words heard in them
+    empty_reference_insertions: Tally  # words in their hypotheses
 
 
 class Characters(TypedDict):

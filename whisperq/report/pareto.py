@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from whisperq.report.error_tables import NAMED, Measured, heard_together
+from whisperq.report.error_tables import NAMED, Measured, shared_sets
 from whisperq.report.figures import MODEL_COLOURS, new_figure, shorten, style
 from whisperq.report.speed_tables import Speed
 from whisperq.report.system_labels import FLOAT
@@ -32,7 +32,7 @@ class Point:
 def points(measured: Measured, speeds: Mapping[System, Speed]) -> list[tuple[str, list[Point]]]:
     """Title and points of each collection of sets that systems share; a point for each system of known size."""
     found = []
-    for sets, rates in heard_together(measured):
+    for sets, rates in shared_sets(measured):
         known = {s: (v, size) for s in rates if (v := speeds.get(s)) and (size := v.megabytes) is not None}
         names = ", ".join(s.name for s in sets) if len(sets) <= NAMED else f"{len(sets)} sets"
         title = f"{'mean of ' if len(sets) > 1 else ''}{names}; {sum(s.words for s in sets):,} {sets[0].unit}s"

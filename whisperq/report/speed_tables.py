@@ -2,8 +2,8 @@
 
     RTFx = sum_i a_i / sum_i t_i        a_i: seconds of audio, t_i: wall seconds of features and decoding of utterance i
 
-The interval resamples utterances of one evaluation, scaled to its RTFx, as several processes hear at once; what a
-machine does differently from hour to hour it cannot know.
+The interval resamples utterances of one evaluation, scaled to its RTFx, as several processes transcribe at once; it
+cannot show what a machine does differently from hour to hour.
 """
 
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ def speed_table(found: Mapping[System, Speed]) -> list[Grid]:
         where = {"runtime": system.execution, "device": system.device}
         records.append(as_columns(m) | where | measures | {"manifests": " ".join(e.name for e in speed.sources)})
     caption = (
-        "Weights on disk, and seconds of audio heard in a second of wall time, features included, over all sets "
+        "Weights on disk, and seconds of audio transcribed in a second of wall time, features included, over all sets "
         "together, with the 95 % interval over utterances. The runtimes emulated and float compute in floats: the "
         "former is for accuracy and is slow by nature. Runs of different machines or hours are not to be compared."
     )

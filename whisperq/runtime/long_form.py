@@ -1,4 +1,4 @@
-"""Pieces of recordings heard in batches: each from where it was left, until all of it is heard."""
+"""Transcribe pieces of recordings in batches: each from where it was left, until all of it is transcribed."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -28,8 +28,8 @@ class Tongues:
 
     rules: AnyRules
     codec: Codec
-    asked: bool = False  # whether to listen for them where the language is given, too
-    heard: dict[int, Start] = field(default_factory=dict)  # by the recording's place in the list
+    asked: bool = False  # whether to detect languages where one is given, too
+    detected: dict[int, Start] = field(default_factory=dict)  # by the recording's place in the list
 
     @property
     def open(self) -> bool:
@@ -38,17 +38,17 @@ class Tongues:
 
     @property
     def question(self) -> tuple[int, ...]:
-        """All languages' tokens where they are listened for though one is given; a given one of no name is no match."""
+        """Tokens of all languages to detect where one is given; none where the given one is not in the vocabulary."""
         tokens = tuple(self.codec.languages.values())
         if not (self.asked and len(tokens) > 1 and isinstance(self.rules, Rules)):
             return ()
         return tokens if self.rules.prompt[1] in tokens else ()
 
     def unknown(self, recording: int) -> bool:
-        return self.open and recording not in self.heard
+        return self.open and recording not in self.detected
 
     def token(self, recording: int) -> int | None:
-        return self.heard[recording].language if self.open and recording in self.heard else None
+        return self.detected[recording].language if self.open and recording in self.detected else None
 
     def code(self, token: int) -> str:
         return next(code for code, one in self.codec.languages.items() if one == token)
@@ -70,7 +70,7 @@ def transcribe_pieces(
     """
     tongues = tongues or Tongues(rules, loader.codec)
     listener = Listener(runtime, loader, rules, watch or Stopwatch(loader.device), care, tongues)
-    waiting: deque[Search] = deque()  # in order; those that are heard stay until all before them are
+    waiting: deque[Search] = deque()  # in order; finished ones stay until all before them are finished
     coming = Coming(iter(pieces), loader.extractor.sampling_rate)
     while True:
         batch = [search for search in waiting if search.open][:batch_size]
@@ -91,7 +91,7 @@ def transcribe_pieces(
 
 @dataclass
 class Coming:
-    """Pieces that nobody has listened to yet."""
+    """Pieces that are not transcribed yet."""
 
     pieces: Iterator[Piece]
     rate: int
@@ -112,7 +112,7 @@ class Coming:
 
 @dataclass(frozen=True)
 class Listener:
-    """Hears windows of several pieces together."""
+    """Transcribes windows of several pieces together."""
 
     runtime: AnyRuntime
     loader: Loader
@@ -131,7 +131,7 @@ class Listener:
         codec = self.loader.codec
         for search, ids in zip(batch, rows, strict=True):
             if self.rules.times:
-                search.heard(ids, codec)
+                search.take(ids, codec)
             else:
                 search.text(codec.decode(ids))
 
@@ -147,5 +147,5 @@ class Listener:
         found = decoding.windows(features, [window.samples for window in windows], known)
         for window, one in zip(windows, found, strict=True):
             if one.start.language is not None and one.ids and not self.care.silent(one):
-                self.tongues.heard.setdefault(window.recording, one.start)
+                self.tongues.detected.setdefault(window.recording, one.start)
         return [[] if self.care.silent(one) else one.ids for one in found]

@@ -17,7 +17,7 @@ from whisperq.runtime.long_form import AnyRules, AnyRuntime, transcribe_pieces
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What the model heard; seconds of audio, and wall seconds of features and decoding (shared by its batch)."""
+    """A model's text of an utterance; `seconds` are wall seconds of features and decoding, shared by its batch."""
 
     utterance: Utterance
     text: str

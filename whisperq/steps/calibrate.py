@@ -203,7 +203,7 @@ def observe(
     """
     sites = model_sites(opened.model)
     chosen = resolve(config.sites, sites) if config.sites else list(sites)
-    ranges = {a: how.site(known_range(opened.model, sites[a], opened.loader.heard_range)) for a in chosen}
+    ranges = {a: how.site(known_range(opened.model, sites[a], opened.loader.feature_range)) for a in chosen}
     unseen = [a for a in chosen if sites[a].component == "probs"]  # large, and their range is known
     products = set(product_inputs(opened.model)) & set(chosen) if config.channel_maxima else set()
     kept = {*(channel_sites(opened.model) if config.channel_maxima else ()), *cache_sites(opened.model)}

@@ -153,7 +153,7 @@ def pair(name: str, files: tuple[Path, Path], rule: tuple[Normalizer, str, str |
     if any(missing) and not common:
         raise UsageError(
             f"{name}: {missing[0]:,} utterances of A are not in B and {missing[1]:,} of B not in A; "
-            "let both hear the same list, or give --common"
+            "evaluate both on the same list, or give --common"
         )
     texts = {i: (normalizer(of_a[i].text), normalizer(of_b[i].text)) for i in of_a if i in of_b}
     if (other := next((i for i, (one, two) in texts.items() if one != two), None)) is not None:
@@ -163,7 +163,7 @@ def pair(name: str, files: tuple[Path, Path], rule: tuple[Normalizer, str, str |
         )
     ids = [i for i, (text, _) in texts.items() if text]
     if not ids:
-        raise InputError(f"{name} has no reference words that both have heard: there is nothing to compare")
+        raise InputError(f"{name} has no reference words that both have transcribed: there is nothing to compare")
     references = [of_a[i].text for i in ids]
     a, b = (score_set(ids, references, [of[i].pred_text for i in ids], *rule) for of in (of_a, of_b))
     return Pair(tuple(of_a[i] for i in ids), a, b)

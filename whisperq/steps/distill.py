@@ -138,7 +138,7 @@ def teacher_cache(config: DistillConfig, teacher: str, dtype: torch.dtype) -> Te
 def load_pair(
     student: Path, teacher: Path, device: str
 ) -> tuple[GatedWhisperForConditionalGeneration, GatedWhisperForConditionalGeneration]:
-    """Raises InputError where teacher and student do not speak the same tokens or hear the same window."""
+    """Raises InputError where teacher and student differ in their tokens or in their audio window."""
     models = load_whisper(student, torch.float32, device), load_whisper(teacher, torch.float32, device)
     for key in ("vocab_size", "num_mel_bins", "max_source_positions"):
         ours, theirs = (getattr(model.config, key) for model in models)

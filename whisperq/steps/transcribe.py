@@ -30,7 +30,7 @@ from whisperq.settings import Context
 
 AUTO = "auto"
 Unusable = InputError | ReadError
-SURE, UNLIKELY = 0.8, 0.1  # probabilities of the language heard and of the one given, where they contradict each other
+SURE, UNLIKELY = 0.8, 0.1  # probabilities of the detected and of the given language, where they contradict
 
 
 def transcribe(
@@ -148,25 +148,25 @@ class Task:
     def listen(
         self, opened: Opened, seconds: float, config: TranscribeConfig, context: Context
     ) -> Iterator[tuple[int, Transcript]]:
-        """The number and transcript of each usable recording when all of it was heard. `seconds`: of all audio."""
+        """Number and transcript of each usable recording, once all of it is transcribed. `seconds`: of all audio."""
         care = Care(config.temperature_fallback, config.no_speech_threshold, context.seed)
         tongues = Tongues(opened.rules, opened.loader.codec, asked=True)
-        heard: list[list[Segment]] = [[] for _ in self.recordings]
-        found, next_one = [0] * len(heard), 0
+        segments_of: list[list[Segment]] = [[] for _ in self.recordings]
+        found, next_one = [0] * len(segments_of), 0
         with bar() as progress:
             shown = progress.add_task("transcribe", total=round(seconds), unit="s of audio")
             pipeline = (opened.runtime, opened.loader, opened.rules)
             for piece, segments in transcribe_pieces(
                 *pipeline, self.read(opened), config.batch_size, care=care, tongues=tongues
             ):
-                heard[piece.recording] += segments
+                segments_of[piece.recording] += segments
                 found[piece.recording] += 1
                 progress.advance(shown, piece.seconds)
-                while next_one < len(heard) and self.pieces.get(next_one) == found[next_one]:
-                    yield from self.finished(next_one, heard[next_one], tongues)
+                while next_one < len(segments_of) and self.pieces.get(next_one) == found[next_one]:
+                    yield from self.finished(next_one, segments_of[next_one], tongues)
                     next_one += 1
-            for number in range(next_one, len(heard)):
-                yield from self.finished(number, heard[number], tongues)
+            for number in range(next_one, len(segments_of)):
+                yield from self.finished(number, segments_of[number], tongues)
 
     def read(self, opened: Opened) -> Iterator[Piece]:
         """The pieces of all recordings that can be used; each is opened when its turn comes."""
@@ -188,22 +188,22 @@ class Task:
         if number in self.bad:
             return
         recording, language = self.recordings[number], None
-        if start := tongues.heard.get(number):
+        if start := tongues.detected.get(number):
             language = Language(tongues.code(start.language), start.probability)
             self.announce(recording, language, tongues, start.of_prompt)
         found = language if tongues.open else None
         yield number, Transcript(recording.id, self.seconds[number], tuple(segments), found)
 
-    def announce(self, recording: Utterance, heard: Language, tongues: Tongues, of_prompt: float) -> None:
+    def announce(self, recording: Utterance, detected: Language, tongues: Tongues, of_prompt: float) -> None:
         """Which language was found out, or that it is hardly the one that was given."""
-        title = f"{name_of(heard.code)}, probability {heard.probability:.2f}"
+        title = f"{name_of(detected.code)}, probability {detected.probability:.2f}"
         if tongues.open:
             say(f"language of {recording.id}: {title}")
-        elif isinstance(tongues.rules, Rules) and heard.probability >= SURE and of_prompt <= UNLIKELY:
+        elif isinstance(tongues.rules, Rules) and detected.probability >= SURE and of_prompt <= UNLIKELY:
             given = name_of(tongues.code(tongues.rules.prompt[1]))
             say(
                 f"warning: {recording.id} sounds like {title}, but is transcribed as {given}; "
-                f"give --language {heard.code}, or --language {AUTO}"
+                f"give --language {detected.code}, or --language {AUTO}"
             )
 
     def conclude(self, skip_bad: bool) -> None:

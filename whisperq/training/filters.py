@@ -58,7 +58,7 @@ class Filters:
         return numbers[~np.isin(numbers, list(unusable))] if unusable else numbers
 
     def _long(self, utterance: Utterance) -> bool:
-        """Whether the recording is as long as its list says. What cannot be opened is refused when it is heard."""
+        """Whether the recording exceeds the model's window. Unreadable audio is refused later, when it is loaded."""
         try:
             seconds = audio_seconds(utterance)
         except InputError:

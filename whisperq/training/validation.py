@@ -52,7 +52,7 @@ class Validation:
         runtime = output_of(student.config).pytorch(student, "float")
         batches = self.processes.batches(self.utterances, BATCH)
         for _ in range(0, len(self.utterances), BATCH * self.processes.world):
-            if self.processes.any(stopping()):  # by all after each batch: who waits at the end hears too late
+            if self.processes.any(stopping()):  # by all after each batch: at the end it would be too late
                 return None
             for _, batch in islice(batches, 1):
                 found = transcribe(runtime, self.loader, self.rules, batch, BATCH)

@@ -69,10 +69,10 @@ class Int8Ctc:
 
     def logits(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Each waveform (samples), float32, normalised -> (frames, vocabulary), float32."""
-        return [self._heard(waveform) for waveform in waveforms]
+        return [self._logits(waveform) for waveform in waveforms]
 
     @torch.inference_mode()
-    def _heard(self, waveform: Tensor) -> Tensor:
+    def _logits(self, waveform: Tensor) -> Tensor:
         if len(waveform) < shortest(self.config):
             return torch.empty(0, self.config.vocab_size, device=self.device)
         x = self.positions.add(self._projected(waveform.to(self.device, torch.float32)), self.kernels)
