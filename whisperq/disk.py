@@ -49,7 +49,7 @@ def replace(path: Path, text: str) -> None:
 
 @contextmanager
 def system_errors(place: Path) -> Iterator[None]:
-    """A full disk is an OSError that names the place, whoever noticed: libraries in Rust have classes of their own."""
+    """Context that makes errors of the disk OSErrors that name a path, also those that Rust libraries raise."""
     try:
         yield
     except WhisperqError:

@@ -87,7 +87,7 @@ class Prefix:
     def _replay(self, kept: Kept, stack: ExitStack) -> None:
         calls = count()
         module = self.modules[kept.stage]
-        # Before the hooks of whoever watches the stage's input: a grid is for what is put in, not for the zeros.
+        # Before hooks that watch the stage's input: their grid applies to the kept input, not to zeros.
         hook = module.register_forward_pre_hook(lambda _, args: (kept.inputs[next(calls)], *args[1:]), prepend=True)
         stack.callback(hook.remove)
         for stage in range(kept.stage):

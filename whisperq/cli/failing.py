@@ -58,7 +58,7 @@ def explained(error: Exception) -> None:
 
 
 def fail(message: str, code: int) -> None:
-    """One sentence on standard error, whichever process it befell."""
+    """Print one sentence on standard error, with the name of the process before it, and exit with `code`."""
     print(f"{speaker()}: {printable(' '.join(message.split()))}", file=sys.stderr)
     raise typer.Exit(code)
 

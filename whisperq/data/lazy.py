@@ -51,7 +51,7 @@ class Indexed(Lazy):
 
 
 class Chosen(Lazy):
-    """Some of a sequence."""
+    """The utterances of another sequence that have the numbers `numbers`."""
 
     def __init__(self, whole: Lazy, numbers: range) -> None:
         self.whole, self.numbers = whole, numbers

@@ -39,7 +39,7 @@ class Streamed(Lazy):
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def first_without_text(self) -> None:
-        """Found out when it is read."""
+        """None: whether an utterance lacks its text is found out when the stream is read."""
 
     def __len__(self) -> int:
         self._refuse()

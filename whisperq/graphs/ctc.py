@@ -3,7 +3,7 @@
 model    input_values (batch, samples), normalised as preprocessor_config.json says
          -> logits (batch, frames, vocabulary)
 
-There is no mask: utterances of one batch are of one length, and whoever has others runs each alone.
+There is no mask: utterances of one batch have one length; utterances of different lengths are run one by one.
 """
 
 from dataclasses import dataclass

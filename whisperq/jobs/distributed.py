@@ -112,7 +112,7 @@ def joined(device: str) -> Iterator[Processes]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        # Whoever erred says why; the others only notice that a connection is gone.
+        # The process that failed says why; the others only notice a lost connection.
         lost = True
         raise TrainingError("another process of this task ended or cannot be reached any more") from error
     finally:

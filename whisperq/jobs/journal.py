@@ -80,7 +80,7 @@ class Journal:
         replace(self.folder / SETTINGS, json.dumps(self.settings, indent=2) + "\n")
 
     def _read_settings(self) -> dict[str, Any] | None:
-        """None where there is nothing that they could decide about."""
+        """Settings of the journal that lies there; None where it has no lines. Raises InputError for a damaged file."""
         if not self.files():
             return None
         try:

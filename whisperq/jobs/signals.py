@@ -48,7 +48,7 @@ class Stopping:
 def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
     """Inside, the first TERM, HUP, USR1, USR2 or Ctrl-C only sets a flag, and so does the end of `max_seconds`.
 
-    Further ones change nothing, but a second Ctrl-C raises KeyboardInterrupt: whoever sits there means it.
+    Further ones change nothing, but a second Ctrl-C raises KeyboardInterrupt, since somebody at the keyboard insists.
     """
     stopping = Stopping(max_seconds)
 

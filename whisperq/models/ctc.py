@@ -71,7 +71,7 @@ class OwnTimeNorm(nn.GroupNorm):
 
 
 class SilentBatchNorm(nn.BatchNorm1d):
-    """A batch norm before the positional convolution, which shall find zeros behind an utterance."""
+    """A batch norm before the positional convolution, with zeros after the end of each utterance."""
 
     frames: Tensor | None = None  # (batch)
 

@@ -35,7 +35,7 @@ class Stored:
     """Tensors by parameter name; grids by weight and by site, none for a float model.
 
     weights: those that an integer product can take; grouped: those with several scales for an output, which sums of
-    integers cannot tell apart, so that they are floats to whoever computes with them.
+    integers cannot tell apart, so that they are used as floats.
     """
 
     folder: Path

@@ -144,7 +144,7 @@ def _draw(axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, seconds: fl
 
 
 def _image(axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, **look: Any) -> AxesImage:
-    """Where values share a printed dot, the largest is shown: their mean would hide a peak of few frames."""
+    """Draw the matrix; where values share a printed dot, the largest is shown: a mean would hide short peaks."""
     size = axes.get_position()
     down, across = _crowd(matrix.shape[0], size.height), _crowd(matrix.shape[1], size.width)
     shown = _peaks(_peaks(matrix, down, 0), across, 1)
@@ -169,7 +169,7 @@ def _peaks(matrix: np.ndarray, crowd: int, axis: int) -> np.ndarray:
 
 
 def _extent(axis: Axis, count: int) -> tuple[float, float]:
-    """Seconds, or positions whose centres are whole numbers."""
+    """Ends of an axis: seconds, or positions whose centres are whole numbers."""
     return (0, count * axis.step_seconds) if axis.step_seconds else (-0.5, count - 0.5)
 
 

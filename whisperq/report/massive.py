@@ -112,7 +112,7 @@ def _drawn(peak: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layers(axes: Axes, addresses: Sequence[str]) -> None:
-    """Every other layer shaded, its number on top."""
+    """Shade every other layer, and write the layers' numbers on top."""
     start = 0
     for number, (name, of) in enumerate(groupby(addresses, _layer)):
         count = len(list(of))
@@ -124,7 +124,7 @@ def _layers(axes: Axes, addresses: Sequence[str]) -> None:
 
 
 def _layer(address: str) -> str:
-    """enc.3.fc1 -> 3; of what stands around the blocks nothing."""
+    """Number of a site's layer: enc.3.fc1 -> 3; empty for sites outside of the blocks."""
     found = re.match(r"(?:enc|dec)\.(\d+)\.", address)
     return found[1] if found else ""
 

@@ -11,7 +11,7 @@ SHOWN = 8  # sites of a table; all are in the manifest
 
 
 def eased_tables(results: Quantized) -> list[Table]:
-    """None where nothing was searched or found."""
+    """Tables of scaled sites and of massive channels; empty where nothing was searched or found."""
     scaled, massive = results["scaled"], results["massive"]
     return [*([_scaled(scaled)] if scaled else []), *([_massive(massive, results)] if massive else [])]
 

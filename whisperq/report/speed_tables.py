@@ -55,13 +55,16 @@ def _speed(found: Mapping[int | None, tuple[Entry[Evaluation], float]], seed: in
 
 
 def rtfx(entry: Entry[Evaluation]) -> float:
-    """Over all sets together."""
+    """RTFx of an evaluation over all sets together."""
     sets = entry.results["sets"].values()
     return sum(r["audio_seconds"] for r in sets) / sum(r["wall_seconds"] for r in sets)
 
 
 def _resampled(entry: Entry[Evaluation], seed: int) -> np.ndarray | None:
-    """None where not every hypothesis has its time. Scaled, as several processes share a wall time."""
+    """RTFx of resampled utterances, (resamples,); None where not every hypothesis has its time.
+
+    Scaled to the evaluation's RTFx, since several processes share a wall time.
+    """
     try:
         files = sorted((entry.path / "hypotheses").glob("*.jsonl"))
         lines = [line for file in files for line in read_hypotheses(file)]

@@ -90,7 +90,7 @@ class Subjects:
                     yield Named(subject.model, (subject.seed, *_place(entry)), sha256, path), subject
 
     def of_input(self, entry: Entry, role: str = "model") -> Subject | None:
-        """None where nothing is left of the model to read its layers from."""
+        """The model that an entry's input names; None where no config.json is left to read its layers from."""
         found = self.gathered.input(entry, role)
         if found is not None:
             return self.of_model(found)

@@ -23,7 +23,7 @@ AnyRules = Rules | CtcRules
 
 
 @dataclass
-class Tongues:
+class Languages:
     """What is known of recordings' languages: each recording's first window with words."""
 
     rules: AnyRules
@@ -62,19 +62,19 @@ def transcribe_pieces(
     batch_size: int,
     watch: Stopwatch | None = None,
     care: Care = ONCE,
-    tongues: Tongues | None = None,
+    spoken: Languages | None = None,
 ) -> Iterator[tuple[Piece, list[Segment]]]:
     """What is said in each piece, in order; none where nothing is. Reads one piece more of `pieces` than a batch.
 
-    care: what is done beside decoding once; tongues: takes the languages that are found.
+    care: what is done beside decoding once; spoken: collects the languages that are detected.
     """
-    tongues = tongues or Tongues(rules, loader.codec)
-    listener = Listener(runtime, loader, rules, watch or Stopwatch(loader.device), care, tongues)
+    spoken = spoken or Languages(rules, loader.codec)
+    listener = Listener(runtime, loader, rules, watch or Stopwatch(loader.device), care, spoken)
     waiting: deque[Search] = deque()  # in order; finished ones stay until all before them are finished
     coming = Coming(iter(pieces), loader.extractor.sampling_rate)
     while True:
         batch = [search for search in waiting if search.open][:batch_size]
-        while len(batch) < batch_size and (search := coming.take(waiting, tongues)):
+        while len(batch) < batch_size and (search := coming.take(waiting, spoken)):
             waiting.append(search)
             if care.no_speech is not None and search.levels.silent:
                 search.open = False
@@ -97,13 +97,13 @@ class Coming:
     rate: int
     next: Piece | None = None
 
-    def take(self, waiting: Iterable[Search], tongues: Tongues) -> Search | None:
+    def take(self, waiting: Iterable[Search], spoken: Languages) -> Search | None:
         """The next one, but of a recording whose language is not known one at a time."""
         if self.next is None:
             self.next = next(self.pieces, None)
         if self.next is None:
             return None
-        if tongues.unknown(number := self.next.recording):
+        if spoken.unknown(number := self.next.recording):
             if any(one.open and one.piece.recording == number for one in waiting):
                 return None
         piece, self.next = self.next, next(self.pieces, None)  # who reads them knows now which was a recording's last
@@ -119,7 +119,7 @@ class Listener:
     rules: AnyRules
     watch: Stopwatch
     care: Care
-    tongues: Tongues
+    spoken: Languages
 
     def listen(self, batch: list[Search]) -> None:
         """One window of each."""
@@ -137,15 +137,15 @@ class Listener:
 
     def _rows(self, features: Any, windows: list[Piece]) -> list[list[int]]:
         """The tokens of each window; none where nobody said them."""
-        plain = not (self.care.wanted or self.tongues.open)
+        plain = not (self.care.wanted or self.spoken.open)
         if plain or not isinstance(self.rules, Rules) or isinstance(self.rules, BeamRules):
             return self.rules.read(self.runtime, features)
         codec = self.loader.codec
-        question = Question(codec.no_speech if self.care.no_speech is not None else None, self.tongues.question)
+        question = Question(codec.no_speech if self.care.no_speech is not None else None, self.spoken.question)
         decoding = Decoding(self.runtime, self.rules, codec.decode, self.care, question)
-        known = [self.tongues.token(window.recording) for window in windows]
+        known = [self.spoken.token(window.recording) for window in windows]
         found = decoding.windows(features, [window.samples for window in windows], known)
         for window, one in zip(windows, found, strict=True):
             if one.start.language is not None and one.ids and not self.care.silent(one):
-                self.tongues.detected.setdefault(window.recording, one.start)
+                self.spoken.detected.setdefault(window.recording, one.start)
         return [[] if self.care.silent(one) else one.ids for one in found]

@@ -117,7 +117,7 @@ class DevelopmentList:
 
 
 def development_list(data: CalibrationData, config: CalibrateConfig) -> DevelopmentList | None:
-    """None where stablequant is not asked for. Raises InputError where an utterance has no text."""
+    """The list that stablequant measures on; None without it. Raises InputError for an utterance without text."""
     if "stablequant" not in config.observer:
         return None
     group = read_all(data.development, config.skip_bad)

@@ -116,7 +116,7 @@ def agreed_scorer(both: Sequence[Evaluation], config: CompareConfig) -> str:
 
 
 def agreed_measure(name: str, both: Sequence[Evaluation], config: CompareConfig) -> str | None:
-    """None where nobody has chosen: then the references do. Raises UsageError."""
+    """wer or cer; None where neither side states one: then the references decide. Raises UsageError if they differ."""
     known = said(name, both, "measures")
     if not config.measure and len(known) > 1:
         raise UsageError(f"in {name} A and B were measured by WER and by CER; give --measure, by which both are now")

@@ -124,7 +124,7 @@ class Pupil:
 
 
 def teacher_cache(config: DistillConfig, teacher: str, dtype: torch.dtype) -> TeacherCache | None:
-    """None where none is wanted; teacher: its hash."""
+    """The cache of --teacher-cache, None without it; teacher: the hash of the teacher."""
     if config.teacher_cache is None:
         return None
     return TeacherCache(

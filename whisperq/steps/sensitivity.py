@@ -225,7 +225,7 @@ def keeping_line(quantized: artifact.Artifact[Quantized], floats: Path, out: Pat
 
 
 def calibration_words(named: Mapping[str, str], run: Path | None) -> list[str]:
-    """None for the one that quantize takes anyway; that of a run folder that moved is beside the model."""
+    """The words --calibration PATH; none for quantize's default. In a run folder that moved it is beside the model."""
     beside = run / "calibration" if run else Path(named["path"])
     there = artifact.is_artifact(beside) and file_sha256(beside / artifact.MANIFEST) == named["sha256"]
     place = beside if there else Path(named["path"])

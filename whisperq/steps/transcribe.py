@@ -23,7 +23,7 @@ from whisperq.results.transcripts import STDIN, named_once, output_files
 from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.fallback import Care
 from whisperq.runtime.interruptible import Stoppable, Stopped
-from whisperq.runtime.long_form import AnyRules, Tongues, transcribe_pieces
+from whisperq.runtime.long_form import AnyRules, Languages, transcribe_pieces
 from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.padding import again_in_full
 from whisperq.settings import Context
@@ -150,23 +150,23 @@ class Task:
     ) -> Iterator[tuple[int, Transcript]]:
         """Number and transcript of each usable recording, once all of it is transcribed. `seconds`: of all audio."""
         care = Care(config.temperature_fallback, config.no_speech_threshold, context.seed)
-        tongues = Tongues(opened.rules, opened.loader.codec, asked=True)
+        spoken = Languages(opened.rules, opened.loader.codec, asked=True)
         segments_of: list[list[Segment]] = [[] for _ in self.recordings]
         found, next_one = [0] * len(segments_of), 0
         with bar() as progress:
             shown = progress.add_task("transcribe", total=round(seconds), unit="s of audio")
             pipeline = (opened.runtime, opened.loader, opened.rules)
             for piece, segments in transcribe_pieces(
-                *pipeline, self.read(opened), config.batch_size, care=care, tongues=tongues
+                *pipeline, self.read(opened), config.batch_size, care=care, spoken=spoken
             ):
                 segments_of[piece.recording] += segments
                 found[piece.recording] += 1
                 progress.advance(shown, piece.seconds)
                 while next_one < len(segments_of) and self.pieces.get(next_one) == found[next_one]:
-                    yield from self.finished(next_one, segments_of[next_one], tongues)
+                    yield from self.finished(next_one, segments_of[next_one], spoken)
                     next_one += 1
             for number in range(next_one, len(segments_of)):
-                yield from self.finished(number, segments_of[number], tongues)
+                yield from self.finished(number, segments_of[number], spoken)
 
     def read(self, opened: Opened) -> Iterator[Piece]:
         """The pieces of all recordings that can be used; each is opened when its turn comes."""
@@ -184,23 +184,23 @@ class Task:
                 self.leave_out(number, error)
             self.pieces[number] = count
 
-    def finished(self, number: int, segments: list[Segment], tongues: Tongues) -> Iterator[tuple[int, Transcript]]:
+    def finished(self, number: int, segments: list[Segment], spoken: Languages) -> Iterator[tuple[int, Transcript]]:
         if number in self.bad:
             return
         recording, language = self.recordings[number], None
-        if start := tongues.detected.get(number):
-            language = Language(tongues.code(start.language), start.probability)
-            self.announce(recording, language, tongues, start.of_prompt)
-        found = language if tongues.open else None
+        if start := spoken.detected.get(number):
+            language = Language(spoken.code(start.language), start.probability)
+            self.announce(recording, language, spoken, start.of_prompt)
+        found = language if spoken.open else None
         yield number, Transcript(recording.id, self.seconds[number], tuple(segments), found)
 
-    def announce(self, recording: Utterance, detected: Language, tongues: Tongues, of_prompt: float) -> None:
+    def announce(self, recording: Utterance, detected: Language, spoken: Languages, of_prompt: float) -> None:
         """Which language was found out, or that it is hardly the one that was given."""
         title = f"{name_of(detected.code)}, probability {detected.probability:.2f}"
-        if tongues.open:
+        if spoken.open:
             say(f"language of {recording.id}: {title}")
-        elif isinstance(tongues.rules, Rules) and detected.probability >= SURE and of_prompt <= UNLIKELY:
-            given = name_of(tongues.code(tongues.rules.prompt[1]))
+        elif isinstance(spoken.rules, Rules) and detected.probability >= SURE and of_prompt <= UNLIKELY:
+            given = name_of(spoken.code(spoken.rules.prompt[1]))
             say(
                 f"warning: {recording.id} sounds like {title}, but is transcribed as {given}; "
                 f"give --language {detected.code}, or --language {AUTO}"

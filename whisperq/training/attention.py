@@ -42,7 +42,7 @@ _loaded: list[ctypes.CDLL | None] = []
 
 
 def _kernels() -> ctypes.CDLL | None:
-    """None where none can be compiled, and on CPUs with AMX, whose tiles PyTorch's own attention uses well."""
+    """The C++ kernels; None where none can be compiled, and with AMX, which PyTorch's own attention uses well."""
     if not _loaded:
         try:
             found = library()

@@ -128,7 +128,7 @@ def sensitive_choice(
 
 
 def added_up(costs: Iterable[Cost], weights: MixedWeights) -> np.ndarray:
-    """(layers, widths), over all batches, in their order whoever measured what: sums of floats hang on it."""
+    """Costs (layers, widths) over all batches, summed in a fixed order, since float sums depend on the order."""
     rows: dict[str, list[list[float]]] = {}
     for cost in sorted(costs, key=lambda cost: cost.batch):
         rows.setdefault(cost.address, []).append(cost.kl)

@@ -162,7 +162,7 @@ class Checkpoints:
         return self.folder / f"best-{step:08d}.safetensors"
 
     def clear_half_written(self) -> None:
-        """What a killed process or a full disk left: of a large student gigabytes."""
+        """Delete incomplete checkpoints of a killed process or a full disk, which can be gigabytes."""
         for path in self.folder.glob(".*.partial"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in self.folder.glob("step-*"):

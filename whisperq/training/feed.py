@@ -119,7 +119,7 @@ class Feed:
         return self.group.utterances[number]
 
     def _draw(self, position: Position | None, numbers: range, share: Share) -> Iterator[Drawn]:
-        """Every process draws the whole effective batch and keeps its share."""
+        """Windows of each step; every process draws the whole effective batch and keeps its share."""
         reading = Reading(self.chapters, self.loader.codec, position)
         for number in numbers:
             jobs = []
@@ -135,7 +135,7 @@ class Feed:
     def _made(
         self, steps: Iterator[Drawn], build: Build, collator: Collator, share: Share
     ) -> Iterator[tuple[TrainingStep, set[str]]]:
-        """Each step, with the origins of what was unusable in it."""
+        """Training steps with decoded batches, each with the origins of its unusable utterances."""
         collator.enter_thread()
         begun: deque[Drawn] = deque()  # drawn, and its windows not all there
 
@@ -164,7 +164,7 @@ class Feed:
         )
 
     def _counted(self, steps: Iterator[tuple[TrainingStep, set[str]]]) -> Iterator[TrainingStep]:
-        """Each with the time that it was waited for; what was skipped in it counts from now on."""
+        """The steps with the seconds spent waiting for each; adds what they skipped to the loader's count."""
         began = time.perf_counter()
         for step, skipped in steps:
             self.loader.skipped |= skipped

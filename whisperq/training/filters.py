@@ -15,7 +15,7 @@ TOO_LONG = "longer than the window"
 
 
 class Filters:
-    """What the settings leave out, and how often it was for which reason."""
+    """Filters of training utterances, and how many each has dropped, by reason."""
 
     def __init__(self, loader: Loader, config: TrainingConfig) -> None:
         self.loader, self.config = loader, config

@@ -113,11 +113,11 @@ class Learner:
         )
 
     def _trained(self) -> dict[str, nn.Parameter]:
-        """What the optimiser changes, by name."""
+        """Parameters that are trained, by name."""
         return {name: p for name, p in self.student.named_parameters() if p.requires_grad}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """The optimiser's; `factor` is what multiplies the learning rate."""
+        """Parameter groups of the optimiser; `factor` multiplies the learning rate."""
         return [{"params": [*self.trained.values()], "factor": 1.0, "weight_decay": self.config.weight_decay}]
 
     def _clipped(self) -> list[nn.Parameter]:
@@ -125,10 +125,10 @@ class Learner:
         return [*self.trained.values()]
 
     def _before(self, number: int) -> None:
-        """What is to be done to the student before its forward pass."""
+        """Hook that may change the student before its forward pass."""
 
     def _after_backward(self, number: int) -> dict[str, float]:
-        """What is to be done to the gradients; figures for the log."""
+        """Hook that may change the gradients; returns figures for the log."""
         return {}
 
     def may_be_result(self, step: int) -> bool:

@@ -56,7 +56,7 @@ class TeacherCache:
             raise UsageError(f"--teacher-cache {folder} cannot be used: {error.strerror or error}") from error
 
     def get(self, window: str) -> Tensor | None:
-        """None where the window has no entry, or a broken one."""
+        """The hidden states kept for a window; None where it has no entry or a damaged one."""
         try:
             content = self._path(window).read_bytes()
             if content[:DIGEST].decode("ascii") != bytes_sha256(content[DIGEST:]):
@@ -66,7 +66,7 @@ class TeacherCache:
             return None
 
     def put(self, window: str, hidden: Tensor) -> None:
-        """Where there is no room, or the disk takes no more, nothing is kept."""
+        """Keep a window's hidden states; does nothing where the cache or the disk is full."""
         body = save({"hidden": hidden.contiguous()})
         content = bytes_sha256(body).encode("ascii") + body
         path = self._path(window)

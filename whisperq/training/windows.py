@@ -17,7 +17,7 @@ Member = int | Utterance  # a number in the training data, or the utterance itse
 
 @dataclass(frozen=True)
 class Job:
-    """What shall share a window; timed: its label has Whisper's times."""
+    """Utterances to join in one window; timed: its label has Whisper's times."""
 
     members: tuple[Member, ...]
     timed: bool

@@ -25,7 +25,7 @@ from whisperq.errors import TrainingError, WhisperqError
 # What a cluster sends to all of a job's processes is for the one that can save its work.
 NOT_FOR_US = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 AHEAD = 4  # jobs made before they are asked for, for each process
-PATIENCE = 5.0  # seconds for the last job when all shall end
+PATIENCE = 5.0  # seconds that the last job may take when workers are to end
 
 
 @contextmanager

@@ -122,7 +122,7 @@ AnyCodes = Any
 
 
 class Kernels(Protocol):
-    """Where a grid is given, the result is its codes, uint8; else float32."""
+    """Kernels between products; results are codes, uint8, where a grid is given, else float32."""
 
     def layer_norm(self, x: Tensor, norm: Norm, grid: AnyGrid, gelu: bool = False) -> AnyCodes:
         """x (rows, width), float32; gelu: of the norm."""

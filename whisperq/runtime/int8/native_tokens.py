@@ -128,7 +128,7 @@ class NativeDynamicMatmul(DynamicMatmul):
         return result
 
     def _finish(self, x: TokenCodes, kind: int, result: int | None, stride: int, tokens: _Tokens) -> None:
-        """Some rows after the others, into the memory at `result` or into `tokens`."""
+        """Multiply and finish ROWS rows at a time, into the memory at `result` or into `tokens`."""
         for first in range(0, len(x), ROWS):
             sums = self._sums(x.codes[first : first + ROWS]).float()
             start = rows_address(sums, torch.float32, len(sums), self._outputs)
