@@ -159,7 +159,7 @@ def called(command: Command, given: Mapping[str, Any]) -> Artifact | str:
 
 
 def as_input(flag: InputFlag, value: Any) -> Any:
-    """What the flag of that name would hold: text as a shell gives it, or data that need not be read out of text."""
+    """A Python argument as the flag's value: text as a shell gives it, or data that needs no parsing."""
     if not flag.many:
         return as_path(flag, value)
     if flag.name == "test" and isinstance(value, Mapping):  # as in whisperq.yaml: by name

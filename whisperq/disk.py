@@ -20,7 +20,7 @@ def is_pointer(start: bytes) -> bool:
 
 
 def hub_cache() -> Path:
-    """Where huggingface_hub keeps what it fetched."""
+    """The cache folder of huggingface_hub."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 

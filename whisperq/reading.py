@@ -126,7 +126,7 @@ def _load(path: Path, kind: str | None, verify: bool) -> Artifact[Any]:
 
 
 def _this_version(manifest: Any, place: str) -> None:
-    """What this version can judge: of a newer one's manifest the schema alone."""
+    """Check a manifest; of a newer version's only the schema and kind. Raises Wrong."""
     record({"schema": count(1)})(manifest, place)
     (manifests.manifest if manifest["schema"] <= SCHEMA else record({"kind": text}))(manifest, place)
 

@@ -52,7 +52,7 @@ class Common(Settings):
 
 @dataclass(frozen=True)
 class Context:
-    """What every step is told beside its own settings."""
+    """Settings that every step gets beside its own."""
 
     device: str = "auto"
     dtype: str = "auto"

@@ -82,5 +82,5 @@ def _of_this_process(handle: Callable[[int], None]) -> Handler:
 
 
 def speaker() -> str:
-    """Who speaks on standard error: of several processes each has its number."""
+    """Name of this process on standard error, with its rank where there are several."""
     return "whisperq" if (rank := os.environ.get("RANK", "0")) == "0" else f"whisperq, process {rank}"

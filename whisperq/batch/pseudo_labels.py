@@ -23,7 +23,7 @@ UNREADABLE, TOO_LONG, UNFINISHED = "unreadable", "longer than the window", "unfi
 
 @dataclass(frozen=True)
 class Label:
-    """What became of an utterance: a text, or why there is none.
+    """Result of one utterance: a text, or why there is none.
 
     avg_logprob: as in openai/whisper, the sum of the natural log-probabilities of the tokens and of the end, after
     suppression, over their number.

@@ -78,7 +78,10 @@ class Development:
     def answering(
         self, utterances: Sequence[Utterance], size: int, book: TrialJournal, say: Callable[[str], None]
     ) -> Iterator[Ask]:
-        """What answers the search: from the book, else measured by all processes, each a share of the batches."""
+        """Context that gives the function which answers the search.
+
+        It takes trials from the journal, or measures them with all processes, each on a share of the batches.
+        """
         if self.processes.main:
             book.prepare()
         known = self.processes.gather(book.trials() if self.processes.main else None)[0]
@@ -103,7 +106,7 @@ class Development:
     def measure(
         self, trials: Sequence[Trial], before: Mapping[str, RangeEnds], number: int, part: Sequence[Utterance]
     ) -> list[Sums]:
-        """What batch `number` adds to the figures of each trial; all trials are of one layer."""
+        """Contribution of batch `number` to the figures of each trial; all trials are of one layer."""
         if self.metric == "wer":
             return [self._word_errors(trial, before, number, part) for trial in trials]
         if (batch := self.opened.loader.labelled(part)) is None:

@@ -91,7 +91,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def state(what: Source | Path | str) -> tuple[str, bool]:
-    """How an input is there, and whether it is not."""
+    """How an input was found, in words, and whether it is missing."""
     name = what.title if isinstance(what, Source) else str(what)
     place = Path(name)
     if name == STDIN:

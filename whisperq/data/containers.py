@@ -154,7 +154,7 @@ FINDERS: dict[bytes, Callable[[Readable, int], Promise | None]] = {
 
 
 def _chunk(file: Readable, size: int, place: int, order: str, name: bytes) -> tuple[int, int] | None:
-    """Where a chunk of that name begins, and the length that it states."""
+    """Byte where the chunk of that name begins, and the length that it states."""
     for _ in range(CHUNKS):
         head = _at(file, place, 8)
         if len(head) < 8:

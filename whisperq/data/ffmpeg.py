@@ -37,7 +37,7 @@ TOLD_TO_STOP = 255  # ffmpeg's exit code after a signal
 
 
 def kind_of(start: bytes) -> str | None:
-    """What a file is of which these are the first bytes; None where libsndfile is to say."""
+    """Format of a file with these first bytes, if ffmpeg reads it; None for files left to libsndfile."""
     return next((name for place, magic, name in SIGNATURES if start[place:].startswith(magic)), None)
 
 

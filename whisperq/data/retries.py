@@ -44,7 +44,7 @@ def _said(error: OSError | MemoryError) -> str:
 
 
 class Readable(Protocol):
-    """What is asked of an open file."""
+    """The methods that an open file must have."""
 
     def read(self, count: int, /) -> bytes: ...
     def seek(self, offset: int, whence: int = 0, /) -> int: ...

@@ -39,7 +39,7 @@ DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class Table:
-    """How a source's lines become utterances."""
+    """Turns the lines of a source into utterances."""
 
     def __init__(self, path: Path, source: Source) -> None:
         self.file = TableFile(path)

@@ -27,7 +27,7 @@ Counts = Callable[[Sequence[int]], Mapping[str, tuple[int, ...]]]  # samples -> 
 
 @dataclass(frozen=True)
 class WaveformExtractor:
-    """What a feature extractor's settings come to."""
+    """Settings of a waveform model's feature extractor."""
 
     sampling_rate: int
     normalized: bool
@@ -55,7 +55,7 @@ class Waveforms:
         return (places < torch.tensor(self.counts, device=self.values.device)[:, None]).long()
 
     def rows(self) -> list[Tensor]:
-        """Each utterance's own samples."""
+        """Samples of each utterance, without padding."""
         return [row[:n] for row, n in zip(self.values, self.counts, strict=True)]
 
 

@@ -32,7 +32,7 @@ class Student(TypedDict):
 
 
 class LastStep(TypedDict, total=False):
-    """What the log says of it; losses in nats per token."""
+    """Log of a training's last step; losses in nats per token."""
 
     step: float | None
     loss: float | None
@@ -45,7 +45,7 @@ class LastStep(TypedDict, total=False):
 
 
 class Trained(TypedDict):
-    """How any training went."""
+    """Results that every training has."""
 
     best_step: int  # of the weights that were kept
     steps: int
@@ -107,7 +107,7 @@ class Massive(TypedDict, total=False):
 
 
 class Eased(TypedDict, total=False):
-    """What was done about outliers before grids were laid over them."""
+    """What was done about outliers before quantization: smoothing, scaling, and massive channels on 16 bits."""
 
     smooth: Annotated[Literal["auto", "none"] | float | None, Missing(None)]  # auto, or SmoothQuant's alpha
     smoothed: Annotated[list[str], Missing([])]  # sites

@@ -25,7 +25,7 @@ PLAIN: dict[Any, Check] = {str: text, bool: switch, int: count(), float: number(
 
 @dataclass(frozen=True, eq=False)
 class Missing:
-    """What a key stands for that is not there."""
+    """The value that a missing key stands for."""
 
     stands_for: Any
 

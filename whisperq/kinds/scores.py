@@ -75,7 +75,7 @@ class Characters(TypedDict):
 
 
 class ScoredSetResults(Rule, WordCounts, Characters):
-    """What scoring a set gives."""
+    """Results of scoring one set."""
 
     wer_interval_95: MaybeEnds
     normalizer_version: Annotated[int, Missing(1)]

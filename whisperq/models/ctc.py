@@ -93,7 +93,7 @@ else:
 
 
 class _Ours(Network):
-    """What is changed of either network."""
+    """Changes to both networks: named attention sites, and norms that leave padding out."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         config._attn_implementation = ATTENTION

@@ -98,7 +98,7 @@ def range_weight_qparams(low: Tensor, high: Tensor, bits: int, symmetric: bool) 
 def by_group(
     find: Callable[..., QParams], weight: Tensor, bits: int, *, symmetric: bool, channel_dims: int, group: int
 ) -> QParams:
-    """What `find` makes of groups that are channels of their own; the last is filled up with zeros, as in any range."""
+    """Grid by groups: `find` sees each group as a channel; zeros, which are in any range, fill up the last one."""
     if group < 1:
         raise ValueError(f"a group has one value or more, not {group}")
     rows = weight.flatten(channel_dims)

@@ -188,6 +188,6 @@ def _is_float(system: System) -> bool:
 
 
 def _but_precision(system: System) -> tuple:
-    """What a quantized system shares with its float one: what beams or another device change is none of its costs."""
+    """Key that a quantized system shares with its float one; beams and device belong to it, so they add no costs."""
     model = system.model
     return model.origin, model.depth, model.gate, system.settings, system.device

@@ -101,7 +101,7 @@ class Rate:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Nothing is below zero, as far as seeds may spread."""
+        """95 % interval of the rate; its lower end is never below zero."""
         low, high = interval_95(self.resampled)
         return max(0.0, low), high
 

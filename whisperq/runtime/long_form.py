@@ -64,9 +64,9 @@ def transcribe_pieces(
     care: Care = ONCE,
     spoken: Languages | None = None,
 ) -> Iterator[tuple[Piece, list[Segment]]]:
-    """What is said in each piece, in order; none where nothing is. Reads one piece more of `pieces` than a batch.
+    """Transcribe pieces: each with its segments, in order; none in silence. Reads one piece more than a batch ahead.
 
-    care: what is done beside decoding once; spoken: collects the languages that are detected.
+    care: fallbacks of decoding; spoken: collects the languages that are detected.
     """
     spoken = spoken or Languages(rules, loader.codec)
     listener = Listener(runtime, loader, rules, watch or Stopwatch(loader.device), care, spoken)

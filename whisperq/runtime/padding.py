@@ -57,20 +57,20 @@ def speech_frames(features: Tensor) -> list[int]:
 def rows_of(frames: int, tail: float, window: int) -> int:
     """How many rows are computed for so many frames before the padding; tail in seconds, window in rows.
 
-    All where nothing sounds: what is kept lies behind sound.
+    All rows where there is no sound, since the kept state is that of padding after sound.
     """
     needed = -(-frames // 2) + round(tail * ROWS_PER_SECOND)
     return min(window, -(-needed // STEP) * STEP) if frames else window
 
 
 def noise(rate: int) -> np.ndarray:
-    """What sounds before the padding that is kept, (samples,): the same on every machine."""
+    """Noise in front of the padding whose state is kept, (samples,): the same on every machine."""
     drawn = np.random.RandomState(0).standard_normal(round(NOISE_SECONDS * rate))
     return (NOISE * drawn).astype(np.float32)
 
 
 def groups(rows: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-    """Each number of rows with the utterances that have it: those are computed together."""
+    """Each number of rows with the utterances that have it, which are computed together."""
     for count in sorted(set(rows)):
         yield count, [i for i, own in enumerate(rows) if own == count]
 
@@ -129,7 +129,7 @@ class Short:
 
 
 def strange(ids: Sequence[int], seconds: float) -> bool:
-    """Whether these tokens are hardly what was said in so many seconds of speech."""
+    """Whether these tokens are implausible for so many seconds of speech: none, too many, or a loop."""
     expected = TOKENS + TOKENS_PER_SECOND * seconds
     return not ids or len(ids) > TOO_MANY * expected or find_loop([str(i) for i in ids], []) is not None
 
@@ -140,9 +140,9 @@ def guarded(
     read: Callable[[Tensor, Sequence[int]], list[Found]],
     text: Callable[[Found], list[int]],
 ) -> list[Found]:
-    """What `read` finds in features (batch, mel bins, frames), in full again where its tokens, `text`, are doubtful.
+    """Results of `read` on features (batch, mel bins, frames), with padding computed where their tokens are doubtful.
 
-    read: takes features and which utterances of the batch they are.
+    read: takes features and which utterances of the batch they are; text: gives the tokens of a result.
     """
     found = read(features, range(len(features)))
     if (doubtful := getattr(runtime, "doubtful", None)) is None:
@@ -155,10 +155,10 @@ def guarded(
 
 
 def left_out_padding(runtime: Any) -> LeftOutPadding:
-    """What results say of it: nothing where padding was computed."""
+    """The results' entry on padding that was left out; empty where it was computed."""
     return {"tail_seconds": runtime.tail} if hasattr(runtime, "tail") else {}
 
 
 def again_in_full(runtime: Any) -> int:
-    """How many windows were decoded again; none by a runtime that computes padding."""
+    """How many windows were decoded again in full; 0 with a runtime that computes padding."""
     return getattr(runtime, "again", 0)

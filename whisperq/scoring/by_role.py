@@ -54,7 +54,7 @@ class SiteStatistics:
 
 
 def summarize_roles(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What `summarize` says, for each role over the sites that have rows of it."""
+    """Role -> `summarize` over the sites that have rows of it."""
     roles = dict.fromkeys(role for site in sites.values() for role in site["roles"])
     return {r: summarize({a: site["roles"][r] for a, site in sites.items() if r in site["roles"]}) for r in roles}
 

@@ -46,7 +46,7 @@ class Pairs:
 
     @property
     def difference(self) -> float:
-        """How much more often it happened to the second, a fraction of all."""
+        """How much more often the event happened to the second system, as a fraction of all."""
         return (self.second - self.first) / self.total
 
     @property

@@ -109,7 +109,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class DevelopmentList:
-    """What stablequant measures on."""
+    """The development list that stablequant measures on."""
 
     reference: dict[str, str]
     utterances: Sequence[Utterance]

@@ -94,7 +94,7 @@ def agreed_normalizer(name: str, both: Sequence[Evaluation], config: CompareConf
 
 
 def said(name: str, both: Sequence[Evaluation], what: str) -> set[str]:
-    """What A and B say of how a set was scored."""
+    """The values of the field `what` of a set in evaluations A and B, where they have one."""
     own = [name if name in e.files else next(iter(e.files)) for e in both]  # a pair of single sets has two names
     return {getattr(e, what)[n] for e, n in zip(both, own, strict=True) if n in getattr(e, what)}
 

@@ -84,7 +84,7 @@ def warn_of_another_teacher(student: Path, sha256: str) -> None:
 
 
 class Pupil:
-    """What is trained, with what, and how it is judged."""
+    """Student, teacher, training data and validation of one distillation."""
 
     def __init__(
         self,

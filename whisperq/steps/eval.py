@@ -51,7 +51,7 @@ from whisperq.settings import Context
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the artifact will lie, and what decides its figures."""
+    """Path of the artifact, and the settings that decide its figures."""
 
     out: Path
     scorer: str
@@ -103,7 +103,7 @@ def eval(
 
 
 def summary(opened: Opened, costs: Sequence[tuple[float, float]]) -> Execution:
-    """What ran, and how much of it in integers; costs: of each process the warm-up's seconds and the peak memory."""
+    """Runtime and products of an evaluation; costs: warm-up seconds and peak memory (GiB) of each process."""
     products = opened.runtime.products()
     return {
         "integer_products": len(products.integer),
@@ -216,7 +216,7 @@ def write(one: TestSet, book: HypothesisBook, opened: Opened, sealed: Destinatio
 
 
 def unusable(one: TestSet, book: HypothesisBook) -> list[str]:
-    """Where a set's lines and recordings are that could not be used."""
+    """Origins of a set's lines and recordings that could not be used."""
     done = book.transcribed(one.name)
     return [*one.read.skipped, *(u.origin for n, u in enumerate(one.utterances) if done[n].text is None)]
 

@@ -229,7 +229,7 @@ def together(parts: Sequence[WordErrors]) -> WordErrors:
 
 
 def left_out(labels: Mapping[int, Label], bad: int) -> Unlabelled:
-    """How many utterances have no label, and why; bad: lines that could not even be read."""
+    """Counts of utterances without a label, by reason; bad: number of unreadable lines."""
     reasons = Counter(label.left_out for label in labels.values())
     if found := [f"{reasons[why]:,} {why}" for why in (TOO_LONG, UNFINISHED) if reasons[why]]:
         say(f"left out: {', '.join(found)}")

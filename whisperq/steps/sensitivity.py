@@ -106,7 +106,7 @@ def check_pair(quantized: artifact.Artifact[Quantized], floats: Mapping[str, str
 
 @dataclass
 class Measure:
-    """What is measured of one state of the model."""
+    """Measurements of one state of the model."""
 
     distortion: Distortion = field(default_factory=Distortion)
     references: list[str] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Measure:
 
 
 def states(parts: Mapping[str, Part]) -> list[str]:
-    """Neighbours differ in few weights: float, each part alone, all, all but each part."""
+    """States to measure: float, each part alone, all, all but each part. Neighbours differ in few weights."""
     return [NOTHING, *(f"alone {n}" for n in parts), EVERYTHING, *(f"all but {n}" for n in parts)]
 
 
@@ -193,7 +193,7 @@ def describe(parts: Mapping[str, Part], entries: Mapping[str, State]) -> Costs:
 
 
 def summary(report: Costs, parts: Mapping[str, Part], worst: int) -> CostSummary:
-    """What is worth a table; `worst` parts are named as quantize's --exclude takes them.
+    """Summary for the results; the `worst` parts are named as quantize's --exclude takes them.
 
     None of a mixed-precision model, which quantize cannot make.
     """

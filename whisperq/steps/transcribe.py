@@ -195,7 +195,7 @@ class Task:
         yield number, Transcript(recording.id, self.seconds[number], tuple(segments), found)
 
     def announce(self, recording: Utterance, detected: Language, spoken: Languages, of_prompt: float) -> None:
-        """Which language was found out, or that it is hardly the one that was given."""
+        """Announce the detected language, or warn where it is hardly the one that was given."""
         title = f"{name_of(detected.code)}, probability {detected.probability:.2f}"
         if spoken.open:
             say(f"language of {recording.id}: {title}")

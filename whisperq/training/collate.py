@@ -53,7 +53,7 @@ class Collator:
         return replace(batch, digests=tuple(digest(window, self.front_end) for _, window in used))
 
     def _silence(self) -> Batch:
-        """What keeps processes in step where nothing is usable: a window that teaches nothing."""
+        """A batch of one silent window without labels, so that processes stay in step where nothing is usable."""
         codec = self.loader.codec
         tokens = codec.pad([codec.encode("")])
         silent = replace(tokens, labels=torch.full_like(tokens.labels, IGNORED))

@@ -63,7 +63,7 @@ class Matmul(Protocol):
 
 
 class Finished:
-    """What else a product does, made of its call."""
+    """Base of products: `add` and `gelu` in terms of the call."""
 
     def __call__(self, x: AnyCodes, dtype: torch.dtype = torch.float32) -> Tensor:
         raise NotImplementedError

@@ -28,7 +28,7 @@ def weight_of(codes: Tensor | None, correction: Tensor, scale: Tensor, bias: Ten
 
 
 def result_address(result: Tensor, kind: int, rows: int, outputs: int) -> int:
-    """Where a product of this kind goes. Raises ValueError."""
+    """Address of a product's result, whose number format `kind` decides. Raises ValueError for another tensor."""
     dtype = {HALVES: torch.bfloat16, GELU_CODES: torch.uint8}.get(kind, torch.float32)
     return address(result, dtype, rows, outputs)
 

@@ -117,7 +117,7 @@ class NativeDynamicMatmul(DynamicMatmul):
         return result
 
     def _into(self, x: TokenCodes, result: Tensor, kind: int) -> Tensor:
-        """What fills `result` (rows, outputs), whose rows may lie further apart."""
+        """Compute the product into `result` (rows, outputs), whose rows may lie further apart."""
         if len(x) > self._few:
             dtype = torch.bfloat16 if kind == HALVES else torch.float32
             start = rows_address(result, dtype, len(x), self._outputs)

@@ -24,7 +24,7 @@ from whisperq.runtime.padding import groups
 
 @dataclass
 class State:
-    """What decoding one batch has gathered."""
+    """Caches of one batch's decoding: cross-attention, and the decoder's own."""
 
     cross: list[Cache]
     own: list[Cache]

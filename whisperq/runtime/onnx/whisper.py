@@ -55,7 +55,7 @@ def run_whisper(engine: Engine, paths: Mapping[str, Path], config: PreTrainedCon
 
 @dataclass
 class DecoderState:
-    """What a step hands to the next, as the engine's own values."""
+    """State between decoding steps, as the engine's own values."""
 
     encoded: Any  # (batch, frames, d_model)
     batch: int
