@@ -108,7 +108,7 @@ def function(command: Command) -> Callable[..., None]:
 
 
 def execute(command: Command, flags: dict[str, Any]) -> None:
-    """One call, one print."""
+    """Run a command with its flags, and print its result, or its plan under --dry-run."""
     with reported():
         flags = todays_settings(command.name, flags)
         common = Common(**{f.name: flags[f.name] for f in fields(Common) if flags[f.name] is not None})

@@ -59,7 +59,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be said of one command."""
+    """What --dry-run tells of one command: settings, what it would read, and what it would write."""
 
     command: str
     settings: dict[str, Setting]
@@ -70,7 +70,7 @@ class Plan:
         return json.dumps({"dry_run": True, **asdict(self)})
 
     def check(self) -> None:
-        """Raises what would stop the real run."""
+        """Raises InputError for a missing input, UsageError for a refused output: what would stop the real run."""
         if missing := next((r for r in self.reads if r.missing), None):
             raise InputError(f"this would stop: {missing.role} {missing.what} is {missing.state}")
         if refused := next((w for w in self.writes if w.refused), None):

@@ -61,7 +61,7 @@ def converted(audio: str | bytes, kind: str, where: str) -> BinaryIO:
 
 @contextmanager
 def _named(audio: str | bytes) -> Iterator[str]:
-    """A path at which it is."""
+    """Context that gives a path to the audio; bytes are written to a temporary file."""
     if isinstance(audio, str):
         yield audio
         return

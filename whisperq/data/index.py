@@ -59,7 +59,7 @@ TYPES |= {"speaker": "i", "label_wer": "f", "text_bytes": "i"}
 
 
 class GrowingIndex:
-    """An index in the making."""
+    """An index to which utterances are added one by one."""
 
     def __init__(self) -> None:
         self.columns: dict[str, array[Any]] = {name: array(code) for name, code in TYPES.items()}
@@ -73,7 +73,7 @@ class GrowingIndex:
     def add(
         self, where: tuple[int, int, int, int], utterance: Utterance, duration: float | None, label_wer: float | None
     ) -> None:
-        """where: place, length, line and check."""
+        """Add an utterance; where: its place, length, line and check, as in `Index`."""
         speaker = utterance.speaker
         text = utterance.text
         values = (

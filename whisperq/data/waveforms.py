@@ -61,7 +61,7 @@ class Waveforms:
 
 @dataclass(frozen=True)
 class WaveformBatch(Batch):
-    """features are Waveforms."""
+    """A batch whose features are `Waveforms`."""
 
     counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 

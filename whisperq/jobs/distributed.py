@@ -81,7 +81,7 @@ class Processes:
         return sealed
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Barrier: wait until all processes have called it."""
         if self.world > 1:
             dist.barrier(group=self.control)
 

@@ -10,7 +10,7 @@ from whisperq.schema import count
 
 
 class Rates(TypedDict, total=False):
-    """Two of them, as the rule's measure is."""
+    """Error rates of A and B: WER or CER, as the measure of the rule says."""
 
     wer_a: float
     wer_b: float

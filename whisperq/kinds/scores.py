@@ -27,7 +27,7 @@ class Looping(TypedDict):
 
 
 class Confusions(TypedDict):
-    """The most frequent ones, with how often."""
+    """The most frequent confusions of words, with how often each happened."""
 
     substitutions: list[tuple[str, str, int]]
     deletions: list[tuple[str, int]]
@@ -96,7 +96,7 @@ class Times(TypedDict, total=False):
 
 
 class SetScores(ScoredSetResults, Times):
-    """A test set."""
+    """Results of an evaluation on one test set."""
 
     group: Annotated[str | None, Missing(None)]
     skipped: NotRequired[int]  # lines and recordings that could not be used
@@ -104,7 +104,7 @@ class SetScores(ScoredSetResults, Times):
 
 
 class Means(TypedDict):
-    """Unweighted, over some sets."""
+    """Unweighted means over some sets."""
 
     sets: list[str]
     mean_wer: float | None
@@ -112,7 +112,7 @@ class Means(TypedDict):
 
 
 class Average(Rule, Means):
-    """Over all sets under one rule."""
+    """Means over all sets that are measured under one rule, and over each group of them."""
 
     groups: dict[str, Means]
 

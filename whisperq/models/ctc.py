@@ -181,7 +181,7 @@ def frame_counts(config: PreTrainedConfig, samples: Sequence[int]) -> dict[str, 
 
 
 def shortest(config: PreTrainedConfig) -> int:
-    """Samples that make one frame."""
+    """Least number of samples that make one frame."""
     count = 1
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         count = (count - 1) * stride + kernel

@@ -75,7 +75,7 @@ def _read_parts(folder: Path, extractor: Any, tokenizer: Any, family: str) -> tu
 
 
 def read_whisper(folder: Path) -> WhisperProcessor:
-    """Raises InputError."""
+    """The processor of a Whisper folder. Raises InputError where it has no usable one."""
     extractor, tokenizer = _read_parts(folder, WhisperFeatureExtractor, WhisperTokenizer, "Whisper")
     if "<|startoftranscript|>" not in tokenizer.get_vocab():  # without its files, an empty one is made up
         raise InputError(f"{folder} lacks a usable Whisper tokenizer: it does not know <|startoftranscript|>")
@@ -84,7 +84,7 @@ def read_whisper(folder: Path) -> WhisperProcessor:
 
 
 def read_ctc(folder: Path) -> Wav2Vec2Processor:
-    """Raises InputError."""
+    """The processor of a CTC folder. Raises InputError where it has no usable one."""
     return Wav2Vec2Processor(*_read_parts(folder, Wav2Vec2FeatureExtractor, Wav2Vec2CTCTokenizer, "CTC"))
 
 

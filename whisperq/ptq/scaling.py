@@ -90,7 +90,7 @@ def with_margin(site: str, estimate: Estimate) -> Estimate:
 
 
 def widened(site: str, ends: RangeEnds) -> RangeEnds:
-    """The decoder's with TOKEN_MARGIN."""
+    """Ends of a site's range, widened by TOKEN_MARGIN in the decoder."""
     factor = TOKEN_MARGIN if site.startswith("dec.") else 1.0
     return factor * ends[0], factor * ends[1]
 

@@ -63,7 +63,7 @@ class Histogram:
         self.counts += other._counts_at(self.exponent, self.first)
 
     def require_values(self) -> None:
-        """Raises ValueError for an empty one."""
+        """Raises ValueError where the histogram is empty."""
         if self.total == 0:
             raise ValueError("the histogram is empty: nothing was observed")
 

@@ -83,7 +83,7 @@ def range_figure(block: str, models: Mapping[str, Spans]) -> Figure:
 
 
 def _bars(axes: Axes, mine: Mapping[int, Span], number: int, count: int) -> None:
-    """The models of a layer beside each other."""
+    """Draw the bars of model `number` of `count`, beside those of the others in each layer."""
     width = 0.8 / count
     at = [layer + (number - (count - 1) / 2) * width for layer in mine]
     some, colour = list(mine.values()), MODEL_COLOURS[number % len(MODEL_COLOURS)]

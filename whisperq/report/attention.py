@@ -157,7 +157,7 @@ def _image(axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, **look: An
 
 
 def _crowd(count: int, inches: float) -> int:
-    """How many positions share one dot."""
+    """How many positions share one printed dot."""
     return int(np.ceil(count / (inches * DPI)))
 
 
@@ -183,7 +183,7 @@ def _write_tokens(axis: TickAxis, labels: tuple[str, ...], inches: float, **text
 
 
 def _visible(token: str) -> str:
-    """Shortened where it is long."""
+    """The token as it is shown, shortened where it is long."""
     return shorten(visible(token), LONGEST_TOKEN)
 
 
@@ -203,7 +203,7 @@ def _inches(axis: Axis, count: int, small: bool = False) -> float:
 
 
 def _roles(picture: AttentionPicture) -> tuple[Axis, Axis]:
-    """Queries' and keys' axes, named as such."""
+    """The axes of queries and keys, labelled as such."""
     queries, keys = picture.queries, picture.keys
     return replace(queries, name=f"query: {queries.name}"), replace(keys, name=f"key: {keys.name}")
 

@@ -63,7 +63,7 @@ def _parts(sites: Sites) -> dict[str, dict[str, Mapping[str, Any]]]:
 
 
 def _by_role(site: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The largest peak of each role."""
+    """Role -> its largest peak."""
     return {peak["role"]: peak for peak in reversed(site["peaks"])}
 
 

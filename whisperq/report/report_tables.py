@@ -124,7 +124,7 @@ def _html_cell(cell: Cell, broken: Broken) -> str:
 
 
 def link(entry: Entry, text: str) -> str:
-    """`text` is HTML."""
+    """Link to an entry's place in the lineage; `text` is HTML already."""
     return f'<a href="#{entry.anchor}" title="{html(entry.name)}">{text}</a>'
 
 

@@ -69,7 +69,7 @@ def megabytes(size: int) -> str:
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """Each table below its title."""
+    """Tables as Markdown, each below its title."""
     return "\n".join(_markdown(one) for one in tables)
 
 

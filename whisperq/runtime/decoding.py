@@ -30,7 +30,7 @@ class Rules:
     languages: tuple[int, ...] = ()  # the prompt's second token is the likeliest of these; none: it is known
 
     def read(self, runtime: Runtime, features: Tensor) -> list[list[int]]:
-        """Each utterance's tokens."""
+        """Tokens of each utterance."""
         return guarded(runtime, features, lambda some, _: greedy(runtime, some, self), self.words)
 
     def words(self, tokens: list[int]) -> list[int]:

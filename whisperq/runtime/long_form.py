@@ -122,7 +122,7 @@ class Listener:
     spoken: Languages
 
     def listen(self, batch: list[Search]) -> None:
-        """One window of each."""
+        """Transcribe the next window of each piece."""
         windows = [search.window for search in batch]
         with self.watch.timing("features"):
             features = self.loader.features([window.samples for window in windows])

@@ -101,7 +101,7 @@ class Short:
 
     @cached_property
     def kept(self) -> Any:
-        """Made when it is first needed."""
+        """The state over padding, computed when it is first needed."""
         return self.runtime.keep(self.padding())
 
     def doubtful(self, features: Tensor, texts: Sequence[Sequence[int]]) -> list[int]:
@@ -120,7 +120,7 @@ class Short:
 
     @contextmanager
     def in_full(self) -> Iterator[None]:
-        """Inside, padding is computed."""
+        """Context in which padding is computed."""
         self._full = True
         try:
             yield

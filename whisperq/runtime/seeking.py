@@ -39,7 +39,7 @@ class Search:
 
     @cached_property
     def sounds(self) -> list[tuple[float, float]]:
-        """Seconds into the piece."""
+        """Start and end of each sound, in seconds into the piece."""
         return [(a / self.rate, b / self.rate) for a, b in self.levels.sounds()]
 
     @property

@@ -79,5 +79,5 @@ def largest_values(sites: Mapping[str, Mapping[str, Any]], rows: int) -> Massive
 
 
 def _first(peaks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The largest massive one, or the largest."""
+    """The largest massive peak or, where none is massive, the largest peak; `peaks` are sorted."""
     return next((peak for peak in peaks if peak["massive"]), peaks[0])

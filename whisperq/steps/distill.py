@@ -96,7 +96,7 @@ class Pupil:
         processes: Processes,
         taught_by: str,
     ) -> None:
-        """taught_by: the teacher's hash."""
+        """data: training lists, validation lists, and normaliser; taught_by: the teacher's hash."""
         device = compute_device(context.device)
         if device == "cpu":
             keep_freed_memory()

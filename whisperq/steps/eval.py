@@ -155,7 +155,7 @@ class Listening:
                     raise Interrupted(f"told to stop: {self.left:,} utterances are left, which the same command does")
 
     def transcribe_loaded(self, name: str, loaded: Loaded, warm_up: bool) -> list[Transcribed]:
-        """Raises Stopped."""
+        """Transcribe one batch, twice for the warm-up. Raises Stopped."""
         if warm_up:
             began = perf_counter()
             transcribe_loaded(self.opened, name, loaded, self.size)

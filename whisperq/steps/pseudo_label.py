@@ -222,7 +222,7 @@ def audio_file(audio: str | bytes, number: int, folder: Path, final: Path) -> st
 
 
 def together(parts: Sequence[WordErrors]) -> WordErrors:
-    """The counts of all labels."""
+    """The sum of several word error counts."""
     names = [field.name for field in fields(WordErrors) if field.name != "per_utterance"]
     counts = {name: sum(getattr(part, name) for part in parts) for name in names}
     return WordErrors(**counts, per_utterance=tuple(pair for part in parts for pair in part.per_utterance))

@@ -35,14 +35,14 @@ TENSORS = ("student", "optimizer")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete one on disk."""
+    """A complete checkpoint on disk."""
 
     path: Path
     progress: Progress
     identity: Identity
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """student and optimizer, by name."""
+        """Tensors of student and optimizer, by file and name."""
         return {name: load_file(self.path / f"{name}.safetensors") for name in TENSORS}
 
 

@@ -224,7 +224,7 @@ def channel_codes(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def gate_values(gate: GateLogits, heads: Heads) -> Tensor:
-    """(rows, heads, 1 or head_dim), float32."""
+    """Values of the gate, (rows, heads, 1 or head_dim), float32."""
     return (torch.sigmoid(gate.logits.float()) * gate.factor).unflatten(1, (heads.count, -1))
 
 

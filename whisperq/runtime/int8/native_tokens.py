@@ -63,7 +63,7 @@ class TokenKernels(NativeKernels):
         return result
 
     def quantize(self, x: Tensor, grid: AnyGrid, gelu: bool = False) -> AnyCodes:
-        """gelu: of its GELU, for a TokenGrid."""
+        """Codes of x on the grid; gelu: codes of GELU(x), for a TokenGrid."""
         if not isinstance(grid, TokenGrid):
             return super().quantize(x, grid)
         x = x.contiguous()
