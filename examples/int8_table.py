@@ -14,7 +14,7 @@ from whisperq.scoring.normalizers import get_normalizer
 
 COLUMNS = ("model", "MB float -> INT8", "words", "WER % float", "WER % INT8", "equal texts", "RTFx float -> INT8")
 NOTE = (
-    "A smoke check on {count} synthesised sentences that calibration has not heard: it shows that the model works.\n"
+    "A smoke check on {count} synthesised sentences that calibration has not used: it shows that the model works.\n"
     "How good it is, your own recordings tell: whisperq eval --test NAME=LIST"
 )
 
@@ -23,8 +23,8 @@ def manifest(folder: Path) -> dict:
     return json.loads((folder / "manifest.json").read_text())
 
 
-def heard(evaluation: Path) -> list[str]:
-    """What was heard, words alone: neither case nor punctuation."""
+def hypotheses(evaluation: Path) -> list[str]:
+    """Words of all hypotheses, without case and punctuation."""
     normalize = get_normalizer("basic")
     lines = (evaluation / "hypotheses" / "check.jsonl").read_text().splitlines()
     return [normalize(json.loads(line)["pred_text"]) for line in lines]
@@ -35,7 +35,7 @@ def row(run: Path) -> list[str]:
     size, name = quantized["results"], Path(quantized["inputs"]["model"]["path"]).name
     places = [run / "eval" / kind for kind in ("float", "int8")]
     results = [manifest(place)["results"]["sets"]["check"] for place in places]
-    pairs = list(zip(*map(heard, places), strict=True))
+    pairs = list(zip(*map(hypotheses, places), strict=True))
     return [
         name,
         f"{size['float_bytes'] / 1e6:.1f} -> {size['bytes'] / 1e6:.1f}",
@@ -55,7 +55,7 @@ def main() -> None:
     console = Console(width=130)
     console.print()
     console.print(table)
-    count = len(heard(run / "eval" / "int8"))
+    count = len(hypotheses(run / "eval" / "int8"))
     console.print(NOTE.format(count=count), highlight=False)
 
 

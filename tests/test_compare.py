@@ -37,7 +37,7 @@ def spoiled(generator: np.random.Generator, text: str, rate: float) -> str:
 
 
 def system(path: Path, rate: float, seed: int = 1, count: int = 60, **known: Callable[[int], str]) -> Path:
-    """A hypotheses file; every system hears the same references."""
+    """A hypotheses file; every system has the same references."""
     texts, noise = np.random.default_rng(0), np.random.default_rng(seed)
     lines = []
     for i in range(count):
@@ -66,8 +66,8 @@ def simulated(generator: np.random.Generator, blocks: int) -> tuple[list[tuple[i
     for block in range(blocks):
         rate, extra = generator.beta(2, 18), generator.uniform(0, 0.04)
         references = [" ".join(generator.choice(WORDS, 12)) for _ in range(3)]
-        heard = [[spoiled(generator, text, r) for text in references] for r in (rate, rate + extra)]
-        counted = [count_errors(references, texts, get_normalizer("none")).per_utterance for texts in heard]
+        hypotheses = [[spoiled(generator, text, r) for text in references] for r in (rate, rate + extra)]
+        counted = [count_errors(references, texts, get_normalizer("none")).per_utterance for texts in hypotheses]
         errors += [(a, b) for (a, _), (b, _) in zip(*counted, strict=True)]
         words += [12] * 3
         owners += [block] * 3
@@ -145,8 +145,8 @@ def test_as_many_words_as_it_says_would_tell() -> None:
 
 def test_without_spaces_characters_are_compared(here: Path, invoke: Invoke) -> None:
     reference = "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u6211\u4eec\u53bb\u516c"
-    heard = {"a": reference, "b": reference.replace("\u516c", "\u82b1")}
-    for name, text in heard.items():
+    hypotheses = {"a": reference, "b": reference.replace("\u516c", "\u82b1")}
+    for name, text in hypotheses.items():
         write_lines(here / f"{name}.jsonl", [{"id": str(i), "text": reference, "pred_text": text} for i in range(30)])
     found = compared(invoke, "a.jsonl", "b.jsonl", "--out", "c")["sets"]["a"]
     assert (found["measure"], found["cer_a"], found["cer_b"]) == ("cer", 0, pytest.approx(0.1))
@@ -288,8 +288,8 @@ def test_differences_without_spread_have_no_p_value() -> None:
 def test_what_changed_most_is_shown_side_by_side(here: Path, invoke: Invoke) -> None:
     texts = ["one two three four", "five six", "seven eight nine"]
     a, b = ["one two three four", "five", "seven ate nine"], ["won too three for", "five six", "seven ate nine ten"]
-    for name, heard in (("a", a), ("b", b)):
-        pairs = zip(texts, heard, strict=True)
+    for name, hypotheses in (("a", a), ("b", b)):
+        pairs = zip(texts, hypotheses, strict=True)
         write_lines(here / f"{name}.jsonl", [{"id": t[:3], "text": t, "pred_text": h} for t, h in pairs])
     compared(invoke, "a.jsonl", "b.jsonl", "--out", "c", "--changed", "2")
     text = (here / "c" / "changed" / "a.txt").read_text()

@@ -74,7 +74,7 @@ def test_from_calibration_to_word_error_rates(calibrated, noises, invoke):
     assert letters[0] and abs(len(letters[0]) - len(letters[1])) < 0.3 * len(letters[0])
 
 
-def test_an_utterance_is_heard_alike_in_any_batch(calibrated, noises, invoke):
+def test_an_utterance_is_transcribed_alike_in_any_batch(calibrated, noises, invoke):
     texts = []
     for size in (1, 7):
         out = f"by{size}"

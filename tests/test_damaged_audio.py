@@ -159,23 +159,23 @@ def two(left: np.ndarray, right: np.ndarray, subtype: str = "PCM_16") -> bytes:
 
 @pytest.mark.parametrize("gain, offset", [(1.0, 0.0), (0.9, 0.0), (1.1, 0.0), (1.0, 0.05)])
 @pytest.mark.parametrize("read", ["utterance", "recording"])
-def test_channels_that_cancel_are_heard_by_the_louder_one(gain, offset, read):
+def test_of_channels_that_cancel_the_louder_one_is_used(gain, offset, read):
     voice = 0.5 * tone(440, 1.0)
     channels = two(voice + offset, offset - gain * voice)
     with pytest.warns(UserWarning, match=r"line 3.*its channels cancel each other.*channel [12] alone"):
         if read == "utterance":
-            heard = load_audio(utterance(channels), RATE)
+            samples = load_audio(utterance(channels), RATE)
         else:
             with Recording(utterance(channels), RATE) as recording:
-                heard = recording.window(0, RATE)
-    assert rms(heard - offset) == pytest.approx(max(1.0, gain) * rms(voice), rel=1e-3)
+                samples = recording.window(0, RATE)
+    assert rms(samples - offset) == pytest.approx(max(1.0, gain) * rms(voice), rel=1e-3)
 
 
 def test_channels_that_lose_less_are_mixed_as_ever(recwarn):
     voice, other = tone(440, 1.0), 0.5 * np.random.default_rng(0).uniform(-1, 1, RATE)
     for left, right in ((voice, other), (voice, 0 * voice), (voice, -0.5 * voice), (0 * voice, 0 * voice)):
-        heard = load_audio(utterance(two(left, right, "FLOAT")), RATE)
-        np.testing.assert_allclose(heard, (left + right) / 2, atol=1e-6)
+        samples = load_audio(utterance(two(left, right, "FLOAT")), RATE)
+        np.testing.assert_allclose(samples, (left + right) / 2, atol=1e-6)
     assert not recwarn.list
 
 
@@ -184,8 +184,8 @@ def test_integers_written_as_floats_are_scaled_back(bits, peak):
     """As numpy's `astype(float32)` leaves them."""
     audio = encoded(peak / 0.4 * tone(440, 1.0), subtype="FLOAT")
     with pytest.warns(UserWarning, match=f"line 3.*taken for integers of {bits} bits"):
-        heard = load_audio(utterance(audio), RATE)
-    assert np.abs(heard).max() == pytest.approx(peak / 2 ** (bits - 1), rel=1e-3)
+        samples = load_audio(utterance(audio), RATE)
+    assert np.abs(samples).max() == pytest.approx(peak / 2 ** (bits - 1), rel=1e-3)
 
 
 @pytest.mark.parametrize("peak", [1e11, 1e30, 3e38])
@@ -199,8 +199,8 @@ def test_samples_that_are_no_sound_are_refused(peak, subtype):
 def test_floats_somewhat_over_full_scale_are_left_alone():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        heard = load_audio(utterance(encoded(10 * tone(440, 1.0), subtype="FLOAT")), RATE)
-    assert np.abs(heard).max() == pytest.approx(4.0, rel=1e-3)
+        samples = load_audio(utterance(encoded(10 * tone(440, 1.0), subtype="FLOAT")), RATE)
+    assert np.abs(samples).max() == pytest.approx(4.0, rel=1e-3)
 
 
 def test_commands_refuse_what_is_cut_off(tmp_path, invoke):

@@ -48,7 +48,7 @@ def test_two_processes_train_as_one(folder):
         assert (ours[name] - tensor).abs().max() < 1e-3, name
 
 
-def test_one_process_hears_a_signal_and_both_stop_and_go_on(folder):
+def test_one_process_receives_a_signal_and_both_stop_and_go_on(folder):
     jobs = pair(folder, "distill", "--max-steps", "500", "--eval-every", "500")
     log = folder / "run" / "checkpoints" / "metrics.jsonl"
     jobs[0].until(lambda: log.exists() and log.read_text().count("\n") > 3)

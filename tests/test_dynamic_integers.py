@@ -206,7 +206,7 @@ def test_speech_encoders_with_a_ctc_head(variant, portable, tmp_path, monkeypatc
         monkeypatch.setattr(dynamic, "has_onednn", lambda device: False)
         request.getfixturevalue("no_compiler")
     folder = quantized_ctc(float_folder(tmp_path / "model", variant), activation_ranges="dynamic")
-    heard = waveforms()
-    found, expected = Int8Ctc.load(folder, "cpu", "float32").logits(heard), emulated_logits(folder, heard)
+    recordings = waveforms()
+    found, expected = Int8Ctc.load(folder, "cpu", "float32").logits(recordings), emulated_logits(folder, recordings)
     apart = sorted(difference([a], [b]) for a, b in zip(found, expected, strict=True))
     assert apart[len(apart) // 2] < 1e-3 and apart[-1] < 6e-2  # one code on a tie moves an utterance by percents

@@ -25,7 +25,7 @@ def evaluate(invoke: Invoke, teacher: Path, *arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
-def heard(folder: Path, name: str = "digits") -> list[dict]:
+def hypotheses(folder: Path, name: str = "digits") -> list[dict]:
     lines = [json.loads(line) for line in (folder / "hypotheses" / f"{name}.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "time"} for line in lines]
 
@@ -37,7 +37,7 @@ def test_eval_writes_what_score_writes(workspace: Path, teacher: Path, invoke: I
     again = json.loads(done.stdout)
     alike = FILES - {"results.json", "results.md"}
     assert {n: made["files"][n] for n in alike} == {n: again["files"][n] for n in alike}
-    assert heard(workspace / "e") == heard(workspace / "s")
+    assert hypotheses(workspace / "e") == hypotheses(workspace / "s")
     figures, scored = made["results"]["sets"]["digits"], again["results"]["sets"]["digits"]
     assert {key: figures[key] for key in scored} == scored
     assert made["results"]["averages"] == again["results"]["averages"]
@@ -50,7 +50,7 @@ def test_lines_keep_the_lists_order_and_say_who_speaks(workspace: Path, teacher:
     cut = [{**lines[0], "id": "late", "offset": 0.5, "duration": 0.5}]
     write_lines(workspace / "some.jsonl", [*cut, *lines])
     evaluate(invoke, teacher, "--test", "some=some.jsonl", "--out", "e")
-    found = heard(workspace / "e", "some")
+    found = hypotheses(workspace / "e", "some")
     assert [line["id"] for line in found] == ["late", *(line["id"] for line in lines)]
     assert [line["speaker"] for line in found] == [line["speaker"] for line in [*cut, *lines]]
     assert [line.get("offset") for line in found] == [0.5, *[None] * 8]
@@ -79,38 +79,38 @@ class Killed(BaseException):
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch):
-    """batches.heard: what was heard so far; batches.last: the process dies after so many of them."""
+    """batches.done: the batches transcribed so far; batches.last: the process dies after so many of them."""
     real = step.transcribe_loaded
 
     class Batches:
-        heard: list[tuple[int, ...]] = []
+        done: list[tuple[int, ...]] = []
         last: int | None = None
 
     def transcribe_loaded(opened, name, loaded, size):
-        if Batches.last is not None and len(Batches.heard) == Batches.last:
+        if Batches.last is not None and len(Batches.done) == Batches.last:
             raise Killed
-        Batches.heard.append(loaded[0])
+        Batches.done.append(loaded[0])
         return real(opened, name, loaded, size)
 
-    Batches.heard = []
+    Batches.done = []
     monkeypatch.setattr(step, "transcribe_loaded", transcribe_loaded)
     return Batches
 
 
 def test_a_killed_evaluation_goes_on_by_utterance(workspace, teacher, invoke, batches) -> None:
     evaluate(invoke, teacher, "--out", "whole")
-    warm_up, *whole = batches.heard
+    warm_up, *whole = batches.done
     assert warm_up == whole[0] and sorted(n for batch in whole for n in batch) == list(range(8))
-    batches.heard, batches.last = [], 3  # warming up, and two of three batches
+    batches.done, batches.last = [], 3  # warming up, and two of three batches
     with pytest.raises(Killed):
         invoke("eval", "--model", teacher, "--batch-size", "3", "--out", "e")
     assert not (workspace / "e").exists() and (workspace / "e-partial").is_dir()
     lines = workspace / "e-partial" / "heard-0.jsonl"
     lines.write_bytes(lines.read_bytes()[:-5])  # the last line is torn
-    batches.heard, batches.last = [], None
+    batches.done, batches.last = [], None
     evaluate(invoke, teacher, "--out", "e")
-    assert batches.heard == [whole[1], whole[1], whole[2]]  # warming up, and the batch with the torn line anew
-    assert heard(workspace / "e") == heard(workspace / "whole")
+    assert batches.done == [whole[1], whole[1], whole[2]]  # warming up, and the batch with the torn line anew
+    assert hypotheses(workspace / "e") == hypotheses(workspace / "whole")
     assert not (workspace / "e-partial").exists()
 
 
@@ -123,7 +123,7 @@ def test_another_evaluations_leftovers_are_not_mixed_in(workspace, teacher, invo
     done = invoke(*command, "--limit", "4")
     assert done.exit_code == 2 and "unfinished hypotheses of another command (it differs in limit)" in done.stderr
     assert invoke(*command, "--limit", "4", "--force").exit_code == 0
-    assert len(heard(workspace / "e")) == 4 and not (workspace / "e-partial").exists()
+    assert len(hypotheses(workspace / "e")) == 4 and not (workspace / "e-partial").exists()
 
 
 def test_being_told_to_stop_is_75(workspace, teacher, invoke, monkeypatch) -> None:
@@ -221,4 +221,5 @@ def test_a_signal_stops_at_the_next_token(workspace: Path, teacher: Path, invoke
     assert "SIGINT: stopping" in capfd.readouterr().err
     assert invoke("eval", "--model", teacher, "--batch-size", "3", "--out", "e").exit_code == 0
     whole = evaluate(invoke, teacher, "--out", "w")
-    assert heard(workspace / "e") == heard(workspace / "w") and whole["results"]["sets"]["digits"]["utterances"] == 8
+    assert hypotheses(workspace / "e") == hypotheses(workspace / "w")
+    assert whole["results"]["sets"]["digits"]["utterances"] == 8

@@ -48,11 +48,11 @@ def folder(model_folder) -> Path:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_float_graphs_compute_transformers_logits(variant, tmp_path):
-    out, heard = exported(float_folder(tmp_path / "model", variant)), waveforms()
+    out, recordings = exported(float_folder(tmp_path / "model", variant)), waveforms()
     with torch.inference_mode():
-        expected = [stock_model(variant)(x[None]).logits[0] for x in heard]
+        expected = [stock_model(variant)(x[None]).logits[0] for x in recordings]
     for name in ENGINES:
-        for found, theirs in zip(opened(out, name).logits(heard), expected, strict=True):
+        for found, theirs in zip(opened(out, name).logits(recordings), expected, strict=True):
             torch.testing.assert_close(found, theirs, atol=1e-4, rtol=1e-4)
 
 
@@ -60,14 +60,14 @@ def test_weights_as_older_checkpoints_name_them(tmp_path):
     """g and v of the positional convolution's weight norm: `weight_g`, `weight_v`."""
     from safetensors.torch import load_file, save_file
 
-    folder, heard = float_folder(tmp_path / "model", "wav2vec2-base"), waveforms()
+    folder, recordings = float_folder(tmp_path / "model", "wav2vec2-base"), waveforms()
     tensors, new = load_file(folder / "model.safetensors"), ".parametrizations.weight.original"
     renamed = {n.replace(f"{new}0", ".weight_g").replace(f"{new}1", ".weight_v"): t for n, t in tensors.items()}
     assert renamed.keys() != tensors.keys()
     save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
     with torch.inference_mode():
-        expected = [stock_model("wav2vec2-base")(x[None]).logits[0] for x in heard]
-    for found, theirs in zip(opened(exported(folder), "onnx").logits(heard), expected, strict=True):
+        expected = [stock_model("wav2vec2-base")(x[None]).logits[0] for x in recordings]
+    for found, theirs in zip(opened(exported(folder), "onnx").logits(recordings), expected, strict=True):
         torch.testing.assert_close(found, theirs, atol=1e-4, rtol=1e-4)
 
 
@@ -87,10 +87,10 @@ QUANTIZED = [
 def test_quantized_graphs_compute_the_emulated_logits(options, tmp_path):
     options = {"variant": "wav2vec2-base", "changes": {}} | options
     source = float_folder(tmp_path / "model", options.pop("variant"), **options.pop("changes"))
-    folder, heard = quantized_folder(source, **options), waveforms()
-    expected, out = emulated_logits(folder, heard), exported(folder)
+    folder, recordings = quantized_folder(source, **options), waveforms()
+    expected, out = emulated_logits(folder, recordings), exported(folder)
     for name in ENGINES:
-        found = opened(out, name).logits(heard)
+        found = opened(out, name).logits(recordings)
         # A code on a tie moves the logits of one utterance by percents; a wrong grid would move those of all.
         apart = sorted(difference([a], [b]) for a, b in zip(found, expected, strict=True))
         assert apart[1] < 1e-3 and apart[-1] < 6e-2, name
@@ -100,17 +100,17 @@ def test_the_graph_is_optimums(folder):
     path = folder / "onnx" / "model.onnx"
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (heard,), (logits,) = session.get_inputs(), session.get_outputs()
-    assert (heard.name, heard.type, heard.shape) == ("input_values", "tensor(float)", ["batch_size", "sequence_length"])
+    (taken,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.type, taken.shape) == ("input_values", "tensor(float)", ["batch_size", "sequence_length"])
     assert (logits.name, logits.shape) == ("logits", ["batch_size", "frames", SIZES["vocab_size"]])
     assert [p.name for p in (folder / "onnx").iterdir()] == ["model.onnx"]
 
 
 def test_a_batch_of_one_length_is_each_utterance_alone(folder):
     session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
-    heard = waveforms((4000, 4000))
-    (together,) = session.run(None, {"input_values": torch.stack(heard).numpy()})
-    alone = opened(folder, "onnx").logits(heard)
+    recordings = waveforms((4000, 4000))
+    (together,) = session.run(None, {"input_values": torch.stack(recordings).numpy()})
+    alone = opened(folder, "onnx").logits(recordings)
     np.testing.assert_allclose(together, torch.stack(alone).numpy(), atol=1e-4)
 
 
@@ -162,9 +162,9 @@ def test_an_output_keeps_its_name_where_a_bias_of_zeros_falls_away(name, tmp_pat
 
 
 def test_openvinos_bf16_stays_near(folder, model_folder):
-    heard = waveforms()
-    found = opened(folder, "openvino", "bfloat16").logits(heard)
-    assert difference(found, emulated_logits(model_folder, heard)) < 8e-2
+    recordings = waveforms()
+    found = opened(folder, "openvino", "bfloat16").logits(recordings)
+    assert difference(found, emulated_logits(model_folder, recordings)) < 8e-2
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -187,10 +187,10 @@ def test_another_activation_function_is_refused(tmp_path):
 
 def test_relu_is_exported(tmp_path):
     changes = {"hidden_act": "relu", "feat_extract_activation": "relu"}
-    out, heard = exported(float_folder(tmp_path / "model", "wav2vec2-base", **changes)), waveforms()
+    out, recordings = exported(float_folder(tmp_path / "model", "wav2vec2-base", **changes)), waveforms()
     with torch.inference_mode():
-        expected = stock_model("wav2vec2-base", **changes)(heard[0][None]).logits[0]
-    torch.testing.assert_close(opened(out, "onnx").logits(heard)[0], expected, atol=1e-4, rtol=1e-4)
+        expected = stock_model("wav2vec2-base", **changes)(recordings[0][None]).logits[0]
+    torch.testing.assert_close(opened(out, "onnx").logits(recordings)[0], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_folder_without_its_graph_is_no_exported_model(tmp_path):

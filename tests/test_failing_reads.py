@@ -102,12 +102,12 @@ def test_what_fails_now_and_then_is_read_in_the_end(monkeypatch, path, where, fa
 @pytest.mark.parametrize("where", WHERE)
 def test_what_fails_for_good_is_an_error_of_its_own(monkeypatch, path, where, fault, waits):
     fail(monkeypatch, where, lambda call: True, fault)
-    for heard in (audio_seconds, lambda u: load_audio(u, RATE), lambda u: Recording(u, RATE)):
+    for reader in (audio_seconds, lambda u: load_audio(u, RATE), lambda u: Recording(u, RATE)):
         waits.clear()
         with pytest.raises(
             ReadError, match=r"line 3: the audio file .*a\.wav could not be read|the file .*a\.wav could"
         ):
-            heard(utterance(path))
+            reader(utterance(path))
         assert waits == ([] if isinstance(fault, PermissionError) else list(patience.WAITS))
 
 

@@ -118,36 +118,36 @@ def test_beams_and_ctc_have_no_temperature():
 def test_a_prompt_in_two_parts_is_the_prompt():
     """Logits after it, and no-speech's probability where openai/whisper reads it: after the first token."""
     model = gated_model(seed=2)
-    runtime, heard, rules = PyTorchRuntime(model), features(3), Rules(PROMPT, END, 20)
-    whole = start(runtime, runtime.encode(heard), rules, heard)
-    parts = start(runtime, runtime.encode(heard), rules, heard, Question(no_speech=5))
+    runtime, inputs, rules = PyTorchRuntime(model), features(3), Rules(PROMPT, END, 20)
+    whole = start(runtime, runtime.encode(inputs), rules, inputs)
+    parts = start(runtime, runtime.encode(inputs), rules, inputs, Question(no_speech=5))
     torch.testing.assert_close(parts.logits, whole.logits, atol=1e-4, rtol=1e-4)
     with torch.no_grad():
-        first = model(input_features=heard, decoder_input_ids=torch.full((3, 1), PROMPT[0])).logits[:, 0]
+        first = model(input_features=inputs, decoder_input_ids=torch.full((3, 1), PROMPT[0])).logits[:, 0]
     torch.testing.assert_close(parts.no_speech, first.softmax(-1)[:, 5], atol=1e-5, rtol=1e-4)
 
 
 def test_each_row_has_its_own_language():
     """Some tokens stand for languages; each recording is decoded as if its likeliest had been given."""
     model = gated_model(seed=3)
-    runtime, heard = PyTorchRuntime(model), features(6)
+    runtime, inputs = PyTorchRuntime(model), features(6)
     with torch.no_grad():
-        first = model(input_features=heard, decoder_input_ids=torch.full((6, 1), PROMPT[0])).logits[:, 0]
+        first = model(input_features=inputs, decoder_input_ids=torch.full((6, 1), PROMPT[0])).logits[:, 0]
     pairs = ((i, j) for i in range(40) for j in range(i))
     languages = next(pair for pair in pairs if len(set(first[:, pair].argmax(-1).tolist())) > 1)
     rules = Rules(PROMPT, END, 12, languages=languages)
     likeliest = [languages[i] for i in first[:, languages].argmax(-1).tolist()]
     assert len(set(likeliest)) > 1
     prompts = [(PROMPT[0], token, *PROMPT[2:]) for token in likeliest]
-    expected = [greedy(runtime, x[None], Rules(p, END, 12))[0] for x, p in zip(heard, prompts, strict=True)]
-    assert greedy(runtime, heard, rules) == expected
-    found = write(runtime, heard, rules)
+    expected = [greedy(runtime, x[None], Rules(p, END, 12))[0] for x, p in zip(inputs, prompts, strict=True)]
+    assert greedy(runtime, inputs, rules) == expected
+    found = write(runtime, inputs, rules)
     assert [one.ids for one in found] == expected and [one.start.language for one in found] == likeliest
-    known = write(runtime, heard, rules, known=[languages[0]] * 6)
-    forced = greedy(runtime, heard, Rules((PROMPT[0], languages[0], *PROMPT[2:]), END, 12))
+    known = write(runtime, inputs, rules, known=[languages[0]] * 6)
+    forced = greedy(runtime, inputs, Rules((PROMPT[0], languages[0], *PROMPT[2:]), END, 12))
     assert [one.ids for one in known] == forced
     alone = BeamRules(PROMPT, END, 12, languages=languages, beams=1)
-    assert beam_search(runtime, heard, alone) == expected
+    assert beam_search(runtime, inputs, alone) == expected
 
 
 def test_a_model_of_many_languages_finds_out_which_where_none_is_given(monkeypatch):

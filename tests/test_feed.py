@@ -71,7 +71,7 @@ def test_weights_repeat_and_halve_sources(tmp_path):
     assert len(halves) > 1
 
 
-def test_a_window_is_what_transformers_hears_and_its_label_what_was_written(noises):
+def test_a_window_has_the_features_of_transformers_and_its_label_the_text(noises):
     step = run(make_feed(noises, micro_batch=2), 1)[0]
     assert [len(b.features) for b in step.batches] == [2, 2]
     extractor = WhisperFeatureExtractor(chunk_length=1)
@@ -242,7 +242,7 @@ def test_a_recording_longer_than_its_header_said_is_refused(tmp_path, monkeypatc
 def test_a_micro_batch_of_nothing_is_silence_without_labels(tmp_path, workers):
     path = write_noises(tmp_path, 6)
     for i in range(5):
-        (tmp_path / f"train{i}.wav").write_bytes(b"RIFF and nothing that could be heard")
+        (tmp_path / f"train{i}.wav").write_bytes(b"RIFF and nothing that could be decoded")
     feed = make_feed(path, batch_size=6, micro_batch=2, skip_bad=True, workers=workers, spec_augment=True)
     step = run(feed, 1)[0]
     assert sorted(len(b.utterances) for b in step.batches) == [0, 0, 1]

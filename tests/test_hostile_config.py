@@ -76,9 +76,9 @@ def test_what_is_not_about_speech_is_not_read(field, value, teacher, tmp_path):
     began = time.perf_counter()
     models = [load_model(one, torch.float32, "cpu") for one in (teacher, folder)]
     assert time.perf_counter() - began < 2
-    heard = {"input_features": torch.zeros(1, 80, 400), "decoder_input_ids": torch.tensor([[3, 4]])}
+    inputs = {"input_features": torch.zeros(1, 80, 400), "decoder_input_ids": torch.tensor([[3, 4]])}
     with torch.inference_mode():
-        assert torch.equal(*(model(**heard, use_cache=True).logits for model in models))
+        assert torch.equal(*(model(**inputs, use_cache=True).logits for model in models))
 
 
 def test_the_same_of_a_quantized_one(copied_run):
@@ -210,7 +210,7 @@ def test_vocabulary_added_behind_the_times_is_the_models_own(teacher, tmp_path):
     assert load_processor(folder).tokenizer.convert_tokens_to_ids("zebra") == size
 
 
-def test_the_same_of_what_ctc_hears(tmp_path):
+def test_settings_of_a_ctc_extractor_that_cannot_be_are_refused(tmp_path):
     tiny_ctc.save_checkpoint(tmp_path)
     path = tmp_path / "processor_config.json"
     whole = json.loads(path.read_text())
@@ -245,7 +245,7 @@ class Broken:
     def __init__(self, value: float) -> None:
         self.value, self.steps = value, 0
 
-    def encode(self, heard: torch.Tensor) -> None:
+    def encode(self, features: torch.Tensor) -> None:
         self.steps = 0
 
     def decode_step(self, tokens: torch.Tensor, state: None) -> torch.Tensor:

@@ -43,8 +43,8 @@ def quantized(folder: Path, variant: str = "wav2vec2-base", changes: dict | None
 def check(folder: Path, **options) -> Int8Ctc:
     """The emulated logits to the last digits; but in so small a network one code on a tie moves an utterance's by
     percents, hence of most utterances."""
-    runtime, heard = opened(folder, **options), waveforms()
-    found, expected = runtime.logits(heard), emulated_logits(folder, heard)
+    runtime, recordings = opened(folder, **options), waveforms()
+    found, expected = runtime.logits(recordings), emulated_logits(folder, recordings)
     apart = sorted(difference([a], [b]) for a, b in zip(found, expected, strict=True))
     assert [a.shape for a in found] == [b.shape for b in expected]
     assert apart[len(apart) // 2] < 1e-3 and apart[-1] < 6e-2
@@ -55,9 +55,9 @@ def check(folder: Path, **options) -> Int8Ctc:
 def test_logits_are_the_emulated_ones(variant, tmp_path):
     folder = quantized(tmp_path, variant)
     runtime = check(folder)
-    heard = waveforms()
-    assert difference(float_logits(tmp_path / "model", heard), emulated_logits(folder, heard)) > 2e-2
-    assert all(x.dtype == torch.float32 for x in runtime.logits(heard))
+    recordings = waveforms()
+    assert difference(float_logits(tmp_path / "model", recordings), emulated_logits(folder, recordings)) > 2e-2
+    assert all(x.dtype == torch.float32 for x in runtime.logits(recordings))
 
 
 @pytest.mark.parametrize(
@@ -128,22 +128,22 @@ def test_quantized_weights_alone(tmp_path):
 
 
 def test_seven_bits_are_those_of_emulation_with_seven_bits(tmp_path):
-    folder, heard = quantized(tmp_path), waveforms()
+    folder, recordings = quantized(tmp_path), waveforms()
     model, _quantization = load_quantized(folder, torch.float32, "cpu")
     ranges = json.loads((folder / "qparams.json").read_text())["activations"]
     seven = {a: range_qparams(*entry["range"], bits=7) for a, entry in ranges.items()}
     with watch(model, model_sites(model), quantizers(seven)), torch.inference_mode():
-        expected = [model(x[None]).logits[0] for x in heard]
+        expected = [model(x[None]).logits[0] for x in recordings]
     reduced = opened(folder, reduce_range=True)
-    assert difference(reduced.logits(heard), expected) < 1e-2
+    assert difference(reduced.logits(recordings), expected) < 1e-2
     assert reduced.layers[0].feed_forward.fc1.grid.quant_max == 127
-    assert difference(opened(folder, reduce_range=False).logits(heard), expected) > 1e-2
+    assert difference(opened(folder, reduce_range=False).logits(recordings), expected) > 1e-2
 
 
 @NATIVE
 def test_bf16_attention_stays_near(tmp_path):
-    folder, heard = quantized(tmp_path), waveforms()
-    assert difference(opened(folder, "bfloat16").logits(heard), emulated_logits(folder, heard)) < 8e-2
+    folder, recordings = quantized(tmp_path), waveforms()
+    assert difference(opened(folder, "bfloat16").logits(recordings), emulated_logits(folder, recordings)) < 8e-2
 
 
 def test_without_a_compiler_it_runs_and_says_so(tmp_path, monkeypatch):
@@ -163,9 +163,9 @@ def test_pytorchs_own_integer_product_will_do(tmp_path, monkeypatch):
 
 
 def test_each_utterance_is_alone(tmp_path):
-    runtime, heard = opened(quantized(tmp_path)), waveforms()
-    together = runtime.logits(heard)
-    assert all(torch.equal(a, runtime.logits([x])[0]) for a, x in zip(together, heard, strict=True))
+    runtime, recordings = opened(quantized(tmp_path)), waveforms()
+    together = runtime.logits(recordings)
+    assert all(torch.equal(a, runtime.logits([x])[0]) for a, x in zip(together, recordings, strict=True))
 
 
 def test_what_is_too_short_for_a_frame_has_none(tmp_path):
@@ -215,7 +215,7 @@ def test_a_convolution_is_pytorchs(kind, width, stride):
 @pytest.mark.parametrize("kind", [ONE_DNN, TorchMatmul, FloatMatmul])
 @pytest.mark.parametrize("offset", [0.0, 1.5])
 def test_a_norm_over_time_is_pytorchs(kind, offset):
-    """Also of filters that hear next to nothing of so smooth an input, and of one that only hears its offset."""
+    """Also of filters that pass next to nothing of so smooth an input, and of one that only passes its offset."""
     wave = (torch.linspace(0, 40, 4001).sin() + offset)[:, None]
     weight, gamma, beta = random(16, 1, 10), random(16, seed=1), random(16, seed=2)
     weight[:8] -= weight[:8].mean(dim=2, keepdim=True)
@@ -233,7 +233,7 @@ def test_positions_are_those_of_a_grouped_convolution(width):
     bias, x = random(12, seed=1), random(40, 12, seed=2)
     parts = [as_product(random(3, 3, width, seed=seed), bias[:3], ONE_DNN) for seed in range(4)]
     weights, products = zip(*parts, strict=True)
-    heard = GRID.values(GRID.codes(x))
-    expected = F.conv1d(heard.T, torch.cat(weights), bias[:3].repeat(4), padding=width // 2, groups=4).T[:40]
+    rounded = GRID.values(GRID.codes(x))
+    expected = F.conv1d(rounded.T, torch.cat(weights), bias[:3].repeat(4), padding=width // 2, groups=4).T[:40]
     found = PositionalConvolution(products, width).add(x.clone(), TorchKernels())
     torch.testing.assert_close(found, x + F.gelu(expected), atol=1e-4, rtol=1e-4)

@@ -306,8 +306,8 @@ def test_sensitivity_of_all_is_the_trained_models_own(run_mixed, invoke):
     for model in ("tiny", "run/quantized/mixed-one-stage-3.5bit"):
         with open_model(Path(model), Context()) as opened, torch.inference_mode():
             utterances = read_all([source("data/train.jsonl", Path.cwd(), "x")], False).utterances[:2]
-            heard = opened.loader.labelled(list(utterances))
-            logits.append(heard.counted(teacher_forced(opened.model, heard, "cpu")).double())
+            batch = opened.loader.labelled(list(utterances))
+            logits.append(batch.counted(teacher_forced(opened.model, batch, "cpu")).double())
     noise = (logits[0] - logits[1]).square().sum()
     assert found["snr_db"] == pytest.approx(10 * float(torch.log10(logits[0].square().sum() / noise)), abs=0.01)
 

@@ -93,8 +93,8 @@ def test_what_mathematics_knows_is_not_estimated(model, tmp_path):
     assert known["enc.0.probs"] == known["dec.1.cross.probs"] == (0.0, 1.0)
     assert known["enc.1.gate"] == (0.0, 4.0)  # sigmoid(x) / 0.25
     assert {a.split(".")[-1] for a, ends in known.items() if ends} == {"probs", "gate"}
-    heard = {a for a, s in sites.items() if known_range(model, s, (-1.5, 1.8)) == (-1.5, 1.8)}
-    assert heard == {"enc.conv1:input"}
+    bounded = {a for a, s in sites.items() if known_range(model, s, (-1.5, 1.8)) == (-1.5, 1.8)}
+    assert bounded == {"enc.conv1:input"}
     how = Estimation(("percentile", "mse", "ema"), bits=(8, 4))
     gate = how.site(known["enc.1.gate"])
     gate.observe([torch.tensor([0.9, 1.1])], 0)

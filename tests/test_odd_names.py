@@ -40,14 +40,14 @@ def test_transcribe_takes_it(tmp_path, monkeypatch, invoke, name, format):
     files = [name] if format == "srt" else [name, "plain.wav"]
     done = invoke("transcribe", "--model", DIGITS / "teacher", "--format", format, "--out", "heard", *files)
     assert done.exit_code == 0, done.stderr
-    heard = (tmp_path / "heard").read_text("utf-8")
+    written = (tmp_path / "heard").read_text("utf-8")
     if format == "json":
-        named = json.loads(heard)["files"][0]
+        named = json.loads(written)["files"][0]
         assert (os.path.normpath(named["audio_filepath"]), named["text"]) == (name, text)
     elif format == "text":
-        first, second = heard.splitlines()
+        first, second = written.splitlines()
         assert first.endswith(f"\t{text}") and second == f"plain.wav\t{text}"
-    assert text in heard
+    assert text in written
 
 
 def test_an_option_that_is_misspelt_is_still_one(tmp_path, monkeypatch, invoke):
@@ -63,8 +63,8 @@ def test_lists_with_odd_names_are_evaluated(copied_run, workspace, invoke):
     done = invoke("eval", "--model", "distilled", "--test", f"odd={odd}", "--json")
     assert done.exit_code == 0, done.stderr
     folder = Path(json.loads(done.stdout)["path"])
-    heard = [json.loads(text) for text in (folder / "hypotheses" / "odd.jsonl").read_text("utf-8").splitlines()]
-    assert {Path(entry["audio_filepath"]).name for entry in heard} == set(ODD.values())
+    lines = [json.loads(text) for text in (folder / "hypotheses" / "odd.jsonl").read_text("utf-8").splitlines()]
+    assert {Path(entry["audio_filepath"]).name for entry in lines} == set(ODD.values())
 
 
 LATIN_1 = "caf\udce9"  # how Python holds a byte that is no UTF-8

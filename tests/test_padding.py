@@ -107,7 +107,7 @@ def test_rows_one_by_one_to_the_windows_end_are_the_full_window(runtime):
 
 
 @torch.inference_mode()
-def test_the_recording_that_is_kept_is_heard_as_in_full(runtime):
+def test_the_recording_that_is_kept_is_transcribed_as_in_full(runtime):
     found, full = (logits(one, padding()) for one in (Short(runtime, tail=0.0), runtime))
     torch.testing.assert_close(found, full, atol=1e-4, rtol=1e-4)
 
@@ -204,7 +204,7 @@ def test_what_is_doubtful_is_read_again_in_full_and_counted():
         return [[] if i in (1, 2) and not short._full else [i] for i in rows]
 
     assert guarded(short, x, read, text=lambda ids: ids) == [[0], [1], [], [3]]
-    assert asked == [([0, 1, 2, 3], False), ([1], True)] and short.again == 1  # the third was heard in full already
+    assert asked == [([0, 1, 2, 3], False), ([1], True)] and short.again == 1  # the third was computed in full already
 
 
 def test_without_short_nothing_is_read_again():

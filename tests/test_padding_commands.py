@@ -1,4 +1,4 @@
-"""--padding short on the commands: heard as in full, told in the results, and refused where it cannot be had."""
+"""--padding short on the commands: transcribed as in full, told in the results, and refused where it cannot be had."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ TEST = ("--test", f"digits={SAMPLE / 'test.jsonl'}", "--limit", "32", "--normali
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, invoke) -> Path:
-    """The digits' teacher heard both ways, its padding computed and left out."""
+    """The digits' teacher run both ways, with its padding computed and left out."""
     run = tmp_path_factory.mktemp("padding") / "run"
     for padding in ("full", "short"):
         done = invoke("eval", "--model", TEACHER, "--run", run, *TEST, "--padding", padding, "--out", run / padding)
@@ -27,14 +27,14 @@ def run(tmp_path_factory, invoke) -> Path:
     return run
 
 
-def heard(folder: Path) -> list[str]:
+def hypotheses(folder: Path) -> list[str]:
     lines = (folder / "hypotheses" / "digits.jsonl").read_text().splitlines()
     return [json.loads(line)["pred_text"] for line in lines]
 
 
 @pytest.mark.slow
-def test_spoken_digits_are_heard_alike(run):
-    full, short = heard(run / "full"), heard(run / "short")
+def test_spoken_digits_are_transcribed_alike(run):
+    full, short = hypotheses(run / "full"), hypotheses(run / "short")
     assert sum(a == b for a, b in zip(full, short, strict=True)) >= len(full) - 2
 
 
@@ -44,7 +44,7 @@ def test_results_say_how_much_was_computed(run):
     assert full["sets"]["digits"]["decoded_again"] == 0 <= short["sets"]["digits"]["decoded_again"]
 
 
-def test_transcribe_hears_recordings_without_their_padding(invoke, tmp_path, monkeypatch):
+def test_transcribe_leaves_out_the_padding_of_recordings(invoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [json.loads(line) for line in (SAMPLE / "test.jsonl").read_text().splitlines()[:4]]
     files = [SAMPLE / line["audio_filepath"] for line in lines]
@@ -64,7 +64,7 @@ def test_labels_are_written_without_the_padding(invoke, tmp_path):
 
 
 @pytest.mark.parametrize("samples", [0, 1, 16_000, 64_000])
-def test_silence_alone_is_heard_as_in_full(samples):
+def test_silence_alone_is_transcribed_as_in_full(samples):
     found = []
     for padding in ("full", "short"):
         with open_runtime(TEACHER, Execution(padding=padding), CPU) as opened:
@@ -90,7 +90,7 @@ def test_graphs_refuse_it_with_a_sentence(invoke, runtime, tmp_path):
     folder = exported(quantized_folder(gated_model(), tmp_path / "model"), tmp_path / "onnx")
     done = invoke("eval", "--model", folder, *TEST, "--runtime", runtime, "--padding", "short", "--dry-run")
     assert done.exit_code == 2
-    assert f"the graphs of {runtime} hear whole windows" in done.output
+    assert f"the graphs of {runtime} take whole windows" in done.output
 
 
 def test_ctc_models_refuse_it(invoke, tmp_path):

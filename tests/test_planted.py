@@ -141,7 +141,7 @@ def test_at_64_min_max_drowns_in_noise_and_the_percentile_wins_some_back(ratio):
     assert ratio(1, "percentile") - ratio(64, "percentile") > 8  # some, not all
 
 
-def test_at_64_that_is_heard_too(wer):
+def test_at_64_the_word_error_rate_rises_too(wer):
     assert wer(64, "minmax") > 0.04
     assert wer(64, "percentile") < wer(64, "minmax") / 2
 

@@ -26,7 +26,7 @@ def prepared(tmp_path_factory, teacher, digits) -> Path:
     for command in ("init-student", "calibrate", "quantize"):
         assert run_command(command, *common).exit_code == 0
     lines = sample_lines("validation", 6)
-    (folder / "broken.wav").write_bytes(b"RIFF and nothing that could be heard")
+    (folder / "broken.wav").write_bytes(b"RIFF and nothing that could be decoded")
     broken = {**lines[2], "id": "broken", "audio_filepath": "broken.wav"}
     write_lines(folder / "bad.jsonl", [*lines[:2], broken, *lines[3:]])
     texts = [{key: value for key, value in line.items() if key != "text"} for line in lines[:5]]

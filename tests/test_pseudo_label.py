@@ -311,7 +311,7 @@ def test_told_to_stop_it_ends_its_batch(number, fresh, uninterrupted):
     check_same(fresh, uninterrupted)
 
 
-def test_of_two_processes_one_hears_it_and_both_stop(fresh, uninterrupted):
+def test_of_two_processes_one_receives_it_and_both_stop(fresh, uninterrupted):
     jobs = start(fresh, 2, *COMMAND, "2")
     jobs[1].until(lambda: count(fresh) >= 4)
     jobs[1].signal(signal.SIGUSR1)
@@ -373,7 +373,7 @@ def test_killed_when_all_was_written_it_leaves_nothing_behind(stopped, uninterru
 
 def test_skip_bad_can_be_added_on_the_way(fresh):
     lines = [json.loads(line) for line in (fresh / "words.jsonl").read_text().splitlines()[:8]]
-    (fresh / "broken.wav").write_bytes(b"RIFF and nothing that could be heard")
+    (fresh / "broken.wav").write_bytes(b"RIFF and nothing that could be decoded")
     lines[5]["audio_filepath"] = "broken.wav"
     write_lines(fresh / "words.jsonl", lines)
     job = Job(fresh, *COMMAND, "2")

@@ -44,7 +44,7 @@ COUNTS = {"whisper-tiny.en": Counts(50, 50, 40, 8), "whisper-base": Counts(25, 4
 
 @dataclass(frozen=True)
 class Real:
-    """One of OpenAI's models open in float32, with what it heard."""
+    """One of OpenAI's models open in float32, with its hypotheses."""
 
     folder: Path
     counts: Counts
@@ -119,8 +119,8 @@ def peer_texts(real: Real, tmp_path_factory: pytest.TempPathFactory) -> list[str
     model = faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="float32", cpu_threads=2)
     settings = {"language": "en", "beam_size": 1, "temperature": 0.0, "without_timestamps": True}
     settings |= {"vad_filter": False, "condition_on_previous_text": False}
-    heard = [model.transcribe(audio, **settings)[0] for audio in real.audio[: real.counts.peer]]
-    return [" ".join(segment.text.strip() for segment in segments) for segments in heard]
+    transcribed = [model.transcribe(audio, **settings)[0] for audio in real.audio[: real.counts.peer]]
+    return [" ".join(segment.text.strip() for segment in segments) for segments in transcribed]
 
 
 def test_features_are_transformers(real: Real) -> None:
@@ -131,7 +131,7 @@ def test_features_are_transformers(real: Real) -> None:
 
 
 def test_a_text_becomes_transformers_tokens(real: Real) -> None:
-    """All references, as they are and in small letters, and what was heard, which has points and capitals."""
+    """All references, as they are and in small letters, and the hypotheses, which have points and capitals."""
     codec = real.opened.loader.codec
     texts = [text for u in dev_utterances(93) for text in (u.text, u.text.lower())] + list(
         map(codec.decode, real.tokens)
@@ -157,7 +157,7 @@ def test_times_are_those_of_generate(real: Real) -> None:
         words = [[i for i in segment["tokens"].tolist() if i not in codec.times] for segment in theirs]
         assert [s.text for s in ours] == [codec.decode(ids) for ids in words]
         assert [(s.start, s.end) for s in ours] == [pytest.approx((float(s["start"]), float(s["end"]))) for s in theirs]
-    assert sum(len(theirs) > 1 for theirs in segments) > len(segments) / 2  # pauses are heard, or this says little
+    assert sum(len(theirs) > 1 for theirs in segments) > len(segments) / 2  # pauses are found, or this says little
 
 
 def test_word_errors_are_faster_whispers(
@@ -166,8 +166,8 @@ def test_word_errors_are_faster_whispers(
     """Its window is padded behind the logarithm, with another silence than OpenAI's: a few words come out otherwise."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("WHISPERQ_RUN", raising=False)
-    heard = {"theirs": peer_texts, "ours": map(real.opened.loader.codec.decode, real.tokens)}
-    for name, texts in heard.items():
+    pairs = {"theirs": peer_texts, "ours": map(real.opened.loader.codec.decode, real.tokens)}
+    for name, texts in pairs.items():
         pairs = zip(real.utterances, texts, strict=False)
         write_lines(tmp_path / f"{name}.jsonl", [{"id": u.id, "text": u.text, "pred_text": t} for u, t in pairs])
     done = invoke("compare", "theirs.jsonl", "ours.jsonl", "--common", "--normalizer", "english", "--json")
@@ -176,5 +176,5 @@ def test_word_errors_are_faster_whispers(
     low, high = found["interval_95"]
     assert low <= 0 <= high
     assert found["utterances"] == real.counts.peer and found["normalizer"] == "english"
-    assert found["wer_a"] < 0.15  # the peer understands what it hears
+    assert found["wer_a"] < 0.15  # the peer transcribes well
     assert found["equal_hypotheses"] > found["utterances"] / 2

@@ -85,23 +85,23 @@ def test_memory_does_not_grow_with_the_file(tmp_path, read):
     with soundfile.SoundFile(tmp_path / "long.wav", "w", rate, 2, "PCM_16") as file:
         for _ in range(minutes * 3):
             file.write(block)
-    heard, window = 0, 30 * RATE
+    samples_read, window = 0, 30 * RATE
     tracemalloc.start()
     if read == "recording":
         with Recording(utterance(str(tmp_path / "long.wav")), RATE) as recording:
-            while len(samples := recording.window(heard, window)):
-                heard += len(samples)
+            while len(samples := recording.window(samples_read, window)):
+                samples_read += len(samples)
         bound = 20
     else:
-        heard = len(load_audio(utterance(str(tmp_path / "long.wav")), RATE))
-        bound = 2 * 4 * heard / 1e6 + 20  # its parts, and the whole
+        samples_read = len(load_audio(utterance(str(tmp_path / "long.wav")), RATE))
+        bound = 2 * 4 * samples_read / 1e6 + 20  # its parts, and the whole
     peak = tracemalloc.get_traced_memory()[1] / 1e6
     tracemalloc.stop()
-    assert heard == minutes * 60 * RATE
+    assert samples_read == minutes * 60 * RATE
     assert peak < bound  # megabytes; decoded at once the file has 230
 
 
-def test_what_is_bad_is_said_before_anything_is_heard(tmp_path):
+def test_what_is_bad_is_said_before_anything_is_read(tmp_path):
     samples = stereo(RATE)
     samples[-1] = np.nan
     with pytest.raises(InputError, match="not finite"):

@@ -125,11 +125,11 @@ def test_a_list_that_changed_under_its_name_is_another_test_set(tmp_path):
     assert {r["set"] for r in table.records} == {"clean (60 words)", "clean (90 words)"}
 
 
-def test_means_are_of_the_sets_that_systems_heard_together(tmp_path):
+def test_means_are_of_the_sets_that_systems_share(tmp_path):
     teacher = write_teacher(tmp_path / "teacher")
     sets = [Transcribed(name, wrong) for name, wrong in (("a", 1), ("b", 3), ("c", 5))]
-    for name, runtime, heard in (("all", "float", sets), ("two", "int8", sets[:2]), ("one", "emulated", sets[2:])):
-        write_evaluation(tmp_path / "run", teacher, name, heard, runtime)
+    for name, runtime, some in (("all", "float", sets), ("two", "int8", sets[:2]), ("one", "emulated", sets[2:])):
+        write_evaluation(tmp_path / "run", teacher, name, some, runtime)
     (table,) = [t for t in error_tables(measure(gather([tmp_path / "run"], True), 0)) if t.stem == "table2"]
     rates = {r["runtime"]: r["wer_percent"] for r in table.records if r["set"] == "mean of a, b"}
     assert rates == {"float": pytest.approx(100 * 2 / 120), "int8": pytest.approx(100 * 2 / 120)}

@@ -111,7 +111,7 @@ def looked(copied_run, invoke) -> Path:
     return copied_run / "robustness" / "gemm-w8a8-int8"
 
 
-def test_the_command_leaves_what_was_heard_and_the_recordings(looked, invoke):
+def test_the_command_leaves_the_hypotheses_and_the_recordings(looked, invoke):
     made = artifact.load(looked, "robustness")
     assert (made.results["a"]["runtime"], made.results["b"]["runtime"]) == ("float", "int8")
     lines = [json.loads(line) for line in (looked / "heard.jsonl").read_text().splitlines()]

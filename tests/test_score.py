@@ -104,14 +104,14 @@ def test_counts_are_jiwers(name: str, here: Path, invoke: Invoke) -> None:
     found = sets(invoke, HARD, "--normalizer", name)["hard_cases"]
     pairs = normalised(name)
     everywhere = jiwer.process_words([r for r, _ in pairs], [h for _, h in pairs])
-    heard_in_silence = found["empty_reference_insertions"]
-    expected = [found["hits"], found["substitutions"], found["deletions"], found["insertions"] + heard_in_silence]
+    words_in_silence = found["empty_reference_insertions"]
+    expected = [found["hits"], found["substitutions"], found["deletions"], found["insertions"] + words_in_silence]
     assert [getattr(everywhere, kind) for kind in KINDS] == expected
     scored = [(r, h) for r, h in pairs if r]
     assert found["wer"] == pytest.approx(jiwer.wer(*map(list, zip(*scored, strict=True))))
     assert found["cer"] == pytest.approx(jiwer.cer(*map(list, zip(*scored, strict=True))))
     assert found["empty_references"] == 100 - len(scored) >= 3
-    assert heard_in_silence == sum(len(h.split()) for r, h in pairs if not r) > 0
+    assert words_in_silence == sum(len(h.split()) for r, h in pairs if not r) > 0
     assert found["normalizer"] == name
 
 
@@ -267,11 +267,11 @@ def test_normalisers_never_share_a_table(here: Path, invoke: Invoke) -> None:
 
 
 CHINESE = "\u4eca\u5929\u5929\u6c14\u5f88\u597d\uff0c\u6211\u4eec\u53bb\u516c\u56ed\u3002"
-HEARD = "\u4eca\u5929\u5929\u6c14\u5f88\u597d \u6211\u4eec\u53bb\u82b1\u56ed"  # one character of eleven; no comma
+HYPOTHESIS = "\u4eca\u5929\u5929\u6c14\u5f88\u597d \u6211\u4eec\u53bb\u82b1\u56ed"  # one character of eleven; no comma
 
 
 def test_without_spaces_characters_are_the_measure(here: Path, invoke: Invoke) -> None:
-    write_lines(here / "zh.jsonl", [{"id": f"u{i}", "text": CHINESE, "pred_text": HEARD} for i in range(3)])
+    write_lines(here / "zh.jsonl", [{"id": f"u{i}", "text": CHINESE, "pred_text": HYPOTHESIS} for i in range(3)])
     write_lines(here / "en.jsonl", [{"id": "u", "text": "one two", "pred_text": "one too"}])
     done = invoke("score", "zh.jsonl", "en.jsonl", "--normalizer", "basic", "--out", "s")
     assert done.exit_code == 0 and "warning" not in done.stderr, done.stderr
@@ -279,7 +279,7 @@ def test_without_spaces_characters_are_the_measure(here: Path, invoke: Invoke) -
     chinese, english = found["sets"]["zh"], found["sets"]["en"]
     joined = CHINESE.translate({0xFF0C: None, 0x3002: None})
     assert (chinese["measure"], english["measure"]) == ("cer", "wer")
-    assert chinese["cer"] == pytest.approx(jiwer.cer(joined, HEARD.replace(" ", ""))) == pytest.approx(1 / 11)
+    assert chinese["cer"] == pytest.approx(jiwer.cer(joined, HYPOTHESIS.replace(" ", ""))) == pytest.approx(1 / 11)
     assert chinese["wer"] == 0.5 and chinese["reference_characters"] == 33
     assert chinese["confusions"]["substitutions"] == [["\u516c", "\u82b1", 3]]
     assert chinese["cer_interval_95"] == pytest.approx([1 / 11, 1 / 11])

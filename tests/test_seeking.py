@@ -96,20 +96,20 @@ def search(*parts: np.ndarray) -> Search:
     return Search(Piece(0, 100.0, len(audio) / RATE, audio), RATE)
 
 
-def test_sound_behind_the_last_time_is_heard_from_where_it_begins(codec):
+def test_sound_behind_the_last_time_is_taken_from_where_it_begins(codec):
     one = search(syllables(6), still(1.2, -50), syllables(5))
-    one.heard(ids_of(codec, 0.0, "a", 5.8), codec)
+    one.take(ids_of(codec, 0.0, "a", 5.8), codec)
     assert one.open and 6.7 < one.at < 7.3 and one.window.start == 100 + one.at
-    one.heard(ids_of(codec, 0.2, "b", 5.0), codec)
+    one.take(ids_of(codec, 0.2, "b", 5.0), codec)
     assert not one.open
     assert [(s.text, round(s.start)) for s in one.found] == [("a", 100), ("b", 107)]
 
 
-def test_words_that_no_time_ends_are_heard_again(codec):
+def test_words_that_no_time_ends_are_transcribed_again(codec):
     one = search(syllables(12))
-    one.heard(ids_of(codec, 0.0, "a", 5.0, 5.0, "b"), codec)
+    one.take(ids_of(codec, 0.0, "a", 5.0, 5.0, "b"), codec)
     assert one.open and one.at == pytest.approx(5.0) and [s.text for s in one.found] == ["a"]
-    one.heard(ids_of(codec, 0.0, "b", 6.9), codec)
+    one.take(ids_of(codec, 0.0, "b", 6.9), codec)
     assert not one.open and [s.text for s in one.found] == ["a", "b"]
 
 
@@ -122,18 +122,18 @@ NOTHING_LEFT = {
 
 
 @pytest.mark.parametrize("parts", NOTHING_LEFT.values(), ids=NOTHING_LEFT)
-def test_what_was_heard_to_its_end_is_over(parts, codec):
+def test_a_window_transcribed_to_its_end_ends_the_piece(parts, codec):
     one = search(syllables(12))
-    one.heard(ids_of(codec, *parts), codec)
+    one.take(ids_of(codec, *parts), codec)
     assert not one.open and "".join(s.text for s in one.found) == "".join(p for p in parts if isinstance(p, str))
 
 
 def test_a_window_without_words_is_left_for_the_next_sound(codec):
     """Music, say, and speech behind a breath."""
     one = search(syllables(6), still(1.2, -50), syllables(5))
-    one.heard(ids_of(codec, 0.0, 0.0), codec)
+    one.take(ids_of(codec, 0.0, 0.0), codec)
     assert one.open and 6.7 < one.at < 7.3
-    one.heard([], codec)
+    one.take([], codec)
     assert not one.open and one.found == []
 
 
@@ -147,7 +147,7 @@ def test_whatever_is_written_a_piece_comes_to_its_end(seed, codec):
         places.append(one.at)
         rising = np.cumsum(rng.exponential(1.0, 6))
         parts = [codec.times.start + int(50 * t) if rng.random() < 0.6 else token_id("a") for t in rising]
-        one.heard(parts[: rng.integers(0, 6)], codec)
+        one.take(parts[: rng.integers(0, 6)], codec)
     assert all(b - a >= 0.5 for a, b in zip(places, places[1:], strict=False)) and len(places) <= 50
 
 

@@ -76,13 +76,13 @@ def test_who_imports_whisperq_keeps_its_own_handlers(invoke, workspace):
 
 
 def test_only_the_first_is_raised_but_a_ctrl_c_always():
-    with raised() as heard:
+    with raised() as received:
         with pytest.raises(KeyboardInterrupt, match="told to stop \\(SIGTERM\\)"):
             os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGUSR1)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert heard == [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT] and callable(leave_when_told)
+    assert received == [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT] and callable(leave_when_told)
 
 
 COMMANDS = {

@@ -367,10 +367,10 @@ def test_another_commands_trials_are_left_alone(copied_run, invoke, stop_after):
 
 def test_told_to_stop_it_keeps_its_trials(copied_run, invoke, monkeypatch):
     @contextmanager
-    def heard():
+    def signalled():
         yield lambda: len(list(Path().glob("told-partial/trials.jsonl"))) > 0
 
-    monkeypatch.setattr("whisperq.steps.calibrate.stop_requested", heard)
+    monkeypatch.setattr("whisperq.steps.calibrate.stop_requested", signalled)
     told = invoke(*FEW, "--out", "told")
     assert told.exit_code == 75 and "the same command does the rest" in " ".join(told.stderr.split()), told.output
     assert Path("told-partial/settings.json").exists() and not Path("told").exists()

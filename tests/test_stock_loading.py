@@ -105,12 +105,12 @@ def test_transformers_alone_computes_the_same_logits(elsewhere, gate):
 
 
 @pytest.mark.parametrize("gate", ELSEWHERE)
-def test_the_stock_pipeline_hears_what_whisperq_hears(elsewhere, audio, gate):
+def test_the_stock_pipeline_transcribes_as_whisperq_does(elsewhere, audio, gate):
     models, results = elsewhere
     model = models[gate]
     codec = make_codec(processor, model, "en", "transcribe")
-    heard = processor.feature_extractor(audio, sampling_rate=16000, return_tensors="pt").input_features
-    ids = greedy(PyTorchRuntime(model), heard, make_rules(codec, model.generation_config))[0]
+    features = processor.feature_extractor(audio, sampling_rate=16000, return_tensors="pt").input_features
+    ids = greedy(PyTorchRuntime(model), features, make_rules(codec, model.generation_config))[0]
     assert len(codec.decode(ids)) > 3
     assert results[gate]["text"].strip() == codec.decode(ids)
 

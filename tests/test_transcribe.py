@@ -35,7 +35,7 @@ from whisperq.settings import Context
 RATE = 16_000
 TEACHER = DIGITS / "teacher"
 SPEECH = os.environ.get("WHISPERQ_SPEECH")
-PAUSE = 0.5  # seconds; beyond one, this model hears digits in them
+PAUSE = 0.5  # seconds; beyond one, this model transcribes digits in them
 SIDES = ((0.1, 0.1), (0.1, 0.4), (0.4, 0.1), (0.4, 0.4), (0.25, 0.25))  # of a string, when its pauses are cut somewhere
 Spoken = tuple[np.ndarray, str]
 
@@ -77,7 +77,7 @@ def understood_alone(strings: list[Spoken]) -> list[Spoken]:
     pieces = [Piece(i, 0.0, len(v) / RATE, v) for i, v in enumerate(variants)]
     with open_runtime(TEACHER, Execution(), Context(device="cpu")) as o:
         found = [
-            " ".join(s.text for s in heard) for _, heard in transcribe_pieces(o.runtime, o.loader, o.rules, pieces, 16)
+            " ".join(s.text for s in some) for _, some in transcribe_pieces(o.runtime, o.loader, o.rules, pieces, 16)
         ]
     groups = [set(found[i : i + len(SIDES)]) for i in range(0, len(found), len(SIDES))]
     return [s for s, group in zip(fitting, groups, strict=True) if group == {s[1]}]

@@ -46,8 +46,8 @@ def made(tmp_path_factory) -> Path:
         against(run, a, b)
     for name, wrong in (("int8", 7), ("emulated", 6), ("emulated-avx2", 9)):
         sets = [Transcribed("librispeech", wrong, utterances=50)]
-        heard = write_evaluation(folder / "beside", run / "quantized/after", name, sets, name[:8], limit=50)
-        shutil.copytree(heard, run / "agreement" / name)
+        made = write_evaluation(folder / "beside", run / "quantized/after", name, sets, name[:8], limit=50)
+        shutil.copytree(made, run / "agreement" / name)
     rounds = {"after": [12.0, 10.0, 11.0], "faster-whisper": [4.0, 5.0, 5.5]}
     timed = {name: [{"rtfx": x, "busy_cores_of_others": 0.1} for x in values] for name, values in rounds.items()}
     machine = {"cpu": "A cpu", "cores": 2, "memory_bytes": 2**33, "flags": {"avx2": True}, "packages": {"torch": "2"}}

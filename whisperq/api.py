@@ -125,13 +125,13 @@ def function(name: str) -> Callable[..., Artifact | str]:
 
 
 def documentation(name: str, own: Iterable[Argument]) -> str:
-    """What the step's file says of it, and a line for each argument."""
+    """Help text of a step: the docstring of its function, and a line for each argument."""
     lines = [step_docstring(name), "", "Arguments:"]
     return "\n".join([*lines, *(f"    {a.name}: {a.help}" for a in own)])
 
 
 def step_docstring(name: str) -> str:
-    """Of a step's function, read from its source: importing it would load torch."""
+    """The docstring of a step's function, read from its source: importing it would load torch."""
     tree = ast.parse((STEP_FILES / f"{name}.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     return ast.get_docstring(function) or ""
@@ -149,17 +149,17 @@ def called(command: Command, given: Mapping[str, Any]) -> Artifact | str:
     except InputError as error:
         raise UsageError(str(error)) from None
     settings = command.settings(**{**experiment.defaults.get(command.name, {}), **own})
-    asked = replace(session, experiment=experiment, output=(heard := io.StringIO()))
+    asked = replace(session, experiment=experiment, output=(written := io.StringIO()))
     result = perform(call_of(command), asked, settings)
     if isinstance(result, str):
-        return heard.getvalue().removesuffix("\n") if settings.format == "text" else heard.getvalue()
+        return written.getvalue().removesuffix("\n") if settings.format == "text" else written.getvalue()
     if command.one_run and session.common.out is None and first_process():
         session.keep_configuration()
     return result
 
 
 def as_input(flag: InputFlag, value: Any) -> Any:
-    """What the flag of that name would hold: text as a shell gives it, or data that need not be read out of text."""
+    """A Python argument as the flag's value: text as a shell gives it, or data that needs no parsing."""
     if not flag.many:
         return as_path(flag, value)
     if flag.name == "test" and isinstance(value, Mapping):  # as in whisperq.yaml: by name

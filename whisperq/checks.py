@@ -94,5 +94,5 @@ def listed(value: Any) -> list[Any]:
 
 
 def at_commas(value: Any) -> list[Any]:
-    """The same, and of text what commas join."""
+    """The values of a setting, text split at commas: "a, b" gives two."""
     return [part for v in listed(value) for part in (map(str.strip, v.split(",")) if isinstance(v, str) else [v])]

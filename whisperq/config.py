@@ -62,7 +62,7 @@ class Source:
         return self.path or ":".join(p for p in (self.dataset, self.config, self.split) if p)
 
     def as_mapping(self) -> dict[str, Any]:
-        """As in whisperq.yaml."""
+        """The entry that whisperq.yaml would have: all fields that are not defaults."""
         return {f.name: v for f in fields(Source) if (v := getattr(self, f.name)) != f.default}
 
 
@@ -184,7 +184,7 @@ def source(entry: Any, base: Path, where: str, name: str = "") -> Source:
 
 
 def _expand(text: str, base: Path, where: str) -> str:
-    """With the environment's variables; what is there as it was written keeps its dollars."""
+    """`text` with environment variables and ~ expanded; a path that exists as written stays as it is."""
     if os.path.exists(base / text):
         return text
     expanded = os.path.expanduser(os.path.expandvars(text))

@@ -20,7 +20,7 @@ def is_pointer(start: bytes) -> bool:
 
 
 def hub_cache() -> Path:
-    """Where huggingface_hub keeps what it fetched."""
+    """The cache folder of huggingface_hub."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
@@ -49,7 +49,7 @@ def replace(path: Path, text: str) -> None:
 
 @contextmanager
 def system_errors(place: Path) -> Iterator[None]:
-    """A full disk is an OSError that names the place, whoever noticed: libraries in Rust have classes of their own."""
+    """Context that makes errors of the disk OSErrors that name a path, also those that Rust libraries raise."""
     try:
         yield
     except WhisperqError:

@@ -51,6 +51,6 @@ class Interrupted(WhisperqError):
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """What follows a name that nobody knows: the nearest one that is known, or nothing where none is near."""
+    """Text to follow an unknown name: the nearest known one, or nothing where none is near."""
     near = get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""

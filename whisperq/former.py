@@ -1,6 +1,6 @@
 """Settings that had another name in an earlier version: flags, YAML, Python's arguments and manifests keep the old one.
 
-    todays_settings("quantize", {"weights": "rtn"})      # {"weight_observer": "minmax"}
+`todays_settings("quantize", {"weights": "rtn"})` gives `{"weight_observer": "minmax"}`.
 """
 
 from collections.abc import Mapping

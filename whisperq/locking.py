@@ -21,7 +21,7 @@ from whisperq.errors import Interrupted
 
 BEAT = 20.0  # seconds between two touches
 PATIENCE = 15 * BEAT  # with other hosts, whose processes cannot be looked at
-WRITING = 10.0  # seconds in which whoever made the file will have said who it is, unless killed between the two
+WRITING = 10.0  # seconds within which the process that made the file writes its name into it, unless it was killed
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def locked(out: Path, command: str) -> Iterator[None]:
     me = Owner.me(command)
     over = threading.Event()
     try:
-        with suppress(OSError):  # whoever cannot write the lock cannot write the result either, and will hear of it
+        with suppress(OSError):  # who cannot write the lock cannot write the result either, and that is reported
             out.parent.mkdir(parents=True, exist_ok=True)
             _take(path, out, me)
             threading.Thread(target=_touch, args=(path, over), daemon=True).start()
@@ -128,7 +128,7 @@ def _refuse_or_clear(path: Path, out: Path) -> None:
 
 
 def _owner(path: Path) -> Owner | None:
-    """None for a lock that is gone, not yet written to its end, or not by us."""
+    """Who holds the lock; None where it is gone, incomplete or written by another program."""
     try:
         content = json.loads(path.read_text())
         kinds = get_type_hints(Owner)
@@ -139,7 +139,7 @@ def _owner(path: Path) -> Owner | None:
 
 
 def _quiet_seconds(path: Path) -> float | None:
-    """Since the owner's last touch, by the clock of the file system, which all hosts share; None where it is gone."""
+    """Seconds since the owner last touched the lock, by the file system's clock, which hosts share; None if gone."""
     probe = path.with_name(f"{path.name}.clock-{socket.gethostname()}-{os.getpid()}")
     try:
         touched = path.stat().st_mtime

@@ -101,7 +101,7 @@ def check_runtime(folder: Path, kind: str, execution: Execution, context: Contex
         raise UsageError(f"--attention-dtype is for runtimes in integers; of {name} --dtype is the number format")
     if execution.padding == "short" and "padding" not in runtime.takes:
         raise UsageError(
-            f"--padding short is for --runtime {taking('padding')}; the graphs of {name} hear whole windows"
+            f"--padding short is for --runtime {taking('padding')}; the graphs of {name} take whole windows"
         )
     if context.device == "cuda" and not runtime.cuda:
         raise UsageError(f"--runtime {name} runs on the CPU, not with --device cuda")
@@ -124,7 +124,10 @@ def check_export(folder: Path, as_float: bool) -> None:
 
 
 def check_integer_form(folder: Path, otherwise: str) -> None:
-    """Of a quantized model: the recipe paper has products that no integer kernel takes."""
+    """Raises UsageError for a quantized model without an integer form; `otherwise` says what to do instead.
+
+    The recipe paper has products that no integer kernel computes.
+    """
     recipe = artifact.load(folder, "quantized", verify=False).results.get("recipe", "gemm")
     if recipe != "gemm":
         raise UsageError(

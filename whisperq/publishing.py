@@ -45,7 +45,7 @@ def destination(out: Path) -> Path:
 def publish(folder: Path, out: Path, replace: bool) -> bool:
     """Name `folder` `out`; no moment shows a mixture. False where there is something already, unless it is to give way.
 
-    After an exchange what was there before is called `folder`, for whoever made that to remove.
+    After an exchange `folder` holds what was there before; the caller removes it.
     """
     for _ in range(ATTEMPTS):
         try:
@@ -63,7 +63,7 @@ def publish(folder: Path, out: Path, replace: bool) -> bool:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Each gets the other's name at once; False where the system or the file system cannot, or one is gone."""
+    """Swap the names of two paths at once; False where the system or the file system cannot, or one is gone."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
@@ -72,7 +72,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def take_turns(folder: Path, out: Path) -> bool:
-    """The exchange in two steps; False where another was quicker. `clear_killed` ends it for whoever is killed."""
+    """Exchange in two steps; False where another process was quicker. `clear_killed` finishes one that was killed."""
     old = sibling(out, REPLACED)
     shutil.rmtree(old, ignore_errors=True)
     try:
@@ -111,5 +111,5 @@ def clear_killed(out: Path, complete: str) -> None:
 
 
 def _literal(name: str) -> str:
-    """As a pattern that matches nothing else."""
+    """A glob pattern that matches `name` and nothing else."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)

@@ -38,7 +38,7 @@ class Artifact(Generic[Results]):
     manifest: dict[str, Any]
 
     def __fspath__(self) -> str:
-        """It stands for its folder wherever Python takes a path."""
+        """The folder's path, so that an artifact can be used wherever Python takes a path."""
         return str(self.path)
 
     @property
@@ -56,7 +56,7 @@ class Artifact(Generic[Results]):
 
     @cached_property
     def results(self) -> Results:
-        """As today's version writes them. Raises InputError, which names the artifact, where a key is not there."""
+        """Results in the current version's form. Raises InputError, which names the artifact, for a missing key."""
         return cast(Results, in_todays_form(self.kind, self.manifest["results"]))
 
 
@@ -126,7 +126,7 @@ def _load(path: Path, kind: str | None, verify: bool) -> Artifact[Any]:
 
 
 def _this_version(manifest: Any, place: str) -> None:
-    """What this version can judge: of a newer one's manifest the schema alone."""
+    """Check a manifest; of a newer version's only the schema and kind. Raises Wrong."""
     record({"schema": count(1)})(manifest, place)
     (manifests.manifest if manifest["schema"] <= SCHEMA else record({"kind": text}))(manifest, place)
 

@@ -37,7 +37,7 @@ class Reference(dict[str, str]):
 
 
 def stamps(path: Path, names: Iterable[str]) -> Stamps:
-    """Of each file, as far as it is there: when it was written, its size, and when anything of it was changed."""
+    """File name -> modification time (ns), size, and time of the last status change (ns); absent files are left out."""
     found: Stamps = {}
     for name in names:
         with suppress(OSError):

@@ -103,7 +103,7 @@ def _inside(path: Path) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """What a folder can be called."""
+    """Text as a part of a folder's name."""
     return re.sub(r"[^\w.+-]+", "-", text.replace("*", "all").replace(",", "+")).strip("-")
 
 

@@ -141,7 +141,7 @@ def maybe(inner: Check) -> Check:
 
 
 def either(*patterns: Check) -> Check:
-    """What one of the patterns says; where none fits, the first one's complaint."""
+    """Check that accepts what any of the patterns accepts, else raises the first one's error."""
 
     def check(value: Any, place: str) -> None:
         complaints = []

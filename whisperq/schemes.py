@@ -19,7 +19,7 @@ RANGES = {"static": [], "dynamic": ["dynamic activations"], "none": ["weights al
 
 @dataclass(frozen=True)
 class Saying:
-    """How a key's value is said, short and long; of the usual values nothing is."""
+    """Short and long wording of a key's value; usual values are not mentioned."""
 
     usual: tuple[object, ...]
     short: str
@@ -35,7 +35,7 @@ SAYINGS = {
 
 
 def scheme_of(config: QuantizeConfig) -> Scheme:
-    """What was asked for; None where it does not apply or nobody said."""
+    """The scheme of the settings; None where one does not apply or is not given."""
     return {
         "recipe": config.recipe,
         "sites": config.sites,

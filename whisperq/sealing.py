@@ -17,7 +17,7 @@ SCHEMA = 1
 def seal(
     folder: Path, kind: str, command: str, config: Mapping[str, Any], inputs: Mapping[str, Any], results: dict[str, Any]
 ) -> None:
-    """What is in `folder`, synced and readable by whoever may read its manifest."""
+    """Write the manifest of all files in `folder`; sync them, readable for everybody who may read the manifest."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     manifest = {
         "kind": kind,

@@ -27,7 +27,7 @@ def option(
 
 
 def padding_option() -> Any:
-    """Of every command that hears recordings with Whisper."""
+    """The option --padding of every command that transcribes recordings with Whisper."""
     return option(
         "full", "What the encoder computes: full: the whole window; short: speech and a short tail, the rest is kept."
     )
@@ -52,7 +52,7 @@ class Common(Settings):
 
 @dataclass(frozen=True)
 class Context:
-    """What every step is told beside its own settings."""
+    """Settings that every step gets beside its own."""
 
     device: str = "auto"
     dtype: str = "auto"

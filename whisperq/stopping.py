@@ -30,7 +30,7 @@ def watched_signals() -> list[signal.Signals]:
 
 
 def leave_when_told() -> None:
-    """From now on until `raised`: for a process that has begun nothing."""
+    """Make signals end the process at once, until `raised` handles them; for a process that has begun no work."""
 
     def leave(number: int) -> None:
         said = "interrupted" if number == INTERRUPT else f"{Told(number)}; run the same command again"
@@ -46,23 +46,23 @@ def leave_when_told() -> None:
 def raised() -> Iterator[list[int]]:
     """Inside, the first signal is raised, once: what then tidies up is left alone, but for a second Ctrl-C.
 
-    Gives the signals heard: what a library makes of an exception that comes at any moment is its own affair.
+    Gives the list of signals received so far, since a library may swallow or replace the exception.
     """
-    heard: list[int] = []
+    received: list[int] = []
 
     def handle(number: int) -> None:
-        heard.append(number)
+        received.append(number)
         if number == INTERRUPT:
             raise KeyboardInterrupt
-        if len(heard) == 1:
+        if len(received) == 1:
             raise Told(number)
 
     if threading.current_thread() is not threading.main_thread():  # Python allows no handler there
-        yield heard
+        yield received
         return
     before = {number: signal.signal(number, _of_this_process(handle)) for number in watched_signals()}
     try:
-        yield heard
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -82,5 +82,5 @@ def _of_this_process(handle: Callable[[int], None]) -> Handler:
 
 
 def speaker() -> str:
-    """Who speaks on standard error: of several processes each has its number."""
+    """Name of this process on standard error, with its rank where there are several."""
     return "whisperq" if (rank := os.environ.get("RANK", "0")) == "0" else f"whisperq, process {rank}"

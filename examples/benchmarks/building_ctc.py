@@ -1,4 +1,4 @@
-"""wav2vec 2.0 with a CTC head for the benchmark: its published sizes, random weights, and noise to hear."""
+"""wav2vec 2.0 with a CTC head for the benchmark: its published sizes, random weights, and noise as input."""
 
 import json
 from dataclasses import dataclass

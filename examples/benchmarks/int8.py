@@ -2,8 +2,8 @@
 
     python examples/benchmarks/int8.py --out results
 
-writes results.json (every raw timing) and results.md. Random weights; Whisper hears 30 s of audio and decodes a fixed
-number of tokens greedily, wav2vec 2.0 hears 10 s and gives its logits. In every round each contender works in turn,
+writes results.json (every raw timing) and results.md. Random weights; Whisper gets 30 s of audio and decodes a fixed
+number of tokens greedily, wav2vec 2.0 gets 10 s and gives its logits. In every round each contender works in turn,
 alone, in a new process; the round's first is another one each time. Builds are kept in --work. --profile prints the
 INT8 encoder's time by operator instead.
 """

@@ -1,4 +1,4 @@
-"""Each family's contenders, what they hear, and what is measured of them."""
+"""Each family's contenders, what their input is, and what is measured of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Metric:
 @dataclass(frozen=True)
 class Subject:
     contenders: dict[str, Contender]
-    hears: Callable  # batch -> tensor
+    make_input: Callable  # batch -> tensor
     metrics: tuple[Metric, ...]
 
 

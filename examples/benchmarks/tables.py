@@ -52,12 +52,12 @@ def machine_line(results: dict[str, Any]) -> str:
 def _machine(results: dict[str, Any]) -> str:
     return (
         f"{machine_line(results)} "
-        f"{_heard(results)}, random weights; in each round every contender in turn in a new process. "
+        f"{_inputs(results)}, random weights; in each round every contender in turn in a new process. "
         "Median, and in brackets the range of the rounds."
     )
 
 
-def _heard(results: dict[str, Any]) -> str:
+def _inputs(results: dict[str, Any]) -> str:
     families = {content.get("family", "whisper") for content in results["sizes"].values()}
     parts = {"whisper": "30 s of audio", "ctc": f"{SECONDS} s of audio for wav2vec 2.0"}
     return ", ".join(text for family, text in parts.items() if family in families)

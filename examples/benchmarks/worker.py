@@ -28,12 +28,12 @@ def measure(family: str, contender: str, folder: Path, threads: int, tokens: int
     import torch
 
     torch.set_num_threads(threads)
-    hears, subject = SUBJECTS[family].hears, SUBJECTS[family].contenders[contender]
+    make_input, subject = SUBJECTS[family].make_input, SUBJECTS[family].contenders[contender]
     for module in subject.imports:
         import_module(module)
     for file in (f for f in folder.rglob("*") if f.is_file()):
         read_through(file)
-    features = hears(1)
+    features = make_input(1)
     before, other_work = clear_peak_memory(), OtherWork()
     with ExitStack() as stack, torch.inference_mode():
         began = time.perf_counter()
@@ -43,7 +43,7 @@ def measure(family: str, contender: str, folder: Path, threads: int, tokens: int
         peak = resident_bytes("VmHWM") - before
         timed = {}
         for batch, count in passes.items():
-            features = hears(int(batch))
+            features = make_input(int(batch))
             if int(batch) > 1:
                 run(features, tokens)  # whole: graphs prepare themselves for every length of the past
             timed[batch] = [asdict(run(features, tokens)) for _ in range(count)]

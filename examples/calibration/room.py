@@ -7,12 +7,12 @@ import numpy as np
 from numpy.random import Generator
 
 RATE = 16000  # samples a second
-HEARD = 0.01  # of the peak: what is softer at the ends of a clip is no speech
+AUDIBLE = 0.01  # of the peak: what is softer at the ends of a clip is no speech
 
 
 def trim(samples: np.ndarray) -> np.ndarray:
     """Without the silence at both ends."""
-    loud = np.flatnonzero(np.abs(samples) > HEARD * np.abs(samples).max())
+    loud = np.flatnonzero(np.abs(samples) > AUDIBLE * np.abs(samples).max())
     return samples[loud[0] : loud[-1] + 1]
 
 

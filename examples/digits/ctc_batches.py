@@ -1,7 +1,7 @@
 """Training batches for CTC: drawn strings as waveforms, letters and frame labels.
 
 The first layer's group norm averages over an utterance's whole length, padding
-included, and an utterance is later heard alone and unpadded. So nothing is
+included, and an utterance is later transcribed alone and unpadded. So nothing is
 padded with zeros: strings of similar length share a batch, and the shorter
 ones go on with their own background noise.
 """
@@ -22,7 +22,7 @@ from transformers.audio_utils import hertz_to_mel
 
 GRAIN = RATE // 5  # lengths are multiples of 0.2 s: oneDNN prepares anew for every length it has not met
 POOL = 4  # batches cut from one pool, sorted by length
-RECEPTIVE = 400  # samples that one encoder frame hears
+RECEPTIVE = 400  # samples that one encoder frame covers
 BANDS = 80  # the microphone's curve is smooth over the mel scale
 
 

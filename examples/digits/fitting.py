@@ -2,7 +2,7 @@
 
     loss = task loss + w(t) * CE(frames),  w falling linearly to a fifth
 
-`frames`: which half of which digit, or silence, each encoder output hears. A
+`frames`: which half of which digit, or silence, each encoder output covers. A
 linear head reads it and is thrown away. Runs end by steps or by the clock.
 """
 
@@ -40,10 +40,10 @@ class Task:
 
 
 def frame_loss(head: nn.Linear, hidden: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Cross-entropy of hidden states (batch, frames, width), and the share of frames heard rightly."""
-    heard = head(hidden).float().flatten(0, 1)
-    right = (heard.argmax(-1) == frames.flatten()).float().mean().item()
-    return cross_entropy(heard, frames.flatten()), right
+    """Cross-entropy of hidden states (batch, frames, width), and the share of frames classified correctly."""
+    logits = head(hidden).float().flatten(0, 1)
+    right = (logits.argmax(-1) == frames.flatten()).float().mean().item()
+    return cross_entropy(logits, frames.flatten()), right
 
 
 def save(model: PreTrainedModel, task: Task, out: Path, record: dict) -> None:
@@ -67,7 +67,7 @@ def update(
     settings: Settings,
     progress: float,
 ) -> np.ndarray:
-    """One step of the optimizer; task loss, frame loss and share of frames heard rightly."""
+    """One step of the optimizer; task loss, frame loss and share of frames classified correctly."""
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
         task_loss, framewise, right = task.losses(model, head, batch)
     loss = task_loss + settings.frame_weight * (1 - 0.8 * progress) * framewise

@@ -30,13 +30,13 @@ def greedy(model: WhisperForConditionalGeneration, features: torch.Tensor, promp
     Not `generate`: an untrained model emits times at random, and `generate`
     seeks to them and decodes again, nearly without end.
     """
-    heard = model.model.encoder(features)
+    encoded = model.model.encoder(features)
     tokens = torch.tensor([prompt]).expand(len(features), -1)
     end, cache = model.config.eos_token_id, None
     ended = torch.zeros(len(features), dtype=torch.bool)
     while tokens.shape[1] < model.config.max_target_positions and not ended.all():
         unread = tokens if cache is None else tokens[:, -1:]
-        out = model(encoder_outputs=heard, decoder_input_ids=unread, past_key_values=cache)
+        out = model(encoder_outputs=encoded, decoder_input_ids=unread, past_key_values=cache)
         cache = out.past_key_values
         best = out.logits[:, -1].argmax(-1).masked_fill(ended, end)
         ended |= best == end

@@ -4,7 +4,7 @@
 
     loss = CTC(letters) / letters + w * CE(frames)
 
-`frames`: which half of which digit, or silence, each encoder output hears. A
+`frames`: which half of which digit, or silence, each encoder output covers. A
 linear head reads it and is thrown away. The architecture is that of the
 published base model, only narrow: group norm in the first convolution, layer
 norms behind the residual additions, one frame for 320 samples.
@@ -82,7 +82,7 @@ def build_model(processor: Wav2Vec2Processor) -> Wav2Vec2ForCTC:
 
 
 def losses(model: Wav2Vec2ForCTC, head: nn.Linear, batch: CtcBatch) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """CTC loss of a letter, frame loss, and the share of frames heard rightly."""
+    """CTC loss of a letter, frame loss, and the share of frames classified correctly."""
     hidden = model.wav2vec2(batch.waveforms).last_hidden_state
     scores = log_softmax(model.lm_head(hidden).float(), dim=-1).transpose(0, 1)
     letters = ctc_loss(

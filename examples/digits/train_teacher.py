@@ -4,7 +4,7 @@
 
     loss = CE(tokens) + w * CE(frames)
 
-`frames`: which half of which digit, or silence, each encoder output hears. A
+`frames`: which half of which digit, or silence, each encoder output covers. A
 linear head reads it and is thrown away; without it, and with the stock
 initialisation, the encoder is still deaf after a thousand steps.
 """
@@ -27,7 +27,7 @@ from transformers import WhisperForConditionalGeneration
 def losses(
     model: WhisperForConditionalGeneration, head: nn.Linear, batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Token loss, frame loss, and the share of frames heard rightly."""
+    """Token loss, frame loss, and the share of frames classified correctly."""
     out = model(input_features=batch.features, decoder_input_ids=batch.inputs, use_cache=False)
     token_loss = cross_entropy(out.logits.float().flatten(0, 1), batch.targets.flatten())
     return token_loss, *frame_loss(head, out.encoder_last_hidden_state, batch.frames)

@@ -50,18 +50,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"model": options.model.name, "runtime": options.runtime, "tails": {}}
     with open_runtime(options.model, Execution(runtime=options.runtime), Context(device="cpu")) as opened:
         rate = opened.loader.extractor.sampling_rate
-        heard = [opened.loader.features([load_audio(Utterance(f, f, None, None), rate)]) for f in files]
+        features = [opened.loader.features([load_audio(Utterance(f, f, None, None), rate)]) for f in files]
         padding = partial(opened.loader.features, [noise(rate)])
         for tail in (None, *TAILS):
             runtime = opened.runtime if tail is None else Short(opened.runtime, padding, tail)
-            texts = [opened.loader.codec.decode(opened.rules.read(runtime, one)[0]) for one in heard]
+            texts = [opened.loader.codec.decode(opened.rules.read(runtime, one)[0]) for one in features]
             errors = count_errors([line["text"] for line in lines], texts, normalize)
             result = {"wer": errors.wer, "reference_words": errors.reference_words}
             if tail is None:
                 found["full"] = result
                 continue
-            windows = [one.shape[2] // 2 for one in heard]
-            frames = [speech_frames(one)[0] for one in heard]
+            windows = [one.shape[2] // 2 for one in features]
+            frames = [speech_frames(one)[0] for one in features]
             rows = sum(rows_of(n, tail, window) for n, window in zip(frames, windows, strict=True))
             found["tails"][str(tail)] = {**result, "rows": rows / sum(windows), "again": runtime.again}
     return found

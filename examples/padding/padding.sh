@@ -9,7 +9,7 @@
 #   RUNS      where the run folders go, one for each model; default examples/padding/run
 #   RESULTS   where the table and the figure go; default examples/padding/results
 #   PARTS     some of "words curve timing"; the table is made of what is there
-#   RUNTIMES  which of "float int8" are heard; default both
+#   RUNTIMES  which of "float int8" are evaluated; default both
 #   LIMIT     first N utterances of each test list; CURVE: of each, for the curve of WER over the tail, default 100
 #   BATCHES   of calibration, eight utterances each
 #   ROUNDS    of the timing, default 5, over SPEED_LJ recordings of LJ Speech, default 24
@@ -23,8 +23,8 @@ sets=(--test "librispeech=$speech/librispeech_dev.jsonl" --test "ljspeech=$speec
 
 part() { [[ " ${PARTS:-words curve timing} " == *" $1 "* ]]; }
 
-# hear NAME MODEL RUNTIME PADDING
-hear() {
+# evaluate NAME MODEL RUNTIME PADDING
+evaluate() {
     local limit=()
     [ -z "${LIMIT:-}" ] || limit=(--limit "$LIMIT")
     wq eval --model "$2" "${sets[@]}" --normalizer english --runtime "$3" --padding "$4" "${limit[@]}" \
@@ -35,8 +35,8 @@ hear() {
 # words RUNTIME MODEL: both ways, and what short makes worse, over both sets together and in each
 words() {
     local pair="$WHISPERQ_RUN/comparisons/$1"
-    hear "$1-full" "$2" "$1" full
-    hear "$1-short" "$2" "$1" short
+    evaluate "$1-full" "$2" "$1" full
+    evaluate "$1-short" "$2" "$1" short
     wq compare "$WHISPERQ_RUN/pooled/$1-full.jsonl" "$WHISPERQ_RUN/pooled/$1-short.jsonl" --margin 0.3 \
         --normalizer english --spelling "$model/normalizer.json" --out "$pair"
     wq compare "$WHISPERQ_RUN/eval/$1-full" "$WHISPERQ_RUN/eval/$1-short" --out "$pair-sets"

@@ -1,4 +1,4 @@
-"""How fast recordings are heard with their padding and without it, and by faster-whisper's INT8 beside.
+"""How fast recordings are transcribed with their padding and without it, and by faster-whisper's INT8 beside.
 
     python timing.py WHISPER RUN --speech SPEECH
 

@@ -1,4 +1,4 @@
-"""One engine in a process of its own, for one round: loads it, and hears every recording alone.
+"""One engine in a process of its own, for one round: loads it, and transcribes every recording alone.
 
     python timing_worker.py '{"engine": ..., "folder": ..., "runtime": ..., "padding": ..., "threads": ...,
                               "files": [...], "commands": [...]}'
@@ -50,7 +50,7 @@ class Ours:
         self.opened = stack.enter_context(open_runtime(Path(task["folder"]), execution, Context(device="cpu")))
         self.runtime = Timed(self.opened.runtime)
 
-    def hear(self, samples: Any) -> str:
+    def transcribe(self, samples: Any) -> str:
         from whisperq.jobs.stopwatch import Stopwatch
         from whisperq.runtime.transcription import transcribe_batch
 
@@ -69,7 +69,7 @@ class Peer:
     def __init__(self, task: dict[str, Any], stack: ExitStack) -> None:
         from peer import open_peer
 
-        self.hear = open_peer(Path(task["folder"]), task["threads"])
+        self.transcribe = open_peer(Path(task["folder"]), task["threads"])
         self.first = None
 
     def encoder(self) -> dict[str, float]:
@@ -86,24 +86,24 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     audio, commands = ([load_audio(Utterance(n, n, None, None), RATE) for n in task[k]] for k in ("files", "commands"))
     with ExitStack() as stack:
         engine = Peer(task, stack) if task["engine"] == "faster-whisper" else Ours(task, stack)
-        engine.hear(audio[0])
+        engine.transcribe(audio[0])
         before, others, texts, seconds = engine.encoder(), OtherWork(), [], []
         for samples in audio:
-            texts.append(timed(seconds, engine.hear, samples))
+            texts.append(timed(seconds, engine.transcribe, samples))
         busy, spent = others.cores(), {k: v - before[k] for k, v in engine.encoder().items()}
         firsts: list[float] = []
         for samples in commands if engine.first else []:
             timed(firsts, engine.first, samples)
-    heard = sum(map(len, audio)) / RATE
+    seconds_of_audio = sum(map(len, audio)) / RATE
     return {
-        "rtfx": heard / sum(seconds), "audio_seconds": heard, "seconds": sum(seconds), **spent,
+        "rtfx": seconds_of_audio / sum(seconds), "audio_seconds": seconds_of_audio, "seconds": sum(seconds), **spent,
         "first_token_seconds": firsts, "busy_cores_of_others": busy, "texts": texts,
     }  # fmt: skip
 
 
-def timed(seconds: list[float], hear: Any, samples: Any) -> Any:
+def timed(seconds: list[float], transcribe: Any, samples: Any) -> Any:
     began = time.perf_counter()
-    found = hear(samples)
+    found = transcribe(samples)
     seconds.append(time.perf_counter() - began)
     return found
 

@@ -1,4 +1,4 @@
-"""What faster-whisper (CTranslate2, INT8) hears, as its users run it: its own defaults, but greedy as whisperq is.
+"""Transcripts of faster-whisper (CTranslate2, INT8), as its users run it: its own defaults, but greedy as whisperq is.
 
 python peer.py FOLDER OUT FILE...        # OUT/NAME.txt for each
 """

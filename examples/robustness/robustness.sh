@@ -7,7 +7,7 @@
 # utterance lists. Done work is not done again: after an interruption, run it again. Further settings:
 #   RUNS      where the run folders go, one for each model; default examples/robustness/run
 #   RESULTS   where the table goes; default examples/robustness/results
-#   LEVELS    first N utterances of each list that are heard at each level; default 60
+#   LEVELS    first N utterances of each list that are transcribed at each level; default 60
 #   MARGIN    points of WER by which INT8 may be worse than float at a level; default 0.5
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
 # shellcheck disable=SC2154 # runs, results, speech, whispers and models come from whispers.sh
@@ -16,8 +16,8 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/../whispers.sh"
 margin="${MARGIN:-0.5}"
 
-# heard NAME MODEL RUNTIME FORMAT: a file for each recording
-heard() {
+# transcripts NAME MODEL RUNTIME FORMAT: a file for each recording
+transcripts() {
     local kind place
     for kind in paused continuous sounds; do
         place="$WHISPERQ_RUN/heard/$1/$kind"
@@ -53,8 +53,8 @@ for name in "${models[@]}"; do
     made "$run/levels" levels.py --librispeech "${LEVELS:-60}" --ljspeech "${LEVELS:-60}"
     wq calibrate --model "$model" --data "$speech/librispeech_train.jsonl" --batches 16 --batch-size 8
     wq quantize --model "$model" --out "$run/quantized"
-    for format in text json srt; do heard "whisperq int8, $format" "$run/quantized" int8 "$format"; done
-    heard "whisperq float, json" "$model" float json
+    for format in text json srt; do transcripts "whisperq int8, $format" "$run/quantized" int8 "$format"; done
+    transcripts "whisperq float, json" "$model" float json
     [ -d "$run/faster-whisper" ] || python "$here/../whisper/peer.py" "$model" "$run/faster-whisper"
     for kind in paused continuous sounds; do
         python "$here/peer.py" "$run/faster-whisper" "$run/heard/faster-whisper/$kind" "$run/clips/$kind"/*.flac

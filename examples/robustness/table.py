@@ -59,8 +59,8 @@ def rows(model: str, found: dict[str, dict[str, Any]]) -> list[list[str]]:
         for system, c in systems.items():
             where = [model, f"{c['recordings']} {kind}", system]
             if kind == "sounds":  # nobody speaks: every word is one too many
-                heard = f"{c['empty_reference_insertions']} (in {c['not_empty']} recordings)"
-                made.append([*where, "0", "-", heard, "-", "-"])
+                inserted = f"{c['empty_reference_insertions']} (in {c['not_empty']} recordings)"
+                made.append([*where, "0", "-", inserted, "-", "-"])
                 continue
             numbers = (c[name] for name in ("reference_words", "deletions", "insertions", "substitutions"))
             made.append([*where, *map(str, numbers), f"{100 * c['wer']:.2f}"])

@@ -83,9 +83,9 @@ def header(file: Path) -> list[dict[str, Any]]:
 
 def system(run: Path, name: str) -> dict[str, Any]:
     """One system's rates, speed, size, KL and comparisons, those that are there, and the hashes of their manifests."""
-    heard = artifact.load(run / "eval" / name, "evaluation")
-    sets, found = heard.results["sets"], {"runtime": heard.results["runtime"], "limit": heard.config["limit"]}
-    manifests = {"eval": hash_of(heard)}
+    made = artifact.load(run / "eval" / name, "evaluation")
+    sets, found = made.results["sets"], {"runtime": made.results["runtime"], "limit": made.config["limit"]}
+    manifests = {"eval": hash_of(made)}
     found["sets"] = {n: {k: r[k] for k in RATES} for n, r in sets.items()}
     found["rtfx"] = sum(r["audio_seconds"] for r in sets.values()) / sum(r["wall_seconds"] for r in sets.values())
     if artifact.is_artifact(place := run / "quantized" / name):

@@ -27,14 +27,14 @@ def open_peer(folder: Path, threads: int) -> Callable[["np.ndarray"], str]:
     model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True)
     thresholds = dict.fromkeys(("no_speech_threshold", "log_prob_threshold", "compression_ratio_threshold"))
 
-    def hear(samples: "np.ndarray") -> str:
+    def transcribe(samples: "np.ndarray") -> str:
         segments, _ = model.transcribe(
             samples, language="en", beam_size=1, best_of=1, temperature=0.0, without_timestamps=True,
             condition_on_previous_text=False, vad_filter=False, **thresholds,
         )  # fmt: skip
         return " ".join(segment.text.strip() for segment in segments)
 
-    return hear
+    return transcribe
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ BEYOND = 4.0  # points: who loses more stands at the edge, with a number
 
 
 def draw(models: Sequence[Mapping[str, Any]], titles: Mapping[str, str], place: Path) -> None:
-    """Differences of pooled WER in points; emulated recipes in grey, they heard fewer utterances."""
+    """Differences of pooled WER in points; emulated recipes in grey, they ran on fewer utterances."""
     shown = [(model, found) for model in models if (found := differences(model, titles))]
     heights = [len(found) for _, found in shown]
     figure, panels = plt.subplots(
@@ -31,7 +31,7 @@ def draw(models: Sequence[Mapping[str, Any]], titles: Mapping[str, str], place: 
 
 
 def differences(model: Mapping[str, Any], titles: Mapping[str, str]) -> list[tuple[str, dict[str, Any], bool]]:
-    """Title, difference, and whether all utterances were heard by kernels; the main systems first."""
+    """Title, difference, and whether kernels transcribed all utterances; the main systems first."""
     systems = model["systems"]
     names = [n for n in titles if n in systems] + sorted(n for n in systems if n not in titles)
     pairs = [(n, systems[n].get("against float", {}).get("0.3")) for n in names]

@@ -1,4 +1,4 @@
-"""How fast each engine hears the same recordings, one after the other: ours, and faster-whisper's INT8 beside them.
+"""How fast each engine transcribes the same recordings, one after the other: ours, and faster-whisper in INT8.
 
     python speed.py WHISPER RUN --speech SPEECH
 
@@ -74,7 +74,7 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def word_errors(whisper: Path, references: list[str], texts: list[str]) -> float:
-    """Fast and wrong is no use: the WER of what was heard."""
+    """WER of the transcripts, since a fast engine that is wrong is no use."""
     from whisperq.results.evaluations import read_spelling
     from whisperq.scoring.normalizers import get_normalizer
     from whisperq.scoring.words import count_errors

@@ -1,4 +1,4 @@
-"""One engine in a process of its own, for one round: loads it, and hears every recording alone.
+"""One engine in a process of its own, for one round: loads it, and transcribes every recording alone.
 
     python speed_worker.py '{"engine": ..., "folder": ..., "runtime": ..., "threads": ..., "recordings": [...]}'
 
@@ -46,18 +46,18 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         if task["engine"] == "faster-whisper":
             from peer import open_peer
 
-            hear = open_peer(folder, task["threads"])
+            transcribe = open_peer(folder, task["threads"])
         else:
-            hear = open_ours(folder, task["runtime"], stack)
-        hear(audio[0])
+            transcribe = open_ours(folder, task["runtime"], stack)
+        transcribe(audio[0])
         others, seconds, texts = OtherWork(), [], []
         for samples in audio:
             began = time.perf_counter()
-            texts.append(hear(samples))
+            texts.append(transcribe(samples))
             seconds.append(time.perf_counter() - began)
-    heard = sum(map(len, audio)) / RATE
+    seconds_of_audio = sum(map(len, audio)) / RATE
     return {
-        "rtfx": heard / sum(seconds), "audio_seconds": heard, "seconds": seconds,
+        "rtfx": seconds_of_audio / sum(seconds), "audio_seconds": seconds_of_audio, "seconds": seconds,
         "busy_cores_of_others": others.cores(), "texts": texts,
     }  # fmt: skip
 

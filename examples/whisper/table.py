@@ -38,7 +38,7 @@ def ordered(systems: dict[str, Any]) -> list[str]:
 
 
 def main_systems(model: Model) -> list[str]:
-    """Those that heard as many utterances as float32 did, in no slower way than kernels."""
+    """Systems that transcribed as many utterances as float32 did, in no slower way than kernels."""
     systems = model["systems"]
     return [n for n in ordered(systems) if n in ORDER or systems[n]["runtime"] != "emulated"]
 
@@ -98,7 +98,7 @@ def dynamic_line(model: Model) -> str:
 
 
 def paper_table(model: Model) -> str:
-    """The emulated recipes, on the utterances that they heard, float32's rate on the same ones beside them."""
+    """The emulated recipes, on the utterances that they transcribed, float32's rate on the same ones beside them."""
     names = [n for n in ordered(model["systems"]) if n not in main_systems(model)]
     rows = []
     for name in names:
@@ -107,8 +107,8 @@ def paper_table(model: Model) -> str:
         rates = [f"{100 * found[key]:.2f}" for key in ("wer_a", "wer_b")] if found else ["-", "-"]
         words = f"{found['reference_words']:,}" if found else "-"
         loops = sum(r["loops"] for r in s["sets"].values())
-        heard = sum(r["utterances"] for r in s["sets"].values())
-        rows.append([name, words, *rates, difference(found), f"{loops} of {heard}", kl(s)])
+        utterances = sum(r["utterances"] for r in s["sets"].values())
+        rows.append([name, words, *rates, difference(found), f"{loops} of {utterances}", kl(s)])
     header = [f"{model['model']}, emulated", "words", "WER float32", "WER", "difference", "loops", "KL (mnat)"]
     return table(header, rows) if rows else ""
 

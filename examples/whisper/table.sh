@@ -10,8 +10,8 @@
 #   PARTS     some of "systems speed figures robustness agreement"; the table is made of what is there
 #   LIMIT     first N utterances of each test list; PAPER_LIMIT, KL_LIMIT: of the emulated recipe and of the KL
 #   SOUNDS    recordings of silence, of noise and of music; SPOKEN of each test list: for what may break beside words
-#   ROBUSTNESS  the systems that hear them, default "before after"
-#   AGREEMENT first N utterances of each test list that int8 and the emulation hear side by side, default 100
+#   ROBUSTNESS  the systems that transcribe them, default "before after"
+#   AGREEMENT first N utterances of each test list that int8 and the emulation transcribe side by side, default 100
 #   BATCHES   of calibration, eight utterances each; ROUNDS, SPEED_LJ, SPEED_LIBRI: of the timing,
 #             which is done anew where RUNS/MODEL/speed.json is gone
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
@@ -26,7 +26,7 @@ sets=(--test "librispeech=$speech/librispeech_dev.jsonl" --test "ljspeech=$speec
 data=(--data "$speech/librispeech_dev.jsonl" --data "$speech/ljspeech_train.jsonl")
 
 # NAME RUNTIME UTTERANCES FLAGS: what `quantize` is told, and how `eval` runs it. No kernel computes the paper's recipe:
-# it is emulated, which is slow, and heard on fewer utterances.
+# it is emulated, which is slow, and run on fewer utterances.
 systems() {
     echo "dynamic int8 ${LIMIT:--} --activations dynamic"
     echo "before int8 ${LIMIT:--} --smooth none --massive none"
@@ -46,8 +46,8 @@ wanted() { [ -z "${SYSTEMS:-}" ] || listed "$SYSTEMS" "$1"; }
 part() { listed "${PARTS:-systems speed figures robustness agreement}" "$1"; }
 there() { [ -f "$WHISPERQ_RUN/eval/$1/manifest.json" ]; }
 
-# hear NAME RUNTIME UTTERANCES MODEL
-hear() {
+# evaluate NAME RUNTIME UTTERANCES MODEL
+evaluate() {
     local limit=()
     [ "$3" = - ] || limit=(--limit "$3")
     wq eval --model "$4" "${sets[@]}" --normalizer english --runtime "$2" "${limit[@]}" --out "$WHISPERQ_RUN/eval/$1"
@@ -68,13 +68,13 @@ against() {
 system() {
     wq quantize --out "$WHISPERQ_RUN/quantized/$1" "${@:4}"
     wq sensitivity --by model --model "$1" "${data[@]}" --limit "$kl_limit" --out "$WHISPERQ_RUN/sensitivity/$1"
-    hear "$1" "$2" "$3" "$WHISPERQ_RUN/quantized/$1"
+    evaluate "$1" "$2" "$3" "$WHISPERQ_RUN/quantized/$1"
     against float "$1"
     { [[ "$1" != before && "$1" != after ]] || ! there dynamic; } || against dynamic "$1"
 }
 
 all_systems() {
-    ! wanted float || hear float float "${LIMIT:--}" "$model"
+    ! wanted float || evaluate float float "${LIMIT:--}" "$model"
     wq calibrate --model "$model" --data "$speech/librispeech_train.jsonl" --batches "${BATCHES:-16}" --batch-size 8
     # without a list of its own it listens to the synthesised sentences that ship with whisperq
     ! wanted embedded || wq calibrate --model "$model" --batches 6 --batch-size 8 --out "$WHISPERQ_RUN/calibration-embedded"

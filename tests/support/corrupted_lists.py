@@ -11,5 +11,5 @@ def line(**changes) -> dict:
 
 def corrupt(folder: Path) -> str:
     path = folder / "corrupt.wav"
-    path.write_bytes(b"RIFF and nothing that could be heard")
+    path.write_bytes(b"RIFF and nothing that could be decoded")
     return str(path)

@@ -73,18 +73,18 @@ def quantized_folder(source: Path, bits: int = 8, fit: Fit = CHANNELS, **options
     return folder
 
 
-def float_logits(folder: Path, heard: list[Tensor]) -> list[Tensor]:
+def float_logits(folder: Path, recordings: list[Tensor]) -> list[Tensor]:
     """Each waveform alone, by our network."""
     model = load_model(folder, torch.float32, "cpu")
     with torch.inference_mode():
-        return [model(x[None]).logits[0] for x in heard]
+        return [model(x[None]).logits[0] for x in recordings]
 
 
-def emulated_logits(folder: Path, heard: list[Tensor]) -> list[Tensor]:
+def emulated_logits(folder: Path, recordings: list[Tensor]) -> list[Tensor]:
     """The same of a quantized model."""
     model, quantization = load_quantized(folder, torch.float32, "cpu")
     with watch(model, model_sites(model), quantizers(quantization.activations)), torch.inference_mode():
-        return [model(x[None]).logits[0] for x in heard]
+        return [model(x[None]).logits[0] for x in recordings]
 
 
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:

@@ -18,7 +18,7 @@ WORDS = "zero one two three four five six seven eight nine".split()
 
 @dataclass(frozen=True)
 class Transcribed:
-    """A test set: `wrong` of its utterances' first words are heard as another, from utterance `start` on."""
+    """A test set: `wrong` of its utterances' first words are transcribed as another, from utterance `start` on."""
 
     name: str
     wrong: int
@@ -88,7 +88,7 @@ def log(gate: str) -> list[dict]:
 def write_evaluation(
     run: Path, model: Path, name: str, sets: Sequence[Transcribed], runtime: str, seed: int = 0, **settings
 ) -> Path:
-    """As eval writes it: 2 s of audio an utterance, heard in 0.1 s each, by `processes` at once."""
+    """As eval writes it: 2 s of audio an utterance, transcribed in 0.1 s each, by `processes` at once."""
     processes = settings.pop("processes", 1)
     out, results = run / "eval" / name, {}
     with create(out, "evaluation", "eval", {"model": model}, seed, runtime=runtime, **settings) as draft:
@@ -124,8 +124,8 @@ def write_grid(folder: Path, seeds: Sequence[int] = (0,)) -> Path:
             run = folder / "runs" / f"{gate}-{seed}"
             write_training(run, teacher, 3, gate, seed)
             for model, runtime, more in (("distilled", "float", 0), ("quantized/gemm-w8a8", "int8", 4)):
-                heard = [Transcribed("clean", wrong + more, "id"), Transcribed("noisy", wrong + more, "ood", start=10)]
-                write_evaluation(run, run / model, f"{Path(model).name}-{runtime}", heard, runtime)
+                sets = [Transcribed("clean", wrong + more, "id"), Transcribed("noisy", wrong + more, "ood", start=10)]
+                write_evaluation(run, run / model, f"{Path(model).name}-{runtime}", sets, runtime)
             write_outliers(run, 10.0 + seed if gate == "none" else 4.0 + seed / 2, data, seed)
     return folder / "runs"
 

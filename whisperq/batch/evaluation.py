@@ -1,4 +1,4 @@
-"""What a model hears in test sets, kept line by line: whoever is killed goes on after the last whole line.
+"""A model's hypotheses of test sets in an append-only journal; a killed run resumes after the last complete line.
 
     NAME-partial/heard-<rank>.jsonl  what one process has done, a line for each utterance
 
@@ -74,7 +74,7 @@ def batches_by_length(utterances: Sequence[Utterance], size: int) -> list[Batch]
 def audio_ahead(
     loader: Loader, utterances: Sequence[Utterance], batches: Sequence[Batch]
 ) -> Generator[Loaded, None, None]:
-    """Each batch with its recordings, (samples,) each, read while the one before is heard."""
+    """Each batch with its recordings, (samples,) each, read while the batch before is transcribed."""
 
     def load(batch: Batch) -> Loaded:
         audio = ((number, loader.audio(utterances[number])) for number in batch)
@@ -103,14 +103,14 @@ def transcribe_loaded(opened: Opened, name: str, loaded: Loaded, size: int) -> l
     return [*lines, *unread]
 
 
-class HeardBook(Journal):
-    """What was heard so far, beside the place where the evaluation will lie."""
+class HypothesisBook(Journal):
+    """The hypotheses so far, beside the place where the evaluation will lie."""
 
     def __init__(self, out: Path, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> None:
         super().__init__(out, config, inputs, "hypotheses", "heard-*.jsonl")
 
-    def heard(self, name: str) -> dict[int, Transcribed]:
-        """All whole lines of a set, by number."""
+    def transcribed(self, name: str) -> dict[int, Transcribed]:
+        """All complete lines of a set, by utterance number."""
         return {
             line.number: line for path in self.files() for line in whole_lines(path, Transcribed)[0] if line.set == name
         }
@@ -123,7 +123,7 @@ class HeardBook(Journal):
 
     @contextmanager
     def worth_keeping(self) -> Iterator[None]:
-        """After an error inside, nothing stays where nothing was heard."""
+        """Context that removes the journal after an error, if no utterance was transcribed."""
         try:
             yield
         except WhisperqError:
@@ -133,5 +133,5 @@ class HeardBook(Journal):
             raise
 
     def writing(self, rank: int) -> AbstractContextManager[Callable[[Sequence[Transcribed]], None]]:
-        """One process's function that keeps lines, as `appending` gives it."""
+        """Context manager that gives one process a function which appends lines to its file (see `appending`)."""
         return appending(self.folder / f"heard-{rank}.jsonl", Transcribed)

@@ -1,4 +1,4 @@
-"""What a teacher hears in each utterance, kept line by line: whoever is killed goes on after the last whole line.
+"""A teacher's transcript of each utterance in an append-only journal; a killed run resumes after its last full line.
 
     NAME-partial/labels-<rank>.jsonl  what one process has done, a line for each utterance
 
@@ -23,7 +23,7 @@ UNREADABLE, TOO_LONG, UNFINISHED = "unreadable", "longer than the window", "unfi
 
 @dataclass(frozen=True)
 class Label:
-    """What became of an utterance: a text, or why there is none.
+    """Result of one utterance: a text, or why there is none.
 
     avg_logprob: as in openai/whisper, the sum of the natural log-probabilities of the tokens and of the end, after
     suppression, over their number.
@@ -41,9 +41,9 @@ class Label:
 def label_batch(
     runtime: Runtime, loader: Loader, rules: Rules, utterances: Sequence[Utterance], first: int, care: Care = ONCE
 ) -> list[Label]:
-    """The labels of a batch whose first utterance has the number `first`: texts as `transcribe` hears them."""
+    """The labels of a batch whose first utterance has the number `first`: with the texts that `transcribe` gives."""
     rate, window = loader.extractor.sampling_rate, loader.extractor.n_samples
-    labels, heard = [], {}
+    labels, usable = [], {}
     for number, utterance in enumerate(utterances, first):
         audio = loader.audio(utterance)
         if audio is None:
@@ -51,13 +51,13 @@ def label_batch(
         elif len(audio) > window:
             labels.append(Label(number, len(audio) / rate, left_out=TOO_LONG))
         else:
-            heard[number] = audio
-    if not heard:
+            usable[number] = audio
+    if not usable:
         return labels
-    features = loader.features(list(heard.values()))
+    features = loader.features(list(usable.values()))
     decoding = Decoding(runtime, rules, loader.codec.decode, care)
     room = rules.max_tokens - len(rules.prompt)
-    for (number, audio), one in zip(heard.items(), decoding.windows(features, list(heard.values())), strict=True):
+    for (number, audio), one in zip(usable.items(), decoding.windows(features, list(usable.values())), strict=True):
         why = UNFINISHED if len(one.ids) == room else None
         labels.append(Label(number, len(audio) / rate, loader.codec.decode(one.ids), one.mean_logprob, why))
     return labels
@@ -70,9 +70,9 @@ class LabelBook(Journal):
         super().__init__(out, config, inputs, "labels", "labels-*.jsonl")
 
     def labels(self) -> dict[int, Label]:
-        """By number, all that are whole."""
+        """The labels on all complete lines, by utterance number."""
         return {label.number: label for path in self.files() for label in whole_lines(path, Label)[0]}
 
     def writing(self, rank: int) -> AbstractContextManager[Callable[[Sequence[Label]], None]]:
-        """One process's function that keeps labels, as `appending` gives it."""
+        """Context manager that gives one process a function which appends labels to its file (see `appending`)."""
         return appending(self.folder / f"labels-{rank}.jsonl", Label)

@@ -78,7 +78,10 @@ class Development:
     def answering(
         self, utterances: Sequence[Utterance], size: int, book: TrialJournal, say: Callable[[str], None]
     ) -> Iterator[Ask]:
-        """What answers the search: from the book, else measured by all processes, each a share of the batches."""
+        """Context that gives the function which answers the search.
+
+        It takes trials from the journal, or measures them with all processes, each on a share of the batches.
+        """
         if self.processes.main:
             book.prepare()
         known = self.processes.gather(book.trials() if self.processes.main else None)[0]
@@ -103,7 +106,7 @@ class Development:
     def measure(
         self, trials: Sequence[Trial], before: Mapping[str, RangeEnds], number: int, part: Sequence[Utterance]
     ) -> list[Sums]:
-        """For each of the trials, all of one layer, what the batch of this number adds to its figures."""
+        """Contribution of batch `number` to the figures of each trial; all trials are of one layer."""
         if self.metric == "wer":
             return [self._word_errors(trial, before, number, part) for trial in trials]
         if (batch := self.opened.loader.labelled(part)) is None:
@@ -116,8 +119,8 @@ class Development:
     ) -> Sums:
         o = self.opened
         with self._in_integers(trial, before, number):
-            heard = list(transcribe(o.runtime, o.loader, o.rules, part, len(part)))
-        errors = count_errors([h.utterance.text or "" for h in heard], [h.text for h in heard], self.words)
+            found = list(transcribe(o.runtime, o.loader, o.rules, part, len(part)))
+        errors = count_errors([h.utterance.text or "" for h in found], [h.text for h in found], self.words)
         return errors.substitutions + errors.deletions + errors.insertions, errors.reference_words
 
     def _distortion(
@@ -142,7 +145,10 @@ class Development:
 
     @contextmanager
     def _in_integers(self, trial: Trial, before: Mapping[str, RangeEnds], number: int) -> Iterator[None]:
-        """With the trial's layer and those before it quantized, and nothing computed that this batch's last run did."""
+        """Context in which the trial's layer and the layers before it are quantized.
+
+        Reuses what the last run of this batch computed before that layer.
+        """
         ranges = {**before, **({} if trial.layer is None else {trial.layer: trial.ends})}
         grids = self.mixture.quantization.activations
         grids.clear()

@@ -27,7 +27,7 @@ def stages(model: PreTrainedModel) -> list[str]:
 
 
 def stage_of_sites(model: PreTrainedModel) -> dict[str, int]:
-    """By address the number of the last stage that begins no later than the site."""
+    """Site address -> number of the last stage that begins no later than the site."""
     names, found, current = stages(model), {}, 0
     for address, site in model_sites(model).items():
         inside = [i for i, name in enumerate(names) if f"{site.module}.".startswith(f"{name}.")]
@@ -38,7 +38,7 @@ def stage_of_sites(model: PreTrainedModel) -> dict[str, int]:
 
 @dataclass
 class Kept:
-    """One batch's: the stage, its input at every call, and what stages before it return, emptied of numbers."""
+    """Cache entry of one batch: a stage, its input at every call, and the outputs of earlier stages without values."""
 
     stage: int
     state: Mapping[str, Any]  # what was changed before the stage
@@ -51,7 +51,7 @@ class Kept:
 
 
 class Prefix:
-    """Of every batch the input of the latest stage that it was run for."""
+    """Cache that keeps, for every batch, the input of the latest stage that it was run for."""
 
     def __init__(self, model: PreTrainedModel, limit: int = LIMIT) -> None:
         self.modules = [model.get_submodule(name) for name in stages(model)]
@@ -87,7 +87,7 @@ class Prefix:
     def _replay(self, kept: Kept, stack: ExitStack) -> None:
         calls = count()
         module = self.modules[kept.stage]
-        # Before the hooks of whoever watches the stage's input: a grid is for what is put in, not for the zeros.
+        # Before hooks that watch the stage's input: their grid applies to the kept input, not to zeros.
         hook = module.register_forward_pre_hook(lambda _, args: (kept.inputs[next(calls)], *args[1:]), prepend=True)
         stack.callback(hook.remove)
         for stage in range(kept.stage):

@@ -83,7 +83,7 @@ class TrialJournal(Journal):
 
 @dataclass(frozen=True)
 class Criterion:
-    """What a layer may cost, and how cost is measured."""
+    """How much a layer may cost before it is searched, and the metric that measures it."""
 
     metric: str  # wer or snr
     points: float  # percentage points of WER
@@ -102,7 +102,7 @@ Ask = Callable[[list[Trial], Mapping[str, RangeEnds]], list[Trial]]  # measure, 
 
 @dataclass(frozen=True)
 class Desk:
-    """What the search needs of its command."""
+    """Callbacks of the search: to measure trials, to announce, and to show progress."""
 
     ask: Ask
     say: Callable[[str], None]

@@ -108,14 +108,14 @@ def function(command: Command) -> Callable[..., None]:
 
 
 def execute(command: Command, flags: dict[str, Any]) -> None:
-    """One call, one print."""
+    """Run a command with its flags, and print its result, or its plan under --dry-run."""
     with reported():
         flags = todays_settings(command.name, flags)
         common = Common(**{f.name: flags[f.name] for f in fields(Common) if flags[f.name] is not None})
         session = Session.open(command.name, common, {k: _tuple(v) for k, v in flags.items()})
         settings = session.settings(command.settings)
         if common.dry_run:
-            foretell(plan(session, settings, call_of(command)), common.json)
+            print_plan(plan(session, settings, call_of(command)), common.json)
             return
         result = perform(call_of(command), session, settings)
         if isinstance(result, str):
@@ -128,8 +128,8 @@ def execute(command: Command, flags: dict[str, Any]) -> None:
         print_result(result, common.json)
 
 
-def foretell(planned: Plan, as_json: bool) -> None:
-    """What --dry-run prints; then the error that would stop the real run, if there is one."""
+def print_plan(planned: Plan, as_json: bool) -> None:
+    """Print the plan of --dry-run; then raise the error that would stop the real run, if there is one."""
     if first_process():
         print_out(planned.as_json() if as_json else plan_tables(planned))
     planned.check()

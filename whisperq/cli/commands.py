@@ -37,7 +37,7 @@ def perform(call: CommandCall, session: Session, settings: Any) -> Artifact | st
 
 
 def step(name: str) -> Callable[..., Any]:
-    """The public function of a step's file; under --dry-run what writes its call down."""
+    """The public function of a step's file; under --dry-run a function that records the call."""
     return planning.instead_of(name) or part(name, name)
 
 
@@ -47,7 +47,7 @@ def run_step(s: Session, name: str, out: Path, config: Any, **inputs: Any) -> Ar
 
 
 def part(name: str, noun: str) -> Callable[..., Any]:
-    """Something that a step's file holds; under --dry-run no step is imported."""
+    """The object `noun` of the file of step `name`; under --dry-run no step is imported, and a stand-in is returned."""
     return planning.parts if planning.under_way() else getattr(import_module(f"whisperq.steps.{name}"), noun)
 
 

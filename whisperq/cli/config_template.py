@@ -86,5 +86,5 @@ def _section(command: str, kind: type) -> str:
 
 
 def _value(default: Any) -> str:
-    """As YAML: JSON is YAML but for the numbers that it writes without a point."""
+    """A default as YAML text. It is written as JSON, which YAML reads, except for numbers without a point."""
     return json.dumps(list(default) if isinstance(default, tuple) else default)

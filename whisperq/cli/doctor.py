@@ -47,7 +47,7 @@ class Finding:
 
 
 def examine(run: Path) -> list[Finding]:
-    """Everything there is to say, in order; a look that fails is a finding as well."""
+    """All findings about this machine, in order; a check that fails is a finding as well."""
     looks: tuple[Callable[[], Iterator[Finding]], ...] = (
         versions, processor, gpu, codecs, compiler, extras, hub, lambda: run_folder(run),
     )  # fmt: skip

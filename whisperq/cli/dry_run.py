@@ -58,7 +58,7 @@ def resolved(session: Session, settings: Any, final: Any) -> Iterator[tuple[str,
 
 
 def read(session: Session, calls: list[Call]) -> Iterator[Read]:
-    """What was announced, then the files that the command line names itself."""
+    """The inputs that were announced, then the files that the command line names itself."""
     if session.experiment.path:
         yield Read("configuration", str(session.experiment.path), "there")
     sources = {s.title: s for call in calls for s in leaves(tuple(call.inputs.values())) if isinstance(s, Source)}
@@ -77,7 +77,7 @@ def read(session: Session, calls: list[Call]) -> Iterator[Read]:
 
 
 def recording(name: str) -> tuple[str, bool]:
-    """As `state` says it of an audio file."""
+    """State of an audio file, as `state` gives it; a folder in its place is a problem."""
     return ("a folder; name the recordings in it", True) if Path(name).is_dir() else state(name)
 
 
@@ -91,7 +91,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def state(what: Source | Path | str) -> tuple[str, bool]:
-    """How an input is there, and whether it is not."""
+    """How an input was found, in words, and whether it is missing."""
     name = what.title if isinstance(what, Source) else str(what)
     place = Path(name)
     if name == STDIN:
@@ -148,7 +148,7 @@ def transcripts(call: Call) -> Iterator[Write]:
 
 
 def checkpoints(call: Call) -> Write | None:
-    """What a training leaves beside its result."""
+    """The work folder with checkpoints that a training leaves beside its result; None without one."""
     if call.out is None or not call.declared.checkpoints:
         return None
     folder = work_folder(call.out)

@@ -23,24 +23,24 @@ BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectory
 @contextmanager
 def reported() -> Iterator[None]:
     """Every error becomes one sentence and its exit code, and so does a signal to stop."""
-    with raised() as heard:
+    with raised() as received:
         try:
             yield
         except typer.Exit:
             raise
         except KeyboardInterrupt:
-            stopped(heard)
+            stopped(received)
         except Exception as error:
-            if heard:  # what a library makes of an exception that comes in the middle of its import, say
-                stopped(heard)
+            if received:  # an error of a library, say, whose import the signal broke off
+                stopped(received)
             explained(error)
 
 
-def stopped(heard: list[int]) -> None:
-    """By these signals, or by a Ctrl-C that came another way."""
-    if not heard or INTERRUPT in heard:
+def stopped(received: list[int]) -> None:
+    """End the process after these signals, or after a Ctrl-C that raised KeyboardInterrupt without a handler."""
+    if not received or INTERRUPT in received:
         fail("interrupted; no half-written artifact is left", INTERRUPTED)
-    fail(f"{Told(heard[0])}; no half-written artifact is left: run the same command again", AGAIN)
+    fail(f"{Told(received[0])}; no half-written artifact is left: run the same command again", AGAIN)
 
 
 def explained(error: Exception) -> None:
@@ -58,7 +58,7 @@ def explained(error: Exception) -> None:
 
 
 def fail(message: str, code: int) -> None:
-    """One sentence on standard error, whichever process it befell."""
+    """Print one sentence on standard error, with the name of the process before it, and exit with `code`."""
     print(f"{speaker()}: {printable(' '.join(message.split()))}", file=sys.stderr)
     raise typer.Exit(code)
 

@@ -59,7 +59,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be said of one command."""
+    """What --dry-run tells of one command: settings, what it would read, and what it would write."""
 
     command: str
     settings: dict[str, Setting]
@@ -70,7 +70,7 @@ class Plan:
         return json.dumps({"dry_run": True, **asdict(self)})
 
     def check(self) -> None:
-        """Raises what would stop the real run."""
+        """Raises InputError for a missing input, UsageError for a refused output: what would stop the real run."""
         if missing := next((r for r in self.reads if r.missing), None):
             raise InputError(f"this would stop: {missing.role} {missing.what} is {missing.state}")
         if refused := next((w for w in self.writes if w.refused), None):
@@ -86,7 +86,7 @@ def under_way() -> bool:
 
 @contextmanager
 def written_down() -> Iterator[list[Call]]:
-    """Within it no step is called; the calls come here."""
+    """Context in which no step runs: calls of steps are appended to the list that it gives."""
     calls: list[Call] = []
     token = _calls.set(calls)
     try:
@@ -96,7 +96,7 @@ def written_down() -> Iterator[list[Call]]:
 
 
 def instead_of(step: str) -> Callable[..., Artifact] | None:
-    """What stands in for a step under --dry-run."""
+    """A function that records the call of a step under --dry-run; None outside of it."""
     calls = _calls.get()
     if calls is None:
         return None
@@ -109,5 +109,5 @@ def instead_of(step: str) -> Callable[..., Artifact] | None:
 
 
 def parts(*values: Any) -> tuple[Any, ...]:
-    """What stands in for the dataclasses that steps take."""
+    """A plain tuple in place of the dataclasses that steps take, under --dry-run."""
     return values

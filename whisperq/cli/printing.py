@@ -36,7 +36,7 @@ def print_result(result: Artifact, as_json: bool) -> None:
 
 
 def print_lineage(result: Artifact) -> None:
-    """What it was made from; how many of its own files were found to be as its manifest says."""
+    """Print what the artifact was made from, and how many of its files match its manifest."""
     tables(result)  # what cannot be shown is refused before anything is printed
     _console().print(lineage_tree(result), highlight=False, soft_wrap=True)
     _console().print(f"{len(result.manifest['files'])} files are as they were written", highlight=False)

@@ -42,7 +42,10 @@ def pseudo_label(s: Session, config: PseudoLabelConfig) -> Artifact:
 
 
 def training_data(s: Session, name: str, config: TrainingConfig) -> Any:
-    """As the step of this name takes it. Raises UsageError for settings that no training can have."""
+    """Training and validation data in the form that step `name` takes.
+
+    Raises UsageError for settings that no training can have.
+    """
     check_training(config, world=1)  # what does not divide the whole divides no share of it
     seconds_of(config.max_time)
     return part(name, "TrainingData")(
@@ -223,7 +226,7 @@ def plot_attention(s: Session, config: o.PlotAttentionConfig) -> Artifact:
 
 
 def report(s: Session, config: o.ReportConfig) -> Artifact:
-    """It belongs to no single run: without --out it lies in the working folder."""
+    """Run the report step. A report belongs to no single run: without --out it is written to the working folder."""
     out = Path(s.common.out or "report")
     runs = [Path(run) for run in s.flags["runs"]]
     return run_step(s, "report", out, config, runs=runs)
@@ -239,5 +242,5 @@ OWN: dict[str, CommandCall] = {
 
 
 def call_of(command: Command) -> CommandCall:
-    """From a session and settings to the step's call."""
+    """The function that makes the step's call from a session and settings."""
     return OWN.get(command.step) or partial(usual, command)

@@ -1,4 +1,4 @@
-"""From flags to a step's inputs: the configuration and the run folder's defaults; what was chosen is announced."""
+"""Turn flags into a step's inputs, with defaults of the configuration and the run folder; choices are announced."""
 
 import math
 import os
@@ -81,7 +81,7 @@ class Session:
         return self._chose("teacher", chosen)
 
     def model(self, default: Callable[[], Path] | None = None) -> Path:
-        """--model, else the step's default."""
+        """The model of --model, else the step's default one."""
         name = self.flags.get("model")
         return self._fetched("model", self.run.named_model(name) if name else (default or self.run.default_model)())
 

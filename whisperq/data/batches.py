@@ -34,11 +34,11 @@ class Batch:
 
     @property
     def lengths(self) -> dict[str, tuple[int, ...]]:
-        """How much each utterance has of what a batch pads, by `Site.axis`."""
+        """Unpadded length of each utterance along each padded axis, by `Site.axis`."""
         return {"tokens": self.tokens.lengths}
 
     def inputs(self, dtype: torch.dtype, device: str | torch.device) -> dict[str, Any]:
-        """What the model's forward takes, the references before the decoder."""
+        """Keyword arguments of the model's forward, with the references as decoder input."""
         features, tokens = self.features.to(device, dtype), self.tokens.inputs.to(device)
         return {"input_features": features, "decoder_input_ids": tokens, "use_cache": False}
 
@@ -51,7 +51,7 @@ class Loader:
     """Reads recordings and makes batches of log-mel windows; `skipped` names what it could not use, each once."""
 
     needs_text = True  # teacher-forced, the decoder sees the references
-    padding = "decoder padding masked"  # of what is observed; the encoder hears the window's silence in use too
+    padding = "decoder padding masked"  # of what is observed; in use, too, the encoder gets the window's silence
 
     def __init__(self, extractor: Any, codec: Codec, device: str, skip_bad: bool = False) -> None:
         self.extractor, self.codec, self.device, self.skip_bad = extractor, codec, device, skip_bad
@@ -80,7 +80,7 @@ class Loader:
             return None
 
     def within_window(self, utterance: Utterance) -> np.ndarray | None:
-        """As `audio`, and refuses what the model's window cannot hold."""
+        """The utterance's samples, or None; refuses audio longer than the model's window. Raises as `audio` does."""
         audio = self.audio(utterance)
         if audio is not None and len(audio) > self.extractor.n_samples:
             self.refuse(utterance, self.too_long(utterance, len(audio) / self.extractor.sampling_rate))
@@ -94,8 +94,8 @@ class Loader:
         )
 
     @property
-    def heard_range(self) -> tuple[float, float] | None:
-        """Between which ends all features lie, whatever the recording; None where they are not bounded."""
+    def feature_range(self) -> tuple[float, float] | None:
+        """Least and greatest value that features of any recording can have; None where they are not bounded."""
         return log_mel_range(self.extractor)
 
     @property
@@ -123,13 +123,13 @@ class Loader:
         return replace(batch, samples=tuple(map(len, audio)))
 
     def roles(self, batch: Batch, number: int, axis: str, rows: int) -> dict[str, range]:
-        """Which rows of a site's tensor are what, of a labelled batch's utterance; axis: `Site.axis`."""
+        """Role -> rows of a site's tensor, for utterance `number` of a labelled batch; axis: `Site.axis`."""
         if axis == "tokens":
             return token_roles(len(self.codec.prompt), rows)
         return frame_roles(batch.samples[number], batch.features.shape[-1] * self.extractor.hop_length, rows)
 
     def token_labels(self, batch: Batch, number: int) -> tuple[str, ...]:
-        """What the decoder reads of a batch's utterance, token by token."""
+        """Text of each decoder input token of utterance `number`."""
         return self.codec.labels(batch.tokens.inputs[number, : batch.tokens.lengths[number]].tolist())
 
     def features(self, waveforms: Sequence[np.ndarray], device: str | torch.device | None = None) -> Any:
@@ -147,7 +147,7 @@ class Loader:
         return Batch(features, tokens, utterances, seconds)
 
     def held_seconds(self, batch: Batch) -> float:
-        """What the batch computes on, padding included."""
+        """Seconds of audio that the batch computes on, padding included."""
         return len(batch.features) * self.window_seconds
 
     def labelled_batches(self, utterances: Sequence[Utterance], size: int) -> Iterator[Batch]:

@@ -23,9 +23,9 @@ W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 @dataclass(frozen=True)
 class Promise:
-    """From byte `start` on there are `count` bytes of sound. The length stands at byte `place` and counts `extra` too.
+    """What a header states: `count` bytes of sound from byte `start` on.
 
-    `format` is the length's, as `struct` has it.
+    The length field is at byte `place`, has the `struct` format `format`, and counts `extra` more bytes.
     """
 
     start: int
@@ -154,7 +154,7 @@ FINDERS: dict[bytes, Callable[[Readable, int], Promise | None]] = {
 
 
 def _chunk(file: Readable, size: int, place: int, order: str, name: bytes) -> tuple[int, int] | None:
-    """Where a chunk of that name begins, and the length that it states."""
+    """Byte where the chunk of that name begins, and the length that it states."""
     for _ in range(CHUNKS):
         head = _at(file, place, 8)
         if len(head) < 8:

@@ -114,7 +114,7 @@ class Sound:
         return block
 
     def _gone_to(self, file: soundfile.SoundFile, place: int) -> soundfile.SoundFile:
-        """What cannot seek, such as the GSM 6.10 of telephones, is decoded up to there, from its beginning."""
+        """The file at frame `place`; a format that cannot seek, such as GSM 6.10, is decoded up to there."""
         if file.seekable():
             self._place = file.seek(place)
             return file
@@ -182,7 +182,7 @@ def _part(utterance: Utterance, frames: int, rate: int, where: str) -> tuple[int
 
 
 def place_of(utterance: Utterance) -> str:
-    """Where its audio is, for a sentence about it."""
+    """Where the utterance's audio is, as text for error messages."""
     if isinstance(utterance.audio, bytes):  # the origin names what file name there is
         alone = utterance.origin in (STANDARD_INPUT, utterance.id)  # or a pipe: embedded in nothing
         return utterance.origin if alone else f"{utterance.origin}: the embedded audio"
@@ -202,6 +202,6 @@ class Resampler:
         return block if self._stream is None else self._stream.resample_chunk(block)
 
     def rest(self) -> np.ndarray:
-        """What is left when the last block is in."""
+        """The last output samples, to be asked for after the last block."""
         nothing = np.zeros(0, np.float32)
         return nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)

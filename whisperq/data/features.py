@@ -1,4 +1,4 @@
-"""Log-mel spectrograms: what Whisper hears, in torch and in batches.
+"""Log-mel spectrograms, the input of Whisper, in torch and in batches.
 
     X = |STFT(x)|^2                        power, (n_fft/2 + 1, frames)
     M = log10(max(F^T X, 1e-10))           F: mel filters, (n_fft/2 + 1, mel bins)

@@ -37,7 +37,7 @@ TOLD_TO_STOP = 255  # ffmpeg's exit code after a signal
 
 
 def kind_of(start: bytes) -> str | None:
-    """What a file is of which these are the first bytes; None where libsndfile is to say."""
+    """Format of a file with these first bytes, if ffmpeg reads it; None for files left to libsndfile."""
     return next((name for place, magic, name in SIGNATURES if start[place:].startswith(magic)), None)
 
 
@@ -61,7 +61,7 @@ def converted(audio: str | bytes, kind: str, where: str) -> BinaryIO:
 
 @contextmanager
 def _named(audio: str | bytes) -> Iterator[str]:
-    """A path at which it is."""
+    """Context that gives a path to the audio; bytes are written to a temporary file."""
     if isinstance(audio, str):
         yield audio
         return

@@ -77,7 +77,7 @@ def read_dataset(source: Source, skip_bad: bool) -> tuple[DatasetRows, list[str]
 
 
 def _seconds(utterance: Utterance) -> float | None:
-    """As the header says; what cannot be opened is found out when it is to be heard."""
+    """Seconds from the audio's header; None for unreadable audio, which is reported when it is loaded."""
     try:
         return audio_seconds(utterance)
     except InputError:

@@ -59,7 +59,7 @@ TYPES |= {"speaker": "i", "label_wer": "f", "text_bytes": "i"}
 
 
 class GrowingIndex:
-    """An index in the making."""
+    """An index to which utterances are added one by one."""
 
     def __init__(self) -> None:
         self.columns: dict[str, array[Any]] = {name: array(code) for name, code in TYPES.items()}
@@ -73,7 +73,7 @@ class GrowingIndex:
     def add(
         self, where: tuple[int, int, int, int], utterance: Utterance, duration: float | None, label_wer: float | None
     ) -> None:
-        """where: place, length, line and check."""
+        """Add an utterance; where: its place, length, line and check, as in `Index`."""
         speaker = utterance.speaker
         text = utterance.text
         values = (
@@ -105,7 +105,7 @@ def in_order_of_appearance(values: np.ndarray) -> np.ndarray:
 
 
 def index_of(utterances: Sequence[Utterance]) -> Index:
-    """Of utterances that are all in memory."""
+    """Index of utterances that are all in memory."""
     growing = GrowingIndex()
     for number, utterance in enumerate(utterances):
         growing.add((number, 0, 0, 0), utterance, utterance.duration, None)

@@ -14,15 +14,15 @@ from whisperq.data.utterance import Utterance
 
 
 class Lazy(Sequence[Utterance]):
-    """Knows its length, makes one item at a time."""
+    """A sequence that knows its length and makes utterances one at a time, when they are asked for."""
 
     @abstractmethod
     def make(self, number: int) -> Utterance:
-        """number: from 0 to below the length."""
+        """The utterance of this number, 0 <= number < length."""
 
     @abstractmethod
     def first_without_text(self) -> Utterance | None:
-        """An utterance that has no reference."""
+        """The first utterance without a reference; None if all have one."""
 
     @overload
     def __getitem__(self, number: int) -> Utterance: ...
@@ -51,7 +51,7 @@ class Indexed(Lazy):
 
 
 class Chosen(Lazy):
-    """Some of a sequence."""
+    """The utterances of another sequence that have the numbers `numbers`."""
 
     def __init__(self, whole: Lazy, numbers: range) -> None:
         self.whole, self.numbers = whole, numbers

@@ -58,7 +58,7 @@ class Piece:
 
 
 def pieces_of(recording: int, sound: Sound, longest: int, trim: bool) -> Iterator[Piece]:
-    """All of it that is no long pause, in pieces of at most `longest` samples.
+    """The recording without its long pauses, in pieces of at most `longest` samples.
 
     Without `trim` a recording that the window holds is one piece as it is, unless a pause of WORTH_CUTTING lies inside.
     """
@@ -78,7 +78,7 @@ def pieces_of(recording: int, sound: Sound, longest: int, trim: bool) -> Iterato
 
 
 def _next(window: np.ndarray, pauses: Ranges, margin: int, more: bool) -> tuple[int, int, int]:
-    """Where the first piece begins and ends, and where to go on; begin is end where there is none."""
+    """Samples where the first piece begins and ends, and where to go on; begin equals end where there is none."""
     size, begin = len(window), 0
     if pauses and pauses[0][0] == 0:
         start, stop = pauses.pop(0)

@@ -4,7 +4,8 @@
     loud = max e,   floor = the 10th percentile of e where there is anything at all
 
 There are two thresholds, as two mistakes differ. What lies in a pause is left out: it must be still for certain,
-within 6 dB of the floor and 30 dB below the loudest. What may be sound is heard once more: 6 dB above the floor.
+within 6 dB of the floor and 30 dB below the loudest. What may be speech is
+transcribed again: 6 dB above the floor.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ SMOOTH = 11  # blocks
 NOTHING = 1e-9  # mean square, 90 dB below full scale: less than the last bit of 16
 NEAR_FLOOR = 4.0  # 6 dB
 FAR_BELOW = 1e-3  # 30 dB below the loudest
-UNHEARD = 1e-4  # 40 dB below the loudest: too soft for words beside these
+INAUDIBLE = 1e-4  # 40 dB below the loudest: too soft for words beside these
 STEADY = 2.5  # 4 dB: all of a stretch within this of its floor is noise; syllables rise and fall by more
 TELLING = 1.0  # seconds that it takes to call something steady
 LONG_PAUSE = 1.5  # seconds: longer than a reader's between sentences; models take what follows for the end
@@ -69,10 +70,10 @@ class Levels:
 
     def sounds(self) -> Ranges:
         """Stretches in which something may be said."""
-        return self._ranges(self.blocks > max(NOTHING, NEAR_FLOOR * self.floor, UNHEARD * self.loud), HOP)
+        return self._ranges(self.blocks > max(NOTHING, NEAR_FLOOR * self.floor, INAUDIBLE * self.loud), HOP)
 
     def _ranges(self, mask: np.ndarray, least: float) -> Ranges:
-        """Where the mask holds for at least so many seconds; the last block takes the samples that fill none."""
+        """Stretches of at least `least` seconds where the mask holds; one up to the last block takes the rest, too."""
         edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
         found = [(a * self.hop, b * self.hop) for a, b in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)]
         end = len(self.blocks) * self.hop

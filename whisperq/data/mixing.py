@@ -72,7 +72,7 @@ def _channel(energies: np.ndarray, mixed: float, where: str) -> int | None:
         return None
     lost = f"loses {10 * np.log10(energies[loudest] / mixed):.0f} dB" if mixed else "leaves nothing"
     warnings.warn(
-        f"{where}: its channels cancel each other, mixing them {lost}; channel {loudest + 1} alone is heard",
+        f"{where}: its channels cancel each other, mixing them {lost}; channel {loudest + 1} alone is used",
         stacklevel=4,
     )
     return loudest

@@ -1,6 +1,6 @@
 """A recording of any length, read forwards with bounded memory.
 
-It is decoded twice: once to see that all of it is there and sound, and how its channels mix; once to be heard.
+It is decoded twice: first to check that all of it is there and intact, and how its channels mix; then to be used.
 """
 
 import numpy as np

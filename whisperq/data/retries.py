@@ -37,14 +37,14 @@ def patiently(action: Callable[[], T], where: str) -> T:
 
 
 def _said(error: OSError | MemoryError) -> str:
-    """Without the file's name, which the sentence has already."""
+    """Reason of a read error without the file's name, which the message has already."""
     if isinstance(error, MemoryError):
         return "out of memory"
     return os.strerror(error.errno) if error.errno else reason(error)
 
 
 class Readable(Protocol):
-    """What is asked of an open file."""
+    """The methods that an open file must have."""
 
     def read(self, count: int, /) -> bytes: ...
     def seek(self, offset: int, whence: int = 0, /) -> int: ...
@@ -90,7 +90,7 @@ class PatientFile:
 
 
 def is_file(path: str) -> bool:
-    """As os.path.isfile, but a system that cannot tell is no answer. Raises ReadError."""
+    """Whether `path` is a regular file; unlike os.path.isfile it raises ReadError where the system cannot tell."""
     try:
         return stat.S_ISREG(patiently(lambda: os.stat(path), f"the file {path}").st_mode)
     except (InputError, ValueError):  # ValueError: a name that no file can have

@@ -10,8 +10,8 @@ Where padding is masked (the decoder's, and all of a batch of waveforms) its row
 
 def frame_roles(samples: int, window: int, rows: int) -> dict[str, range]:
     """Rows of speech and of padding; samples of the recording and of the window."""
-    heard = min(-(-samples * rows // window), rows)
-    return {"speech": range(heard), "padding": range(heard, rows)}
+    speech = min(-(-samples * rows // window), rows)
+    return {"speech": range(speech), "padding": range(speech, rows)}
 
 
 def token_roles(prompt: int, rows: int) -> dict[str, range]:

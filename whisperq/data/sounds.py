@@ -29,7 +29,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Studio:
-    """What a maker works with: samples wanted, their rate in Hz, chance, a number that varies, and voices."""
+    """Input of the functions that make sounds: sample count, rate in Hz, random generator, variant and voices."""
 
     count: int
     rate: int

@@ -25,7 +25,7 @@ class UtteranceGroup:
 
     @property
     def utterances(self) -> Sequence[Utterance]:
-        """All of them, each made when it is asked for."""
+        """Utterances of all lists, each made when it is asked for."""
         return Joined([one.utterances for one in self.lists])
 
     @property
@@ -46,7 +46,7 @@ class UtteranceGroup:
 
 
 def read_all(sources: Sequence[Source], skip_bad: bool = False) -> UtteranceGroup:
-    """Raises InputError as `read` does."""
+    """Read the utterances of all sources. Raises InputError as `read` does."""
     return UtteranceGroup(tuple(read(source, skip_bad) for source in sources))
 
 

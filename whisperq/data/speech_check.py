@@ -28,7 +28,7 @@ def without_speech(loader: Loader, given: Sequence[Utterance], drawn: Sequence[U
     if listed:
         return f"all {len(pairs):,} recordings to calibrate on are silent or unusable: ranges will not hold speech"
     if loud:
-        return f"the model hears no word in any of the {len(pairs):,} recordings to calibrate on"
+        return f"the model transcribes no word in any of the {len(pairs):,} recordings to calibrate on"
     raise InputError(f"no word is in any of the {len(pairs):,} recordings to calibrate on; name speech with --data")
 
 
@@ -37,7 +37,7 @@ def has_word(text: str) -> bool:
 
 
 def _sounds(loader: Loader, utterance: Utterance) -> bool:
-    """What cannot be read does not: who needs it says so."""
+    """Whether the recording is not silent; False for unreadable audio, which is reported where it is needed."""
     try:
         audio = loader.audio(utterance)
     except InputError:

@@ -22,7 +22,7 @@ class Streamed(Lazy):
         self.data = undecoded(load(self.title, source, streaming=True), self.title, source)
 
     def rows(self, first: int) -> Iterator[dict[str, Any]]:
-        """From row `first` on, which costs reading those before it. Raises InputError where reading fails."""
+        """Rows from number `first` on; the rows before are read and skipped. Raises InputError where reading fails."""
         data = self.data if self.source.limit is None else self.data.take(self.source.limit)
         try:
             yield from data.skip(first) if first else data
@@ -31,7 +31,7 @@ class Streamed(Lazy):
 
     @property
     def sha256(self) -> str:
-        """Of the data set's name and columns, and the sizes of local files: its content is never seen as a whole."""
+        """Hash of the data set's name, columns and sizes of local files: a stream never has the content as a whole."""
         place = Path(self.title)
         files = [place] if place.is_file() else sorted(place.rglob("*.parquet"))
         sizes = [[file.name, file.stat().st_size] for file in files]
@@ -39,7 +39,7 @@ class Streamed(Lazy):
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def first_without_text(self) -> None:
-        """Found out when it is read."""
+        """None: whether an utterance lacks its text is found out when the stream is read."""
 
     def __len__(self) -> int:
         self._refuse()

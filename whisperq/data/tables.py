@@ -39,7 +39,7 @@ DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 class Table:
-    """How a source's lines become utterances."""
+    """Turns the lines of a source into utterances."""
 
     def __init__(self, path: Path, source: Source) -> None:
         self.file = TableFile(path)
@@ -60,7 +60,7 @@ class Table:
         where = f"{origin} ({file})"
         duration = seconds_of(fields, "duration", where)
         if duration == 0:
-            raise InputError(f"{where}: a duration of 0 seconds leaves nothing to hear")
+            raise InputError(f"{where}: a duration of 0 seconds leaves no audio")
         if self.text_column and self.text_column not in fields:
             raise InputError(f"{where} lacks {self.text_column}")
         name = label_of(fields, self.id_columns, where)

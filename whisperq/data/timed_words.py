@@ -14,7 +14,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Language:
-    """The language that a model heard."""
+    """The language that a model detected."""
 
     code: str
     probability: float

@@ -91,7 +91,7 @@ class Codec:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def labels(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """Each token as it decodes, control tokens too; a space is drawn as an open box."""
+        """Text of each token, control tokens too; a space is shown as an open box."""
         return tuple(self.tokenizer.decode([i]).replace(" ", "\u2423") for i in ids)
 
     def segments(self, ids: Sequence[int], start: float, seconds: float) -> list[Segment]:
@@ -127,14 +127,14 @@ class Codec:
         return len(sequence) - 1 <= self.max_tokens
 
     def batch(self, texts: list[str], origins: list[str]) -> Tokens:
-        """Raises InputError as `check` does."""
+        """Tokens of a batch of texts. Raises InputError as `check` does."""
         sequences = [self.encode(text) for text in texts]
         for sequence, origin in zip(sequences, origins, strict=True):
             self.check(sequence, origin)
         return self.pad(sequences)
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> Tokens:
-        """Whole sequences side by side, each shifted by one against itself."""
+        """Pad sequences to one batch; labels are the inputs shifted by one token."""
         longest = max(map(len, sequences)) - 1
         inputs = torch.full((len(sequences), longest), self.end)
         labels = torch.full((len(sequences), longest), IGNORED)

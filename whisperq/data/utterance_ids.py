@@ -51,7 +51,7 @@ class Names:
             candidates.append(hash(candidate))
 
     def resolve(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each usable line's naming, and the hash of its id."""
+        """For each usable line, how its default id is formed (naming), and the hash of its id."""
         _, first, file, lines_of_file = np.unique(
             np.asarray(self.files), return_index=True, return_inverse=True, return_counts=True
         )

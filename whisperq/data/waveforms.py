@@ -20,14 +20,14 @@ from whisperq.data.tokens import IGNORED, Tokens
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
 
-LONGEST = 60  # seconds that are heard at once; ours
+LONGEST = 60  # seconds of audio that the model gets at once; our limit
 VARIANCE_FLOOR = 1e-7  # transformers' Wav2Vec2FeatureExtractor
 Counts = Callable[[Sequence[int]], Mapping[str, tuple[int, ...]]]  # samples -> lengths by `Site.axis`
 
 
 @dataclass(frozen=True)
 class WaveformExtractor:
-    """What a feature extractor's settings come to."""
+    """Settings of a waveform model's feature extractor."""
 
     sampling_rate: int
     normalized: bool
@@ -35,7 +35,7 @@ class WaveformExtractor:
 
     @property
     def n_samples(self) -> int:
-        """The most that is heard at once."""
+        """The most samples that the model gets at once."""
         return LONGEST * self.sampling_rate
 
 
@@ -55,13 +55,13 @@ class Waveforms:
         return (places < torch.tensor(self.counts, device=self.values.device)[:, None]).long()
 
     def rows(self) -> list[Tensor]:
-        """Each utterance's own samples."""
+        """Samples of each utterance, without padding."""
         return [row[:n] for row, n in zip(self.values, self.counts, strict=True)]
 
 
 @dataclass(frozen=True)
 class WaveformBatch(Batch):
-    """features are Waveforms."""
+    """A batch whose features are `Waveforms`."""
 
     counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -130,7 +130,7 @@ class WaveformLoader(Loader):
 
     needs_text = False  # no decoder that the references would lead
     padding = "padding masked"
-    heard_range = None  # samples are scaled by their own spread
+    feature_range = None  # samples are scaled by their own spread
 
     def __init__(
         self, extractor: WaveformExtractor, codec: CtcCodec, device: str, skip_bad: bool, counts: Counts

@@ -12,5 +12,5 @@ SETTINGS: dict[str, type] = {one.name: one.settings for one in DECLARED}
 
 
 def declaration_of(step: str) -> Declaration:
-    """By the name of the step's file."""
+    """The declaration of the step whose file has this name."""
     return next(one for one in DECLARED if one.step == step)

@@ -25,7 +25,7 @@ class Attention:
         return self.layers.config.hidden_size // self.heads
 
     def keys_and_values(self, x: str) -> KeysAndValues:
-        """Of the block's own input, or in cross-attention of the encoder's output."""
+        """Keys and values of x: the block's own input, or in cross-attention the encoder's output."""
         return self._projected("k_proj", x), self._projected("v_proj", x)
 
     def run(self, x: str, keys_and_values: KeysAndValues, mask: str | None = None) -> str:

@@ -3,7 +3,7 @@
 model    input_values (batch, samples), normalised as preprocessor_config.json says
          -> logits (batch, frames, vocabulary)
 
-There is no mask: utterances of one batch are of one length, and whoever has others runs each alone.
+There is no mask: utterances of one batch have one length; utterances of different lengths are run one by one.
 """
 
 from dataclasses import dataclass
@@ -114,7 +114,7 @@ class Ctc:
         return g.op("Concat", *parts, axis=2, name=f"{address}/merged")
 
     def places(self, x: str, address: str, width: int) -> str:
-        """For each frame of x the places of those that its window holds, (frames, width)."""
+        """Indices (frames, width) of the frames in the convolution window of each frame of x."""
         g = self.layers.graph
         frames = g.op("Shape", x, start=1, end=2, name=f"{address}/shape")
         frames = g.op("Squeeze", frames, g.integers(0), name=f"{address}/frames")

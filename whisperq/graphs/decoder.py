@@ -78,7 +78,7 @@ class Decoder:
         return attention.run(x, known, mask)
 
     def _cross_attention(self, i: int, x: str, past: Past) -> str:
-        """Its keys and values come from the encoder once; then they are part of the past, and stay."""
+        """Cross-attention of layer i; keys and values come from the encoder in the first step, later from the cache."""
         module, gated = f"model.decoder.layers.{i}.encoder_attn", self.layers.config.cross_gate
         attention = Attention(self.layers, module, f"dec.{i}.cross", self.heads, gated)
         if past:

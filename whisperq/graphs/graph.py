@@ -66,7 +66,7 @@ class Graph:
         return name
 
     def once(self, kind: str, *inputs: str, name: str, **attributes: Any) -> str:
-        """As `op`, but what was computed from the same inputs already is not computed again."""
+        """Append an operator, or return the output of an equal one (kind, inputs, attributes) appended before."""
         key = kind, inputs, *attributes.items()
         if key not in self._computed:
             self._computed[key] = self.op(kind, *inputs, name=name, **attributes)

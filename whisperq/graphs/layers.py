@@ -86,7 +86,7 @@ class Layers:
         return self.graph.constant(name, _columns(self.stored.float(name)) * np.float32(factor))
 
     def integer_weight(self, name: str, factor: float = 1.0) -> str:
-        """The same as codes that are dequantized."""
+        """factor * W^T, (d_in, d_out), of a quantized weight: integer codes behind a DequantizeLinear."""
         weight = self.stored.integers(name)
         return self.dequantized(name, _columns(weight.codes), weight.scale * np.float32(factor))
 

@@ -13,9 +13,10 @@ FILLING: Any = torch.utils.deterministic  # a module with a property, of which i
 
 
 def prepare_determinism() -> None:
-    """To be called before anything runs on a GPU: cuBLAS looks once, at its first product.
+    """Set the cuBLAS workspace that makes its sums repeatable.
 
-    Raises UsageError for a workspace with which its sums may be split in any way.
+    Must be called before anything runs on a GPU: cuBLAS reads the variable once, at its first product.
+    Raises UsageError where the environment sets another workspace, with which sums may be split in any order.
     """
     known = (":4096:8", ":16:8")
     if os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", known[0]) not in known:

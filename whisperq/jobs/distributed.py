@@ -26,9 +26,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among its fellows; all but `share` and `batches` are to be called by all of them, in the same order.
+    """The group of processes and this one's rank in it.
 
-    Where another process has left they raise what `joined` makes one sentence of.
+    All methods but `share` and `batches` must be called by every process, in the same order. Where another process has
+    ended they raise an error, which `joined` turns into one message.
     """
 
     rank: int = 0
@@ -49,7 +50,7 @@ class Processes:
             yield number, list(items[number * size : (number + 1) * size])
 
     def collect(self, found: Iterable[tuple[int, T]]) -> list[T]:
-        """What all made of their `batches`, each with its batch's number, in the order of the batches."""
+        """Results of all processes in the order of the batches; `found` has this process's, with batch numbers."""
         pairs = [pair for share in self.gather(list(found)) for pair in share]
         return [value for _, value in sorted(pairs, key=lambda pair: pair[0])]
 
@@ -80,7 +81,7 @@ class Processes:
         return sealed
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Barrier: wait until all processes have called it."""
         if self.world > 1:
             dist.barrier(group=self.control)
 
@@ -111,7 +112,7 @@ def joined(device: str) -> Iterator[Processes]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        # Whoever erred says why; the others only notice that a connection is gone.
+        # The process that failed says why; the others only notice a lost connection.
         lost = True
         raise TrainingError("another process of this task ended or cannot be reached any more") from error
     finally:

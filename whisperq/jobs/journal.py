@@ -1,9 +1,9 @@
-"""Long work kept line by line beside the place where its result will lie: whoever is killed goes on with it.
+"""Append-only journal of long work beside its future result; a killed run resumes after the last complete line.
 
     NAME-partial/settings.json   the settings and inputs that the work belongs to
     NAME-partial/*.jsonl         what is done, a line for each piece
 
-After a kill all whole lines count.
+After a kill all complete lines count.
 """
 
 import json
@@ -44,7 +44,7 @@ class Journal:
     def look(self, command: str, force: bool) -> None:
         """Before long work begins: raises as `artifact.refuse_overwrite` does, and where not forced as `check` does.
 
-        For whoever is alone at it (jobs/distributed.py): another would be looking at what is being written.
+        To be called by a process that holds the lock (jobs/distributed.py): files may not change meanwhile.
         """
         try:
             artifact.refuse_overwrite(self.out, command, self.config, self.inputs, force)
@@ -55,7 +55,7 @@ class Journal:
             self.check()
 
     def check(self) -> None:
-        """Raises UsageError where the lines so far belong to another command, InputError where nobody can tell.
+        """Raises UsageError where the lines belong to another command, InputError where that cannot be determined.
 
         --skip-bad may be added: what was done without it is the same with it.
         """
@@ -80,7 +80,7 @@ class Journal:
         replace(self.folder / SETTINGS, json.dumps(self.settings, indent=2) + "\n")
 
     def _read_settings(self) -> dict[str, Any] | None:
-        """None where there is nothing that they could decide about."""
+        """Settings of the journal that lies there; None where it has no lines. Raises InputError for a damaged file."""
         if not self.files():
             return None
         try:
@@ -94,13 +94,13 @@ class Journal:
         return sorted(self.folder.glob(self.pattern))
 
     def remove_leftovers(self) -> None:
-        """Of this very command, killed between its last file and its end."""
+        """Remove the work folder of this same command, killed after it wrote its result and before it tidied up."""
         with suppress(OSError, ValueError):
             if json.loads((self.folder / SETTINGS).read_text()) == self.settings:
                 self.remove()
 
     def remove(self) -> None:
-        """What is ours of the folder, and the folder where that was all."""
+        """Delete the journal's files, and the folder where nothing else is in it."""
         for path in (*self.files(), self.folder / SETTINGS):
             path.unlink(missing_ok=True)
         with suppress(OSError):

@@ -11,7 +11,7 @@ _END = object()
 
 
 def prefetch(items: Iterable[T], ahead: int = 2) -> Generator[T, None, None]:
-    """The same items in the same order; an error is raised where its item would have come."""
+    """Yield `items` in order, up to `ahead` read in advance by a thread; an error is raised at its item's place."""
     ready: queue.Queue = queue.Queue(maxsize=ahead)
     stop = threading.Event()
 

@@ -73,20 +73,20 @@ def stepping(name: str, total: int, done: int) -> Iterator[Callable[[str], None]
 
 
 def say_how(runtime: Any) -> None:
-    """What runs a model, how much of it in integers, and what its user should know of that."""
+    """Announce what runs a model, how much of it in integers, and its notices to the user."""
     say(f"runtime: {runtime.name}, {runtime.products()}")
     for notice in runtime.notices:
         say(f"notice: {notice}")
 
 
 def say_again(windows: int) -> None:
-    """How many windows --padding short had to decode again: said at the end of a command."""
+    """Announce, at the end of a command, how many windows --padding short had to decode again."""
     if windows:
         say(f"padding: {windows:,} windows were decoded again in full")
 
 
 def say_left_out(origins: Iterable[str]) -> None:
-    """Which utterances --skip-bad left out: said at the end of a command."""
+    """Announce, at the end of a command, which utterances --skip-bad left out."""
     if names := list(dict.fromkeys(origins)):
         more = f"; and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
         say(f"left out as unusable, {len(names):,}: {'; '.join(names[:NAMED])}{more}")
@@ -94,7 +94,7 @@ def say_left_out(origins: Iterable[str]) -> None:
 
 @contextmanager
 def announced(where: Where) -> Iterator[None]:
-    """Where announcements go, and whether bars are drawn, inside."""
+    """Context that sets where announcements go, and whether progress bars are drawn."""
     token = _where.set(where)
     try:
         yield
@@ -108,7 +108,7 @@ def silence() -> AbstractContextManager[None]:
 
 
 def say(text: str) -> None:
-    """One announcement, such as which model was chosen."""
+    """Announce one line, such as which model was chosen."""
     if not first_process():
         return
     if _where.get() == "shown":

@@ -1,7 +1,7 @@
 """Being told to stop: by a signal, or because the job's time is over.
 
 SLURM sends what `--signal` names, clusters send TERM before they preempt, a terminal that closes HUP; which of the
-processes of a job hears it is theirs to decide, so that processes must agree (`Processes.any`).
+processes of a job receives it is their decision, so that processes must agree (`Processes.any`).
 """
 
 import os
@@ -21,7 +21,7 @@ class Stopping:
     """Whether to stop, asked as a function."""
 
     def __init__(self, max_seconds: float | None) -> None:
-        self.heard: list[int] = []  # signals
+        self.received: list[int] = []  # signals
         self.max_seconds = max_seconds
         self.raised: type[Exception] | None = None  # by a signal, at once
 
@@ -29,15 +29,15 @@ class Stopping:
         return self.told() or (self.max_seconds is not None and time.monotonic() - STARTED >= self.max_seconds)
 
     def told(self) -> bool:
-        """By a signal: for work that keeps nothing, where the end of the time would come again, and again too early."""
-        return bool(self.heard)
+        """Whether a signal has come. For work that keeps nothing, which a time limit would make start over for ever."""
+        return bool(self.received)
 
     @contextmanager
     def raising(self, error: type[Exception]) -> Iterator[None]:
         """Inside, a signal raises this, between two operations of Python's: for work that may be lost."""
         self.raised = error
         try:
-            if self.heard:
+            if self.received:
                 raise error
             yield
         finally:
@@ -48,17 +48,17 @@ class Stopping:
 def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
     """Inside, the first TERM, HUP, USR1, USR2 or Ctrl-C only sets a flag, and so does the end of `max_seconds`.
 
-    Further ones change nothing, but a second Ctrl-C raises KeyboardInterrupt: whoever sits there means it.
+    Further ones change nothing, but a second Ctrl-C raises KeyboardInterrupt, since somebody at the keyboard insists.
     """
     stopping = Stopping(max_seconds)
 
     def handle(number: int, _frame: object) -> None:
-        if number == signal.SIGINT and stopping.heard:
+        if number == signal.SIGINT and stopping.received:
             raise KeyboardInterrupt
-        if not stopping.heard and first_process():
+        if not stopping.received and first_process():
             # Nothing that buffers: Python runs this in the middle of whatever the process writes.
             os.write(2, f"whisperq: {signal.Signals(number).name}: stopping; a further Ctrl-C ends at once\n".encode())
-        stopping.heard.append(number)
+        stopping.received.append(number)
         if stopping.raised is not None:
             error, stopping.raised = stopping.raised, None
             raise error

@@ -10,7 +10,7 @@ from whisperq.schema import count
 
 
 class Rates(TypedDict, total=False):
-    """Two of them, as the rule's measure is."""
+    """Error rates of A and B: WER or CER, as the measure of the rule says."""
 
     wer_a: float
     wer_b: float
@@ -19,7 +19,7 @@ class Rates(TypedDict, total=False):
 
 
 class References(TypedDict, total=False):
-    """One of the two, as the rule's measure is."""
+    """Number of reference words or of reference characters; the measure of the rule decides which is present."""
 
     reference_words: int
     reference_characters: int
@@ -48,7 +48,7 @@ def rates_by(measure: Measure, a: float, b: float) -> Rates:
 
 
 def rates_of(one: Verdict) -> tuple[float, float]:
-    """Of A and of B."""
+    """The error rates of A and of B, by the measure of the comparison: WER or CER."""
     return (one["wer_a"], one["wer_b"]) if one["measure"] == "wer" else (one["cer_a"], one["cer_b"])
 
 
@@ -77,7 +77,7 @@ class SetVerdict(Verdict):
 
 
 class Comparison(TypedDict):
-    """Of `whisperq compare`."""
+    """Results of `whisperq compare`."""
 
     a: str
     b: str
@@ -88,7 +88,7 @@ class Comparison(TypedDict):
 
 
 class System(TypedDict):
-    """What heard the recordings of a robustness."""
+    """A model and its runtime in the results of `whisperq robustness`."""
 
     model: str
     runtime: str
@@ -111,7 +111,7 @@ class PairedRates(TypedDict):
 
 
 class MoreWords(TypedDict, total=False):
-    """All that were heard, and how many more with B in a recording."""
+    """Words of all hypotheses of A and of B, and how many more B has in a recording."""
 
     words_a: int
     words_b: int
@@ -125,7 +125,7 @@ class Symptom(PairedRates, MoreWords):
 
 
 class Robustness(TypedDict):
-    """Of `whisperq robustness`: A is the float model, B the quantized one."""
+    """Results of `whisperq robustness`: A is the float model, B the quantized one."""
 
     a: System
     b: System

@@ -23,7 +23,7 @@ class Parameters(TypedDict):
 
 
 class Student(TypedDict):
-    """Of `whisperq init-student`."""
+    """Results of `whisperq init-student`."""
 
     layer_map: LayerMap
     gate: str
@@ -32,7 +32,7 @@ class Student(TypedDict):
 
 
 class LastStep(TypedDict, total=False):
-    """What the log says of it; losses in nats per token."""
+    """Log of a training's last step; losses in nats per token."""
 
     step: float | None
     loss: float | None
@@ -45,7 +45,7 @@ class LastStep(TypedDict, total=False):
 
 
 class Trained(TypedDict):
-    """How any training went."""
+    """Results that every training has."""
 
     best_step: int  # of the weights that were kept
     steps: int
@@ -60,7 +60,7 @@ class Trained(TypedDict):
 
 
 class Distilled(Trained):
-    """Of `whisperq distill`."""
+    """Results of `whisperq distill`."""
 
     samples_per_second: float | None
 
@@ -107,7 +107,7 @@ class Massive(TypedDict, total=False):
 
 
 class Eased(TypedDict, total=False):
-    """What was done about outliers before grids were laid over them."""
+    """What was done about outliers before quantization: smoothing, scaling, and massive channels on 16 bits."""
 
     smooth: Annotated[Literal["auto", "none"] | float | None, Missing(None)]  # auto, or SmoothQuant's alpha
     smoothed: Annotated[list[str], Missing([])]  # sites
@@ -126,7 +126,7 @@ class FileSizes(TypedDict):
 
 
 class Quantized(Scheme, Eased, Described, FileSizes):
-    """Of `whisperq quantize`, and of mixed precision what it has in common."""
+    """Results of `whisperq quantize`, and what `whisperq mixed-precision` has in common with them."""
 
     cross_cache: NotRequired[Annotated[str | None, Missing("float")]]  # int8: decoding keeps keys and values as these
     kept_worst: NotRequired[Annotated[list[str], Missing([])]]  # addresses of parts that stayed float
@@ -134,7 +134,7 @@ class Quantized(Scheme, Eased, Described, FileSizes):
 
 
 class Ratios(TypedDict):
-    """Of mixed precision: bytes of the quantized weights with their scales, and how many times float32 has them."""
+    """Sizes of a mixed-precision model: bytes of quantized weights with scales, and compression ratios to float32."""
 
     quantized_bytes: int
     quantized_float_bytes: int
@@ -147,7 +147,7 @@ class StoredSizes(FileSizes, Ratios):
 
 
 class MixedPrecision(Quantized, Trained, Ratios):
-    """Of `whisperq mixed-precision`, a quantized model too."""
+    """Results of `whisperq mixed-precision`, whose artifact is a quantized model too."""
 
     mode: str
     target_bits: float
@@ -163,7 +163,7 @@ def is_mixed(results: Quantized) -> TypeGuard[MixedPrecision]:
 
 
 class Onnx(TypedDict):
-    """Of `whisperq export`."""
+    """Results of `whisperq export`."""
 
     recipe: str | None  # None of a float model
     gate: str | None  # None of a CTC model

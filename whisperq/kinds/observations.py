@@ -28,7 +28,7 @@ class Used(TypedDict):
 
 
 class Calibration(Used):
-    """Of `whisperq calibrate`."""
+    """Results of `whisperq calibrate`."""
 
     sites: int
     channel_maxima: int | bool | None  # sites whose channels were kept
@@ -82,7 +82,7 @@ class CostSummary(TypedDict):
 
 
 class Sensitivity(CostSummary):
-    """Of `whisperq sensitivity`."""
+    """Results of `whisperq sensitivity`."""
 
     recipe: str
     by: str
@@ -92,7 +92,7 @@ class Sensitivity(CostSummary):
 
 
 class OutlierFigures(TypedDict):
-    """Of all sites together."""
+    """Outlier statistics over all sites together."""
 
     kurtosis: float | None
     max_inf_norm: float | None
@@ -149,7 +149,7 @@ class Compared(TypedDict, total=False):
 
 
 class Outliers(Compared, MassiveOfModels):
-    """Of `whisperq outliers`."""
+    """Results of `whisperq outliers`."""
 
     model: ObservedOutliers
     titles: dict[str, str]  # of model and compare
@@ -170,7 +170,7 @@ Share = Annotated[float, number(0)]  # of a query's probability, a fraction
 
 
 class Attention(TypedDict):
-    """Of `whisperq plot-attention`."""
+    """Results of `whisperq plot-attention`."""
 
     block: str
     heads: list[int]
@@ -200,7 +200,7 @@ class Unlabelled(TypedDict):
 
 
 class PseudoLabels(LabelCounts, Unlabelled, LeftOutPadding):
-    """Of `whisperq pseudo-label`."""
+    """Results of `whisperq pseudo-label`."""
 
     normalizers: list[str]
     normalizer_version: NotRequired[int]
@@ -208,7 +208,7 @@ class PseudoLabels(LabelCounts, Unlabelled, LeftOutPadding):
 
 
 class Report(TypedDict):
-    """Of `whisperq report`."""
+    """Results of `whisperq report`."""
 
     artifacts: int
     drawn: int

@@ -1,4 +1,4 @@
-"""From the type of an artifact's results: the check of what a manifest holds, and what a missing key stands for.
+"""Check a manifest against the type of its artifact's results, and fill in what a missing key stands for.
 
     class Clip(TypedDict):
         name: str                                    # text
@@ -7,8 +7,8 @@
         size: Annotated[int, count(1)]               # with a check of its own
         tags: Annotated[list[str], Missing([])]      # earlier versions did not write it: stands for none
 
-All keys are optional to the check: earlier versions wrote fewer, and whoever reads one that is missing, and that stands
-for nothing, says so (`schema.Fields`).
+All keys are optional to the check, since earlier versions wrote fewer; reading a missing key that has no such value
+raises an error (`schema.Fields`).
 """
 
 import copy
@@ -25,7 +25,7 @@ PLAIN: dict[Any, Check] = {str: text, bool: switch, int: count(), float: number(
 
 @dataclass(frozen=True, eq=False)
 class Missing:
-    """What a key stands for that is not there."""
+    """The value that a missing key stands for."""
 
     stands_for: Any
 

@@ -27,7 +27,7 @@ class Looping(TypedDict):
 
 
 class Confusions(TypedDict):
-    """The most frequent ones, with how often."""
+    """The most frequent confusions of words, with how often each happened."""
 
     substitutions: list[tuple[str, str, int]]
     deletions: list[tuple[str, int]]
@@ -35,16 +35,16 @@ class Confusions(TypedDict):
 
 
 def ranked(found: Confusions) -> dict[str, list[tuple[list[str], int]]]:
-    """Of each sort the words of a confusion, and how often it happened."""
+    """Substitutions, deletions and insertions, each as lists of the words and how often that happened."""
     return {
-        "substitutions": [([word, heard], times) for word, heard, times in found["substitutions"]],
+        "substitutions": [([word, hypothesis], times) for word, hypothesis, times in found["substitutions"]],
         "deletions": [([word], times) for word, times in found["deletions"]],
         "insertions": [([word], times) for word, times in found["insertions"]],
     }
 
 
 class CharacterErrors(TypedDict):
-    """By the scorer's alignment of characters."""
+    """Character errors, counted by the scorer's alignment of characters."""
 
     hits: int
     substitutions: int
@@ -53,7 +53,7 @@ class CharacterErrors(TypedDict):
 
 
 class WordCounts(TypedDict):
-    """As `scoring.words.WordErrors` counts them."""
+    """Word error rate and counts, from `scoring.words.WordErrors`."""
 
     wer: float | None  # None where there are no reference words
     hits: Tally
@@ -64,7 +64,7 @@ class WordCounts(TypedDict):
     raw_reference_words: Tally  # before normalising
     utterances: Tally  # scored ones
     empty_references: Tally  # utterances that no count above holds
-    empty_reference_insertions: Tally  # words heard in them
+    empty_reference_insertions: Tally  # words in their hypotheses
 
 
 class Characters(TypedDict):
@@ -75,7 +75,7 @@ class Characters(TypedDict):
 
 
 class ScoredSetResults(Rule, WordCounts, Characters):
-    """What scoring a set gives."""
+    """Results of scoring one set."""
 
     wer_interval_95: MaybeEnds
     normalizer_version: Annotated[int, Missing(1)]
@@ -86,7 +86,7 @@ class ScoredSetResults(Rule, WordCounts, Characters):
 
 
 class Times(TypedDict, total=False):
-    """Of an evaluation, over all utterances of a set."""
+    """Times of an evaluation, over all utterances of a set."""
 
     audio_seconds: float
     wall_seconds: float  # of features, decoding and what lies between
@@ -96,7 +96,7 @@ class Times(TypedDict, total=False):
 
 
 class SetScores(ScoredSetResults, Times):
-    """A test set."""
+    """Results of an evaluation on one test set."""
 
     group: Annotated[str | None, Missing(None)]
     skipped: NotRequired[int]  # lines and recordings that could not be used
@@ -104,7 +104,7 @@ class SetScores(ScoredSetResults, Times):
 
 
 class Means(TypedDict):
-    """Unweighted, over some sets."""
+    """Unweighted means over some sets."""
 
     sets: list[str]
     mean_wer: float | None
@@ -112,7 +112,7 @@ class Means(TypedDict):
 
 
 class Average(Rule, Means):
-    """Over all sets under one rule."""
+    """Means over all sets that are measured under one rule, and over each group of them."""
 
     groups: dict[str, Means]
 
@@ -123,7 +123,7 @@ class Averages(TypedDict):
 
 
 class Scores(Averages):
-    """Of `whisperq score`."""
+    """Results of `whisperq score`."""
 
     sets: dict[str, SetScores]
     mean_cer: NotRequired[float | None]  # of earlier versions
@@ -150,7 +150,7 @@ class Execution(Products, LeftOutPadding):
 
 
 class Evaluation(Execution, Scores):
-    """Of `whisperq eval`."""
+    """Results of `whisperq eval`."""
 
 
 def single_averages(results: Scores) -> None:

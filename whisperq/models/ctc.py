@@ -71,7 +71,7 @@ class OwnTimeNorm(nn.GroupNorm):
 
 
 class SilentBatchNorm(nn.BatchNorm1d):
-    """A batch norm before the positional convolution, which shall find zeros behind an utterance."""
+    """A batch norm before the positional convolution, with zeros after the end of each utterance."""
 
     frames: Tensor | None = None  # (batch)
 
@@ -93,7 +93,7 @@ else:
 
 
 class _Ours(Network):
-    """What is changed of either network."""
+    """Changes to both networks: named attention sites, and norms that leave padding out."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         config._attn_implementation = ATTENTION
@@ -181,7 +181,7 @@ def frame_counts(config: PreTrainedConfig, samples: Sequence[int]) -> dict[str, 
 
 
 def shortest(config: PreTrainedConfig) -> int:
-    """Samples that make one frame."""
+    """Least number of samples that make one frame."""
     count = 1
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         count = (count - 1) * stride + kernel

@@ -110,7 +110,10 @@ FAMILIES = (WHISPER, CTC)
 
 
 def family_of(config: PreTrainedConfig | str) -> Family:
-    """By a configuration or its model_type. Raises InputError, to be said of the model's folder, for any other."""
+    """The model family of a configuration or model_type.
+
+    Raises InputError for an unknown type; the message begins with "holds", for the caller to put the folder before.
+    """
     model_type = config if isinstance(config, str) else config.model_type
     for family in FAMILIES:
         if model_type in family.types:

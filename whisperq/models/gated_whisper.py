@@ -196,7 +196,10 @@ def _in_parts(module: GatedWhisperAttention) -> bool:
 def _attention_in_parts(
     module: GatedWhisperAttention, query: Tensor, key: Tensor, value: Tensor, scaling: float
 ) -> Tensor:
-    """The same without a mask, a few heads at a time; scores and probs are (1, heads, query length, key length)."""
+    """Attention without a mask, a few heads at a time, so that the scores of all heads never exist at once.
+
+    Shapes as in `explicit_attention`; scores and probs are (1, heads, query length, key length).
+    """
     context = query.new_empty(query.shape)  # contiguous, so that its parts are views
     count = max(1, PART // (query.shape[2] * key.shape[2]))
     rows = (x.flatten(0, 1).split(count) for x in (query, key, value, context))

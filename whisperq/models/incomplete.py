@@ -74,6 +74,6 @@ def plain_name(name: str) -> str:
 
 
 def stored_name(file: Any, name: str) -> str:
-    """What an open safetensors file calls a parameter, wrapped or not."""
+    """Name of a parameter in an open safetensors file, where it may be wrapped."""
     names = file.keys()
     return name if name in names else next((own for own in names if plain_name(own) == name), name)

@@ -117,7 +117,7 @@ def load_whisper(folder: Path, dtype: torch.dtype, device: str) -> GatedWhisperF
 
 
 def load_whisper_processor(folder: Path) -> WhisperProcessor:
-    """As `load_processor`, of a folder that `require_whisper` takes."""
+    """Load the processor of a Whisper folder, one that `require_whisper` accepts. Raises as `load_processor` does."""
     processor = load_processor(folder)
     assert isinstance(processor, WhisperProcessor), f"{folder} holds no Whisper"
     return processor

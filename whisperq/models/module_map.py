@@ -78,7 +78,11 @@ def whisper_table(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
 
 
 def whisper_axis(address: str) -> tuple[str, int]:
-    """The decoder's tokens are padded; the encoder's silence is heard. Convolutions are (channels, time)."""
+    """Which axis of a site is padded, and the dimension of time in one utterance's tensor.
+
+    Only the decoder's tokens are padded: silence that fills the encoder's window counts as input. Convolutions are
+    (channels, time).
+    """
     if address.startswith("enc.conv"):
         return "", 1
     keys_of_encoder = re.search(r"\.cross\.[kv]_proj$", address)
@@ -138,7 +142,10 @@ def ctc_rows(config: PreTrainedConfig, site: str) -> float:
 
 
 def ctc_stages(model: PreTrainedModel) -> list[str]:
-    """As `whisper_stages`. The positional convolution is no stage: the layers take in what it read, too."""
+    """Modules of a CTC model in the order of computation, each the input of all that follows (see `whisper_stages`).
+
+    The positional convolution is no stage: the layers also read its input.
+    """
     base = model.base_model_prefix
     convolutions = [f"{base}.feature_extractor.conv_layers.{i}" for i in range(len(model.config.conv_dim))]
     layers = [f"{base}.encoder.layers.{i}" for i in range(model.config.num_hidden_layers)]

@@ -75,7 +75,7 @@ def _read_parts(folder: Path, extractor: Any, tokenizer: Any, family: str) -> tu
 
 
 def read_whisper(folder: Path) -> WhisperProcessor:
-    """Raises InputError."""
+    """The processor of a Whisper folder. Raises InputError where it has no usable one."""
     extractor, tokenizer = _read_parts(folder, WhisperFeatureExtractor, WhisperTokenizer, "Whisper")
     if "<|startoftranscript|>" not in tokenizer.get_vocab():  # without its files, an empty one is made up
         raise InputError(f"{folder} lacks a usable Whisper tokenizer: it does not know <|startoftranscript|>")
@@ -84,7 +84,7 @@ def read_whisper(folder: Path) -> WhisperProcessor:
 
 
 def read_ctc(folder: Path) -> Wav2Vec2Processor:
-    """Raises InputError."""
+    """The processor of a CTC folder. Raises InputError where it has no usable one."""
     return Wav2Vec2Processor(*_read_parts(folder, Wav2Vec2FeatureExtractor, Wav2Vec2CTCTokenizer, "CTC"))
 
 
@@ -130,7 +130,10 @@ def _check_vocabulary(folder: Path, config: PreTrainedConfig, vocabulary: Mappin
 
 
 def _check_ids(file: str, content: Mapping[str, Any], vocabulary: Mapping[str, int]) -> None:
-    """Each id that the file states is the vocabulary's; of several, as generation may end in, one is."""
+    """Raises Wrong where token ids that the file states differ from the vocabulary's.
+
+    Where it lists several, as for the ends of generation, one must agree.
+    """
     for name, token in TOKENS.items():
         stated = content.get(name)
         if stated is None or (name not in ("eos_token_id", "decoder_start_token_id") and token not in vocabulary):
@@ -145,7 +148,7 @@ def _check_ids(file: str, content: Mapping[str, Any], vocabulary: Mapping[str, i
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Empty where there is none. Raises InputError for what is no JSON object."""
+    """Content of a JSON file, empty where there is no file. Raises InputError for what is no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError, RecursionError) as error:

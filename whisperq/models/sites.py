@@ -50,7 +50,7 @@ class Site:
             yield self.unpad(one, length)
 
     def parts(self, x: Tensor, lengths: Mapping[str, Sequence[int]]) -> list[Tensor]:
-        """The same in as few tensors as leave padding out: the whole batch (batch, ...) where nothing is padded."""
+        """x without padding in as few tensors as possible: the whole batch (batch, ...) where nothing is padded."""
         time = 2 if self.component in ("scores", "probs") else self.time + 1
         padded = self.axis in lengths and min(lengths[self.axis]) < x.shape[time]
         return list(self.utterances(x, lengths)) if padded else [x.detach()]

@@ -92,7 +92,7 @@ def _compile(command: list[str], folder: Path, name: str) -> Path:
 
 
 def _digest(command: list[str]) -> str:
-    """Of sources, command and CPU: a home folder may serve nodes of several kinds."""
+    """Hash of sources, command and CPU, since a home folder may be shared by machines with different CPUs."""
     digest = hashlib.sha256("\0".join(command).encode())
     for name in (*HEADERS, *SOURCES):
         digest.update((HERE / name).read_bytes())

@@ -37,7 +37,7 @@ class Put:
 
 @cache
 def kernels() -> ctypes.CDLL | None:
-    """None where there is no compiler: PyTorch computes the same, slower."""
+    """The C++ kernels; None where there is no compiler, and PyTorch computes the same, but slower."""
     try:
         found = library()
     except NoKernels:

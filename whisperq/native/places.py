@@ -79,7 +79,7 @@ def _remove(folder: Path, process: int) -> None:
 
 
 def _clear_killed() -> None:
-    """What commands left that were killed."""
+    """Remove folders that killed commands left."""
     for folder in _folder_of(0).parent.glob(f"{NAME}-{os.geteuid()}-*"):
         number = folder.name.rsplit("-", 1)[1]
         if number.isdecimal() and started(int(number)) is None and refusal(folder) is None:

@@ -150,7 +150,7 @@ def _searched(config: QuantizeConfig) -> tuple[bool, bool]:
 
 
 def _rows(plan: Plan, calibration: Path | None, config: QuantizeConfig, found: Activations) -> dict[str, Observed]:
-    """By site what the search goes by; nothing where nothing is searched."""
+    """Site -> rows kept by the calibration for the search of scales; empty where nothing is searched."""
     if calibration is None or not any(_searched(config)):
         return {}
     if not has_rows(calibration):
@@ -209,7 +209,7 @@ def _name_wide(network: PreTrainedModel, patterns: str, found: Activations) -> N
 
 
 def _widen_emulated(calibration: Path, found: Activations) -> None:
-    """Of a recipe that is emulated alone: 16 bits for every site with massive channels, residual sums too."""
+    """Give 16 bits to every site with massive channels, residual sums too; for a recipe that only runs emulated."""
     held = held_channels(calibration)
     if not held:
         found.notices.append(f"{calibration} kept no channels, so that no massive one is found")

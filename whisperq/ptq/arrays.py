@@ -35,7 +35,7 @@ class Stored:
     """Tensors by parameter name; grids by weight and by site, none for a float model.
 
     weights: those that an integer product can take; grouped: those with several scales for an output, which sums of
-    integers cannot tell apart, so that they are floats to whoever computes with them.
+    integers cannot tell apart, so that they are used as floats.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class Stored:
         return Codes(weight.codes.numpy(), weight.qparams.scale.numpy())
 
     def integers(self, name: str) -> Codes:
-        """As `codes`, of a weight that is known to be one for integer products. Raises InputError where it is not."""
+        """Integer codes of a weight that an integer product takes. Raises InputError where it has none."""
         if (codes := self.codes(name)) is None:
             raise InputError(f"{name} of {self.folder} has no codes that an integer product takes")
         return codes
@@ -115,7 +115,7 @@ def open_stored(folder: Path, most_bits: int = 8) -> Stored:
 
 
 def _activations(entries: Mapping[str, Any], most_bits: int) -> dict[str, QParams | WideQParams | PerToken]:
-    """From the ranges, not the printed scales: the same arithmetic gives the same bits as emulation."""
+    """Grids of activations by address, computed from ranges, not stored scales: emulation then has the same bits."""
     grids: dict[str, QParams | WideQParams | PerToken] = {}
     for address, entry in entries.items():
         if entry["granularity"] == "per-token":

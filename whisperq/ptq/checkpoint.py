@@ -100,7 +100,7 @@ def apply_weights(model: PreTrainedModel, weights: Mapping[str, QuantizedWeight]
 
 
 def quantizers(activations: Mapping[str, ActivationGrid]) -> dict[str, Watcher]:
-    """What to watch sites with, so that each activation passes through its grid."""
+    """Watchers by site that pass each activation through its grid."""
     return {address: _quantizer(address, grid) for address, grid in activations.items()}
 
 
@@ -158,7 +158,7 @@ def save_quantization(
 
 
 def _narrowed(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """In this number format if that keeps every value, else as it is."""
+    """`value` in the number format `dtype` if that keeps every value exactly, else unchanged."""
     if dtype is None or dtype == value.dtype:
         return value
     narrow = value.to(dtype)
@@ -181,7 +181,7 @@ def _grid(qparams: QParams) -> dict[str, Any]:
 
 
 def _packing(weight: QuantizedWeight) -> dict[str, Any]:
-    """What reading packed codes takes; codes of eight bits lie as they are."""
+    """Manifest entries needed to unpack codes; none for 8 bits, which are stored unpacked."""
     bits = _bits(weight.qparams)
     return {} if bits == 8 else {"bits": bits, "shape": list(weight.codes.shape)}
 

@@ -45,7 +45,7 @@ class Fold:
 
 
 def foldable(model: PreTrainedModel) -> dict[str, Fold]:
-    """By site, all that can be scaled, in the order of computation."""
+    """Site -> fold, of all sites that can be scaled, in the order of computation."""
     sites, parameters = model_sites(model), dict(model.named_parameters())
     found = {site: _norm(model, r.norm, tuple(r.weights)) for site, r in norm_readers(model).items()}
     for weight in layer_weights(model, sites):
@@ -114,7 +114,7 @@ def divide(model: PreTrainedModel, scales: Mapping[str, Tensor]) -> None:
 
 
 def divisors(scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the scales that a runtime must divide the site itself by: of convolutions' inputs."""
+    """Scales by which a runtime must divide the site itself: those of convolutions' inputs."""
     return {site: s for site, s in scales.items() if CONVOLUTION.fullmatch(site)}
 
 

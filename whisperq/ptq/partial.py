@@ -26,7 +26,7 @@ from whisperq.ptq.smoothing import norm_readers, smooth
 
 @dataclass
 class Part:
-    """What is quantized or left alone together: weights by parameter name, activations by site."""
+    """Weights (by parameter name) and activations (by site) that are quantized, or left in float, together."""
 
     exclude: str  # names it in quantize's --exclude
     weights: set[str] = field(default_factory=set)
@@ -57,7 +57,7 @@ class Mixture:
 
     @contextmanager
     def quantized(self, part: Part) -> Iterator[None]:
-        """With just this part in integers; neighbouring states change but the weights that tell them apart."""
+        """Context in which just this part is quantized; only weights that differ from the last state are replaced."""
         apply_weights(self.model, {n: self.quantization.weights[n] for n in part.weights - self.present})
         with torch.no_grad():
             for name in self.present - part.weights:
@@ -114,7 +114,7 @@ def smooth_alike(model: PreTrainedModel, quantized: PreTrainedModel) -> None:
 
 
 def trained_floats(model: PreTrainedModel, quantized: PreTrainedModel, quantization: Quantization) -> dict[str, Tensor]:
-    """What a training changed beside the quantized weights: the norms and biases that are the quantized model's own."""
+    """Norms and biases of the quantized model that training changed, by parameter name."""
     behind = {id(quantized.get_parameter(name)) for name in quantization.weights}  # a tied table has two names
     return {
         name: parameter.detach()

@@ -26,18 +26,18 @@ from whisperq.quant.ranges import OBSERVERS, PER_BITWIDTH, Estimation, RangeEnds
 from whisperq.schema import Wrong, count, each, ends, items, maybe, number, one_of, read_json, record
 
 RANGES = "ranges.json"
-SPECTROGRAM = "enc.conv1:input"  # of a model that hears log-mel spectrograms
+SPECTROGRAM = "enc.conv1:input"  # of a model that takes log-mel spectrograms
 
 
-def known_range(model: nn.Module, site: Site, heard: RangeEnds | None = None) -> RangeEnds | None:
-    """The range that a site has by its making, whatever the data; None where only data tell.
+def known_range(model: nn.Module, site: Site, features: RangeEnds | None = None) -> RangeEnds | None:
+    """The range of a site that follows from the model, whatever the data; None where it depends on the data.
 
-    heard: the range of what the model takes in; None where it has none, as waveforms.
+    features: the range of the model's input features; None where it is not bounded, as for waveforms.
     """
     if site.component == "probs":
         return 0.0, 1.0
     if site.address == SPECTROGRAM:
-        return heard
+        return features
     module = model.get_submodule(site.module)
     return (0.0, 1.0 / module.pi_init) if isinstance(module, Gate) and site.component == "gate" else None
 

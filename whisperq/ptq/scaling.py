@@ -90,7 +90,7 @@ def with_margin(site: str, estimate: Estimate) -> Estimate:
 
 
 def widened(site: str, ends: RangeEnds) -> RangeEnds:
-    """The decoder's with TOKEN_MARGIN."""
+    """Ends of a site's range, widened by TOKEN_MARGIN in the decoder."""
     factor = TOKEN_MARGIN if site.startswith("dec.") else 1.0
     return factor * ends[0], factor * ends[1]
 
@@ -143,7 +143,7 @@ def has_outliers(observed: Observed) -> bool:
 
 
 def site_readers(model: PreTrainedModel, plan: Plan) -> dict[str, list[str]]:
-    """By quantized site, the quantized weights that read it."""
+    """Quantized site -> names of the quantized weights that read it."""
     found: dict[str, list[str]] = {}
     for weight in plan.weights:
         found.setdefault(canonical(f"{weight.address}:input"), []).append(weight.parameter)
@@ -161,7 +161,7 @@ def _whole(model: PreTrainedModel, names: list[str], width: int) -> Tensor:
 
 
 def product_shares(model: PreTrainedModel, plan: Plan) -> dict[str, float]:
-    """By quantized site, its products' part of all multiplications with quantized inputs, over one window."""
+    """Quantized site -> its share of all multiplications with quantized inputs, over one window."""
     rows = family_of(model.config).rows
     work = {
         site: sum(model.get_parameter(n).numel() for n in names) * rows(model.config, site)

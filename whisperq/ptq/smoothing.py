@@ -28,7 +28,7 @@ class NormReaders:
 
 
 def norm_readers(model: PreTrainedModel) -> dict[str, NormReaders]:
-    """By the site of the norm's output; a gate that looks at each head reads it through its first layer alone."""
+    """Site of a norm's output -> the norm and the layers that read it; of a two-layer gate only the first does."""
     sites = model_sites(model)
     parameters = dict(model.named_parameters())
     found: dict[str, NormReaders] = {}

@@ -100,7 +100,7 @@ def read_channels(folder: Path, sites: list[str]) -> dict[str, tuple[Tensor, Ten
 
 
 def read_observed(folder: Path, sites: Iterable[str]) -> dict[str, Observed]:
-    """Of those of the sites that the calibration kept. Raises InputError for a file that cannot be read."""
+    """Minima, maxima and rows of those `sites` that the calibration kept. Raises InputError for an unreadable file."""
     tensors = _tensors(folder)
     return {
         s: Observed(*(tensors[f"{s}.{part}"] for part in ("minima", "maxima", "rows")))

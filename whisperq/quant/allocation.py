@@ -40,13 +40,13 @@ def allocate(costs: np.ndarray, sizes: Sequence[int], widths: Sequence[int], tar
 
 
 def _firsts(places: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Of entries in this order, sorted by place, the first of each place."""
+    """Indices of the first entry of each place; `order` sorts the entries by place."""
     ordered = places[order]
     return order[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
 
 
 def _traced(steps: list[tuple[np.ndarray, np.ndarray]], end: int) -> list[int]:
-    """From the last layer's entry back to the first."""
+    """Chosen width of each layer, found by following the entries from the last layer back to the first."""
     choice = []
     for before, width in reversed(steps):
         choice.append(int(width[end]))

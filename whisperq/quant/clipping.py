@@ -18,7 +18,10 @@ FRACTIONS = 80
 def mse_weight_qparams(
     weight: Tensor, bits: int, *, symmetric: bool, channel_dims: int, group: int | None = None
 ) -> QParams:
-    """As `weight_qparams`, which is c = 1, with the same shapes."""
+    """Grid of `weight` clipped to the fraction c of its range with the least squared error.
+
+    Arguments and shapes as in `weight_qparams`, which is the case c = 1.
+    """
     if group is not None:
         return by_group(mse_weight_qparams, weight, bits, symmetric=symmetric, channel_dims=channel_dims, group=group)
     low, high = (reduced(weight, channel_dims, f) for f in (torch.amin, torch.amax))

@@ -84,7 +84,7 @@ def weight_qparams(
 
 
 def range_weight_qparams(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> QParams:
-    """The same from the ends of each channel; symmetric: from the greater of their magnitudes."""
+    """Grid of a weight from the ends of each channel; symmetric: from the greater of their magnitudes."""
     if not symmetric:
         return range_qparams(low, high, bits)
     quant_max = 2 ** (_checked_bits(bits) - 1) - 1
@@ -98,7 +98,7 @@ def range_weight_qparams(low: Tensor, high: Tensor, bits: int, symmetric: bool) 
 def by_group(
     find: Callable[..., QParams], weight: Tensor, bits: int, *, symmetric: bool, channel_dims: int, group: int
 ) -> QParams:
-    """What `find` makes of groups that are channels of their own; the last is filled up with zeros, as in any range."""
+    """Grid by groups: `find` sees each group as a channel; zeros, which are in any range, fill up the last one."""
     if group < 1:
         raise ValueError(f"a group has one value or more, not {group}")
     rows = weight.flatten(channel_dims)

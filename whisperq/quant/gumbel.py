@@ -56,7 +56,7 @@ def _mean_width(a: Tensor, r: Tensor, bits: Tensor, price: Tensor | float, tau: 
 
 
 def _price(a: Tensor, r: Tensor, bits: Tensor, target: float, tau: float) -> float:
-    """By bisection: the mean width falls as the price rises."""
+    """Price at which the mean width is `target`, found by bisection: the mean width falls as the price rises."""
     low, high = -1.0, 1.0
     while _mean_width(a, r, bits, low, tau) < target and low > -MOST:
         low *= 2

@@ -63,7 +63,7 @@ class Histogram:
         self.counts += other._counts_at(self.exponent, self.first)
 
     def require_values(self) -> None:
-        """Raises ValueError for an empty one."""
+        """Raises ValueError where the histogram is empty."""
         if self.total == 0:
             raise ValueError("the histogram is empty: nothing was observed")
 
@@ -91,7 +91,7 @@ class Histogram:
             self.exponent, self.first = wanted, first
 
     def _counts_at(self, exponent: int, first: int) -> Tensor:
-        """The same counts in bins of width 2^exponent that start at bin number `first`."""
+        """The counts moved to bins of width 2^exponent that start at bin number `first`."""
         filled = self.counts.nonzero().squeeze(1)
         shift = min(exponent - self.exponent, 63)  # int64 knows no larger shift, and numbers are gone by then
         counts = torch.zeros_like(self.counts)

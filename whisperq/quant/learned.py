@@ -24,12 +24,12 @@ from whisperq.quant.grid import QParams, fake_quantize, weight_qparams
 
 
 def greatest_code(bits: int) -> int:
-    """n of a symmetric grid."""
+    """Greatest code n of a symmetric grid: codes are -n to n."""
     return 2 ** (bits - 1) - 1
 
 
 def symmetric_qparams(scale: Tensor, bits: int) -> QParams:
-    """The grid of these scales."""
+    """The symmetric grid with these scales."""
     scale = scale.detach()
     return QParams(scale, torch.zeros_like(scale, dtype=torch.int32), -greatest_code(bits), greatest_code(bits))
 
@@ -94,7 +94,7 @@ def _parts(weight: Tensor, scale: Tensor, greatest: int) -> tuple[Tensor, Tensor
 
 
 def _summed(values: Tensor, scale: Tensor) -> Tensor:
-    """Over the values that share a scale."""
+    """Sums of `values` over the values that share a scale, in the shape of `scale`."""
     shared = [d for d, size in enumerate(scale.shape) if size == 1 and values.shape[d] != 1]
     return values.sum(dim=shared, keepdim=True) if shared else values.clone()
 

@@ -15,7 +15,7 @@ Merging = TypeVar("Merging", bound=Mergeable)
 
 
 def merged(shards: Sequence[dict[str, Merging]]) -> dict[str, Merging]:
-    """By address; the first shard takes in the others."""
+    """Observers by address, those of all shards merged; modifies the first shard in place."""
     first, *others = shards
     for other in others:
         for address, observed in other.items():

@@ -52,7 +52,7 @@ class EstimatorSettings:
 class Observer:
     """What a file of quant/observers/ declares as OBSERVER; its name is the file's.
 
-    estimate: (what was seen, settings, bits) -> the range (low, high) that the grid shall cover.
+    estimate: (what was seen, settings, bits) -> the range (low, high) that the grid must cover.
     """
 
     estimate: Callable[[Observations, EstimatorSettings, int], RangeEnds]

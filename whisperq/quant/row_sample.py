@@ -69,5 +69,5 @@ class RowSample:
 
     @property
     def rows(self) -> Tensor:
-        """(rows, K), float16."""
+        """The sampled rows, (rows, K), float16."""
         return torch.cat(self.batches)

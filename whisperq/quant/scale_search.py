@@ -51,11 +51,11 @@ class Observed:
 
     @property
     def width(self) -> int:
-        """Time steps of a row."""
+        """Number of time steps in a row."""
         return self.rows.shape[1] // self.minima.shape[1]
 
     def scaled(self, scales: Tensor) -> "Observed":
-        """The same of x / s."""
+        """Statistics of x / s, for scales s (K,)."""
         return Observed(self.minima / scales, self.maxima / scales, self.rows.float() / scales.repeat(self.width))
 
 
@@ -70,7 +70,7 @@ class Reading:
     quantized: Callable[[Tensor], Tensor]
 
     def some(self) -> "Reading":
-        """At most MOST of the outputs."""
+        """The reader with at most MOST of its outputs, evenly spaced."""
         step = -(-len(self.weight) // MOST)
         return Reading(self.weight[::step], self.quantized)
 

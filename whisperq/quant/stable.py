@@ -30,7 +30,7 @@ CUT_OFFS = (100.0, 99.999, 99.99, 99.95, 99.9, 99.8, 99.5, 99.0)
 
 
 def clipped(histogram: Histogram, kept: float) -> Histogram:
-    """The same without what the percentile cuts off; of the bins at either end remains their part inside."""
+    """Histogram without the values outside the percentile; bins cut by an end keep the share inside."""
     low, high = percentile_range(histogram, kept)
     edges = histogram.edges()
     width = edges[1] - edges[0]
@@ -68,7 +68,7 @@ def costly_by_snr(alone: Mapping[str, float], decibels: float) -> list[str]:
 
 
 def best_cut_off(found: Mapping[float | None, float], metric: str) -> float | None:
-    """By cut-off, None for the full range, its WER or SNR -> the best; a draw goes to the one that cuts off least."""
+    """The best cut-off (None: the full range), from each one's WER or SNR; a draw goes to the one that cuts least."""
     sign = 1 if metric == "wer" else -1
     return min(found, key=lambda kept: (sign * _number(found[kept], sign), -math.inf if kept is None else -kept))
 

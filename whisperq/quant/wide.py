@@ -49,7 +49,7 @@ class ActivationRange:
         return WideQParams(main, range_qparams(*self.wide, bits), torch.tensor(self.channels, dtype=torch.int64))
 
     def as_dict(self) -> dict[str, Any]:
-        """As qparams.json has it; scale and zero_point are there for readers, the range is what counts."""
+        """Entry of qparams.json. Its range decides; scale and zero_point are written for people who read the file."""
         entry = _entry(self.ends, self.bits)
         if self.wide is not None:
             entry["a16"] = {"channels": list(self.channels), **_entry(self.wide, WIDE)}

@@ -32,7 +32,7 @@ Spans = Mapping[str, Span]  # by site
 
 
 def spans(ranges: Mapping[str, Any]) -> dict[str, Span]:
-    """From ranges.json; of several observers the calibration's own, of several bits the first."""
+    """Ranges and extremes by site, from ranges.json: the calibration's own observer, and the first of several bits."""
     found = {}
     for address, site in ranges["sites"].items():
         ends = site.get("range") or next(iter(site["ranges"].values()))
@@ -83,7 +83,7 @@ def range_figure(block: str, models: Mapping[str, Spans]) -> Figure:
 
 
 def _bars(axes: Axes, mine: Mapping[int, Span], number: int, count: int) -> None:
-    """The models of a layer beside each other."""
+    """Draw the bars of model `number` of `count`, beside those of the others in each layer."""
     width = 0.8 / count
     at = [layer + (number - (count - 1) / 2) * width for layer in mine]
     some, colour = list(mine.values()), MODEL_COLOURS[number % len(MODEL_COLOURS)]

@@ -144,7 +144,7 @@ def _draw(axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, seconds: fl
 
 
 def _image(axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, **look: Any) -> AxesImage:
-    """Where values share a printed dot, the largest is shown: their mean would hide a peak of few frames."""
+    """Draw the matrix; where values share a printed dot, the largest is shown: a mean would hide short peaks."""
     size = axes.get_position()
     down, across = _crowd(matrix.shape[0], size.height), _crowd(matrix.shape[1], size.width)
     shown = _peaks(_peaks(matrix, down, 0), across, 1)
@@ -157,24 +157,24 @@ def _image(axes: Axes, matrix: np.ndarray, rows: Axis, columns: Axis, **look: An
 
 
 def _crowd(count: int, inches: float) -> int:
-    """How many positions share one dot."""
+    """How many positions share one printed dot."""
     return int(np.ceil(count / (inches * DPI)))
 
 
 def _peaks(matrix: np.ndarray, crowd: int, axis: int) -> np.ndarray:
-    """Of every `crowd` neighbours (the last may have fewer) the one of largest magnitude."""
+    """The value of largest magnitude among every `crowd` neighbours along `axis` (the last group may be smaller)."""
     starts = range(0, matrix.shape[axis], crowd)
     high, low = (f.reduceat(matrix, starts, axis=axis) for f in (np.maximum, np.minimum))
     return np.where(high >= -low, high, low)
 
 
 def _extent(axis: Axis, count: int) -> tuple[float, float]:
-    """Seconds, or positions whose centres are whole numbers."""
+    """Ends of an axis: seconds, or positions whose centres are whole numbers."""
     return (0, count * axis.step_seconds) if axis.step_seconds else (-0.5, count - 0.5)
 
 
 def _write_tokens(axis: TickAxis, labels: tuple[str, ...], inches: float, **text: Any) -> None:
-    """As many tokens, evenly spaced, as can be read on that length, in a font that fits."""
+    """Label an axis of `inches` with as many evenly spaced tokens as can be read, in a font that fits."""
     pitch = inches / len(labels)
     every = int(np.ceil(SMALLEST_FONT * LINE / pitch))
     places = range(0, len(labels), every)
@@ -183,7 +183,7 @@ def _write_tokens(axis: TickAxis, labels: tuple[str, ...], inches: float, **text
 
 
 def _visible(token: str) -> str:
-    """Shortened where it is long."""
+    """The token as it is shown, shortened where it is long."""
     return shorten(visible(token), LONGEST_TOKEN)
 
 
@@ -203,7 +203,7 @@ def _inches(axis: Axis, count: int, small: bool = False) -> float:
 
 
 def _roles(picture: AttentionPicture) -> tuple[Axis, Axis]:
-    """Queries' and keys' axes, named as such."""
+    """The axes of queries and keys, labelled as such."""
     queries, keys = picture.queries, picture.keys
     return replace(queries, name=f"query: {queries.name}"), replace(keys, name=f"key: {keys.name}")
 

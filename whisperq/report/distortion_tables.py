@@ -74,7 +74,7 @@ def _of(model: Model, found: Sequence[Distorted]) -> list[Distorted]:
 
 
 def log_kl(some: Iterable[Distorted]) -> dict[int | None, float]:
-    """Where the outputs differ at all."""
+    """Seed -> log KL, of the models whose outputs differ from the float model's at all."""
     return {d.seed: math.log(d.kl) for d in some if d.kl > 0}
 
 

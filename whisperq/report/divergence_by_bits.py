@@ -20,14 +20,14 @@ COLOURS = (*MODEL_COLOURS, "#D55E00", "#56B4E9")
 
 
 def bits_of(one: Distorted) -> int:
-    """Of the activations."""
+    """Bits of the activations. Raises ValueError where the model's numbers name none."""
     if (match := BITS.fullmatch(one.model.numbers)) is None:
         raise ValueError(f"{one.model.numbers} names no bits of activations")
     return int(match["bits"])
 
 
 def narrowings(found: Sequence[Distorted]) -> dict[str, Panels]:
-    """By model, such as "student, 3 + 2 layers"; only lines of two widths or more."""
+    """Model title, such as "student, 3 + 2 layers" -> scheme -> gate -> results; only lines of two widths or more."""
     lines: dict[tuple[str, str, str], list[Distorted]] = {}
     for one in found:
         if match := BITS.fullmatch(one.model.numbers):

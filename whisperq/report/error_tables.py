@@ -13,7 +13,7 @@ GROUPS = {"id": "in-distribution (ID)", "ood": "out-of-distribution (OOD)", None
 
 
 def error_tables(measured: Measured) -> list[Grid]:
-    """For each normaliser, scorer and measure a table of rates and one of costs: other results never meet."""
+    """A table of rates and one of costs for each normaliser, scorer and measure, whose results are never mixed."""
     grids = []
     for number, rule in enumerate(dict.fromkeys(s.rule for s in measured)):
         some = {s: rates for s, rates in measured.items() if s.rule == rule}
@@ -37,25 +37,26 @@ def lines(measured: Measured) -> Iterator[Line]:
 
 
 def means(measured: Measured, group: str) -> Iterator[Line]:
-    """Unweighted means of the systems that heard the same sets, two or more of them."""
-    for sets, rates in heard_together(measured):
+    """Unweighted means over two or more test sets, of the systems that transcribed all of them."""
+    for sets, rates in shared_sets(measured):
         names = [s.name for s in sets]
         if len(sets) > 1:
             title = f"mean of {', '.join(names)}" if len(sets) <= NAMED else f"mean of {len(sets)} sets"
             yield group, title, sum(s.words for s in sets), rates
 
 
-def heard_together(measured: Measured) -> Iterator[tuple[list[MeasuredSet], Rates]]:
-    """Each collection of sets that some system heard, no more and no less, and the rates of all that heard them."""
-    heard: dict[System, list[MeasuredSet]] = {}
+def shared_sets(measured: Measured) -> Iterator[tuple[list[MeasuredSet], Rates]]:
+    """Each collection of sets that is exactly what some system transcribed, with rates of all systems that have it."""
+    transcribed: dict[System, list[MeasuredSet]] = {}
     for one, rates in measured.items():
         for system in rates:
-            heard.setdefault(system, []).append(one)
-    apart = (sets for sets in heard.values() if len({s.name for s in sets}) == len(sets))  # not a list as it was and is
+            transcribed.setdefault(system, []).append(one)
+    # Without systems that have two versions of one list.
+    apart = (sets for sets in transcribed.values() if len({s.name for s in sets}) == len(sets))
     collections = {tuple(sets): sets for sets in apart}
     for sets in collections.values():
-        systems = [system for system, all_of_it in heard.items() if set(sets) <= set(all_of_it)]
-        if len(systems) > 1 or len(collections) == 1:  # one that alone heard more is compared with nothing
+        systems = [system for system, all_of_it in transcribed.items() if set(sets) <= set(all_of_it)]
+        if len(systems) > 1 or len(collections) == 1:  # a system that alone has more sets is compared with none
             yield sets, {system: mean_rate([measured[s][system] for s in sets]) for system in systems}
 
 
@@ -104,7 +105,7 @@ def _rate_cell(system: System | None, rates: Rates, best: set[System]) -> Cell:
 
 
 def distinguished(rates: Rates) -> set[System]:
-    """Of systems that differ in their gate alone the one that is surely better than each other one."""
+    """The systems that are surely better than every other system that differs in its gate alone."""
     found = set()
     for system, rate in rates.items():
         rivals = [r for other, r in rates.items() if other != system and _but_gate(other) == _but_gate(system)]
@@ -187,6 +188,6 @@ def _is_float(system: System) -> bool:
 
 
 def _but_precision(system: System) -> tuple:
-    """What a quantized system shares with its float one: what beams or another device change is none of its costs."""
+    """Key that a quantized system shares with its float one; beams and device belong to it, so they add no costs."""
     model = system.model
     return model.origin, model.depth, model.gate, system.settings, system.device

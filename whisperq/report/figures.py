@@ -153,7 +153,7 @@ def _outlier_panel(axes: Axes, statistics: Statistics, peak: float) -> None:
 
 
 def _label_bars(axes: Axes, top: Sequence[int], heights: np.ndarray, peak: float) -> None:
-    """Each top bar's index at its tip, with a line to it where the index had to move away."""
+    """Write each top bar's index at its tip, with a line to it where the index had to move away."""
     line = {"arrowstyle": "-", "linewidth": 0.5, "color": "#555555", "shrinkA": 0, "shrinkB": 0}
     size = (0.014 * len(str(max(top))) + 0.01) * len(heights), LINE * peak
     for dimension, (x, y) in place_labels(top, heights, size, HEADROOM * peak).items():

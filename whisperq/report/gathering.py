@@ -114,7 +114,7 @@ def gather(runs: Sequence[Path], verify: bool) -> Gathered:
 
 
 def once_each(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Of copies the one that others were made from, by the path that they wrote down, else the first."""
+    """One entry of each set of copies: the one whose path other artifacts recorded as their input, else the first."""
     recorded = {named["path"] for entry in entries for named in entry.artifact.inputs.values()}
     chosen: dict[str, Entry] = {}
     for entry in entries:
@@ -125,7 +125,7 @@ def once_each(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 def artifacts_below(run: Path) -> Iterable[Path]:
-    """Also of runs in folders of runs; what killed jobs left under hidden names is none."""
+    """Folders of all artifacts below `run`, also in nested run folders; hidden folders of killed jobs are skipped."""
     for folder, children, files in os.walk(run):
         children[:] = sorted(c for c in children if not c.startswith("."))
         if artifact.MANIFEST in files:

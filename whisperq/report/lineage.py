@@ -78,7 +78,7 @@ class Lineage:
 
 
 def state_of(role: str, path: str, sha256: str) -> State:
-    """What lies at an input's path now; of data, at its several paths."""
+    """State of an input: what is at its path now, or at the several paths of data."""
     if role.split()[0] in DATA_ROLES:
         places = [Path(part) for part in path.split(", ")]
         if not all(place.exists() for place in places):  # a line of a list, or a data set of the Hub, has no path

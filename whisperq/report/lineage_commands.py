@@ -24,7 +24,7 @@ TOP = ("student", "distilled", "calibration")
 
 
 def command_line(entry: Entry, gathered: Gathered) -> str:
-    """With a comment where something is not known."""
+    """The whisperq command that made the artifact, with a shell comment where something is not known."""
     command = entry.artifact.manifest["command"]
     words, unknown = ["whisperq", command], []
     for role, named in entry.artifact.inputs.items():
@@ -103,7 +103,7 @@ def _given(entry: Entry, gathered: Gathered) -> dict[str, Any]:
 
 
 def _normalizers(entry: Entry) -> dict[str, str]:
-    """Of each set, or of each list that was labelled; of no other kind does a flag say them."""
+    """Normaliser of each set, or of each list that was labelled; empty for kinds whose flags name none."""
     kinds = entry.config.get("normalizers") or {}
     if entry.kind == "pseudo-labels" and isinstance(kinds, list):
         return {f"list {number}": kind for number, kind in enumerate(kinds, 1)}

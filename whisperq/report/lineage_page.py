@@ -15,7 +15,7 @@ IN_ITS_RUN = "Names in a command are those of the artifact's run folder: add --r
 
 
 def cards(gathered: Gathered, lineage: Lineage, out: Path) -> Iterator[str]:
-    """In the order of their paths, which keeps a run together."""
+    """HTML cards of all artifacts in the order of their paths, which keeps a run together."""
     for entry in gathered.entries:
         yield _card(entry, lineage, out)
 
@@ -44,7 +44,7 @@ def _input(one: Link) -> str:
 
 
 def lineage_record(gathered: Gathered, lineage: Lineage) -> list[dict]:
-    """The same for programs."""
+    """The lineage of all artifacts as data for JSON."""
     return [
         {
             "name": entry.name,

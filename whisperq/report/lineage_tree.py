@@ -27,7 +27,7 @@ class Neighbours:
     nested: Mapping[str, Path]  # of run folders in this one
 
     def place(self, entry: Mapping[str, str]) -> Path:
-        """In a run folder that moved, or is a copy, the one beside; else the path that was written down."""
+        """Folder of an input: the one in the same run folder where that moved or is a copy, else the recorded path."""
         recorded, digest = Path(entry["path"]), entry["sha256"]
         if digest in self.own and self.root not in recorded.parents:
             return self.own[digest]
@@ -77,7 +77,7 @@ def find(role: str, entry: Mapping[str, str], near: Neighbours) -> tuple[Artifac
 
 
 def _foreign(role: str, entry: Mapping[str, str]) -> Text:
-    """Of a model, list or recording that no command of ours made."""
+    """State of an input that no whisperq command made: a model, list or recording."""
     from whisperq.report.lineage import SAID, state_of  # it reads lists, which takes longer to load
 
     state = state_of(role, entry["path"], entry["sha256"])

@@ -63,12 +63,12 @@ def _parts(sites: Sites) -> dict[str, dict[str, Mapping[str, Any]]]:
 
 
 def _by_role(site: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The largest peak of each role."""
+    """Role -> its largest peak."""
     return {peak["role"]: peak for peak in reversed(site["peaks"])}
 
 
 def _ends(sites: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Of the common scale: from below the medians to above the largest, with room for labels."""
+    """Ends of the common scale: from below the medians to above the largest value, with room for labels."""
     largest = [abs(site["peaks"][0]["value"]) for site in sites]
     medians = [site["median"] for site in sites if site["median"] > 0]
     return min(medians, default=0.1) / 1.6, 9 * max(max(largest), 1.0)
@@ -112,7 +112,7 @@ def _drawn(peak: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _layers(axes: Axes, addresses: Sequence[str]) -> None:
-    """Every other layer shaded, its number on top."""
+    """Shade every other layer, and write the layers' numbers on top."""
     start = 0
     for number, (name, of) in enumerate(groupby(addresses, _layer)):
         count = len(list(of))
@@ -124,7 +124,7 @@ def _layers(axes: Axes, addresses: Sequence[str]) -> None:
 
 
 def _layer(address: str) -> str:
-    """enc.3.fc1 -> 3; of what stands around the blocks nothing."""
+    """Number of a site's layer: enc.3.fc1 -> 3; empty for sites outside of the blocks."""
     found = re.match(r"(?:enc|dec)\.(\d+)\.", address)
     return found[1] if found else ""
 
@@ -138,7 +138,7 @@ def _ticks(axes: Axes, addresses: Sequence[str], large: Sequence[int], pitch: fl
 
 
 def _apart(places: Sequence[int], least: int) -> list[int]:
-    """Those that lie so far from the one before."""
+    """`places` without those nearer than `least` to the last one kept."""
     kept: list[int] = []
     for place in places:
         if not kept or place - kept[-1] >= least:

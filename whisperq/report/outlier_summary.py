@@ -21,7 +21,7 @@ def outliers(results: Outliers) -> list[Table]:
 
 
 def _summary(results: Outliers) -> Table:
-    """Of all rows, and of those of each role."""
+    """Table of outliers over all rows, and over the rows of each role."""
     summary = table(
         f"Outliers beyond six standard deviations ({results['padding']})",
         "model", "rows", "#average kurtosis", "#max inf norm", "#peak", "#outliers", "#per million", "#sites",

@@ -11,13 +11,13 @@ SHOWN = 8  # sites of a table; all are in the manifest
 
 
 def eased_tables(results: Quantized) -> list[Table]:
-    """None where nothing was searched or found."""
+    """Tables of scaled sites and of massive channels; empty where nothing was searched or found."""
     scaled, massive = results["scaled"], results["massive"]
     return [*([_scaled(scaled)] if scaled else []), *([_massive(massive, results)] if massive else [])]
 
 
 def _scaled(scaled: dict[str, Scaled]) -> Table:
-    """Those first whose layers' output gains most."""
+    """Table of scaled sites, those first whose layers' output improves most."""
     best = sorted(scaled, key=lambda site: scaled[site]["error"] / scaled[site]["error_before"])
     title = f"Channels scaled at {len(scaled)} sites, with the relative squared error of what their layers give out"
     result = table(title, "site", "#alpha", "#before", "#after")
@@ -28,7 +28,10 @@ def _scaled(scaled: dict[str, Scaled]) -> Table:
 
 
 def _massive(massive: dict[str, Massive], results: Quantized) -> Table:
-    """Of the emulated recipe the ratio of the greatest channel to the median one is all that is known."""
+    """Table of sites with massive channels.
+
+    For the emulated recipe only the ratio of the greatest channel to the median one is known.
+    """
     if (cost := results["extra_products"]) is None:
         result = table("Sites with massive channels, on 16 bits", "site", "#greatest over median channel")
         for site in sorted(massive, key=lambda s: -(massive[s]["ratio"] or math.inf))[:SHOWN]:

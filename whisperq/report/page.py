@@ -27,7 +27,7 @@ LISTED = 12  # broken chains at the top of the page
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page or a Markdown file shows."""
+    """Content of a report, for a page or a Markdown file."""
 
     title: str
     runs: tuple[str, ...]
@@ -122,7 +122,7 @@ def _figure(report: Report, one: ReportFigure, folder: Path) -> str:
 
 
 def chosen_file(names: Sequence[str], folder: Path) -> str:
-    """The vector file, unless it is too large."""
+    """The figure's file to show: the vector file, or the pixels where that is too large."""
     vector = next((n for n in names if n.endswith(".svg")), names[0])
     pixels = next((n for n in names if n.endswith(".png")), vector)
     return vector if (folder / vector).stat().st_size <= LARGEST else pixels

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from whisperq.report.error_tables import NAMED, Measured, heard_together
+from whisperq.report.error_tables import NAMED, Measured, shared_sets
 from whisperq.report.figures import MODEL_COLOURS, new_figure, shorten, style
 from whisperq.report.speed_tables import Speed
 from whisperq.report.system_labels import FLOAT
@@ -30,9 +30,9 @@ class Point:
 
 
 def points(measured: Measured, speeds: Mapping[System, Speed]) -> list[tuple[str, list[Point]]]:
-    """For each collection of sets that systems heard together what it is, and a point for each system of known size."""
+    """Title and points of each collection of sets that systems share; a point for each system of known size."""
     found = []
-    for sets, rates in heard_together(measured):
+    for sets, rates in shared_sets(measured):
         known = {s: (v, size) for s in rates if (v := speeds.get(s)) and (size := v.megabytes) is not None}
         names = ", ".join(s.name for s in sets) if len(sets) <= NAMED else f"{len(sets)} sets"
         title = f"{'mean of ' if len(sets) > 1 else ''}{names}; {sum(s.words for s in sets):,} {sets[0].unit}s"
@@ -50,7 +50,7 @@ def apart(title: str, some: Sequence[Point]) -> list[tuple[str, list[Point]]]:
 
 
 def front(some: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, WER) those that none is better than in one and as good in the other, cheapest first."""
+    """The Pareto front of (cost, WER) pairs, cheapest first."""
     kept: list[tuple[float, float]] = []
     for cost, wer in sorted(set(some)):
         if not kept or wer < kept[-1][1]:

@@ -72,7 +72,7 @@ def _markdown_cell(cell: Cell, out: Path, broken: Broken) -> str:
 
 
 def manifest_link(entry: Entry, out: Path) -> str:
-    """As a link has it: a folder's name may hold % or #."""
+    """Relative URL of the artifact's manifest, quoted, since a folder's name may hold % or #."""
     place = Path(os.path.relpath(entry.path / "manifest.json", out.resolve())).as_posix()
     return quote(os.fsencode(place))
 
@@ -105,7 +105,7 @@ def as_html(grid: Grid, broken: Broken) -> str:
 
 
 def _html_row(columns: Sequence[str], row: Sequence[Cell], broken: Broken) -> str:
-    """On a narrow screen each cell says its column itself."""
+    """One row of an HTML table; each cell carries its column's name, which narrow screens show."""
     cells = (
         f'<td{_right(c)} data-column="{html(c.lstrip("#"))}">{_html_cell(x, broken)}</td>'
         for c, x in zip(columns, row, strict=True)
@@ -124,7 +124,7 @@ def _html_cell(cell: Cell, broken: Broken) -> str:
 
 
 def link(entry: Entry, text: str) -> str:
-    """`text` is HTML."""
+    """Link to an entry's place in the lineage; `text` is HTML already."""
     return f'<a href="#{entry.anchor}" title="{html(entry.name)}">{text}</a>'
 
 

@@ -13,7 +13,7 @@ from whisperq.results.comparisons import p_value
 
 TITLES = {
     "words": "words where nobody speaks",
-    "empty": "nothing heard in speech",
+    "empty": "no word in speech",
     "loops": "loops",
     "backwards": "times that go backwards",
 }
@@ -35,7 +35,7 @@ def robustness_tables(results: Robustness) -> list[Table]:
 
 
 def words(row: Symptom) -> str:
-    """How many were heard, and how many more or fewer a recording, with the interval."""
+    """Words of A and of B, and how many more or fewer B has in a recording, with the interval."""
     if "words_a" not in row:
         return ""
     low, high = row["words_interval_95"]
@@ -45,8 +45,8 @@ def words(row: Symptom) -> str:
 CAPTION = (
     "Recordings to which it happened, in percent of all with Wilson's 95 % interval; the difference in points with "
     "Newcombe's for pairs, and McNemar's exact p. Silence, noise (also voices played backwards) and music are made by "
-    "whisperq. Float and quantized model heard the same recordings, decoded greedily; that times do not fall is a rule "
-    "of the decoding, counted here to see that it holds. Words: all that were heard, and the difference in a recording."
+    "whisperq. Float and quantized model transcribed the same recordings greedily; that times do not fall is a rule of "
+    "the decoding, counted here to see that it holds. Words: all in the transcripts, and the difference in a recording."
 )
 
 

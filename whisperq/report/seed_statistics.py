@@ -23,6 +23,6 @@ def seeds_cell(
 
 
 def _surely_below(mine: Values, theirs: Values) -> bool:
-    """By the seeds that both have."""
+    """Whether the paired 95 % interval of mine - theirs, over the seeds that both have, lies below zero."""
     ends = t_interval([mine[s] - theirs[s] for s in mine if s in theirs])
     return ends is not None and ends[1] < 0

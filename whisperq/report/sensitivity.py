@@ -115,7 +115,7 @@ def _labels(axes: Axes, down: Sequence[str], across: Sequence[str]) -> None:
 
 
 def _numbers(axes: Axes, grid: np.ndarray, middle: float) -> None:
-    """Whole decibels in each cell, white on the dark half."""
+    """Write whole decibels into each cell, white on the dark half."""
     for (row, column), ratio in np.ndenumerate(grid):
         if not math.isnan(ratio):
             text = "\u221e" if math.isinf(ratio) else f"{ratio:.0f}"

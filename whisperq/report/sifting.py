@@ -18,9 +18,9 @@ T = TypeVar("T")
 def made_of_the_sound(
     gathered: Gathered, make: Callable[[Gathered], T], trials: Sequence[Callable[[Gathered], object]]
 ) -> T:
-    """What `make` makes of all entries, or of those that each trial, the quickest first, can do something with.
+    """Result of `make` for all entries or, where that fails, for those that a trial accepts; quick trials come first.
 
-    Raises what `make` does where no entry alone is to blame.
+    Raises what `make` raises where no single entry is to blame.
     """
     try:
         return make(gathered)
@@ -34,7 +34,7 @@ def made_of_the_sound(
 
 
 def sift(gathered: Gathered, trial: Callable[[Gathered], object]) -> Gathered:
-    """Those that the trial takes, each with the sound ones that it was made from; the others become unreadable."""
+    """Entries that `trial` accepts, each tried with the good ones it was made from; the others become unreadable."""
     sound: set[str] = set()
     odd: dict[str, str] = {}
     for entry in ancestors_first(gathered):
@@ -60,7 +60,7 @@ def ancestors_first(gathered: Gathered) -> Iterator[Entry]:
 
 
 def line(entry: Entry, gathered: Gathered, below: frozenset[str] = frozenset()) -> Iterator[Entry]:
-    """What it was made from, the first ones first, and itself; of a circle, which only a forger draws, each once."""
+    """The entry's ancestors, oldest first, then itself; in a circle, which only a forger can make, each once."""
     inside = below | {entry.sha256}
     for named in entry.artifact.inputs.values():
         found = gathered.by_hash.get(named["sha256"])

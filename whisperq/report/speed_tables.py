@@ -2,8 +2,8 @@
 
     RTFx = sum_i a_i / sum_i t_i        a_i: seconds of audio, t_i: wall seconds of features and decoding of utterance i
 
-The interval resamples utterances of one evaluation, scaled to its RTFx, as several processes hear at once; what a
-machine does differently from hour to hour it cannot know.
+The interval resamples utterances of one evaluation, scaled to its RTFx, as several processes transcribe at once; it
+cannot show what a machine does differently from hour to hour.
 """
 
 from collections.abc import Mapping
@@ -55,13 +55,16 @@ def _speed(found: Mapping[int | None, tuple[Entry[Evaluation], float]], seed: in
 
 
 def rtfx(entry: Entry[Evaluation]) -> float:
-    """Over all sets together."""
+    """RTFx of an evaluation over all sets together."""
     sets = entry.results["sets"].values()
     return sum(r["audio_seconds"] for r in sets) / sum(r["wall_seconds"] for r in sets)
 
 
 def _resampled(entry: Entry[Evaluation], seed: int) -> np.ndarray | None:
-    """None where not every hypothesis has its time. Scaled, as several processes share a wall time."""
+    """RTFx of resampled utterances, (resamples,); None where not every hypothesis has its time.
+
+    Scaled to the evaluation's RTFx, since several processes share a wall time.
+    """
     try:
         files = sorted((entry.path / "hypotheses").glob("*.jsonl"))
         lines = [line for file in files for line in read_hypotheses(file)]
@@ -93,7 +96,7 @@ def speed_table(found: Mapping[System, Speed]) -> list[Grid]:
         where = {"runtime": system.execution, "device": system.device}
         records.append(as_columns(m) | where | measures | {"manifests": " ".join(e.name for e in speed.sources)})
     caption = (
-        "Weights on disk, and seconds of audio heard in a second of wall time, features included, over all sets "
+        "Weights on disk, and seconds of audio transcribed in a second of wall time, features included, over all sets "
         "together, with the 95 % interval over utterances. The runtimes emulated and float compute in floats: the "
         "former is for accuracy and is slow by nature. Runs of different machines or hours are not to be compared."
     )

@@ -90,7 +90,7 @@ class Subjects:
                     yield Named(subject.model, (subject.seed, *_place(entry)), sha256, path), subject
 
     def of_input(self, entry: Entry, role: str = "model") -> Subject | None:
-        """None where nothing is left of the model to read its layers from."""
+        """The model that an entry's input names; None where no config.json is left to read its layers from."""
         found = self.gathered.input(entry, role)
         if found is not None:
             return self.of_model(found)
@@ -139,7 +139,7 @@ def _place(entry: Entry) -> tuple[str, ...]:
 
 
 def observed_sites(entry: Entry) -> str:
-    """Of outliers: the pattern that was asked for, or what stands for none."""
+    """Sites of an outlier artifact: the pattern that was asked for, or the name of the default."""
     return entry.config.get("layer") or ("blocks" if entry.config.get("massive") else "attention outputs")
 
 
@@ -153,7 +153,7 @@ def _labelled(model: Model, label: str) -> Model:
 
 
 def model_name(folder: Path) -> str:
-    """Of the Hub's cache owner/name: the folder itself, models--OWNER--NAME/snapshots/HASH, is named by a hash."""
+    """A model's name: its folder's, or OWNER/NAME in the Hub's cache (models--OWNER--NAME/snapshots/HASH)."""
     hub = next((p.name for p in (folder, *folder.parents) if p.name.startswith("models--")), None)
     return hub.removeprefix("models--").replace("--", "/") if hub else folder.name
 
@@ -179,7 +179,7 @@ def _model(folder: Path, name: str, training: str, numbers: str = FLOAT) -> Mode
 
 
 def _trainings(gathered: Gathered) -> dict[str, str]:
-    """Of each trained model which training it had, where there are several: the folder that holds all alike."""
+    """sha256 of a trained model -> its training, where there are several: the folder common to all trained alike."""
     groups: dict[str, list[Entry]] = {}
     for entry in gathered.of_kind("distilled"):
         groups.setdefault(_condition(entry), []).append(entry)
@@ -197,12 +197,12 @@ def _condition(entry: Entry) -> str:
 
 
 def _apart(titles: Sequence[str]) -> Iterable[str]:
-    """Numbered where they are alike."""
+    """The titles, numbered where they are equal."""
     return [
         t if titles.count(t) == 1 else f"{t or 'training'} ({titles[:i].count(t) + 1})" for i, t in enumerate(titles)
     ]
 
 
 def as_columns(model: Model) -> dict[str, Any]:
-    """For a CSV line."""
+    """The model's fields as columns of a CSV line."""
     return asdict(model)

@@ -111,7 +111,7 @@ def _quantized(results: Quantized) -> list[Table]:
 
 
 def _mixed(results: MixedPrecision) -> list[Table]:
-    """Of mixed precision: what the training came to, and every weight's bits, those alike in one line."""
+    """Tables of mixed precision: results of the training, and the bits of every weight, one line for each width."""
     result = table(f"Mixed precision, {results['mode']}", "", "#")
     result.add_row("average bits", f"{results['average_bits']:.3f} (target {results['target_bits']:g})")
     result.add_row("quantized weights, ratio to float32", figure(results["quantized_ratio"]))

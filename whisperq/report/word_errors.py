@@ -68,7 +68,7 @@ class System:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """Those that are not the usual ones and that every runtime heeds."""
+        """Settings of the execution that are not defaults and that apply to every runtime."""
         return tuple(s for s in self.execution.split(", ")[1:] if not s.startswith(OF_INTEGERS))
 
     @property
@@ -101,7 +101,7 @@ class Rate:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """Nothing is below zero, as far as seeds may spread."""
+        """95 % interval of the rate; its lower end is never below zero."""
         low, high = interval_95(self.resampled)
         return max(0.0, low), high
 
@@ -157,7 +157,10 @@ def _set_order(item: tuple[MeasuredSet, object]) -> tuple:
 def read_errors(
     entry: Entry[Evaluation],
 ) -> Iterable[tuple[MeasuredSet, np.ndarray, tuple[str, list[int]], np.ndarray]]:
-    """Of each set the reference words and errors of every utterance that has any, and the blocks. Raises InputError."""
+    """Each test set with reference words, blocks and errors of its utterances that have reference words.
+
+    Raises InputError for hypotheses files that cannot be used.
+    """
     evaluation = open_evaluation(entry.path)
     spelling = read_spelling(evaluation.spelling) if evaluation.spelling else None
     for name, results in entry.results["sets"].items():

@@ -1,4 +1,4 @@
-"""Utterances word by word for a person to read: the reference above what was heard, words below one another.
+"""Utterances word by word for a person to read: the reference above the hypothesis, words below one another.
 
     REF:   the  CAT  sat  ****  on
     HYP:   the  HAT  sat  down  **
@@ -31,7 +31,7 @@ def error_text(title: str, scored: ScoredSet, results: SetScores) -> str:
         f"substituted, {e.deletions} deleted, {e.insertions} inserted], {other.upper()} {_percent(second)}; "
         f"normalizer {scored.normalizer}, scorer {scored.scorer}",
         f"{e.utterances} utterances scored, {e.empty_references} without reference words "
-        f"({e.empty_reference_insertions} {unit}s heard there), {results['loops']} looping",
+        f"({e.empty_reference_insertions} {unit}s in their hypotheses), {results['loops']} looping",
         "",
     ]
     for kind, rows in ranked(confusions(scored.utterances)).items():
@@ -65,15 +65,15 @@ def heading(utterance: ScoredUtterance, unit: str) -> str:
 def aligned_rows(alignment: Alignment) -> list[str]:
     """REF, HYP and EVAL, continued where they are long."""
     capitals = not any(word != word.lower() for pair in alignment for word in pair if word)
-    columns = [_column(word, heard, capitals) for word, heard in alignment]
+    columns = [_column(word, hypothesis, capitals) for word, hypothesis in alignment]
     return stacked(("REF:", "HYP:", "EVAL:"), columns)
 
 
-def _column(word: str | None, heard: str | None, capitals: bool) -> tuple[str, str, str]:
-    if word == heard:
-        return word or "", heard or "", ""
-    letter = "I" if word is None else "D" if heard is None else "S"
-    shown = [None if w is None else w.upper() if capitals else w for w in (word, heard)]
+def _column(word: str | None, hypothesis: str | None, capitals: bool) -> tuple[str, str, str]:
+    if word == hypothesis:
+        return word or "", hypothesis or "", ""
+    letter = "I" if word is None else "D" if hypothesis is None else "S"
+    shown = [None if w is None else w.upper() if capitals else w for w in (word, hypothesis)]
     size = max(width(w) for w in shown if w is not None)
     first, second = ("*" * size if w is None else w for w in shown)
     return first, second, letter

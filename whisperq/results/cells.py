@@ -31,23 +31,23 @@ def table(title: str, *columns: str) -> Table:
 
 
 def plain(text: str | Text, style: str = "") -> Text:
-    """For a console."""
+    """Text for a console, without control characters."""
     return Text(printable(text.plain), text.style) if isinstance(text, Text) else Text(printable(text), style)
 
 
 def html(text: str) -> str:
-    """For a page."""
+    """Text escaped for an HTML page."""
     return escape(printable(text))
 
 
 def markdown_text(text: str) -> str:
-    """For Markdown outside of code, in a table too: no HTML, no link, no code, no end of the cell."""
+    """Text for Markdown outside of code, also in a table: HTML, links, code and cell ends are escaped."""
     text = re.sub(r"&(?=#?\w+;)", "&amp;", printable(text)).replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([|`\[\]])", r"\\\1", text)
 
 
 def markdown_code(text: str) -> str:
-    """As code, in a table too; what would end that, or be HTML, as entities, which code in backticks has none of."""
+    """Text as code in Markdown, also in a table; characters that would end it become entities in <code>."""
     text = printable(text)
     if not re.search("[`|<>&]", text):
         return f"`{text}`"
@@ -69,7 +69,7 @@ def megabytes(size: int) -> str:
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """Each table below its title."""
+    """Tables as Markdown, each below its title."""
     return "\n".join(_markdown(one) for one in tables)
 
 

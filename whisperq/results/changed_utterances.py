@@ -15,7 +15,7 @@ from whisperq.scoring.sets import ScoredUtterance
 
 
 def changed_text(a: Sequence[ScoredUtterance], b: Sequence[ScoredUtterance], most: int, unit: str) -> str:
-    """Those whose number of errors changed most, at most so many."""
+    """Text that lists the utterances whose number of errors changed most, at most `most` of them."""
     changes = [y.counts.errors - x.counts.errors for x, y in zip(a, b, strict=True)]
     order = sorted((i for i, change in enumerate(changes) if change), key=lambda i: (-abs(changes[i]), i))
     lines = [f"{len(order)} of {len(a)} utterances have more or fewer errors in B than in A; most first"]
@@ -28,7 +28,7 @@ def changed_text(a: Sequence[ScoredUtterance], b: Sequence[ScoredUtterance], mos
 
 
 def _columns(a: Alignment, b: Alignment) -> list[tuple[str, str, str]]:
-    """Each reference word with what either heard, and between them the words that were only inserted."""
+    """Columns of reference word, word of A and word of B; words that were only inserted come between them."""
     columns = []
     for (extra_a, pair_a), (extra_b, pair_b) in zip(_places(a), _places(b), strict=True):
         columns += [_column(None, x, y) for x, y in zip_longest(extra_a, extra_b)]

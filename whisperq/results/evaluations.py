@@ -81,5 +81,5 @@ def common_sets(a: Evaluation, b: Evaluation) -> dict[str, tuple[Path, Path]]:
         return found
     raise UsageError(
         f"A has the sets {', '.join(a.files)} and B has {', '.join(b.files)}: none in common; "
-        "let both hear the same test sets"
+        "evaluate both on the same test sets"
     )

@@ -1,4 +1,4 @@
-"""Hypotheses files: JSON lines with a reference and what was heard, ours or anybody's.
+"""Hypotheses files: JSON lines with a reference and a hypothesis, ours or of another tool.
 
 `text` and `pred_text` are needed, as NeMo and the Open ASR Leaderboard write them; `id`, `audio_filepath`, `offset`,
 `duration`, `time` (seconds), `speaker` and `recording` are taken where they are. A line without an id is known by its
@@ -53,7 +53,7 @@ class HypothesisLine:
 
 
 def line_of(utterance: Utterance, text: str, seconds: float, wall: float) -> HypothesisLine:
-    """What a model heard in an utterance with a reference: `seconds` of audio in `wall` seconds."""
+    """The line of an utterance with a reference: `text` is the hypothesis of `seconds` of audio in `wall` seconds."""
     audio = utterance.audio if isinstance(utterance.audio, str) else None
     return HypothesisLine(
         utterance.id,
@@ -92,14 +92,14 @@ def read_hypotheses(path: Path) -> list[HypothesisLine]:
 
 
 def _line(path: Path, number: int, problem: str | None, fields: dict[str, Any]) -> tuple[int, bool, HypothesisLine]:
-    """Its number, whether it has an id of its own, and the line."""
+    """The line's number, whether it has an id of its own, and the line."""
     where = f"{path} line {number}"
     if problem:
         raise InputError(f"{where} {problem}")
     texts = {column: text_of(fields, (column,), where) for column in ("text", "pred_text")}
     given = {column: text for column, text in texts.items() if text is not None}
     if missing := [column for column in texts if column not in given]:
-        hint = "the reference" if missing[0] == "text" else "what was heard"
+        hint = "the reference" if missing[0] == "text" else "the hypothesis"
         raise InputError(f"{where} lacks {missing[0]}, {hint}")
     audio, offset = label_of(fields, ("audio_filepath",), where), seconds_of(fields, "offset", where) or 0.0
     name, speaker = label_of(fields, ("id",), where), label_of(fields, SPEAKER_COLUMNS, where)

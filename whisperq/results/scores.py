@@ -30,7 +30,7 @@ MEANS: dict[Measure, Literal["mean_wer", "mean_cer"]] = {"wer": "mean_wer", "cer
 
 
 def evaluation(results: Evaluation) -> list[Table]:
-    """What eval prints."""
+    """Tables that eval prints."""
     where = f"{results['runtime']} on {results['device']}"
     found = [*scores(results, where), *speed(results, where)]
     return [*found, products(results)] if tells_products(results["runtime"]) else found
@@ -97,7 +97,7 @@ def speed(results: Evaluation, where: str) -> list[Table]:
 
 
 def products(results: Products) -> Table:
-    """How many matrix products ran in integers, and which did not: alike ones of all layers together."""
+    """Table of matrix products that ran in float, with reasons, those alike of all layers in one line."""
     integer, floating = results["integer_products"], results["float_products"]
     result = table(f"Matrix products: {integer} of {integer + len(floating)} in integers", "in float", "#", "why")
     groups: dict[tuple[str, str], int] = {}
@@ -110,7 +110,7 @@ def products(results: Products) -> Table:
 
 
 def confusion_tables(results: Scores) -> list[Table]:
-    """What was taken for what, of each set."""
+    """Tables of the most frequent confusions of each set."""
     found = []
     for name, r in results["sets"].items():
         kinds = ranked(r["confusions"])

@@ -35,7 +35,7 @@ def write_set(
 
 
 def warn_of_changed_words(name: str, scored: ScoredSet) -> None:
-    """Of a set measured by its words."""
+    """Warn where the normaliser changed the number of reference words much, for a set measured by WER."""
     if scored.measure == "wer":
         warn_of_changes(f"in {name}", [scored.normalizer], scored.words)
 

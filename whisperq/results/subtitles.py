@@ -56,13 +56,13 @@ def as_json(transcripts: Sequence[Transcript], heading: Mapping[str, Any]) -> st
 
 
 def as_srt(segments: Sequence[Segment]) -> str:
-    """Numbered cues, HH:MM:SS,mmm. SubRip has no escapes: an arrow in the text, where parsers split, is shortened."""
+    """SubRip text: numbered cues, HH:MM:SS,mmm. It has no escapes: an arrow, where parsers split, is shortened."""
     cues = enumerate(segments, start=1)
     return "\n".join(f"{i}\n{_span(s, ',')}\n{_line(s).replace('-->', '->')}\n" for i, s in cues)
 
 
 def as_vtt(segments: Sequence[Segment]) -> str:
-    """A WEBVTT header, then cues, HH:MM:SS.mmm; &, < and > are escaped as the standard asks, and with > the arrow."""
+    """WebVTT text: a header, then cues, HH:MM:SS.mmm; &, < and > are escaped, which covers the arrow."""
     cues = (f"\n{_span(s, '.')}\n{_escaped(_line(s))}\n" for s in segments)
     return "WEBVTT\n" + "".join(cues)
 

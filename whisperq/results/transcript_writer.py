@@ -45,7 +45,7 @@ class Scribe:
             self._write_joint()
 
     def close(self) -> None:
-        """Write what is left of that."""
+        """Write the transcripts that are not written yet."""
         if not self.done:
             return
         if not self.places and self.format != "text":
@@ -82,7 +82,7 @@ def write_whole(place: Path, content: str) -> None:
 
 @contextmanager
 def _partial(place: Path) -> Iterator[Path]:
-    """A file beside the place, gone afterwards."""
+    """Context with a temporary file beside `place`, removed afterwards. Raises InputError for errors of writing."""
     temporary = place.with_name(f".{place.name}.partial-{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

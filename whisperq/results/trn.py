@@ -18,7 +18,7 @@ FULL_WIDTH = str.maketrans({c: chr(ord(c) + 0xFEE0) for c in "{}()/@;\\"})
 
 
 def write_trn(folder: Path, name: str, lines: Sequence[HypothesisLine], scored: Sequence[ScoredUtterance]) -> None:
-    """NAME.ref.trn and NAME.hyp.trn."""
+    """Write the scored utterances as NAME.ref.trn and NAME.hyp.trn, for sclite."""
     kept = [(line, utterance) for line, utterance in zip(lines, scored, strict=True) if utterance.reference]
     ids = trn_ids([line for line, _ in kept])
     for kind, texts in (("ref", [u.reference for _, u in kept]), ("hyp", [u.hypothesis for _, u in kept])):

@@ -22,7 +22,7 @@ from whisperq.runtime.padding import guarded
 
 @dataclass(frozen=True)
 class BeamRules(Rules):
-    """As Rules, with more than one hypothesis at a time."""
+    """Decoding rules of beam search: `beams` hypotheses are kept at a time."""
 
     beams: int = 2
 
@@ -31,7 +31,7 @@ class BeamRules(Rules):
 
 
 def with_beams(rules: Rules | CtcRules, beams: int) -> Rules | CtcRules:
-    """The same rules with so many beams; one is greedy. Raises UsageError for CTC, which has no beams."""
+    """Rules for decoding with `beams` beams; one is greedy. Raises UsageError for CTC, which has no beams."""
     if beams == 1:
         return rules
     if not isinstance(rules, Rules):

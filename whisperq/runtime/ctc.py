@@ -42,7 +42,7 @@ class CtcRules:
 
     @torch.inference_mode()
     def read(self, runtime: CtcRuntime, waveforms: Waveforms) -> list[list[int]]:
-        """Each utterance's labels."""
+        """Labels of each utterance, by greedy decoding."""
         return [collapse(finite(r).argmax(dim=-1).tolist(), self.blank) for r in runtime.logits(waveforms.rows())]
 
 

@@ -30,11 +30,11 @@ class Rules:
     languages: tuple[int, ...] = ()  # the prompt's second token is the likeliest of these; none: it is known
 
     def read(self, runtime: Runtime, features: Tensor) -> list[list[int]]:
-        """Each utterance's tokens."""
+        """Tokens of each utterance."""
         return guarded(runtime, features, lambda some, _: greedy(runtime, some, self), self.words)
 
     def words(self, tokens: list[int]) -> list[int]:
-        """Without times."""
+        """`tokens` without the tokens of times."""
         return [token for token in tokens if token not in self.times]
 
 
@@ -78,7 +78,7 @@ def make_rules(codec: Codec, generation_config: Any) -> Rules:
 
 
 def with_times(rules: Rules, codec: Codec) -> Rules:
-    """The same rules, but that times are written: the prompt loses <|notimestamps|>."""
+    """A copy of the rules with which times are written: the prompt loses <|notimestamps|>."""
     return replace(rules, prompt=rules.prompt[:-1], times=codec.times)
 
 
@@ -105,7 +105,10 @@ def write(
     known: Sequence[int | None] = (),
     draws: Draws | None = None,
 ) -> list[Written]:
-    """As `greedy`, with what tells a success from a failure; question and known as `start` takes them."""
+    """Decode windows greedily, or by drawing with `draws`; also gives the figures that tell success from failure.
+
+    features (batch, mel bins, frames); `question` and `known` are arguments of `start`.
+    """
     state = runtime.encode(features)
     begun = start(runtime, state, rules, features, question, known)
     sums = torch.zeros(len(features), dtype=torch.float64, device=begun.logits.device)
@@ -122,7 +125,7 @@ def decode(
     log_probabilities: Tensor | None = None,
     draws: Draws | None = None,
 ) -> list[list[int]]:
-    """On from the logits (batch, vocabulary) behind the prompt, until every utterance has come to its end."""
+    """Decode from the logits (batch, vocabulary) behind the prompt until every utterance has ended."""
     device = logits.device
     done = torch.zeros(len(logits), dtype=torch.bool, device=device)
     suppressed = torch.tensor(rules.suppressed, dtype=torch.long, device=device)
@@ -155,7 +158,7 @@ def drawn(logits: Tensor, draws: Draws) -> Tensor:
 
 
 def finite(logits: Tensor) -> Tensor:
-    """The same (..., vocabulary). Raises InputError where a row's greatest value is not finite: it says nothing."""
+    """The logits (..., vocabulary) unchanged. Raises InputError where a row's greatest value is not finite."""
     if not logits.amax(dim=-1).isfinite().all():
         raise InputError(
             "decoding stopped: the model's logits are not finite; its weights are damaged, or too large for the number "

@@ -1,4 +1,4 @@
-"""What a model says at <|startoftranscript|>, before anything is written: which language it hears, and whether any.
+"""What a model predicts at <|startoftranscript|>, before any text: the language spoken, and whether anybody speaks.
 
     P(language) = softmax of the logits over the languages' tokens alone
     P(no speech) = softmax over the whole vocabulary, at <|nospeech|>
@@ -40,7 +40,7 @@ NOTHING = Question()
 class Start:
     """After the prompt: logits (batch, vocabulary), or (vocabulary,) of one row.
 
-    The others are (batch,), or one row's numbers: the language token that was heard likeliest, its probability, that
+    The others are (batch,), or one row's numbers: the likeliest language token, its probability, that
     of the language in the prompt, and that of no speech; None where nobody asked.
     """
 
@@ -77,13 +77,13 @@ def start(
         return Start(_rest(runtime, state, prompts, logits), no_speech=silence)
     probabilities = logits[:, languages].softmax(dim=-1)
     probability, place = probabilities.max(dim=-1)
-    heard = torch.tensor(languages, device=place.device)[place]
+    detected = torch.tensor(languages, device=place.device)[place]
     if rules.languages:
-        given = torch.tensor([-1 if k is None else k for k in known or [None] * len(prompts)], device=heard.device)
-        prompts[:, 1] = torch.where(given < 0, heard, given)
-    at = torch.tensor([languages.index(token) for token in prompts[:, 1].tolist()], device=heard.device)
+        given = torch.tensor([-1 if k is None else k for k in known or [None] * len(prompts)], device=detected.device)
+        prompts[:, 1] = torch.where(given < 0, detected, given)
+    at = torch.tensor([languages.index(token) for token in prompts[:, 1].tolist()], device=detected.device)
     of_prompt = probabilities.gather(1, at[:, None]).squeeze(1)
-    return Start(_rest(runtime, state, prompts, logits), heard, probability, of_prompt, silence)
+    return Start(_rest(runtime, state, prompts, logits), detected, probability, of_prompt, silence)
 
 
 def _rest(runtime: Runtime, state: object, prompts: Tensor, logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Stopped(Exception):
-    """A signal told to stop in the middle of a batch; what of it was heard is lost."""
+    """A signal told to stop in the middle of a batch; what was decoded of it is lost."""
 
 
 class Stoppable:

@@ -1,4 +1,4 @@
-"""Pieces of recordings heard in batches: each from where it was left, until all of it is heard."""
+"""Transcribe pieces of recordings in batches: each from where it was left, until all of it is transcribed."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -23,13 +23,13 @@ AnyRules = Rules | CtcRules
 
 
 @dataclass
-class Tongues:
+class Languages:
     """What is known of recordings' languages: each recording's first window with words."""
 
     rules: AnyRules
     codec: Codec
-    asked: bool = False  # whether to listen for them where the language is given, too
-    heard: dict[int, Start] = field(default_factory=dict)  # by the recording's place in the list
+    asked: bool = False  # whether to detect languages where one is given, too
+    detected: dict[int, Start] = field(default_factory=dict)  # by the recording's place in the list
 
     @property
     def open(self) -> bool:
@@ -38,17 +38,17 @@ class Tongues:
 
     @property
     def question(self) -> tuple[int, ...]:
-        """All languages' tokens where they are listened for though one is given; a given one of no name is no match."""
+        """Tokens of all languages to detect where one is given; none where the given one is not in the vocabulary."""
         tokens = tuple(self.codec.languages.values())
         if not (self.asked and len(tokens) > 1 and isinstance(self.rules, Rules)):
             return ()
         return tokens if self.rules.prompt[1] in tokens else ()
 
     def unknown(self, recording: int) -> bool:
-        return self.open and recording not in self.heard
+        return self.open and recording not in self.detected
 
     def token(self, recording: int) -> int | None:
-        return self.heard[recording].language if self.open and recording in self.heard else None
+        return self.detected[recording].language if self.open and recording in self.detected else None
 
     def code(self, token: int) -> str:
         return next(code for code, one in self.codec.languages.items() if one == token)
@@ -62,19 +62,19 @@ def transcribe_pieces(
     batch_size: int,
     watch: Stopwatch | None = None,
     care: Care = ONCE,
-    tongues: Tongues | None = None,
+    spoken: Languages | None = None,
 ) -> Iterator[tuple[Piece, list[Segment]]]:
-    """What is said in each piece, in order; none where nothing is. Reads one piece more of `pieces` than a batch.
+    """Transcribe pieces: each with its segments, in order; none in silence. Reads one piece more than a batch ahead.
 
-    care: what is done beside decoding once; tongues: takes the languages that are found.
+    care: fallbacks of decoding; spoken: collects the languages that are detected.
     """
-    tongues = tongues or Tongues(rules, loader.codec)
-    listener = Listener(runtime, loader, rules, watch or Stopwatch(loader.device), care, tongues)
-    waiting: deque[Search] = deque()  # in order; those that are heard stay until all before them are
+    spoken = spoken or Languages(rules, loader.codec)
+    listener = Listener(runtime, loader, rules, watch or Stopwatch(loader.device), care, spoken)
+    waiting: deque[Search] = deque()  # in order; finished ones stay until all before them are finished
     coming = Coming(iter(pieces), loader.extractor.sampling_rate)
     while True:
         batch = [search for search in waiting if search.open][:batch_size]
-        while len(batch) < batch_size and (search := coming.take(waiting, tongues)):
+        while len(batch) < batch_size and (search := coming.take(waiting, spoken)):
             waiting.append(search)
             if care.no_speech is not None and search.levels.silent:
                 search.open = False
@@ -91,19 +91,19 @@ def transcribe_pieces(
 
 @dataclass
 class Coming:
-    """Pieces that nobody has listened to yet."""
+    """Pieces that are not transcribed yet."""
 
     pieces: Iterator[Piece]
     rate: int
     next: Piece | None = None
 
-    def take(self, waiting: Iterable[Search], tongues: Tongues) -> Search | None:
+    def take(self, waiting: Iterable[Search], spoken: Languages) -> Search | None:
         """The next one, but of a recording whose language is not known one at a time."""
         if self.next is None:
             self.next = next(self.pieces, None)
         if self.next is None:
             return None
-        if tongues.unknown(number := self.next.recording):
+        if spoken.unknown(number := self.next.recording):
             if any(one.open and one.piece.recording == number for one in waiting):
                 return None
         piece, self.next = self.next, next(self.pieces, None)  # who reads them knows now which was a recording's last
@@ -112,17 +112,17 @@ class Coming:
 
 @dataclass(frozen=True)
 class Listener:
-    """Hears windows of several pieces together."""
+    """Transcribes windows of several pieces together."""
 
     runtime: AnyRuntime
     loader: Loader
     rules: AnyRules
     watch: Stopwatch
     care: Care
-    tongues: Tongues
+    spoken: Languages
 
     def listen(self, batch: list[Search]) -> None:
-        """One window of each."""
+        """Transcribe the next window of each piece."""
         windows = [search.window for search in batch]
         with self.watch.timing("features"):
             features = self.loader.features([window.samples for window in windows])
@@ -131,21 +131,21 @@ class Listener:
         codec = self.loader.codec
         for search, ids in zip(batch, rows, strict=True):
             if self.rules.times:
-                search.heard(ids, codec)
+                search.take(ids, codec)
             else:
                 search.text(codec.decode(ids))
 
     def _rows(self, features: Any, windows: list[Piece]) -> list[list[int]]:
         """The tokens of each window; none where nobody said them."""
-        plain = not (self.care.wanted or self.tongues.open)
+        plain = not (self.care.wanted or self.spoken.open)
         if plain or not isinstance(self.rules, Rules) or isinstance(self.rules, BeamRules):
             return self.rules.read(self.runtime, features)
         codec = self.loader.codec
-        question = Question(codec.no_speech if self.care.no_speech is not None else None, self.tongues.question)
+        question = Question(codec.no_speech if self.care.no_speech is not None else None, self.spoken.question)
         decoding = Decoding(self.runtime, self.rules, codec.decode, self.care, question)
-        known = [self.tongues.token(window.recording) for window in windows]
+        known = [self.spoken.token(window.recording) for window in windows]
         found = decoding.windows(features, [window.samples for window in windows], known)
         for window, one in zip(windows, found, strict=True):
             if one.start.language is not None and one.ids and not self.care.silent(one):
-                self.tongues.heard.setdefault(window.recording, one.start)
+                self.spoken.detected.setdefault(window.recording, one.start)
         return [[] if self.care.silent(one) else one.ids for one in found]

@@ -61,14 +61,17 @@ def open_runtime(folder: Path, execution: Execution, context: Context, skip_bad:
 
 
 def with_padding(opened: Opened, padding: Padding) -> Opened:
-    """The same, hearing whole windows, or for short the speech in them. Raises UsageError for what is no Whisper."""
+    """The model, set to compute whole windows ("full") or only the speech in them ("short").
+
+    Raises UsageError for "short" with a model that is not Whisper.
+    """
     if padding == "full":
         return opened
     if not isinstance(opened.rules, Rules):
         raise UsageError("--padding short is for Whisper: a CTC model computes no padding; leave it out")
     opened.loader.short = True
-    heard = partial(opened.loader.features, [noise(opened.loader.extractor.sampling_rate)])
-    return replace(opened, runtime=Short(opened.runtime, heard))
+    kept = partial(opened.loader.features, [noise(opened.loader.extractor.sampling_rate)])
+    return replace(opened, runtime=Short(opened.runtime, kept))
 
 
 @contextmanager
@@ -102,9 +105,9 @@ def _around(
 def with_hypotheses(
     opened: Opened, utterances: Sequence[Utterance], size: int, listen: Listen | None = None
 ) -> list[Utterance]:
-    """The same utterances, each without a reference given its greedy hypothesis; `listen` where several share that.
+    """The utterances, with greedy hypotheses in place of missing references; unchanged where the model has no decoder.
 
-    As they are, where no decoder sees references.
+    listen: transcribes in place of this process alone, where several share the work.
     """
     if not opened.loader.needs_text:
         return list(utterances)

@@ -37,40 +37,40 @@ class Partial(Protocol):
     """A runtime whose encoder can leave padding out."""
 
     def keep(self, features: Tensor) -> Any:
-        """The state over features (1, mel bins, frames): of every layer what the rows of other recordings see."""
+        """The state over features (1, mel bins, frames): what rows of other recordings attend to, in every layer."""
 
     def encode_rows(self, features: Tensor, rows: Sequence[int], kept: Any) -> Any:
-        """As `encode`, but of each utterance only so many rows are computed; the others are `kept`."""
+        """Encode features, computing only `rows[i]` rows of utterance i; its other rows come from `kept`."""
 
 
 def speech_frames(features: Tensor) -> list[int]:
     """features (batch, mel bins, frames) -> of each utterance, how many frames come before its padding.
 
     Padding are the last frames in which every bin is at the utterance's floor: digital silence, or all that lies more
-    than eight decades below its loudest cell. Who hears features cannot tell them apart.
+    than eight decades below its loudest cell. In the features these two look the same.
     """
-    heard = (features > features.amin(dim=(1, 2), keepdim=True)).any(dim=1)
-    places = torch.arange(1, heard.shape[1] + 1, device=heard.device)
-    return (heard * places).amax(dim=1).tolist()
+    loud = (features > features.amin(dim=(1, 2), keepdim=True)).any(dim=1)
+    places = torch.arange(1, loud.shape[1] + 1, device=loud.device)
+    return (loud * places).amax(dim=1).tolist()
 
 
 def rows_of(frames: int, tail: float, window: int) -> int:
     """How many rows are computed for so many frames before the padding; tail in seconds, window in rows.
 
-    All where nothing sounds: what is kept lies behind sound.
+    All rows where there is no sound, since the kept state is that of padding after sound.
     """
     needed = -(-frames // 2) + round(tail * ROWS_PER_SECOND)
     return min(window, -(-needed // STEP) * STEP) if frames else window
 
 
 def noise(rate: int) -> np.ndarray:
-    """What sounds before the padding that is kept, (samples,): the same on every machine."""
+    """Noise in front of the padding whose state is kept, (samples,): the same on every machine."""
     drawn = np.random.RandomState(0).standard_normal(round(NOISE_SECONDS * rate))
     return (NOISE * drawn).astype(np.float32)
 
 
 def groups(rows: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-    """Each number of rows with the utterances that have it: those are computed together."""
+    """Each number of rows with the utterances that have it, which are computed together."""
     for count in sorted(set(rows)):
         yield count, [i for i, own in enumerate(rows) if own == count]
 
@@ -101,7 +101,7 @@ class Short:
 
     @cached_property
     def kept(self) -> Any:
-        """Made when it is first needed."""
+        """The state over padding, computed when it is first needed."""
         return self.runtime.keep(self.padding())
 
     def doubtful(self, features: Tensor, texts: Sequence[Sequence[int]]) -> list[int]:
@@ -120,7 +120,7 @@ class Short:
 
     @contextmanager
     def in_full(self) -> Iterator[None]:
-        """Inside, padding is computed."""
+        """Context in which padding is computed."""
         self._full = True
         try:
             yield
@@ -129,7 +129,7 @@ class Short:
 
 
 def strange(ids: Sequence[int], seconds: float) -> bool:
-    """Whether these tokens are hardly what was said in so many seconds of speech."""
+    """Whether these tokens are implausible for so many seconds of speech: none, too many, or a loop."""
     expected = TOKENS + TOKENS_PER_SECOND * seconds
     return not ids or len(ids) > TOO_MANY * expected or find_loop([str(i) for i in ids], []) is not None
 
@@ -140,9 +140,9 @@ def guarded(
     read: Callable[[Tensor, Sequence[int]], list[Found]],
     text: Callable[[Found], list[int]],
 ) -> list[Found]:
-    """What `read` finds in features (batch, mel bins, frames), in full again where its tokens, `text`, are doubtful.
+    """Results of `read` on features (batch, mel bins, frames), with padding computed where their tokens are doubtful.
 
-    read: takes features and which utterances of the batch they are.
+    read: takes features and which utterances of the batch they are; text: gives the tokens of a result.
     """
     found = read(features, range(len(features)))
     if (doubtful := getattr(runtime, "doubtful", None)) is None:
@@ -155,10 +155,10 @@ def guarded(
 
 
 def left_out_padding(runtime: Any) -> LeftOutPadding:
-    """What results say of it: nothing where padding was computed."""
+    """The results' entry on padding that was left out; empty where it was computed."""
     return {"tail_seconds": runtime.tail} if hasattr(runtime, "tail") else {}
 
 
 def again_in_full(runtime: Any) -> int:
-    """How many windows were decoded again; none by a runtime that computes padding."""
+    """How many windows were decoded again in full; 0 with a runtime that computes padding."""
     return getattr(runtime, "again", 0)

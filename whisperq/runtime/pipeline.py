@@ -29,7 +29,7 @@ Processor = WhisperProcessor | Wav2Vec2Processor
 
 @dataclass(frozen=True)
 class Description:
-    """What decoding must know of a model that is no PyTorch module."""
+    """Configurations of a model that is no PyTorch module, as decoding needs them."""
 
     config: PreTrainedConfig
     generation_config: GenerationConfig | None
@@ -46,7 +46,7 @@ Model = PreTrainedModel | Description
 
 @dataclass(frozen=True)
 class Output:
-    """How networks that write in one way are run and read."""
+    """How networks with one kind of output (tokens or CTC) are run and decoded."""
 
     reading: Callable[[Processor, Model, Context], tuple[Any, AnyRules]]  # codec of references, and decoding rules
     pytorch: Callable[..., AnyRuntime]  # (model, the runtime's name)
@@ -98,12 +98,12 @@ INPUTS = {"log-mel": _log_mel, "waveform": _waveform}
 
 
 def output_of(config: PreTrainedConfig) -> Output:
-    """Raises InputError for a model of no known family."""
+    """The kind of output of a model. Raises InputError for a model of no known family."""
     return OUTPUTS[family_of(config).output]
 
 
 def named(place: str) -> Any:
-    """What `module:name` means in whisperq, imported when it is used."""
+    """The object that `module:name` names in whisperq, imported now."""
     module, _, name = place.partition(":")
     return getattr(import_module(f"whisperq.{module}"), name)
 
@@ -111,7 +111,7 @@ def named(place: str) -> Any:
 def make_loader(
     processor: Processor, model: Model, context: Context, device: str, skip_bad: bool
 ) -> tuple[Loader, AnyRules]:
-    """What makes this model's batches, and what reads its logits."""
+    """The loader that makes this model's batches, and the rules that decode its logits."""
     family = family_of(model.config)
     codec, rules = OUTPUTS[family.output].reading(processor, model, context)
     return INPUTS[family.input](processor.feature_extractor, codec, model.config, device, skip_bad), rules

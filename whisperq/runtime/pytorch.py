@@ -34,7 +34,7 @@ class Kept:
 
 @dataclass
 class Beyond:
-    """In place of a cache, for one layer: keys and values of the rows computed, then those kept."""
+    """Key-value cache of one layer: keys and values of the rows computed, followed by those kept for the padding."""
 
     kept: Pair | None = None
     own: list[Pair] = field(default_factory=list)
@@ -87,7 +87,7 @@ class PyTorchRuntime:
         return DecoderState(seen, EncoderDecoderCache(DynamicCache(), cache))
 
     def _encoded(self, features: Tensor, rows: int, layers: Iterable[Beyond]) -> Tensor:
-        """The encoder's first rows, (batch, rows, d_model); row t hears frames 2 t - 2 to 2 t + 2."""
+        """The encoder's first rows, (batch, rows, d_model); row t depends on frames 2 t - 2 to 2 t + 2."""
         encoder = self.model.model.encoder
         x = features[:, :, : 2 * rows + 1].to(self.model.device, self.model.dtype)
         x = F.gelu(encoder.conv1(x))[:, :, : 2 * rows]

@@ -1,9 +1,9 @@
-"""How far a window was heard, and where to listen on: the sliding seek.
+"""How far a window was transcribed, and where the next one starts: the sliding seek.
 
-A model that writes times says up to where it has heard: <|0.00|> text <|6.00|> leaves all behind 6 s. So
+A model that writes times says up to where it has transcribed: <|0.00|> text <|6.00|> leaves all after 6 s. So
 
-    words that no time ends      are heard again from their beginning, where a time ends words before them
-    sound behind the last time   is heard as a window of its own, from where it begins
+    words that no time ends      are transcribed again from their beginning, where a time ends words before them
+    sound behind the last time   becomes a window of its own, from where it begins
     a window without a word      is left for the next sound, of which each further one must lie twice as far
 
 until nothing is left in which something may be said. Every step goes forward.
@@ -24,7 +24,7 @@ LEAST_STEP = 0.5  # seconds
 
 @dataclass
 class Search:
-    """One piece on its way: what was heard in it so far, and from where on it is heard next."""
+    """One piece in work: its segments so far, and where its next window starts."""
 
     piece: Piece
     rate: int
@@ -39,16 +39,16 @@ class Search:
 
     @cached_property
     def sounds(self) -> list[tuple[float, float]]:
-        """Seconds into the piece."""
+        """Start and end of each sound, in seconds into the piece."""
         return [(a / self.rate, b / self.rate) for a, b in self.levels.sounds()]
 
     @property
     def window(self) -> Piece:
-        """What is heard next."""
+        """The part of the piece to transcribe next."""
         samples = self.piece.samples[round(self.at * self.rate) :]
         return replace(self.piece, start=self.piece.start + self.at, seconds=len(samples) / self.rate, samples=samples)
 
-    def heard(self, ids: list[int], codec: Codec) -> None:
+    def take(self, ids: list[int], codec: Codec) -> None:
         """Take the words of the window, with their times, and go on."""
         window = self.window
         whole, reached = complete(ids, codec, window.seconds)
@@ -68,7 +68,10 @@ class Search:
         self.open = False
 
     def _go(self, moment: float, tail: float, onset: bool = False) -> None:
-        """On to what sounds behind a moment; `onset`: to what begins there, what lasts from before is known."""
+        """Move on to the sound after `moment` (seconds); a sound that ends within `tail` of it counts as done.
+
+        onset: skip sounds that began before `moment`, too.
+        """
         left = []
         for start, end in self.sounds:
             if start < moment and (onset or end <= moment + tail):
@@ -82,7 +85,7 @@ class Search:
 
 
 def complete(ids: list[int], codec: Codec, seconds: float) -> tuple[list[int], float]:
-    """The tokens without words that no time ends, and the seconds up to which they were heard.
+    """The tokens without words that no time ends, and the seconds up to which they reach.
 
     Where words that no time ends are all there are, they count as those of the whole window.
     """

@@ -9,7 +9,7 @@ from whisperq.scoring.by_role import SiteStatistics
 
 
 def watcher(statistics: SiteStatistics, site: Site, batch: Batch, loader: Loader) -> Watcher:
-    """What `models.sites.watch` calls with the site's tensor: `statistics` takes in the rows of each utterance.
+    """Watcher for `models.sites.watch` that adds the rows of each utterance to `statistics`.
 
     Raises InputError, which names site and utterance, for values that are not finite.
     """

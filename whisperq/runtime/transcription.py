@@ -17,7 +17,7 @@ from whisperq.runtime.long_form import AnyRules, AnyRuntime, transcribe_pieces
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What the model heard; seconds of audio, and wall seconds of features and decoding (shared by its batch)."""
+    """A model's text of an utterance; `seconds` are wall seconds of features and decoding, shared by its batch."""
 
     utterance: Utterance
     text: str
@@ -25,7 +25,7 @@ class Hypothesis:
     seconds: float
 
     def without_sound(self) -> "Hypothesis":
-        """The same, light enough to keep many and to send: an embedded recording is left out."""
+        """A copy without embedded audio, small enough to keep many and to send to other processes."""
         if isinstance(self.utterance.audio, str):
             return self
         return replace(self, utterance=replace(self.utterance, audio=b""))

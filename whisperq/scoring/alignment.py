@@ -17,7 +17,7 @@ import numpy as np
 SUBSTITUTION, GAP = 4, 3  # sclite's costs
 BOTH, DELETED, INSERTED = 0, 1, 2  # how the path came to a cell
 
-# A reference word and what was heard for it; None on the left is an insertion, on the right a deletion.
+# A reference word and the hypothesis's word for it; None on the left is an insertion, on the right a deletion.
 Pair = tuple[str | None, str | None]
 Alignment = tuple[Pair, ...]
 
@@ -37,12 +37,12 @@ def align(references: Sequence[str], hypotheses: Sequence[str], scorer: str = "j
 
 def _pairs(chunk: jiwer.AlignmentChunk, reference: Sequence[str], hypothesis: Sequence[str]) -> list[Pair]:
     words = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-    heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+    others = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
     if chunk.type == "delete":
         return [(word, None) for word in words]
     if chunk.type == "insert":
-        return [(None, word) for word in heard]
-    return list(zip(words, heard, strict=True))
+        return [(None, word) for word in others]
+    return list(zip(words, others, strict=True))
 
 
 def _sclite(reference: list[str], hypothesis: list[str]) -> Alignment:
@@ -52,9 +52,9 @@ def _sclite(reference: list[str], hypothesis: list[str]) -> Alignment:
     while i or j:
         step = steps[i, j]
         word = reference[i - 1] if step != INSERTED else None
-        heard = hypothesis[j - 1] if step != DELETED else None
-        i, j = i - (word is not None), j - (heard is not None)
-        pairs.append((word, heard))
+        other = hypothesis[j - 1] if step != DELETED else None
+        i, j = i - (word is not None), j - (other is not None)
+        pairs.append((word, other))
     return tuple(reversed(pairs))
 
 
@@ -64,13 +64,13 @@ def _steps_back(reference: list[str], hypothesis: list[str]) -> np.ndarray:
     A whole row at once: an insertion's cost runs along the row, so that it is a running minimum.
     """
     numbers = {word: number for number, word in enumerate({*reference, *hypothesis})}
-    heard = np.array([numbers[word] for word in hypothesis], dtype=np.int64)
-    along = GAP * np.arange(len(heard) + 1)
-    steps = np.full((len(reference) + 1, len(heard) + 1), INSERTED, dtype=np.int8)
+    coded = np.array([numbers[word] for word in hypothesis], dtype=np.int64)
+    along = GAP * np.arange(len(coded) + 1)
+    steps = np.full((len(reference) + 1, len(coded) + 1), INSERTED, dtype=np.int8)
     steps[1:, 0] = DELETED
     costs = along.copy()
     for i, word in enumerate(reference, 1):
-        both = costs[:-1] + np.where(heard == numbers[word], 0, SUBSTITUTION)
+        both = costs[:-1] + np.where(coded == numbers[word], 0, SUBSTITUTION)
         deleted = costs + GAP
         reached = np.concatenate((deleted[:1], np.minimum(both, deleted[1:])))
         costs = np.minimum.accumulate(reached - along) + along

@@ -54,13 +54,13 @@ class SiteStatistics:
 
 
 def summarize_roles(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What `summarize` says, for each role over the sites that have rows of it."""
+    """Role -> `summarize` over the sites that have rows of it."""
     roles = dict.fromkeys(role for site in sites.values() for role in site["roles"])
     return {r: summarize({a: site["roles"][r] for a, site in sites.items() if r in site["roles"]}) for r in roles}
 
 
 def largest_values(sites: Mapping[str, Mapping[str, Any]], rows: int) -> MassiveValues:
-    """For a summary: how many sites have massive values, and which have the largest.
+    """Summary of massive values: how many sites have them, and which have the largest.
 
     `largest` holds the largest peak of each site that has one above the magnitude of massive values, at most `rows`, or
     the five largest where there are none; in the order of the sites.
@@ -79,5 +79,5 @@ def largest_values(sites: Mapping[str, Mapping[str, Any]], rows: int) -> Massive
 
 
 def _first(peaks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The largest massive one, or the largest."""
+    """The largest massive peak or, where none is massive, the largest peak; `peaks` are sorted."""
     return next((peak for peak in peaks if peak["massive"]), peaks[0])

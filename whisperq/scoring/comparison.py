@@ -93,7 +93,7 @@ def paired_bootstrap(
 
 
 def mean_difference(differences: Sequence[Difference]) -> Difference:
-    """Of the unweighted mean over sets, which were resampled independently."""
+    """Difference of the unweighted mean over sets, which were resampled independently."""
     resampled = np.mean([d.resampled for d in differences], axis=0)
     return Difference(float(np.mean([d.points for d in differences])), resampled)
 

@@ -35,7 +35,7 @@ def find_loop(hypothesis: Sequence[str], reference: Sequence[str]) -> Loop | Non
 
 
 def longest_repeat(words: Sequence[str], n: int) -> tuple[int, int]:
-    """Where the n-gram begins that is most often said in a row, and how often: at least once."""
+    """Position of the n-gram that is repeated most often in a row, and how often: at least once."""
     best, length = (0, 1), 0
     for i in range(len(words) - n):
         length = length + 1 if words[i] == words[i + n] else 0
@@ -45,6 +45,6 @@ def longest_repeat(words: Sequence[str], n: int) -> tuple[int, int]:
 
 
 def _repeats_itself(ngram: Sequence[str]) -> bool:
-    """Whether it is a shorter one several times, which is looked at by itself."""
+    """Whether the n-gram is a shorter one repeated, which is tested by itself."""
     n = len(ngram)
     return any(n % d == 0 and list(ngram) == list(ngram[:d]) * (n // d) for d in range(1, n))

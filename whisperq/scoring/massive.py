@@ -38,7 +38,7 @@ class Peak:
 
     @property
     def rank(self) -> tuple[float, str, int, int]:
-        """The largest first."""
+        """Sort key that puts the largest value first."""
         return -abs(self.value), self.utterance, self.position, self.channel
 
     def as_dict(self) -> dict[str, Any]:

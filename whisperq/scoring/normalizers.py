@@ -109,7 +109,7 @@ def symbols_to_spaces(s: str) -> str:  # the argument is named as in what it sta
 
 
 def _hidden(text: str) -> str:
-    """Marks of all but Latin letters under private characters: elsewhere they are vowels, not accents."""
+    """Text with marks of non-Latin letters as private characters, to keep them: they are vowels, not accents."""
     if text.isascii():
         return text
     found, latin = [], True
@@ -124,7 +124,7 @@ def _hidden(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """As `_hidden` found it, with letters and marks in one character where there is one."""
+    """Undo `_hidden`; letters and marks become one character where Unicode has one."""
     if text.isascii():
         return text
     return unicodedata.normalize("NFC", "".join(chr(ord(c) - HIDDEN) if ord(c) >= HIDDEN else c for c in text))

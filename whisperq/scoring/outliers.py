@@ -98,7 +98,7 @@ class TensorStatistics:
 
 
 def summarize(sites: dict[str, dict]) -> dict:
-    """What papers print, over the sites' dictionaries, with the list of sites that the figures depend on.
+    """The figures that papers print, over the sites' dictionaries, with the list of these sites.
 
     `max_inf_norm` is the maximum of averages, `peak` of plain values. A site whose kurtosis is NaN does
     not enter the average.

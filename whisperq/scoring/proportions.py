@@ -28,7 +28,7 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Of the same recordings: to which of two systems it happened."""
+    """Counts of recordings by which of two systems an event happened to."""
 
     both: int
     first: int  # to the first alone
@@ -46,7 +46,7 @@ class Pairs:
 
     @property
     def difference(self) -> float:
-        """How much more often it happened to the second, a fraction of all."""
+        """How much more often the event happened to the second system, as a fraction of all."""
         return (self.second - self.first) / self.total
 
     @property

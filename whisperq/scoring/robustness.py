@@ -1,8 +1,8 @@
 """What word error rates do not see: words where nobody speaks, nothing where somebody does, loops, times that fall.
 
-words       in silence, noise and music: a recording in which something was heard
+words       in silence, noise and music: a recording whose hypothesis has words
             (what stands in brackets, such as [Music], the normaliser takes for no word)
-empty       in speech: a recording in which nothing was heard
+empty       in speech: a recording whose hypothesis has none
 loops       as scoring/loops.py finds them, where people speak and where they do not
 backwards   a segment ends before it starts, or starts before the last one's end
 """
@@ -25,7 +25,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Symptoms:
-    """Of one recording, as one system heard it."""
+    """Symptoms in one system's hypothesis of one recording."""
 
     words: int
     loop: bool
@@ -36,9 +36,9 @@ def symptoms(
     text: str, reference: str, normalizer: Normalizer, times: Sequence[tuple[float, float]] | None
 ) -> Symptoms:
     """Texts raw, reference "" where nobody speaks; times: start and end in seconds of each segment, None without."""
-    heard = normalizer(text).split()
-    loop = find_loop(heard, normalizer(reference).split()) is not None
-    return Symptoms(len(heard), loop, None if times is None else goes_backwards(times))
+    words = normalizer(text).split()
+    loop = find_loop(words, normalizer(reference).split()) is not None
+    return Symptoms(len(words), loop, None if times is None else goes_backwards(times))
 
 
 def goes_backwards(times: Sequence[tuple[float, float]]) -> bool:

@@ -28,7 +28,7 @@ class MatchedPairs:
 
 
 def matched_pairs(a: Sequence[Alignment], b: Sequence[Alignment]) -> MatchedPairs:
-    """Of alignments with the same references."""
+    """The test between alignments of A and B with the same references, utterance by utterance."""
     differences = [eb - ea for pair in zip(a, b, strict=True) for ea, eb in segments(*pair)]
     count = len(differences)
     if not any(differences):
@@ -63,10 +63,10 @@ def segments(a: Alignment, b: Alignment) -> Iterator[tuple[int, int]]:
 def _places(alignment: Alignment) -> tuple[list[int], list[int]]:
     """Insertions before each reference word and behind the last, and whether each word is wrong."""
     gaps, words = [0], []
-    for word, heard in alignment:
+    for word, hypothesis in alignment:
         if word is None:
             gaps[-1] += 1
         else:
-            words.append(int(word != heard))
+            words.append(int(word != hypothesis))
             gaps.append(0)
     return gaps, words

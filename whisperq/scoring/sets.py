@@ -86,7 +86,7 @@ class ScoredSet:
         }
 
     def _characters(self, seed: int) -> Characters:
-        """By the scorer's alignment where characters are the measure, else by jiwer's."""
+        """Character error rate, by the scorer's alignment where characters are the measure, else by jiwer's."""
         if self.measure == "cer":
             e, interval = self.errors, bootstrap_interval(self.errors.per_utterance, seed=seed)
             return {

@@ -39,7 +39,7 @@ def resample_blocks(errors: np.ndarray, words: np.ndarray, seed: int, resamples:
 
 
 def resample_seeds(rates: np.ndarray, seed: int) -> np.ndarray:
-    """Of one system (resamples, seeds) -> (resamples,)."""
+    """WER of one system averaged over resampled seeds, w_r above: (resamples, seeds) -> (resamples,)."""
     seeds = rates.shape[1]
     if seeds == 1:
         return rates[:, 0]

@@ -4,7 +4,8 @@
 
 S, D, I: substituted, deleted and inserted words of the alignments, summed over utterances;
 N: `reference_words`, the words of all scored references after normalising. A reference that
-normalises to nothing is not scored: it has no words to get wrong. What was heard there is counted apart.
+normalises to nothing is not scored: it has no words to get wrong. Words of its hypothesis
+are counted apart.
 """
 
 import math
@@ -20,7 +21,7 @@ _CHANGED_WORDS = 0.05
 
 
 class Counts(NamedTuple):
-    """Of one alignment."""
+    """Counts of hits and errors in one alignment."""
 
     hits: int
     substitutions: int
@@ -33,7 +34,7 @@ class Counts(NamedTuple):
 
     @property
     def words(self) -> int:
-        """Of the reference."""
+        """Number of reference words."""
         return self.hits + self.substitutions + self.deletions
 
 
@@ -49,7 +50,7 @@ class WordErrors:
     raw_reference_words: int  # of the scored utterances before normalising, split at whitespace
     utterances: int
     empty_references: int  # left out of all other counts
-    empty_reference_insertions: int  # words heard there, which no WER holds
+    empty_reference_insertions: int  # words in their hypotheses, which no WER counts
     per_utterance: tuple[tuple[int, int], ...]  # (errors, reference words)
 
     @property
@@ -107,10 +108,10 @@ def tally(raw_references: Sequence[str], alignments: Sequence[Alignment]) -> Wor
 
 def counts(alignment: Alignment) -> Counts:
     hits = substitutions = deletions = insertions = 0
-    for word, heard in alignment:
-        if word == heard:
+    for word, hypothesis in alignment:
+        if word == hypothesis:
             hits += 1
-        elif heard is None:
+        elif hypothesis is None:
             deletions += 1
         elif word is None:
             insertions += 1

@@ -109,7 +109,7 @@ def calibrate(
 
 @dataclass(frozen=True)
 class DevelopmentList:
-    """What stablequant measures on."""
+    """The development list that stablequant measures on."""
 
     reference: dict[str, str]
     utterances: Sequence[Utterance]
@@ -117,7 +117,7 @@ class DevelopmentList:
 
 
 def development_list(data: CalibrationData, config: CalibrateConfig) -> DevelopmentList | None:
-    """None where stablequant is not asked for. Raises InputError where an utterance has no text."""
+    """The list that stablequant measures on; None without it. Raises InputError for an utterance without text."""
     if "stablequant" not in config.observer:
         return None
     group = read_all(data.development, config.skip_bad)
@@ -134,7 +134,10 @@ def stable_ranges(
     config: CalibrateConfig,
     processes: Processes,
 ) -> tuple[dict[int, dict[str, RangeEnds]], list[Trial]]:
-    """By bits the ranges of the sites that stablequant searched, and all of its trials."""
+    """Bits -> ranges of the sites that stablequant searched, and all of its trials.
+
+    Raises UsageError where --sites names no input of an integer product.
+    """
     if data is None:
         return {}, []
     if not (layers := layers_of(opened.model, ranges)):
@@ -154,17 +157,17 @@ def stable_ranges(
 def draw(
     utterances: Sequence[Utterance], opened: OpenedModel, config: CalibrateConfig, seed: int, processes: Processes
 ) -> list[Utterance]:
-    """As many as are asked for, each with a text. Raises InputError where no word is in any.
+    """The random sample of utterances to calibrate on, each with a text. Raises InputError where none has a word.
 
     Drawn from all sources: the first batches of the first list would be one speaker or corpus.
     """
 
     def listen(silent: Sequence[Utterance]) -> list[Hypothesis]:
-        """By all processes, a batch each in turn."""
-        heard = (opened.runtime, opened.loader, opened.rules)
+        """Transcribe with all processes, each taking every world-th batch."""
+        pipeline = (opened.runtime, opened.loader, opened.rules)
         own = processes.batches(silent, config.batch_size)
         return processes.collect(
-            (n, h.without_sound()) for n, part in own for h in transcribe(*heard, part, config.batch_size)
+            (n, h.without_sound()) for n, part in own for h in transcribe(*pipeline, part, config.batch_size)
         )
 
     order = epoch_order(len(utterances), seed, epoch=0)[: config.batches * config.batch_size]
@@ -200,7 +203,7 @@ def observe(
     """
     sites = model_sites(opened.model)
     chosen = resolve(config.sites, sites) if config.sites else list(sites)
-    ranges = {a: how.site(known_range(opened.model, sites[a], opened.loader.heard_range)) for a in chosen}
+    ranges = {a: how.site(known_range(opened.model, sites[a], opened.loader.feature_range)) for a in chosen}
     unseen = [a for a in chosen if sites[a].component == "probs"]  # large, and their range is known
     products = set(product_inputs(opened.model)) & set(chosen) if config.channel_maxima else set()
     kept = {*(channel_sites(opened.model) if config.channel_maxima else ()), *cache_sites(opened.model)}

@@ -94,7 +94,7 @@ def agreed_normalizer(name: str, both: Sequence[Evaluation], config: CompareConf
 
 
 def said(name: str, both: Sequence[Evaluation], what: str) -> set[str]:
-    """What A and B say of how a set was scored."""
+    """The values of the field `what` of a set in evaluations A and B, where they have one."""
     own = [name if name in e.files else next(iter(e.files)) for e in both]  # a pair of single sets has two names
     return {getattr(e, what)[n] for e, n in zip(both, own, strict=True) if n in getattr(e, what)}
 
@@ -116,7 +116,7 @@ def agreed_scorer(both: Sequence[Evaluation], config: CompareConfig) -> str:
 
 
 def agreed_measure(name: str, both: Sequence[Evaluation], config: CompareConfig) -> str | None:
-    """None where nobody has chosen: then the references do. Raises UsageError."""
+    """wer or cer; None where neither side states one: then the references decide. Raises UsageError if they differ."""
     known = said(name, both, "measures")
     if not config.measure and len(known) > 1:
         raise UsageError(f"in {name} A and B were measured by WER and by CER; give --measure, by which both are now")
@@ -135,7 +135,7 @@ def say_of_versions(both: Sequence[Evaluation]) -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both systems on one set's utterances, those without reference words left out."""
+    """Scores of two systems on one set's utterances, those without reference words left out."""
 
     lines: tuple[HypothesisLine, ...]  # A's
     a: ScoredSet
@@ -153,7 +153,7 @@ def pair(name: str, files: tuple[Path, Path], rule: tuple[Normalizer, str, str |
     if any(missing) and not common:
         raise UsageError(
             f"{name}: {missing[0]:,} utterances of A are not in B and {missing[1]:,} of B not in A; "
-            "let both hear the same list, or give --common"
+            "evaluate both on the same list, or give --common"
         )
     texts = {i: (normalizer(of_a[i].text), normalizer(of_b[i].text)) for i in of_a if i in of_b}
     if (other := next((i for i, (one, two) in texts.items() if one != two), None)) is not None:
@@ -163,7 +163,7 @@ def pair(name: str, files: tuple[Path, Path], rule: tuple[Normalizer, str, str |
         )
     ids = [i for i, (text, _) in texts.items() if text]
     if not ids:
-        raise InputError(f"{name} has no reference words that both have heard: there is nothing to compare")
+        raise InputError(f"{name} has nothing to compare: no utterance with reference words that both have transcribed")
     references = [of_a[i].text for i in ids]
     a, b = (score_set(ids, references, [of[i].pred_text for i in ids], *rule) for of in (of_a, of_b))
     return Pair(tuple(of_a[i] for i in ids), a, b)
@@ -220,7 +220,7 @@ def judge(name: str, one: Pair, config: CompareConfig, seed: int) -> Judged:
 
 
 def means(judged: Mapping[str, Judged], margin: float) -> Iterator[Verdict]:
-    """Of several sets under one normaliser and measure the unweighted mean."""
+    """Verdicts on the unweighted mean over sets with the same normaliser, scorer and measure, two or more of them."""
     for rule in dict.fromkeys(rule_of(j.results) for j in judged.values()):
         some = [j for j in judged.values() if rule_of(j.results) == rule]
         if len(some) > 1:

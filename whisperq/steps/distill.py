@@ -85,7 +85,7 @@ def warn_of_another_teacher(student: Path, sha256: str) -> None:
 
 
 class Pupil:
-    """What is trained, with what, and how it is judged."""
+    """Student, teacher, training data and validation of one distillation."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Pupil:
         processes: Processes,
         taught_by: str,
     ) -> None:
-        """taught_by: the teacher's hash."""
+        """data: training lists, validation lists, and normaliser; taught_by: the teacher's hash."""
         device = compute_device(context.device)
         if device == "cpu":
             keep_freed_memory()
@@ -125,7 +125,7 @@ class Pupil:
 
 
 def teacher_cache(config: DistillConfig, teacher: str, dtype: torch.dtype) -> TeacherCache | None:
-    """None where none is wanted; teacher: its hash."""
+    """The cache of --teacher-cache, None without it; teacher: the hash of the teacher."""
     if config.teacher_cache is None:
         return None
     return TeacherCache(
@@ -139,7 +139,7 @@ def teacher_cache(config: DistillConfig, teacher: str, dtype: torch.dtype) -> Te
 def load_pair(
     student: Path, teacher: Path, device: str
 ) -> tuple[GatedWhisperForConditionalGeneration, GatedWhisperForConditionalGeneration]:
-    """Raises InputError where teacher and student do not speak the same tokens or hear the same window."""
+    """Raises InputError where teacher and student differ in their tokens or in their audio window."""
     models = load_whisper(student, torch.float32, device), load_whisper(teacher, torch.float32, device)
     for key in ("vocab_size", "num_mel_bins", "max_source_positions"):
         ours, theirs = (getattr(model.config, key) for model in models)

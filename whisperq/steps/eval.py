@@ -1,7 +1,7 @@
 """Word error rate and speed over test sets, decoded greedily or with beams.
 
 Several processes each decode every world-th batch: the hypotheses are those of one, and `wall_seconds` are those of
-the process that took longest, features and decoding alone. What was heard lies beside the artifact as it comes: the
+the process that took longest, features and decoding alone. Hypotheses are written beside the artifact as they come: the
 same command goes on after a kill, with any number of processes.
 """
 
@@ -16,7 +16,7 @@ from typing import cast
 from whisperq import artifact
 from whisperq.batch.evaluation import (
     Batch,
-    HeardBook,
+    HypothesisBook,
     Loaded,
     TestSet,
     Transcribed,
@@ -51,7 +51,7 @@ from whisperq.settings import Context
 
 @dataclass(frozen=True)
 class Destination:
-    """Where the artifact will lie, and what decides its figures."""
+    """Path of the artifact, and the settings that decide its figures."""
 
     out: Path
     scorer: str
@@ -76,7 +76,7 @@ def eval(
     settings = context.settings(config, normalizers=normalizers)
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
     sealed = Destination(out, config.scorer, config.measure, context.seed)
-    book = HeardBook(out, settings, inputs)
+    book = HypothesisBook(out, settings, inputs)
     with joined(compute_device(context.device)) as processes, alone(out, "eval", processes), book.worth_keeping():
         book.look("eval", context.force)
         with stop_requested() as stopping, open_runtime(model, config, context, config.skip_bad) as opened:
@@ -103,7 +103,7 @@ def eval(
 
 
 def summary(opened: Opened, costs: Sequence[tuple[float, float]]) -> Execution:
-    """What ran, and how much of it in integers; costs: of each process the warm-up's seconds and the peak memory."""
+    """Runtime and products of an evaluation; costs: warm-up seconds and peak memory (GiB) of each process."""
     products = opened.runtime.products()
     return {
         "integer_products": len(products.integer),
@@ -125,17 +125,17 @@ def check_words(one: TestSet) -> None:
 
 @dataclass
 class Listening:
-    """What all sets share while they are heard."""
+    """State that all test sets share while they are transcribed."""
 
     opened: Opened
     size: int  # utterances of a batch
     processes: Processes
     stopping: Callable[[], bool]
-    left: int = 0  # utterances that are not heard yet, of all sets
+    left: int = 0  # utterances of all sets that are not transcribed yet
     warm_up: float = 0.0  # seconds
 
-    def hear(self, one: TestSet, pending: Sequence[Batch]) -> Iterator[list[Transcribed]]:
-        """What this process heard in each of its batches; the first is heard once before, to warm up.
+    def batches(self, one: TestSet, pending: Sequence[Batch]) -> Iterator[list[Transcribed]]:
+        """Hypotheses of each of this process's batches; the first is transcribed once before, to warm up.
 
         Raises Interrupted where any process was told to stop; a batch that it stopped in is lost.
         """
@@ -152,10 +152,10 @@ class Listening:
                         yield found
                 self.left -= sum(map(len, pending[start : start + world])) - lost * len(loaded[0] if loaded else ())
                 if self.processes.any(self.stopping()) and (self.processes.any(lost) or self.left):
-                    raise Interrupted(f"told to stop: {self.left:,} utterances are left, the same command hears them")
+                    raise Interrupted(f"told to stop: {self.left:,} utterances are left; the same command goes on")
 
     def transcribe_loaded(self, name: str, loaded: Loaded, warm_up: bool) -> list[Transcribed]:
-        """Raises Stopped."""
+        """Transcribe one batch, twice for the warm-up. Raises Stopped."""
         if warm_up:
             began = perf_counter()
             transcribe_loaded(self.opened, name, loaded, self.size)
@@ -163,14 +163,14 @@ class Listening:
         return transcribe_loaded(self.opened, name, loaded, self.size)
 
 
-def listen(state: Listening, sets: Sequence[TestSet], book: HeardBook) -> float:
-    """Hear what is not heard yet, and keep it; the seconds of warming up."""
+def listen(state: Listening, sets: Sequence[TestSet], book: HypothesisBook) -> float:
+    """Transcribe the utterances that are left, and keep the hypotheses; returns the seconds of warming up."""
     processes = state.processes
     processes.wait()  # all have looked at what lies there
     if processes.main:
         book.prepare()
     processes.wait()
-    done = {one.name: set(book.heard(one.name)) for one in sets}
+    done = {one.name: set(book.transcribed(one.name)) for one in sets}
     processes.wait()  # nobody writes before all have read
     # A batch is made up, and so padded and summed, as if nothing had been done.
     batches = {one.name: batches_by_length(one.utterances, state.size) for one in sets}
@@ -183,24 +183,24 @@ def listen(state: Listening, sets: Sequence[TestSet], book: HeardBook) -> float:
             own = sum(map(len, pending[one.name][processes.rank :: processes.world]))
             with bar() as progress:
                 task = progress.add_task(f"eval {one.name}", total=own, unit="utterances")
-                for found in state.hear(one, pending[one.name]):
+                for found in state.batches(one, pending[one.name]):
                     keep([line for line in found if line.number not in done[one.name]])
                     progress.advance(task, len(found))
     processes.wait()  # the first scores what all have written
     return state.warm_up
 
 
-def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Destination, folder: Path) -> SetScores:
+def write(one: TestSet, book: HypothesisBook, opened: Opened, sealed: Destination, folder: Path) -> SetScores:
     """Score a set and write its files; its results. Raises InputError for a set without a usable recording."""
-    heard = book.heard(one.name)
-    read = [(u, found) for n, u in enumerate(one.utterances) if (found := heard[n]).text is not None]
+    done = book.transcribed(one.name)
+    read = [(u, found) for n, u in enumerate(one.utterances) if (found := done[n]).text is not None]
     if not read:
         raise InputError(f"the test set {one.name} has no usable recording")
     lines = [line_of(utterance, x.text or "", x.seconds, x.wall) for utterance, x in read]
     normalize = normalizer_of(one.normalizer, opened.processor.tokenizer)
     ids, texts = [line.id for line in lines], [line.text for line in lines]
-    heard_texts = [line.pred_text for line in lines]
-    scored = score_set(ids, texts, heard_texts, normalize, sealed.scorer, sealed.measure)
+    hypotheses = [line.pred_text for line in lines]
+    scored = score_set(ids, texts, hypotheses, normalize, sealed.scorer, sealed.measure)
     if not scored.errors.reference_words:  # those that have some could not be read
         raise InputError(f"the test set {one.name} has no reference words left: it has no word error rate")
     warn_of_changed_words(one.name, scored)
@@ -208,17 +208,17 @@ def write(one: TestSet, book: HeardBook, opened: Opened, sealed: Destination, fo
         "group": one.source.group,
         **cast(ScoredSetResults, artifact.plain(scored.results(sealed.seed))),
         **speed(lines, book.times(one.name)),
-        "skipped": one.read.bad + len(heard) - len(read),
-        "decoded_again": sum(x.again for x in heard.values()),
+        "skipped": one.read.bad + len(done) - len(read),
+        "decoded_again": sum(x.again for x in done.values()),
     }
     write_set(folder, sealed.out, one.name, lines, scored, results)
     return results
 
 
-def unusable(one: TestSet, book: HeardBook) -> list[str]:
-    """Where a set's lines and recordings are that could not be used."""
-    heard = book.heard(one.name)
-    return [*one.read.skipped, *(u.origin for n, u in enumerate(one.utterances) if heard[n].text is None)]
+def unusable(one: TestSet, book: HypothesisBook) -> list[str]:
+    """Origins of a set's lines and recordings that could not be used."""
+    done = book.transcribed(one.name)
+    return [*one.read.skipped, *(u.origin for n, u in enumerate(one.utterances) if done[n].text is None)]
 
 
 def speed(lines: Sequence[HypothesisLine], times: Mapping[str, float]) -> Times:

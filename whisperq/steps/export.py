@@ -60,7 +60,7 @@ def export(model: Path, out: Path, config: ExportConfig, context: Context) -> ar
 
 
 def quantized_results(model: Path) -> Quantized | None:
-    """What quantizing wrote of a quantized model; None for a float one."""
+    """Results in a quantized model's manifest; None for a float model."""
     if not artifact.is_artifact(model):
         return None
     sealed = artifact.load(model, verify=False)

@@ -142,7 +142,7 @@ class MixedPrecisionRun:
         self.search_seconds = time.perf_counter() - began
 
     def first_batches(self) -> list[Batch]:
-        """Of the training data, alike in every process."""
+        """The first batches of the training data, the same in every process."""
         wanted = self.config.search_batches
         steps = -(-wanted * (self.config.micro_batch or self.config.batch_size) // self.config.batch_size)
         batches = (batch for step in self.material.feed.steps(None, steps, 0, 1) for batch in step.batches)

@@ -222,14 +222,14 @@ def audio_file(audio: str | bytes, number: int, folder: Path, final: Path) -> st
 
 
 def together(parts: Sequence[WordErrors]) -> WordErrors:
-    """The counts of all labels."""
+    """The sum of several word error counts."""
     names = [field.name for field in fields(WordErrors) if field.name != "per_utterance"]
     counts = {name: sum(getattr(part, name) for part in parts) for name in names}
     return WordErrors(**counts, per_utterance=tuple(pair for part in parts for pair in part.per_utterance))
 
 
 def left_out(labels: Mapping[int, Label], bad: int) -> Unlabelled:
-    """How many utterances have no label, and why; bad: lines that could not even be read."""
+    """Counts of utterances without a label, by reason; bad: number of unreadable lines."""
     reasons = Counter(label.left_out for label in labels.values())
     if found := [f"{reasons[why]:,} {why}" for why in (TOO_LONG, UNFINISHED) if reasons[why]]:
         say(f"left out: {', '.join(found)}")

@@ -96,7 +96,7 @@ def warn_of_growth(quantized: artifact.Artifact[Quantized]) -> None:
 
 
 def worst_parts(sensitivity: Path, count: int, model: dict[str, str]) -> tuple[str, ...]:
-    """What excludes the parts that cost most when quantized alone, the worst first.
+    """--exclude patterns of the `count` parts that cost most when quantized alone, the worst first.
 
     Raises InputError for another model's sensitivity, UsageError for more parts than there are.
     """
@@ -155,7 +155,7 @@ def paper_scope(config: QuantizeConfig) -> PaperScope:
 
 
 def scheme(config: QuantizeConfig) -> Scheme:
-    """What was asked for, and of the paper recipe its scope; None where it does not apply."""
+    """The quantization scheme of the settings, with the scope of the paper recipe; None where one does not apply."""
     asked = scheme_of(config)
     if config.recipe == "paper":
         scope = paper_scope(config)
@@ -178,7 +178,7 @@ def cached_grids(
     exclude: Sequence[str],
     scales: Mapping[str, Tensor],
 ) -> dict[str, QParams]:
-    """By site the grids of the keys and values that decoding keeps; none where they stay float.
+    """Site -> grid of the cross-attention keys and values that decoding caches; empty where they stay float.
 
     scales: of contexts, by which the rows of v_proj are divided already.
     Raises UsageError for a model without any, InputError where int8 is asked for and the calibration kept no channels.

@@ -1,8 +1,8 @@
 """What INT8 may break beside words: hallucinations where nobody speaks, loops, empty transcripts, times that fall.
 
-A quantized model and the float one that it was made from hear the same recordings: silence, noise and music, made here
-and kept in the artifact, and the beginnings of the test sets. Both decode greedily, once as `eval` does and, where the
-model knows times, once with them.
+A quantized model and the float one that it was made from transcribe the same recordings: silence, noise and music, made
+here and kept in the artifact, and the beginnings of the test sets. Both decode greedily, once as `eval` does and, where
+the model knows times, once with them.
 """
 
 import json
@@ -24,7 +24,7 @@ from whisperq.data.timed_words import Segment
 from whisperq.errors import InputError, UsageError
 from whisperq.jobs.progress import say_how, say_left_out, track
 from whisperq.kinds.comparisons import Robustness
-from whisperq.kinds.comparisons import System as HeardBy
+from whisperq.kinds.comparisons import System as Described
 from whisperq.options import RobustnessConfig
 from whisperq.report.robustness import robustness_tables
 from whisperq.results.cells import markdown
@@ -35,7 +35,7 @@ from whisperq.scoring.normalizers import Normalizer, normalizer_of
 from whisperq.scoring.robustness import SPEECH, Symptoms, judge, symptoms
 from whisperq.settings import Context
 
-HEARD, SOUNDS = "heard.jsonl", "sounds"
+TEXTS, SOUNDS = "heard.jsonl", "sounds"
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Recording:
 
 @dataclass(frozen=True)
 class System:
-    """What one of the two models heard, recording by recording."""
+    """Hypotheses of one of the two models, recording by recording."""
 
     recordings: list[Recording]
     texts: list[str]
     timed: list[list[Segment]] | None  # None: the model knows no times
     symptoms: list[Symptoms]
-    how: HeardBy
+    how: Described
 
 
 def robustness(
@@ -88,8 +88,8 @@ def robustness(
         a = listen(floats, replace(config, runtime="float"), context, rule, utterances)
         b = listen(model, config, context, rule, utterances, a.recordings)
         write_sounds(a.recordings, a.how["sampling_rate"], draft.folder)
-        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in heard(a, b))
-        (draft.folder / HEARD).write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in texts_of(a, b))
+        (draft.folder / TEXTS).write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
         found = judge([r.kind for r in a.recordings], a.symptoms, b.symptoms)
         results: Robustness = {"a": a.how, "b": b.how, "normalizer": rule, "symptoms": found}
         draft.results |= results
@@ -107,7 +107,7 @@ def listen(
     utterances: Sequence[Any],
     recordings: list[Recording] | None = None,
 ) -> System:
-    """`recordings`: the ones that the other model heard; the first model has them read and made."""
+    """`recordings`: those of the other model; for the first model they are read and made."""
     with open_runtime(folder, config, context, config.skip_bad) as opened:
         say_how(opened.runtime)
         recordings = recordings or list(gathered(opened, utterances, config, context.seed))
@@ -117,7 +117,7 @@ def listen(
         if isinstance(opened.rules, Rules) and opened.rules.knows_times:
             rules = with_times(opened.rules, opened.loader.codec)
             timed = transcripts(opened, rules, recordings, config.batch_size)
-        how: HeardBy = {
+        how: Described = {
             "model": str(folder), "runtime": opened.runtime.name, "device": opened.loader.device,
             "sampling_rate": opened.loader.extractor.sampling_rate,
         }  # fmt: skip
@@ -144,8 +144,8 @@ def transcripts(
     """The segments of each recording."""
     pieces = [p for i, r in enumerate(recordings) for p in cut(i, r.samples, opened.loader.extractor)]
     found: list[list[Segment]] = [[] for _ in recordings]
-    heard = transcribe_pieces(opened.runtime, opened.loader, rules, pieces, batch_size)
-    for piece, segments in track(heard, len(pieces), "robustness", "pieces"):
+    transcribed = transcribe_pieces(opened.runtime, opened.loader, rules, pieces, batch_size)
+    for piece, segments in track(transcribed, len(pieces), "robustness", "pieces"):
         found[piece.recording] += segments
     return found
 
@@ -158,8 +158,8 @@ def examine(
     return [symptoms(text, recording.text, normalize, times) for recording, text, times in triples]
 
 
-def heard(a: System, b: System) -> Iterator[dict[str, Any]]:
-    """One line for each recording, what both made of it; a is the float model."""
+def texts_of(a: System, b: System) -> Iterator[dict[str, Any]]:
+    """One line for each recording with the texts and symptoms of both models; a is the float one."""
     for i, recording in enumerate(a.recordings):
         line: dict[str, Any] = {"id": recording.name, "kind": recording.kind, "text": recording.text}
         for name, system in (("float", a), ("quantized", b)):

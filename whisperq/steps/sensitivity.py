@@ -106,7 +106,7 @@ def check_pair(quantized: artifact.Artifact[Quantized], floats: Mapping[str, str
 
 @dataclass
 class Measure:
-    """What is measured of one state of the model."""
+    """Measurements of one state of the model."""
 
     distortion: Distortion = field(default_factory=Distortion)
     references: list[str] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Measure:
 
 
 def states(parts: Mapping[str, Part]) -> list[str]:
-    """Neighbours differ in few weights: float, each part alone, all, all but each part."""
+    """States to measure: float, each part alone, all, all but each part. Neighbours differ in few weights."""
     return [NOTHING, *(f"alone {n}" for n in parts), EVERYTHING, *(f"all but {n}" for n in parts)]
 
 
@@ -193,7 +193,7 @@ def describe(parts: Mapping[str, Part], entries: Mapping[str, State]) -> Costs:
 
 
 def summary(report: Costs, parts: Mapping[str, Part], worst: int) -> CostSummary:
-    """What is worth a table; `worst` parts are named as quantize's --exclude takes them.
+    """Summary for the results; the `worst` parts are named as quantize's --exclude takes them.
 
     None of a mixed-precision model, which quantize cannot make.
     """
@@ -225,7 +225,7 @@ def keeping_line(quantized: artifact.Artifact[Quantized], floats: Path, out: Pat
 
 
 def calibration_words(named: Mapping[str, str], run: Path | None) -> list[str]:
-    """None for the one that quantize takes anyway; that of a run folder that moved is beside the model."""
+    """The words --calibration PATH; none for quantize's default. In a run folder that moved it is beside the model."""
     beside = run / "calibration" if run else Path(named["path"])
     there = artifact.is_artifact(beside) and file_sha256(beside / artifact.MANIFEST) == named["sha256"]
     place = beside if there else Path(named["path"])

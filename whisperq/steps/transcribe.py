@@ -23,14 +23,14 @@ from whisperq.results.transcripts import STDIN, named_once, output_files
 from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.fallback import Care
 from whisperq.runtime.interruptible import Stoppable, Stopped
-from whisperq.runtime.long_form import AnyRules, Tongues, transcribe_pieces
+from whisperq.runtime.long_form import AnyRules, Languages, transcribe_pieces
 from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.padding import again_in_full
 from whisperq.settings import Context
 
 AUTO = "auto"
 Unusable = InputError | ReadError
-SURE, UNLIKELY = 0.8, 0.1  # probabilities of the language heard and of the one given, where they contradict each other
+SURE, UNLIKELY = 0.8, 0.1  # probabilities of the detected and of the given language, where they contradict
 
 
 def transcribe(
@@ -80,7 +80,7 @@ def transcribe(
 
 
 def chosen_language(config: TranscribeConfig, context: Context) -> str | None:
-    """Its code; None: to be found out. Raises UsageError for --language of no language."""
+    """Code of the language to transcribe in; None: detect it. Raises UsageError for an unknown --language."""
     if config.language is None:
         return context.language
     if config.language.strip().lower() == AUTO:
@@ -103,7 +103,10 @@ def open_recording(name: str) -> Utterance:
 
 
 def choose_rules(opened: Opened, config: TranscribeConfig) -> AnyRules:
-    """With the model's own times where it knows them, or they are asked for. Raises UsageError."""
+    """Decoding rules, with times where the model was trained to write them or --timestamps asks for them.
+
+    Raises UsageError where the vocabulary has no times.
+    """
     wanted = opened.rules.knows_times if config.timestamps is None else config.timestamps
     if not wanted:
         return opened.rules
@@ -145,25 +148,25 @@ class Task:
     def listen(
         self, opened: Opened, seconds: float, config: TranscribeConfig, context: Context
     ) -> Iterator[tuple[int, Transcript]]:
-        """The number and transcript of each usable recording when all of it was heard. `seconds`: of all audio."""
+        """Number and transcript of each usable recording, once all of it is transcribed. `seconds`: of all audio."""
         care = Care(config.temperature_fallback, config.no_speech_threshold, context.seed)
-        tongues = Tongues(opened.rules, opened.loader.codec, asked=True)
-        heard: list[list[Segment]] = [[] for _ in self.recordings]
-        found, next_one = [0] * len(heard), 0
+        spoken = Languages(opened.rules, opened.loader.codec, asked=True)
+        segments_of: list[list[Segment]] = [[] for _ in self.recordings]
+        found, next_one = [0] * len(segments_of), 0
         with bar() as progress:
             shown = progress.add_task("transcribe", total=round(seconds), unit="s of audio")
             pipeline = (opened.runtime, opened.loader, opened.rules)
             for piece, segments in transcribe_pieces(
-                *pipeline, self.read(opened), config.batch_size, care=care, tongues=tongues
+                *pipeline, self.read(opened), config.batch_size, care=care, spoken=spoken
             ):
-                heard[piece.recording] += segments
+                segments_of[piece.recording] += segments
                 found[piece.recording] += 1
                 progress.advance(shown, piece.seconds)
-                while next_one < len(heard) and self.pieces.get(next_one) == found[next_one]:
-                    yield from self.finished(next_one, heard[next_one], tongues)
+                while next_one < len(segments_of) and self.pieces.get(next_one) == found[next_one]:
+                    yield from self.finished(next_one, segments_of[next_one], spoken)
                     next_one += 1
-            for number in range(next_one, len(heard)):
-                yield from self.finished(number, heard[number], tongues)
+            for number in range(next_one, len(segments_of)):
+                yield from self.finished(number, segments_of[number], spoken)
 
     def read(self, opened: Opened) -> Iterator[Piece]:
         """The pieces of all recordings that can be used; each is opened when its turn comes."""
@@ -181,26 +184,26 @@ class Task:
                 self.leave_out(number, error)
             self.pieces[number] = count
 
-    def finished(self, number: int, segments: list[Segment], tongues: Tongues) -> Iterator[tuple[int, Transcript]]:
+    def finished(self, number: int, segments: list[Segment], spoken: Languages) -> Iterator[tuple[int, Transcript]]:
         if number in self.bad:
             return
         recording, language = self.recordings[number], None
-        if start := tongues.heard.get(number):
-            language = Language(tongues.code(start.language), start.probability)
-            self.announce(recording, language, tongues, start.of_prompt)
-        found = language if tongues.open else None
+        if start := spoken.detected.get(number):
+            language = Language(spoken.code(start.language), start.probability)
+            self.announce(recording, language, spoken, start.of_prompt)
+        found = language if spoken.open else None
         yield number, Transcript(recording.id, self.seconds[number], tuple(segments), found)
 
-    def announce(self, recording: Utterance, heard: Language, tongues: Tongues, of_prompt: float) -> None:
-        """Which language was found out, or that it is hardly the one that was given."""
-        title = f"{name_of(heard.code)}, probability {heard.probability:.2f}"
-        if tongues.open:
+    def announce(self, recording: Utterance, detected: Language, spoken: Languages, of_prompt: float) -> None:
+        """Announce the detected language, or warn where it is hardly the one that was given."""
+        title = f"{name_of(detected.code)}, probability {detected.probability:.2f}"
+        if spoken.open:
             say(f"language of {recording.id}: {title}")
-        elif isinstance(tongues.rules, Rules) and heard.probability >= SURE and of_prompt <= UNLIKELY:
-            given = name_of(tongues.code(tongues.rules.prompt[1]))
+        elif isinstance(spoken.rules, Rules) and detected.probability >= SURE and of_prompt <= UNLIKELY:
+            given = name_of(spoken.code(spoken.rules.prompt[1]))
             say(
                 f"warning: {recording.id} sounds like {title}, but is transcribed as {given}; "
-                f"give --language {heard.code}, or --language {AUTO}"
+                f"give --language {detected.code}, or --language {AUTO}"
             )
 
     def conclude(self, skip_bad: bool) -> None:

@@ -42,7 +42,7 @@ _loaded: list[ctypes.CDLL | None] = []
 
 
 def _kernels() -> ctypes.CDLL | None:
-    """None where none can be compiled, and on CPUs with AMX, whose tiles PyTorch's own attention uses well."""
+    """The C++ kernels; None where none can be compiled, and with AMX, which PyTorch's own attention uses well."""
     if not _loaded:
         try:
             found = library()
@@ -71,7 +71,7 @@ def learned_attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers' attention functions: (batch, heads, length, head_dim) -> (batch, length, heads, head_dim)."""
+    """Attention function for transformers: (batch, heads, length, head_dim) -> (batch, length, heads, head_dim)."""
     causal = module.is_causal if is_causal is None else is_causal
     plain = attention_mask is None and not dropout and not causal
     if plain and _fits(query, key, value):
@@ -127,12 +127,12 @@ class LearnedAttention(torch.autograd.Function):
 
 
 def _by_head(x: Tensor) -> _View:
-    """Of (batch, heads, length, head_dim)."""
+    """View of x (batch, heads, length, head_dim) for the C++ kernels."""
     return _View(x.data_ptr(), x.stride(0), x.stride(1), x.stride(2))
 
 
 def _by_row(x: Tensor) -> _View:
-    """Of (batch, length, heads, head_dim)."""
+    """View of x (batch, length, heads, head_dim) for the C++ kernels."""
     return _View(x.data_ptr(), x.stride(0), x.stride(2), x.stride(1))
 
 

@@ -128,7 +128,7 @@ def sensitive_choice(
 
 
 def added_up(costs: Iterable[Cost], weights: MixedWeights) -> np.ndarray:
-    """(layers, widths), over all batches, in their order whoever measured what: sums of floats hang on it."""
+    """Costs (layers, widths) over all batches, summed in a fixed order, since float sums depend on the order."""
     rows: dict[str, list[list[float]]] = {}
     for cost in sorted(costs, key=lambda cost: cost.batch):
         rows.setdefault(cost.address, []).append(cost.kl)
@@ -143,10 +143,10 @@ def costs_of(
     told: Callable[[], bool] = lambda: False,
     advance: Callable[[str], None] = lambda word: None,
 ) -> Iterator[Cost]:
-    """What each weight costs alone in each numbered batch; the network is left as it was.
+    """Cost of each weight quantized alone, in each numbered batch; the network is left as it was.
 
-    known: by batch and address what need not be measured. told: asked before each measurement; where it says so, the
-    rest is left out. advance: called after each weight of each batch, with its address.
+    known: (batch, address) pairs that need not be measured. told: asked before each measurement; if true, the rest is
+    left out. advance: called after each weight of each batch, with its address.
     """
     network.eval()
     for number, batch in batches:

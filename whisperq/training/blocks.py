@@ -38,7 +38,7 @@ class Supply(Protocol):
     """One source without end."""
 
     def take(self, count: int, where: Where) -> tuple[list[Item], Where]:
-        """What is usable of the next rows, and where it goes on."""
+        """The usable items of the next `count` rows, and the position after them."""
         ...
 
 

@@ -35,14 +35,14 @@ TENSORS = ("student", "optimizer")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete one on disk."""
+    """A complete checkpoint on disk."""
 
     path: Path
     progress: Progress
     identity: Identity
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """student and optimizer, by name."""
+        """Tensors of student and optimizer, by file and name."""
         return {name: load_file(self.path / f"{name}.safetensors") for name in TENSORS}
 
 
@@ -162,7 +162,7 @@ class Checkpoints:
         return self.folder / f"best-{step:08d}.safetensors"
 
     def clear_half_written(self) -> None:
-        """What a killed process or a full disk left: of a large student gigabytes."""
+        """Delete incomplete checkpoints of a killed process or a full disk, which can be gigabytes."""
         for path in self.folder.glob(".*.partial"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in self.folder.glob("step-*"):

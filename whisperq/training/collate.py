@@ -25,7 +25,7 @@ class Collator:
 
     def __init__(self, loader: Loader, masked: bool, seed: int, digests: bool = False) -> None:
         self.loader, self.masked, self.seed = loader, masked, seed
-        self.hearing = hearing(loader.extractor) if digests else None
+        self.front_end = front_end(loader.extractor) if digests else None
         self.device = torch.device(loader.device)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", torch.cuda.current_device())
@@ -48,29 +48,29 @@ class Collator:
         seconds = sum(map(len, samples)) / self.loader.extractor.sampling_rate
         utterances = tuple(u for _, window in used for u in window.utterances)
         batch = self.loader.batch(features, tokens, utterances, seconds)
-        if self.hearing is None:
+        if self.front_end is None:
             return batch
-        return replace(batch, digests=tuple(digest(window, self.hearing) for _, window in used))
+        return replace(batch, digests=tuple(digest(window, self.front_end) for _, window in used))
 
     def _silence(self) -> Batch:
-        """What keeps processes in step where nothing is usable: a window that teaches nothing."""
+        """A batch of one silent window without labels, so that processes stay in step where nothing is usable."""
         codec = self.loader.codec
         tokens = codec.pad([codec.encode("")])
         silent = replace(tokens, labels=torch.full_like(tokens.labels, IGNORED))
         return self.loader.batch(self.loader.features([np.zeros(0, np.float32)], self.device), silent, (), 0.0)
 
 
-def hearing(extractor: Any) -> bytes:
-    """What turns samples into features."""
+def front_end(extractor: Any) -> bytes:
+    """Bytes that identify the feature extraction: settings and mel filters."""
     names = ("sampling_rate", "n_fft", "hop_length", "n_samples")
     filters = np.asarray(extractor.mel_filters, np.float32)
     settings = json.dumps([*(getattr(extractor, name) for name in names), filters.shape])
     return settings.encode() + filters.tobytes()
 
 
-def digest(window: Window, hearing: bytes) -> str:
-    """SHA-256, as hexadecimal text."""
-    found = hashlib.sha256(hearing)
+def digest(window: Window, front_end: bytes) -> str:
+    """SHA-256 of a window's features and tokens, as hexadecimal text."""
+    found = hashlib.sha256(front_end)
     found.update(np.asarray(window.sequence, np.int64).tobytes())
     found.update(b"\n")
     found.update(np.ascontiguousarray(window.samples, np.float32).tobytes())

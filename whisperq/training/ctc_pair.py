@@ -19,7 +19,7 @@ from whisperq.training.training_pair import TrainingPair
 
 
 class CtcPair(TrainingPair):
-    """Its parameters are the student's; the teacher is frozen and no part of it."""
+    """A student CTC model with its frozen teacher; the module's parameters are the student's alone."""
 
     def __init__(
         self, student: PreTrainedModel, teacher: PreTrainedModel, weighting: Weighting, dtype: torch.dtype
@@ -36,7 +36,7 @@ class CtcPair(TrainingPair):
         self.student.eval()
 
     def inputs(self, batch: Batch) -> tuple[Batch]:
-        """What `forward` takes of a batch."""
+        """Arguments of `forward` for a batch."""
         return (batch,)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:

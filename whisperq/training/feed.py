@@ -63,7 +63,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Drawn:
-    """This process's part of a step before anything is decoded."""
+    """One process's part of a training step, before any audio is decoded."""
 
     number: int
     jobs: list[Job]
@@ -113,14 +113,14 @@ class Feed:
 
     @staticmethod
     def _cores() -> int:
-        """This process's share of the machine's: all processes on it see all of them."""
+        """CPU cores for this process: an equal share, since all processes on a machine see all of its cores."""
         return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
     def _find(self, number: int) -> Utterance:
         return self.group.utterances[number]
 
     def _draw(self, position: Position | None, numbers: range, share: Share) -> Iterator[Drawn]:
-        """Every process draws the whole effective batch and keeps its share."""
+        """Windows of each step; every process draws the whole effective batch and keeps its share."""
         reading = Reading(self.chapters, self.loader.codec, position)
         for number in numbers:
             jobs = []
@@ -136,7 +136,7 @@ class Feed:
     def _made(
         self, steps: Iterator[Drawn], build: Build, collator: Collator, share: Share
     ) -> Iterator[tuple[TrainingStep, set[str]]]:
-        """Each step, with the origins of what was unusable in it."""
+        """Training steps with decoded batches, each with the origins of its unusable utterances."""
         collator.enter_thread()
         begun: deque[Drawn] = deque()  # drawn, and its windows not all there
 
@@ -165,7 +165,7 @@ class Feed:
         )
 
     def _counted(self, steps: Iterator[tuple[TrainingStep, set[str]]]) -> Iterator[TrainingStep]:
-        """Each with the time that it was waited for; what was skipped in it counts from now on."""
+        """The steps with the seconds spent waiting for each; adds what they skipped to the loader's count."""
         began = time.perf_counter()
         for step, skipped in steps:
             self.loader.skipped |= skipped

@@ -15,7 +15,7 @@ TOO_LONG = "longer than the window"
 
 
 class Filters:
-    """What the settings leave out, and how often it was for which reason."""
+    """Filters of training utterances, and how many each has dropped, by reason."""
 
     def __init__(self, loader: Loader, config: TrainingConfig) -> None:
         self.loader, self.config = loader, config
@@ -58,7 +58,7 @@ class Filters:
         return numbers[~np.isin(numbers, list(unusable))] if unusable else numbers
 
     def _long(self, utterance: Utterance) -> bool:
-        """Whether the recording is as long as its list says. What cannot be opened is refused when it is heard."""
+        """Whether the recording exceeds the model's window. Unreadable audio is refused later, when it is loaded."""
         try:
             seconds = audio_seconds(utterance)
         except InputError:

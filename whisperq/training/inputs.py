@@ -37,11 +37,11 @@ class Material:
         return [f"left out of the training data, {reason}: {count:,} utterances" for reason, count in dropped]
 
     def left_out(self) -> list[str]:
-        """Where the lines and recordings are that could not be used."""
+        """Origins of lines and recordings that could not be used."""
         return [*self.bad_lines, *sorted(self.loader.skipped)]
 
     def results(self, reached: Progress, autocast: torch.dtype) -> Trained:
-        """What every training's manifest says of how it went."""
+        """Results that every training writes to its manifest."""
         return {  # the best step and the last one's log are those of a training that has ended
             "best_step": cast(int, reached.best_step),
             "validation_wer": reached.best_wer,

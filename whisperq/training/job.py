@@ -96,7 +96,7 @@ class TrainingStart:
             raise TrainingError(f"{error}; metrics and the best weights so far are in {where}") from error
 
     def _go_on(self, training: Training) -> None:
-        """From the newest checkpoint that the training can use; all processes agree."""
+        """Resume from the newest checkpoint that the training can use; all processes agree."""
         start, problems = self.start, {}
         while start:
             problem = None

@@ -29,11 +29,11 @@ from whisperq.training_options import DistillConfig, TrainingConfig
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Of all processes: losses in nats for each token, unweighted, `ce` the task's; gradient norm before clipping."""
+    """Figures of a step over all processes: unweighted losses in nats per token; gradient norm before clipping."""
 
     step: int
     loss: float
-    ce: float
+    ce: float  # the task's own loss
     kl: float
     learning_rate: float
     gradient_norm: float
@@ -42,7 +42,7 @@ class StepMetrics:
     extra: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, float]:
-        """`ce` under the name of the task's own loss."""
+        """The figures for the log, `ce` under the name of the task's own loss."""
         found = {self.task if k == "ce" else k: v for k, v in asdict(self).items() if k not in ("task", "extra")}
         return {**found, **self.extra}
 
@@ -113,22 +113,22 @@ class Learner:
         )
 
     def _trained(self) -> dict[str, nn.Parameter]:
-        """What the optimiser changes, by name."""
+        """Parameters that are trained, by name."""
         return {name: p for name, p in self.student.named_parameters() if p.requires_grad}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """The optimiser's; `factor` is what multiplies the learning rate."""
+        """Parameter groups of the optimiser; `factor` multiplies the learning rate."""
         return [{"params": [*self.trained.values()], "factor": 1.0, "weight_decay": self.config.weight_decay}]
 
     def _clipped(self) -> list[nn.Parameter]:
-        """Of whose gradient the norm is measured and clipped."""
+        """Parameters over whose gradients the norm is measured and clipped."""
         return [*self.trained.values()]
 
     def _before(self, number: int) -> None:
-        """What is to be done to the student before its forward pass."""
+        """Hook that may change the student before its forward pass."""
 
     def _after_backward(self, number: int) -> dict[str, float]:
-        """What is to be done to the gradients; figures for the log."""
+        """Hook that may change the gradients; returns figures for the log."""
         return {}
 
     def may_be_result(self, step: int) -> bool:

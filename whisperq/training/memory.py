@@ -12,7 +12,7 @@ LEAST = 2**28  # bytes that are taken from the system at a time
 
 
 def keep_freed_memory() -> None:
-    """For the rest of the process; without glibc nothing happens."""
+    """Make glibc keep freed memory for the rest of the process; does nothing with another C library."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         for what, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1), (TOP_PAD, LEAST)):

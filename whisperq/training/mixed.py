@@ -90,7 +90,7 @@ class MixedWeights:
 
     @torch.no_grad()
     def put(self, probabilities: Tensor) -> None:
-        """The mixtures into the network."""
+        """Write the mixtures of all widths into the network's weights."""
         for layer, row in zip(self.layers, probabilities, strict=True):
             layer.network.copy_(mixture(layer.latent, layer.log_scales.exp(), row, self.widths))
 
@@ -117,7 +117,7 @@ class MixedWeights:
 
     @torch.no_grad()
     def drawn_bits(self, probabilities: Tensor) -> float:
-        """The mean width under these probabilities."""
+        """Mean width in bits under these probabilities."""
         return float((self.relative * (probabilities @ torch.tensor(self.widths, dtype=torch.float32))).mean())
 
     def mean_bits(self, choice: Sequence[int]) -> float:
@@ -209,7 +209,7 @@ class MixedLearner(Learner):
         return {"mean_bits": mixed.drawn_bits(leaf), "gumbel_temperature": tau, "bit_price": mixed.price}
 
     def may_be_result(self, step: int) -> bool:
-        """Not before the widths are settled."""
+        """Whether the widths are settled, so that the network may be the result."""
         return step >= self.search_steps
 
     def ready(self) -> None:
@@ -243,7 +243,7 @@ class MixedLearner(Learner):
 
 
 def search_steps(config: MixedPrecisionConfig) -> int:
-    """In which widths are learned; the others, and all of the baselines', are at fixed ones."""
+    """Number of steps in which widths are learned; later steps, and all of the baselines', use fixed widths."""
     if config.mode != "one-stage":
         return 0
     tail = config.max_steps // 5 if config.finetune_steps is None else config.finetune_steps

@@ -1,7 +1,7 @@
 """A training from wherever its newest checkpoint left it to its last step.
 
-One step: the update; then what is due: its figures, a validation, a checkpoint. Whoever is told to stop finishes the
-step, saves and says so; a validation that is cut short is done again by whoever goes on.
+One step: the update; then what is due: its figures, a validation, a checkpoint. A training that is told to stop
+finishes the step, saves and says so; when it resumes, it repeats a validation that was cut short.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ WAITING = 0.05  # share of the time
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """Who else is there: fellow processes, whoever may say stop, and whoever reads along."""
+    """Surroundings of a training: other processes, what may stop it, and what shows its progress."""
 
     processes: Processes
     stopping: Callable[[], bool]

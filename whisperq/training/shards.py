@@ -38,7 +38,7 @@ class Chapter:
 
 
 class Chapters(Protocol):
-    """Where windows come from."""
+    """Source of training windows, read in chapters."""
 
     def start(self) -> Place: ...
 

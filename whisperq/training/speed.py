@@ -20,7 +20,7 @@ class Speed:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the beginning, pauses left out."""
         return time.perf_counter() - self.began - self.away
 
     @contextlib.contextmanager
@@ -36,7 +36,10 @@ class Speed:
         self.waited += data.waited
 
     def rates(self) -> dict[str, float]:
-        """Of all processes since the last time; to be asked by all of them."""
+        """Rates over all processes since the last call; every process must call it.
+
+        Samples and hours of audio per second, fraction of padding, fraction of time waiting for data, memory in GiB.
+        """
         now = self.seconds
         seconds, self.marked = now - self.marked, now
         shares = self.processes.gather((self.audio, self.space, self.waited, memory_gib()))

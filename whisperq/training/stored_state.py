@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 @dataclass
 class Progress:
-    """How far a training is, tensors apart."""
+    """State of a training apart from its tensors."""
 
     step: int = 0
     position: dict[str, Any] | None = None  # of the data, after this step
@@ -26,7 +26,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a training is: settings that decide its result, and its inputs' hashes."""
+    """What identifies a training: settings that decide its result, and its inputs' hashes."""
 
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]  # role -> sha256

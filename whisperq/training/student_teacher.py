@@ -23,7 +23,7 @@ Whisper = GatedWhisperForConditionalGeneration
 
 
 class Pair(TrainingPair):
-    """Its parameters are the student's, which are trained; the teacher's are frozen and no part of it."""
+    """A Whisper student with its frozen teacher; the module's parameters are the student's alone."""
 
     student: Whisper
 
@@ -60,13 +60,13 @@ class Pair(TrainingPair):
         return self._teacher[0]
 
     def set_modes(self) -> None:
-        """For a training step: dropout where weights are learned."""
+        """Set train or eval mode for a training step: dropout only in parts whose weights are learned."""
         self.student.train()
         if self.encoder_frozen:
             self.student.model.encoder.eval()
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What `forward` takes of a batch."""
+        """Arguments of `forward` for a batch."""
         labels = batch.tokens.labels.flatten()
         rows = (labels != IGNORED).nonzero().squeeze(1)
         usual = batch.features, batch.tokens.inputs, rows, labels[rows]
@@ -103,7 +103,10 @@ class Pair(TrainingPair):
         return self._head(self.teacher, inputs, encoded, rows).hidden
 
     def _taught(self, batch: Batch, cache: TeacherCache) -> Tensor:
-        """From the cache, else by the teacher: each window by itself, so that its company changes nothing in it."""
+        """The teacher's hidden states (labelled tokens, width), from the cache where it has them.
+
+        Missing windows are computed one at a time, so that no result depends on the rest of the batch.
+        """
         parts = [torch.empty(0, self.teacher.config.d_model, dtype=self.dtype)]
         for number, digest in enumerate(batch.digests):
             if (found := cache.get(digest)) is None:

@@ -38,7 +38,7 @@ class TeacherCache:
         return self.entries.full
 
     def get(self, window: str) -> Tensor | None:
-        """None where the window has no entry, or a broken one."""
+        """The hidden states kept for a window; None where it has no entry or a damaged one."""
         body = self.entries.get(self._key(window))
         try:
             return None if body is None else load(body)["hidden"]
@@ -46,7 +46,7 @@ class TeacherCache:
             return None
 
     def put(self, window: str, hidden: Tensor) -> None:
-        """Where there is no room, or the disk takes no more, nothing is kept."""
+        """Keep a window's hidden states; does nothing where the cache or the disk is full."""
         self.entries.put(self._key(window), save({"hidden": hidden.contiguous()}))
 
     def _key(self, window: str) -> str:

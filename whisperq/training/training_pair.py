@@ -17,9 +17,9 @@ class TrainingPair(nn.Module):
     task: str  # name of the task's own loss
 
     def set_modes(self) -> None:
-        """For a training step."""
+        """Set train or eval mode of the student's modules for a training step."""
         raise NotImplementedError
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        """What `forward` takes of a batch."""
+        """Arguments of `forward` for a batch."""
         raise NotImplementedError

@@ -53,7 +53,7 @@ class Validation:
         runtime = output_of(student.config).pytorch(student, "float")
         batches = self.processes.batches(self.utterances, BATCH)
         for _ in range(0, len(self.utterances), BATCH * self.processes.world):
-            if self.processes.any(stopping()):  # by all after each batch: who waits at the end hears too late
+            if self.processes.any(stopping()):  # by all after each batch: at the end it would be too late
                 return None
             for _, batch in islice(batches, 1):
                 found = transcribe(runtime, self.loader, self.rules, batch, BATCH)
@@ -120,5 +120,5 @@ def _means(means: dict[str, list[float]], address: str, site: Site, lengths: Map
 
 
 def _averages(tensors: Iterable[Tensor]) -> list[float]:
-    """Of each head, over utterances' gates (length, heads, 1 or d_head)."""
+    """Mean gate of each head over all utterances; tensors (length, heads, 1 or d_head)."""
     return torch.cat([t.double().mean(dim=-1) for t in tensors]).mean(dim=0).tolist()

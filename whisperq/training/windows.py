@@ -18,7 +18,7 @@ Member = int | Utterance  # a number in the training data, or the utterance itse
 
 @dataclass(frozen=True)
 class Job:
-    """What shall share a window; timed: its label has Whisper's times."""
+    """Utterances to join in one window; timed: its label has Whisper's times."""
 
     members: tuple[Member, ...]
     timed: bool
@@ -113,7 +113,7 @@ def label(codec: Codec, texts: Sequence[str], ends: Sequence[float], timed: bool
 
 
 def fitting(codec: Codec, texts: Sequence[str], timed: bool) -> int:
-    """How many of the texts, from the first on, one label holds; at least one."""
+    """How many texts, counted from the first, fit into one label; at least one."""
     count = len(texts)
     while count > 1 and not codec.fits(label(codec, texts[:count], [0.0] * count, timed)):
         count -= 1

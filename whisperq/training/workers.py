@@ -25,7 +25,7 @@ from whisperq.errors import TrainingError, WhisperqError
 # What a cluster sends to all of a job's processes is for the one that can save its work.
 NOT_FOR_US = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 AHEAD = 4  # jobs made before they are asked for, for each process
-PATIENCE = 5.0  # seconds for the last job when all shall end
+PATIENCE = 5.0  # seconds that the last job may take when workers are to end
 
 
 @contextmanager
@@ -110,14 +110,14 @@ class Worker:
         try:
             self.pipe.send(job)
             wait([self.pipe, self.process.sentinel])
-            result, error, heard = self.pipe.recv()
+            result, error, warned = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(PATIENCE)
             raise TrainingError(
                 f"a process that decodes audio ended with code {self.process.exitcode}, for want of memory perhaps; "
                 "--workers sets their number"
             ) from None
-        for message in heard:
+        for message in warned:
             warnings.warn(message, stacklevel=1)
         if error is not None:
             raise error
@@ -159,7 +159,7 @@ def _serve(work: Callable[[Any], Any], pipe: Connection, stop: Connection, inher
 
 def _answer(work: Callable[[Any], Any], job: Any) -> tuple[Any, Exception | None, list[str]]:
     """The result, else the error as a value, and the warnings on the way."""
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         result: Any = None
         error: Exception | None = None
@@ -169,4 +169,4 @@ def _answer(work: Callable[[Any], Any], job: Any) -> tuple[Any, Exception | None
             error = type(known)(str(known))
         except Exception:
             error = RuntimeError(f"in a process that decodes audio:\n{traceback.format_exc()}")
-    return result, error, [str(w.message) for w in heard]
+    return result, error, [str(w.message) for w in warned]

@@ -1,4 +1,4 @@
-"""Range estimators, one file each: from what calibration saw of a site to the range that its grid shall cover.
+"""Range estimators, one file each: from what calibration saw of a site to the range that its grid must cover.
 
 A file added here is an observer of its name, for `calibrate --observer` and `quantize --observer`; nothing else names
 it. It declares OBSERVER, an `Observer` (quant/observer.py).

@@ -77,10 +77,10 @@ class Int8Ctc:
 
     def logits(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Each waveform (samples), float32, normalised -> (frames, vocabulary), float32."""
-        return [self._heard(waveform) for waveform in waveforms]
+        return [self._logits(waveform) for waveform in waveforms]
 
     @torch.inference_mode()
-    def _heard(self, waveform: Tensor) -> Tensor:
+    def _logits(self, waveform: Tensor) -> Tensor:
         if len(waveform) < shortest(self.config):
             return torch.empty(0, self.config.vocab_size, device=self.device)
         x = self.positions.add(self._projected(waveform.to(self.device, torch.float32)), self.kernels)
@@ -152,7 +152,7 @@ class Reader:
         return Convolution(product, self.config.conv_kernel[i], self.config.conv_stride[i], norm)
 
     def features_norm(self) -> Norm | None:
-        """Of the projection's input; some HuBERTs have none."""
+        """Layer norm of the feature projection's input; None for HuBERT models that have none."""
         has_one = getattr(self.config, "feat_proj_layer_norm", True)
         return self.norm("feature_projection.layer_norm") if has_one else None
 

@@ -51,7 +51,7 @@ class TokenGrid:
 
     @property
     def fused(self) -> "TokenGrid":
-        """As a `Grid` says it: whatever computes the rows can quantize them."""
+        """This grid itself: kernels that compute the rows can quantize them too (see `Grid.fused`)."""
         return self
 
     def codes(self, x: Tensor) -> TokenCodes:
@@ -87,7 +87,10 @@ class OneDnnSums:
 
 
 class MatmulSums:
-    """The same by PyTorch's INT8 matrix product, in int32; see `TorchMatmul` for what it wants."""
+    """Exact sums sum_k (q_x[r, k] - 128) q_w[n, k], int32, by PyTorch's INT8 matrix product (`torch._int_mm`).
+
+    `TorchMatmul` documents the shapes that it needs.
+    """
 
     shift = 128
 

@@ -98,14 +98,14 @@ class Cache:
         return cls(keys, like.new_empty(batch, heads.count, capacity, heads.dim))
 
     def branch(self, rows: Tensor) -> "Cache":
-        """These rows of the batch, (rows,), some of them several times; only what is filled is copied."""
+        """A cache of the batch rows `rows` (rows,), which may repeat; only filled positions are copied."""
         keys, values = (x.new_empty(len(rows), *x.shape[1:]) for x in (self.keys, self.values))
         keys[..., : self.past] = self.keys[..., : self.past][rows]
         values[:, :, : self.past] = self.values[:, :, : self.past][rows]
         return Cache(keys, values, self.past)
 
     def repeated(self, batch: int) -> "Cache":
-        """One utterance's, for each of so many."""
+        """The cache of one utterance, repeated for a batch of `batch`."""
         keys, values = (x.repeat(batch, 1, 1, 1) for x in (self.keys, self.values))
         return Cache(keys, values, self.past, self.scales)
 
@@ -122,7 +122,7 @@ AnyCodes = Any
 
 
 class Kernels(Protocol):
-    """Where a grid is given, the result is its codes, uint8; else float32."""
+    """Kernels between products; results are codes, uint8, where a grid is given, else float32."""
 
     def layer_norm(self, x: Tensor, norm: Norm, grid: AnyGrid, gelu: bool = False) -> AnyCodes:
         """x (rows, width), float32; gelu: of the norm."""
@@ -224,7 +224,7 @@ def channel_codes(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def gate_values(gate: GateLogits, heads: Heads) -> Tensor:
-    """(rows, heads, 1 or head_dim), float32."""
+    """Values of the gate, (rows, heads, 1 or head_dim), float32."""
     return (torch.sigmoid(gate.logits.float()) * gate.factor).unflatten(1, (heads.count, -1))
 
 

@@ -63,7 +63,7 @@ class Matmul(Protocol):
 
 
 class Finished:
-    """What else a product does, made of its call."""
+    """Base of products: `add` and `gelu` in terms of the call."""
 
     def __call__(self, x: AnyCodes, dtype: torch.dtype = torch.float32) -> Tensor:
         raise NotImplementedError
@@ -94,7 +94,7 @@ def row_blocks(rows: int) -> Iterator[slice]:
 
 
 class OneDnnMatmul:
-    """On x86: oneDNN's quantized linear layer. The weight is prepacked here and only here, never saved.
+    """oneDNN's quantized linear layer, for x86. The weight is prepacked here and only here, never saved.
 
     align: N is padded to a multiple of 32, and the result is a view without the padding: rows that share no cache
     line are written faster, 3,860 columns of bfloat16 by a seventh. For plain calls only.
@@ -137,7 +137,7 @@ class OneDnnMatmul:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def rescaled(self, factor: Tensor, bias: Tensor) -> "OneDnnMatmul":
-        """Of one that is not aligned."""
+        """A copy with scales multiplied by `factor` and another bias; for a product made without `align`."""
         other = copy(self)
         *first, scale, zero_points = self._arguments
         other._arguments, other._bias = (*first, scale * factor, zero_points), bias.contiguous()

@@ -38,6 +38,9 @@ class _Out(Structure):
 _POINTER, _COUNT = c_void_p, c_int64
 _ATTEND = [_POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, c_int32, _Shape, c_float, _Gate, _Out]
 _APPEND = [_POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape]
+_ATTENTION = [
+    _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out
+]  # fmt: skip
 _ARGUMENTS = {
     "few_rows_product": [_POINTER, _COUNT, Weight, c_int32, _POINTER, CGrid],
     "few_rows_wide_product": [_POINTER, _COUNT, c_float, c_int32, c_float, c_int32, Weight, c_int32, _POINTER, CGrid],
@@ -60,9 +63,7 @@ _ARGUMENTS = {
     "quantize_divided": [_POINTER, _POINTER, _COUNT, _COUNT, _Out],
     "quantize_halves": [_POINTER, _COUNT, _COUNT, _POINTER, _COUNT, c_float, c_float, c_float, c_int32, _POINTER],
     "gate_context": [_POINTER, _COUNT, _COUNT, _COUNT, _Gate, _Out],
-    "attention_bf16": [
-        _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out
-    ],
+    "attention_bf16": _ATTENTION,
     "attend_bf16": _ATTEND,
     "attend_float": _ATTEND,
     "append_bf16": _APPEND,
@@ -172,14 +173,14 @@ def _result(rows: int, width: int, grid: Grid | None) -> tuple[Tensor, _Out]:
 
 
 def norm_addresses(x: Tensor, norm: Norm) -> tuple[int, int, int]:
-    """Of rows, weight and bias."""
+    """Addresses of the rows x, and of the norm's weight and bias."""
     rows, width = x.shape
     weight, bias = (address(t, torch.float32, width) for t in (norm.weight, norm.bias))
     return address(x, torch.float32, rows, width), weight, bias
 
 
 def _held(cache: Cache, heads: Heads, dtype: torch.dtype | None = None) -> tuple[int, int]:
-    """Where a cache's keys and values lie; of their own number format where none is asked for."""
+    """Addresses of a cache's keys and values; dtype None: whatever their number format."""
     batch, _, _, capacity = cache.keys.shape
     dtype = torch.int8 if cache.scales is not None else dtype or cache.keys.dtype
     return (

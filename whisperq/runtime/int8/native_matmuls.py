@@ -28,7 +28,7 @@ def weight_of(codes: Tensor | None, correction: Tensor, scale: Tensor, bias: Ten
 
 
 def result_address(result: Tensor, kind: int, rows: int, outputs: int) -> int:
-    """Where a product of this kind goes. Raises ValueError."""
+    """Address of a product's result, whose number format `kind` decides. Raises ValueError for another tensor."""
     dtype = {HALVES: torch.bfloat16, GELU_CODES: torch.uint8}.get(kind, torch.float32)
     return address(result, dtype, rows, outputs)
 
@@ -73,7 +73,7 @@ class FewRowsMatmul:
 
 
 class FewRowsWideProduct:
-    """Of floats, whose codes of 16 bits it makes itself; up to FEW rows, (rows, K), whose memory is contiguous."""
+    """Product of at most FEW contiguous rows of floats, (rows, K), which the kernel quantizes to 16 bits."""
 
     def __init__(self, weight: IntegerWeight, grid: QParams, kernels: NativeKernels) -> None:
         self.codes, self._bias = weight.codes.contiguous(), weight.bias.contiguous()
@@ -104,7 +104,7 @@ class FewRowsWideProduct:
 
 
 class FewRowsNarrowProduct:
-    """Added to what there is: of at most NARROW channels of 16 bits, (rows, K) floats, and up to FEW rows."""
+    """Product of at most NARROW 16-bit channels of up to FEW rows, (rows, K) floats, added to an existing result."""
 
     def __init__(self, weight: IntegerWeight, grid: QParams, kernels: NativeKernels) -> None:
         outputs, channels = weight.codes.shape

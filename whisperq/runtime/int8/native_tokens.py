@@ -63,7 +63,7 @@ class TokenKernels(NativeKernels):
         return result
 
     def quantize(self, x: Tensor, grid: AnyGrid, gelu: bool = False) -> AnyCodes:
-        """gelu: of its GELU, for a TokenGrid."""
+        """Codes of x on the grid; gelu: codes of GELU(x), for a TokenGrid."""
         if not isinstance(grid, TokenGrid):
             return super().quantize(x, grid)
         x = x.contiguous()
@@ -88,7 +88,7 @@ class TokenKernels(NativeKernels):
 
 
 class NativeDynamicMatmul(DynamicMatmul):
-    """Its sums finished in one pass; few_rows: up to FEW rows are multiplied with the weight as it lies on disk."""
+    """`DynamicMatmul` with sums finished in one C++ pass; few_rows: up to FEW rows use the weight as it is on disk."""
 
     def __init__(
         self, weight: IntegerWeight, grid: TokenGrid, sums: Sums, kernels: TokenKernels, few_rows: bool
@@ -117,7 +117,7 @@ class NativeDynamicMatmul(DynamicMatmul):
         return result
 
     def _into(self, x: TokenCodes, result: Tensor, kind: int) -> Tensor:
-        """What fills `result` (rows, outputs), whose rows may lie further apart."""
+        """Compute the product into `result` (rows, outputs), whose rows may lie further apart."""
         if len(x) > self._few:
             dtype = torch.bfloat16 if kind == HALVES else torch.float32
             start = rows_address(result, dtype, len(x), self._outputs)
@@ -128,7 +128,7 @@ class NativeDynamicMatmul(DynamicMatmul):
         return result
 
     def _finish(self, x: TokenCodes, kind: int, result: int | None, stride: int, tokens: _Tokens) -> None:
-        """Some rows after the others, into the memory at `result` or into `tokens`."""
+        """Multiply and finish ROWS rows at a time, into the memory at `result` or into `tokens`."""
         for first in range(0, len(x), ROWS):
             sums = self._sums(x.codes[first : first + ROWS]).float()
             start = rows_address(sums, torch.float32, len(sums), self._outputs)

@@ -22,7 +22,7 @@ from whisperq.runtime.pipeline import named, output_of
 
 @dataclass(frozen=True)
 class Choice:
-    """How what is no integer product is computed: by which kernels, and attention in which number format."""
+    """How operations between integer products are computed: kernels, and the number format of attention."""
 
     kernels: Kernels
     attention: torch.dtype

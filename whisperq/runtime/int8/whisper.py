@@ -26,7 +26,7 @@ from whisperq.runtime.padding import groups
 
 @dataclass
 class State:
-    """What decoding one batch has gathered."""
+    """Caches of one batch's decoding: cross-attention, and the decoder's own."""
 
     cross: list[Cache]
     own: list[Cache]
@@ -125,8 +125,8 @@ class Int8Runtime:
     ) -> Tensor:
         """The encoder alone: codes of `encoded_grid`, or float32, (batch * rows, d_model); all rows, or the first.
 
-        kept: each layer's keys and values of the rows behind; made: takes the layers' own. A row hears five frames,
-        two before and two after its own.
+        kept: each layer's keys and values of the rows behind; made: takes the layers' own. A row depends on five
+        frames, two before and two after its own.
         """
         k, rows = self.kernels, rows or features.shape[2] // 2
         x = features[:, :, : 2 * rows + 1].to(self.device, torch.float32).transpose(1, 2).contiguous()

@@ -29,7 +29,7 @@ Integer = Callable[[IntegerWeight, AnyGrid], Matmul]
 
 @dataclass(frozen=True)
 class WideGrid:
-    """Of an activation that has 16 bits in all channels (QParams) or in some."""
+    """Grid of an activation with 16 bits in all channels (QParams) or in some (WideQParams)."""
 
     qparams: QParams | WideQParams
 
@@ -39,7 +39,7 @@ class WideGrid:
 
     @property
     def channels(self) -> Tensor | None:
-        """None: all."""
+        """Indices of the channels with 16 bits; None: all."""
         return self.qparams.channels if isinstance(self.qparams, WideQParams) else None
 
     @property

@@ -42,9 +42,9 @@ class GraphCtc:
 
     def logits(self, waveforms: Sequence[Tensor]) -> list[Tensor]:
         """Each waveform (samples), float32, normalised -> (frames, vocabulary), float32."""
-        return [self._heard(waveform.to(torch.float32)) for waveform in waveforms]
+        return [self._logits(waveform.to(torch.float32)) for waveform in waveforms]
 
-    def _heard(self, waveform: Tensor) -> Tensor:
+    def _logits(self, waveform: Tensor) -> Tensor:
         if len(waveform) < shortest(self.config):
             return torch.empty(0, self.config.vocab_size)
         outputs = self.network.run({"input_values": self.engine.value(waveform[None].numpy())})

@@ -32,7 +32,7 @@ class Executed:
 
 class Network(Protocol):
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Every output by name; values are the engine's own."""
+        """Run the graph: outputs by name; inputs and outputs are the engine's own values."""
 
 
 class Engine(Protocol):

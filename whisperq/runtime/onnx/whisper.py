@@ -33,7 +33,7 @@ def require(library: str, extra: str, what: str) -> None:
 
 
 def open_runtime(folder: Path, name: str, config: PreTrainedConfig, execution: Execution, device: str) -> AnyRuntime:
-    """As `open_graphs` does; the device is the CPU."""
+    """Open the exported model in `folder` with `open_graphs`; it always runs on the CPU, whatever `device` says."""
     return open_graphs(folder, name, config, execution.attention_dtype)
 
 
@@ -55,7 +55,7 @@ def run_whisper(engine: Engine, paths: Mapping[str, Path], config: PreTrainedCon
 
 @dataclass
 class DecoderState:
-    """What a step hands to the next, as the engine's own values."""
+    """State between decoding steps, as the engine's own values."""
 
     encoded: Any  # (batch, frames, d_model)
     batch: int
@@ -120,7 +120,7 @@ class GraphRuntime:
 
     @cached_property
     def _products(self) -> Products:
-        """Of the prompt's decoder the keys and values of cross-attention, which are computed nowhere else."""
+        """Products that run, each counted once: of the prompt's decoder only cross-attention's keys and values."""
         far = (".cross.k_proj", ".cross.v_proj")
         return executed_products(
             self.engine, self.paths, "proj_out", lambda graph, address: graph != DECODER or address.endswith(far)
