@@ -1,8 +1,8 @@
 """A broken or hostile config.json, and files beside it that are another model's: refused before anything is built."""
 
 import json
+import resource
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,19 @@ FIELDS = {
 }
 
 
+def peak_memory() -> int:
+    """Bytes that this process has held at most."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 @pytest.mark.parametrize("field, value, words", FIELDS.values(), ids=FIELDS)
 def test_config_json_is_held_against_the_weights(field, value, words, teacher, tmp_path):
     folder = Path(shutil.copytree(teacher, tmp_path / "bad"))
     change_json(folder / "config.json", **{field: value})
-    began = time.perf_counter()
+    before = peak_memory()
     with pytest.raises(InputError) as error:
         load_model(folder, torch.float32, "cpu")
-    assert time.perf_counter() - began < 1
+    assert peak_memory() - before < 2**28  # refused before anything is built
     assert words in str(error.value) and "config.json" in str(error.value)
 
 
@@ -73,9 +78,8 @@ def test_what_is_not_about_speech_is_not_read(field, value, teacher, tmp_path):
     """A number of classes is made into as many names; a tuple instead of named outputs is nobody's wish here."""
     folder = Path(shutil.copytree(teacher, tmp_path / "odd"))
     change_json(folder / "config.json", **{field: value})
-    began = time.perf_counter()
     models = [load_model(one, torch.float32, "cpu") for one in (teacher, folder)]
-    assert time.perf_counter() - began < 2
+    assert len(models[1].config.id2label) < 10
     inputs = {"input_features": torch.zeros(1, 80, 400), "decoder_input_ids": torch.tensor([[3, 4]])}
     with torch.inference_mode():
         assert torch.equal(*(model(**inputs, use_cache=True).logits for model in models))

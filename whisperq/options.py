@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from whisperq.checks import Settings
 from whisperq.registered import OBSERVERS
 from whisperq.runtimes import RUNTIMES
-from whisperq.settings import Measure, NormalizerName, Padding, option, padding_option
+from whisperq.settings import Measure, NormalizerName, Padding, loop_limit_option, option, padding_option
 
 if TYPE_CHECKING:
     Observer: TypeAlias = str
@@ -132,6 +132,7 @@ class EvalConfig(Execution):
     beams: int = option(
         1, "Hypotheses that are followed at a time, as in generate(num_beams=N); 1: greedy.", low=1, high=32
     )
+    loop_limit: int | None = loop_limit_option()
     temperature_fallback: bool = option(False, "Decode loops and guesses again, at temperatures of 0.2 to 1.")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 

@@ -33,6 +33,12 @@ def padding_option() -> Any:
     )
 
 
+def loop_limit_option() -> Any:
+    """The option --loop-limit of every command that decodes many recordings with Whisper."""
+    help = "End an utterance whose last tokens are one n-gram so many times in a row, such as 8; default: never."
+    return option(None, help, low=2)
+
+
 @dataclass(frozen=True)
 class Common(Settings):
     """Flags of every command."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from whisperq.checks import Settings
-from whisperq.settings import NormalizerName, Padding, option, padding_option
+from whisperq.settings import NormalizerName, Padding, loop_limit_option, option, padding_option
 
 Gate = Literal["headwise", "shared", "per-head", "mlp", "elementwise", "none"]
 
@@ -43,6 +43,7 @@ class TrainingConfig(Settings):
     temperature: float = option(1.0, "Softmax temperature of the KL term, which is scaled by its square.", low=1e-6)
     eval_every: int = option(1_000, "Steps between validations (greedy WER); the best step is kept.", low=1)
     eval_limit: int | None = option(None, "Validate on N utterances only, drawn once from all validation data.", low=1)
+    loop_limit: int | None = loop_limit_option()
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
     pack: bool = option(False, "Join utterances, of one speaker first, until the model's window is full.")
     timestamp_prob: float = option(0.0, "Share of the windows that are learnt with times.", low=0, high=1)
@@ -138,5 +139,6 @@ class PseudoLabelConfig(Settings):
         None, "Text normaliser of the labels' word error rates; default: the one that the list names, else english."
     )
     padding: Padding = padding_option()
+    loop_limit: int | None = loop_limit_option()
     temperature_fallback: bool = option(False, "Decode loops and guesses again, at temperatures of 0.2 to 1.")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")

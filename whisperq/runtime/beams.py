@@ -7,7 +7,7 @@ best that end are finished, the N best of the others live on. An utterance is do
 best living one, at its present length, is no better than the worst of them.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,18 @@ def with_beams(rules: Rules | CtcRules, beams: int) -> Rules | CtcRules:
     if not isinstance(rules, Rules):
         raise UsageError("--beams is for Whisper; of a CTC model each frame's best label is taken")
     return BeamRules(**{f.name: getattr(rules, f.name) for f in fields(Rules)}, beams=beams)
+
+
+def with_loop_limit(rules: Rules | CtcRules, times: int | None) -> Rules | CtcRules:
+    """Rules by which an utterance ends once an n-gram came so often in a row; None: it does not.
+
+    Raises UsageError for CTC and for several beams.
+    """
+    if times is None:
+        return rules
+    if not isinstance(rules, Rules) or isinstance(rules, BeamRules):
+        raise UsageError("--loop-limit is for a Whisper that decodes greedily; leave it or --beams out")
+    return replace(rules, loop_limit=times)
 
 
 @dataclass

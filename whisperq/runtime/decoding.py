@@ -12,6 +12,7 @@ from whisperq.data.tokens import Codec
 from whisperq.errors import InputError
 from whisperq.runtime.detection import NOTHING, Question, Start, start
 from whisperq.runtime.interface import Runtime
+from whisperq.runtime.loops import LOOK, looping
 from whisperq.runtime.padding import guarded
 from whisperq.runtime.timestamps import restrict_times
 
@@ -27,6 +28,7 @@ class Rules:
     suppressed_first: tuple[int, ...] = ()  # never written first
     times: range = range(0)  # ids of the times that are to be written; none: the prompt ends in <|notimestamps|>
     knows_times: bool = False  # whether the model was trained to write them
+    loop_limit: int | None = None  # how often an n-gram may come in a row; then the utterance is at its end
     languages: tuple[int, ...] = ()  # the prompt's second token is the likeliest of these; none: it is known
 
     def read(self, runtime: Runtime, features: Tensor) -> list[list[int]]:
@@ -145,6 +147,8 @@ def decode(
             log_probabilities += _log_probability(logits, best).masked_fill(done, 0.0)
         written.append(best)
         done |= best == rules.end
+        if rules.loop_limit and step % LOOK == LOOK - 1:
+            done |= looping(written, done, rules.loop_limit)
         if bool(done.all()):
             break
     return [_until_end(row, rules.end) for row in torch.stack(written, dim=1).tolist()]

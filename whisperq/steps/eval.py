@@ -39,7 +39,7 @@ from whisperq.results.evaluations import SPELLING
 from whisperq.results.hypotheses import HypothesisLine, line_of
 from whisperq.results.scores import evaluation
 from whisperq.results.sets import warn_of_changed_words, write_results, write_set
-from whisperq.runtime.beams import with_beams
+from whisperq.runtime.beams import with_beams, with_loop_limit
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.runtime.open import Opened, open_runtime
@@ -82,7 +82,7 @@ def eval(
         with stop_requested() as stopping, open_runtime(model, config, context, config.skip_bad) as opened:
             inputs = artifact.all_read(inputs)
             say_how(opened.runtime)
-            rules = with_beams(opened.rules, config.beams)
+            rules = with_loop_limit(with_beams(opened.rules, config.beams), config.loop_limit)
             care = careful(rules, config.temperature_fallback, context.seed)
             opened = replace(opened, rules=rules, runtime=Stoppable(opened.runtime, stopping), care=care)
             state = Listening(opened, config.batch_size, processes, stopping)

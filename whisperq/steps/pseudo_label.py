@@ -29,6 +29,7 @@ from whisperq.jobs.signals import stop_requested
 from whisperq.kinds.observations import LabelCounts, PseudoLabels, Unlabelled
 from whisperq.models.loading import compute_device, local_folder, require_whisper
 from whisperq.results.sets import warn_of_changes
+from whisperq.runtime.beams import with_loop_limit
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.interruptible import Stoppable, Stopped
@@ -66,6 +67,7 @@ def pseudo_label(
         with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as whole:
             inputs = artifact.all_read(inputs)
             opened = with_padding(whole, config.padding)
+            opened = replace(opened, rules=with_loop_limit(opened.rules, config.loop_limit))
             say_how(opened.runtime)
             care = careful(opened.rules, config.temperature_fallback, context.seed)
             pipeline = replace(opened, runtime=Stoppable(opened.runtime, stopping), care=care)

@@ -159,7 +159,8 @@ class Training:
         progress, wer = self.progress, found["validation_wer"]
         self._write({"step": progress.step, **found})
         words = f"of {found['reference_words']} words"
-        self.around.say(f"step {progress.step}: validation WER {100 * wer:.2f} % {words}")
+        circles = f", {found['loops']} utterances in loops" if found["loops"] else ""
+        self.around.say(f"step {progress.step}: validation WER {100 * wer:.2f} % {words}{circles}")
         progress.validated, progress.owed = progress.step, False
         better = progress.best_wer is None or wer < progress.best_wer
         if better and self.learner.may_be_result(progress.step):

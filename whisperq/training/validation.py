@@ -20,6 +20,7 @@ from whisperq.runtime.pipeline import output_of
 from whisperq.runtime.site_statistics import watcher
 from whisperq.runtime.transcription import AnyRules, transcribe
 from whisperq.scoring.by_role import SiteStatistics, summarize_roles
+from whisperq.scoring.loops import find_loop
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.scoring.outliers import summarize
 from whisperq.scoring.words import count_errors
@@ -60,7 +61,8 @@ class Validation:
                 pairs += [(h.utterance.text or "", h.text) for h in found]
         pairs = [pair for share in self.processes.gather(pairs) for pair in share]
         errors = count_errors([r for r, _ in pairs], [h for _, h in pairs], self.normalizer)
-        wer = {"validation_wer": errors.wer, "reference_words": errors.reference_words}
+        loops = sum(find_loop(*(self.normalizer(t).split() for t in (h, r))) is not None for r, h in pairs)
+        wer = {"validation_wer": errors.wer, "reference_words": errors.reference_words, "loops": loops}
         return wer | self.observe(student)
 
     @torch.inference_mode()
