@@ -152,7 +152,7 @@ class Listening:
                         yield found
                 self.left -= sum(map(len, pending[start : start + world])) - lost * len(loaded[0] if loaded else ())
                 if self.processes.any(self.stopping()) and (self.processes.any(lost) or self.left):
-                    raise Interrupted(f"told to stop: {self.left:,} utterances are left, which the same command does")
+                    raise Interrupted(f"told to stop: {self.left:,} utterances are left; the same command goes on")
 
     def transcribe_loaded(self, name: str, loaded: Loaded, warm_up: bool) -> list[Transcribed]:
         """Transcribe one batch, twice for the warm-up. Raises Stopped."""
