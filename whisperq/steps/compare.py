@@ -163,7 +163,7 @@ def pair(name: str, files: tuple[Path, Path], rule: tuple[Normalizer, str, str |
         )
     ids = [i for i, (text, _) in texts.items() if text]
     if not ids:
-        raise InputError(f"{name} has nothing to compare: no utterance with reference words that both have transcribed")
+        raise InputError(f"{name} has no utterance with reference words that both transcribed: nothing to compare")
     references = [of_a[i].text for i in ids]
     a, b = (score_set(ids, references, [of[i].pred_text for i in ids], *rule) for of in (of_a, of_b))
     return Pair(tuple(of_a[i] for i in ids), a, b)
