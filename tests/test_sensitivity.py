@@ -21,7 +21,7 @@ from whisperq.data.lists import read
 from whisperq.data.tokens import IGNORED, Tokens
 from whisperq.models.sites import model_sites, watch
 from whisperq.ptq.checkpoint import apply_weights, quantizers
-from whisperq.ptq.partial import Mixture, Part, divide, smooth_alike
+from whisperq.ptq.partial import Part, PartiallyQuantized, divide, smooth_alike
 from whisperq.ptq.plan import make_plan
 from whisperq.ptq.smoothing import norm_readers, smooth
 from whisperq.report.sensitivity import columns, heat_map, place, plot_sensitivity, rows
@@ -42,9 +42,9 @@ def labelled(logits: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(params=["gemm", "paper"])
-def mixture(request) -> Mixture:
+def mixture(request) -> PartiallyQuantized:
     model = gated_model()
-    return Mixture(model, quantization_of(model, request.param, bits=5)[0])
+    return PartiallyQuantized(model, quantization_of(model, request.param, bits=5)[0])
 
 
 def plainly(quantization, part: Part) -> torch.Tensor:

@@ -18,7 +18,7 @@ from whisperq.jobs.journal import appending
 from whisperq.models.layer_weights import Weight
 from whisperq.models.sites import canonical
 from whisperq.ptq.checkpoint import Quantization, quantize_weight
-from whisperq.ptq.partial import Mixture, Part
+from whisperq.ptq.partial import Part, PartiallyQuantized
 from whisperq.ptq.plan import make_plan
 from whisperq.quant.grid import range_qparams
 from whisperq.quant.ranges import RangeEnds
@@ -71,7 +71,7 @@ class Development:
         self.processes, self.stopping = processes, stopping
         weights = [w for found in layers.values() for w in found]
         codes = {w.parameter: quantize_weight(opened.model, w, WEIGHT_BITS, True, True) for w in weights}
-        self.mixture, self.prefix = Mixture(opened.model, Quantization(codes, {})), Prefix(opened.model)
+        self.partial, self.prefix = PartiallyQuantized(opened.model, Quantization(codes, {})), Prefix(opened.model)
         self.exact: dict[int, Tensor] = {}
 
     @contextmanager
@@ -134,7 +134,7 @@ class Development:
     def _exact(self, number: int, batch: Batch) -> Tensor:
         if number in self.exact:
             return self.exact[number]
-        with self.mixture.quantized(Part("")):
+        with self.partial.quantized(Part("")):
             logits = self._logits(batch)
         if sum(z.nbytes for z in self.exact.values()) + logits.nbytes <= EXACT_LIMIT:
             self.exact[number] = logits
@@ -150,12 +150,12 @@ class Development:
         Reuses what the last run of this batch computed before that layer.
         """
         ranges = {**before, **({} if trial.layer is None else {trial.layer: trial.ends})}
-        grids = self.mixture.quantization.activations
+        grids = self.partial.quantization.activations
         grids.clear()
         grids.update({a: range_qparams(*ends, trial.bits) for a, ends in ranges.items()})
         part = Part("", {w.parameter for a in ranges for w in self.layers[a]}, set(ranges))
         state = {a: (trial.bits, ends) for a, ends in ranges.items()}
-        with self.prefix.running(number, trial.layer, state), self.mixture.quantized(part):
+        with self.prefix.running(number, trial.layer, state), self.partial.quantized(part):
             yield
 
 

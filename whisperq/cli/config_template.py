@@ -64,11 +64,11 @@ def write_starter(out: Path, force: bool) -> Path:
         raise InputError(f"there is no folder {out.parent} to write {out.name} into")
     if out.exists() and (not force or out.is_dir()):
         raise UsageError(f"{out} exists; give --force to replace it, or --out to write elsewhere")
-    replace(out, starter())
+    replace(out, template())
     return out
 
 
-def starter() -> str:
+def template() -> str:
     """The file's text; as it stands it changes nothing."""
     plain = {f.name: json.dumps(f.default) for f in fields(Experiment) if isinstance(f.default, str | None)}
     head = HEAD

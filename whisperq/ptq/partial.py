@@ -34,7 +34,7 @@ class Part:
     trained: bool = False  # with the norms and biases of a quantized model that was trained
 
 
-class Mixture:
+class PartiallyQuantized:
     """A float model of which any set of weights and activations can be quantized for a while."""
 
     def __init__(
@@ -123,11 +123,11 @@ def trained_floats(model: PreTrainedModel, quantized: PreTrainedModel, quantizat
     }
 
 
-def divide(mixture: Mixture, by: str) -> dict[str, Part]:
+def divide(partial: PartiallyQuantized, by: str) -> dict[str, Part]:
     """The parts of all that is quantized, in the order of computation."""
-    order = list(mixture.sites)
-    members: list[tuple[str, str | None]] = [(a, None) for a in mixture.quantization.activations]
-    members += [(mixture.addresses[n], n) for n in mixture.quantization.weights]
+    order = list(partial.sites)
+    members: list[tuple[str, str | None]] = [(a, None) for a in partial.quantization.activations]
+    members += [(partial.addresses[n], n) for n in partial.quantization.weights]
     parts: dict[str, Part] = {}
     for address, parameter in sorted(members, key=lambda member: order.index(member[0])):
         suffix = ":weight" if parameter else ""

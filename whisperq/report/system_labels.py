@@ -13,7 +13,7 @@ from whisperq.kinds.models import Quantized
 from whisperq.kinds.scores import Evaluation
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.lineage_commands import unusual
-from whisperq.report.unique_names import Named, namesakes
+from whisperq.report.unique_names import Named, labels_apart
 from whisperq.schemes import told_apart
 
 FLOAT = "float"
@@ -76,8 +76,8 @@ class Subjects:
         self.gathered = gathered
         self.trainings = _trainings(gathered)
         self.apart: dict[str, str] = {}
-        self.apart = namesakes(subject.origin for _, subject in self._used())
-        self.apart |= namesakes(named for named, _ in self._used())
+        self.apart = labels_apart(subject.origin for _, subject in self._used())
+        self.apart |= labels_apart(named for named, _ in self._used())
 
     def _used(self) -> Iterator[tuple[Named, Subject]]:
         """The models of all evaluations and outliers, each where its numbers will stand."""

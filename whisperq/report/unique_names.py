@@ -17,7 +17,7 @@ class Named:
     path: str
 
 
-def namesakes(found: Iterable[Named]) -> dict[str, str]:
+def labels_apart(found: Iterable[Named]) -> dict[str, str]:
     """sha256 -> what its title lacks, of every model whose title several have in some place."""
     titles: dict[Hashable, dict[Hashable, dict[str, str]]] = {}
     for one in found:

@@ -29,7 +29,7 @@ from whisperq.models.loading import compute_device
 from whisperq.options import SensitivityConfig
 from whisperq.ptq.checkpoint import load_quantized
 from whisperq.ptq.folding import fold
-from whisperq.ptq.partial import Mixture, Part, divide, smooth_alike, trained_floats
+from whisperq.ptq.partial import Part, PartiallyQuantized, divide, smooth_alike, trained_floats
 from whisperq.report.lineage_commands import flags, run_root
 from whisperq.report.sensitivity import plot_sensitivity
 from whisperq.runtime.open import OpenedModel, open_model
@@ -77,10 +77,10 @@ def sensitivity(
                 smooth_alike(opened.model, quantized)
             trained = trained_floats(opened.model, quantized, quantization) if is_mixed(sealed.results) else {}
             del quantized  # a large model's second copy
-            mixture = Mixture(opened.model, quantization, trained)
-            parts = {} if config.by == "model" else divide(mixture, config.by)
+            partial = PartiallyQuantized(opened.model, quantization, trained)
+            parts = {} if config.by == "model" else divide(partial, config.by)
             measures = {name: Measure() for name in states(parts)}
-            run(opened, mixture, parts, measures, utterances, config)
+            run(opened, partial, parts, measures, utterances, config)
             words = normalizer_of(normalizer, opened.processor.tokenizer)
             report = describe(parts, {name: measure.as_dict(words) for name, measure in measures.items()})
         (draft.folder / SENSITIVITY).write_text(json.dumps(artifact.plain(report), indent=1, allow_nan=False) + "\n")
@@ -135,20 +135,20 @@ def quantized_in(state: str, parts: Mapping[str, Part], whole: Part) -> Part:
 @torch.inference_mode()
 def run(
     opened: OpenedModel,
-    mixture: Mixture,
+    partial: PartiallyQuantized,
     parts: Mapping[str, Part],
     measures: Mapping[str, Measure],
     utterances: Sequence[Any],
     config: SensitivityConfig,
 ) -> None:
     """Let every measure see all utterances. Raises InputError where none can be used."""
-    whole, total = mixture.whole(), -(-len(utterances) // BATCH) * len(measures)
+    whole, total = partial.whole(), -(-len(utterances) // BATCH) * len(measures)
     exact: torch.Tensor | None = None
     passes = ((batch, state) for batch in opened.loader.labelled_batches(utterances, BATCH) for state in measures)
     for batch, state in track(passes, total, "sensitivity", "passes"):
         part = quantized_in(state, parts, whole)
-        with mixture.quantized(part):
-            logits = mixture.logits(part, batch)
+        with partial.quantized(part):
+            logits = partial.logits(part, batch)
             exact = logits if state == NOTHING or exact is None else exact  # each batch begins with it
             measures[state].distortion.update(exact, logits)
             if config.wer:

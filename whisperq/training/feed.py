@@ -1,6 +1,6 @@
 """Training steps from a position on: micro-batches on the device, the same whatever the number of processes.
 
-    chapters (epochs.py, blocks.py)    which utterances share a window, in which order
+    window_source (epochs.py, blocks.py)  which utterances share a window, in which order
     windows.py, by workers.py          audio decoded and joined, the label made
     collate.py                         a micro-batch on the device, while the step before is computed
 
@@ -28,7 +28,7 @@ from whisperq.training.blocks import Blocks
 from whisperq.training.collate import Collator
 from whisperq.training.epochs import Epochs
 from whisperq.training.filters import Filters
-from whisperq.training.shards import Chapters, Reading
+from whisperq.training.shards import Reading, WindowSource
 from whisperq.training.windows import Builder, Job, Window
 from whisperq.training.workers import workers
 from whisperq.training_options import TrainingConfig
@@ -62,7 +62,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnStep:
     """One process's part of a training step, before any audio is decoded."""
 
     number: int
@@ -80,10 +80,10 @@ class Feed:
         filters = Filters(loader, config)
         self.dropped = filters.dropped
         streamed = any(isinstance(one.utterances, Streamed) for one in group.lists)
-        self.chapters: Chapters = Blocks(group, filters, seed) if streamed else Epochs(group, filters, seed)
+        self.window_source: WindowSource = Blocks(group, filters, seed) if streamed else Epochs(group, filters, seed)
         self.epoch_size: int | None = None  # windows of the first epoch; a stream's are not known
         if not streamed:
-            self.epoch_size = len(self.chapters.read(self.chapters.start())[0].windows)
+            self.epoch_size = len(self.window_source.read(self.window_source.start())[0].windows)
 
     def steps(
         self, position: Position | None, count: int, rank: int, world: int, first: int = 0
@@ -119,26 +119,26 @@ class Feed:
     def _find(self, number: int) -> Utterance:
         return self.group.utterances[number]
 
-    def _draw(self, position: Position | None, numbers: range, share: Share) -> Iterator[Drawn]:
+    def _draw(self, position: Position | None, numbers: range, share: Share) -> Iterator[DrawnStep]:
         """Windows of each step; every process draws the whole effective batch and keeps its share."""
-        reading = Reading(self.chapters, self.loader.codec, position)
+        reading = Reading(self.window_source, self.loader.codec, position)
         for number in numbers:
             jobs = []
             for index in range(self.config.batch_size):
                 timed = self._timed(number, index)
                 jobs.append(Job(reading.next(timed), timed))
-            yield Drawn(number, jobs[share.first : share.first + share.count], reading.position)
+            yield DrawnStep(number, jobs[share.first : share.first + share.count], reading.position)
 
     def _timed(self, step: int, index: int) -> bool:
         probability = self.config.timestamp_prob
         return probability > 0 and np.random.default_rng([self.seed, TIMES, step, index]).random() < probability
 
     def _made(
-        self, steps: Iterator[Drawn], build: Build, collator: Collator, share: Share
+        self, steps: Iterator[DrawnStep], build: Build, collator: Collator, share: Share
     ) -> Iterator[tuple[TrainingStep, set[str]]]:
         """Training steps with decoded batches, each with the origins of its unusable utterances."""
         collator.enter_thread()
-        begun: deque[Drawn] = deque()  # drawn, and its windows not all there
+        begun: deque[DrawnStep] = deque()  # drawn, and its windows not all there
 
         def jobs() -> Iterator[Job]:
             for drawn in steps:
@@ -152,7 +152,7 @@ class Feed:
                 yield self._step(begun.popleft(), made, collator, share), set().union(*(w.skipped for w in made))
                 made = []
 
-    def _step(self, drawn: Drawn, windows: list[Window], collator: Collator, share: Share) -> TrainingStep:
+    def _step(self, drawn: DrawnStep, windows: list[Window], collator: Collator, share: Share) -> TrainingStep:
         parts = range(0, share.count, share.micro)
         batches = [collator.batch(windows[i : i + share.micro], drawn.number, share.first + i) for i in parts]
         return TrainingStep(

@@ -58,7 +58,7 @@ class Training:
         """Raises InputError for tensors that are not this student's, and for a position that is none of these data."""
         try:
             if checkpoint.progress.position is not None:
-                start = {**self.feed.chapters.start(), "window": 0, "taken": 0}
+                start = {**self.feed.window_source.start(), "window": 0, "taken": 0}
                 require_like_start(checkpoint.progress.position, start)
             tensors = checkpoint.tensors()
             self.learner.load_weights(tensors["student"])

@@ -37,7 +37,7 @@ class Chapter:
         return tuple(self.utterances[m] for m in members) if self.here else tuple(members)
 
 
-class Chapters(Protocol):
+class WindowSource(Protocol):
     """Source of training windows, read in chapters."""
 
     def start(self) -> Place: ...
@@ -50,9 +50,9 @@ class Chapters(Protocol):
 class Reading:
     """Window after window, from a position on."""
 
-    def __init__(self, chapters: Chapters, codec: Codec, position: dict[str, Any] | None) -> None:
-        self.chapters, self.codec = chapters, codec
-        position = dict(position or {**chapters.start(), "window": 0, "taken": 0})
+    def __init__(self, window_source: WindowSource, codec: Codec, position: dict[str, Any] | None) -> None:
+        self.window_source, self.codec = window_source, codec
+        position = dict(position or {**window_source.start(), "window": 0, "taken": 0})
         self.window, self.taken = position.pop("window"), position.pop("taken")
         self._turn_to(position)
         if self.window > len(self.chapter.windows):
@@ -60,7 +60,7 @@ class Reading:
 
     def _turn_to(self, place: Place) -> None:
         self.place = place
-        self.chapter, self.following = self.chapters.read(place)
+        self.chapter, self.following = self.window_source.read(place)
 
     @property
     def position(self) -> dict[str, Any]:
