@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from whisperq.cli.config_template import starter
+from whisperq.cli.config_template import template
 from whisperq.config import Experiment, Source, read_config
 from whisperq.declared import SETTINGS
 
@@ -25,14 +25,14 @@ def test_as_it_stands_it_says_the_defaults(written):
 
 
 def test_every_key_is_there():
-    content = yaml.safe_load(starter())
+    content = yaml.safe_load(template())
     assert set(content) == {f.name for f in fields(Experiment)} - {"path"}
-    explained = set(re.findall(r"^#   (\w+): ", starter(), re.MULTILINE))
+    explained = set(re.findall(r"^#   (\w+): ", template(), re.MULTILINE))
     assert explained == {f.name for f in fields(Source)}
 
 
 def test_every_setting_can_be_taken_up_and_is_the_default(tmp_path):
-    head, settings = starter().split("\ndefaults:\n")
+    head, settings = template().split("\ndefaults:\n")
     file = tmp_path / "whisperq.yaml"
     file.write_text(f"{head}\ndefaults:\n{re.sub('^  # ', '  ', settings, flags=re.MULTILINE)}")
     defaults = read_config(file).defaults
@@ -44,15 +44,15 @@ def test_every_setting_can_be_taken_up_and_is_the_default(tmp_path):
 def test_every_setting_is_explained():
     for kind in SETTINGS.values():
         for f in fields(kind):
-            assert f"# {f.metadata['help']}\n" in starter()
+            assert f"# {f.metadata['help']}\n" in template()
 
 
 def test_a_file_that_is_there_is_kept_unless_forced(written, invoke):
     written.write_text("teacher: mine\n")
     result = invoke("init-config")
     assert result.exit_code == 2 and "--force" in result.stderr and written.read_text() == "teacher: mine\n"
-    assert invoke("init-config", "--force").exit_code == 0 and written.read_text() == starter()
-    assert invoke("init-config", "--out", "other.yaml").exit_code == 0 and Path("other.yaml").read_text() == starter()
+    assert invoke("init-config", "--force").exit_code == 0 and written.read_text() == template()
+    assert invoke("init-config", "--out", "other.yaml").exit_code == 0 and Path("other.yaml").read_text() == template()
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch, invoke):

@@ -1,8 +1,8 @@
 """Training steps from a position on: micro-batches on the device, the same whatever the number of processes.
 
-    window_source (epochs.py, blocks.py)  which utterances share a window, in which order
-    windows.py, by workers.py          audio decoded and joined, the label made
-    collate.py                         a micro-batch on the device, while the step before is computed
+    window sources (epochs.py, blocks.py)  which utterances share a window, in which order
+    windows.py, by workers.py              audio decoded and joined, the label made
+    collate.py                             a micro-batch on the device, while the step before is computed
 
 The order, which windows have times in their labels and what is blanked out of them are functions of
 (seed, epoch or step, index) alone. A position goes on with equal bits.
