@@ -38,7 +38,7 @@ def test_two_processes_train_as_one(folder):
     assert ended(jobs) == [0, 0], [j.said for j in jobs]
     assert "validation WER" in jobs[0].said and jobs[1].said == ""
     one, two = metrics(folder / "alone"), metrics(folder / "both")
-    assert len(one) == len(two) == STEPS + 2
+    assert len(one) == len(two) == STEPS + 3  # the start and two validations
     for ours, theirs in zip(two, one, strict=True):
         keys = ("step", "ce", "kl", "gradient_norm", "tokens", "validation_wer", "reference_words", "kurtosis")
         for key in (k for k in keys if k in theirs):
