@@ -24,7 +24,7 @@ def draw(models: Sequence[Mapping[str, Any]], titles: Mapping[str, str], place: 
     for (model, found), panel in zip(shown, panels[:, 0], strict=True):
         fill(panel, found)
         panel.set_title(model["model"], loc="left", fontsize=10)
-    panels[-1, 0].set_xlabel("points of WER more than float32, 95 % interval (dotted: margin of 0.3 points)")
+    panels[-1, 0].set_xlabel("points of WER more than float32, 95 % interval\n(dotted: margin of 0.3 points)")
     figure.tight_layout()
     figure.savefig(place, dpi=110, metadata={"Software": None})
     plt.close(figure)
