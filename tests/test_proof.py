@@ -77,6 +77,8 @@ PRODUCTS = {
 @pytest.mark.parametrize("outputs", [OUTPUTS, 5000])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_right_products_pass(name, outputs):
+    if name not in ("seven bits", "PyTorch's") and not torch.cpu._is_vnni_supported():
+        pytest.skip("without VNNI sums of eight bits saturate, which whisperq's range of seven bits keeps out")
     matmul, grid = PRODUCTS[name](weight(outputs))
     prove_matmul(matmul, weight(outputs), grid, "cpu")
 
