@@ -21,7 +21,7 @@ from typer.core import TyperCommand
 from whisperq import __version__
 from whisperq.artifact import load
 from whisperq.cli.commands import COMMANDS, Command, InputFlag, perform
-from whisperq.cli.config_template import write_starter
+from whisperq.cli.config_template import write_template
 from whisperq.cli.doctor import examine, findings_json, findings_table, refuse_broken
 from whisperq.cli.dry_run import plan
 from whisperq.cli.failing import reported, sentence
@@ -194,7 +194,7 @@ def init_config(
     Example: whisperq init-config
     """
     with reported():
-        print(write_starter(Path(out), force))
+        print(write_template(Path(out), force))
 
 
 @app.callback(invoke_without_command=True)

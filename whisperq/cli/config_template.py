@@ -58,7 +58,7 @@ defaults:
 """
 
 
-def write_starter(out: Path, force: bool) -> Path:
+def write_template(out: Path, force: bool) -> Path:
     """Raises UsageError for a file that is there, InputError for a folder that is not."""
     if not out.parent.is_dir():
         raise InputError(f"there is no folder {out.parent} to write {out.name} into")
