@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
+from matplotlib.ticker import LogLocator, NullLocator
 from measured import GROUPS, Student, growth
 
 from whisperq.report.figures import DPI, HIGHLIGHT, MODEL_COLOURS, new_figure, style
@@ -37,6 +38,11 @@ def draw_growth(found: Sequence[Student], file: Path) -> None:
                 title = f"{student.depth} {student.title}"
                 axes.plot(*zip(*points, strict=True), shape, color=COLOURS[student.gate], linewidth=1, label=title)
             axes.set_yscale("log")
+            low, high = axes.get_ylim()
+            axes.set_ylim(low / 2, 2 * high)  # at least one labelled number on each axis
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.yaxis.set_major_formatter("{x:,g}")  # the usual one writes powers as formulas
+            axes.yaxis.set_minor_locator(NullLocator())
             axes.spines[["top", "right"]].set_visible(False)
             if axes in grid[0]:
                 axes.set_title(f"{GROUPS[group]}\nrows: {role}", loc="left", fontsize=8)
