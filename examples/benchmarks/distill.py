@@ -18,9 +18,10 @@ The CUDA path has never been run: no GPU was at hand when it was written.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from json import dumps
@@ -38,9 +39,10 @@ ENGINES = ("whisperq", "trainer")
 VARIANTS = ("compile", "gradient_checkpointing", "freeze_encoder")
 SHARED = ("device", "dtype", "threads", "steps", "warmup", "matrix")  # of the results, with every worker
 WORKER = "training_worker.py"
+Save = Callable[[dict[str, Any]], None]  # keeps the results so far
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("distill-benchmark"), help="folder of the results")
     parser.add_argument("--sizes", type=names(PAIRS), help="default: cuda large-v2,small; cpu small,digits")
@@ -54,9 +56,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="as whisperq distill")
     parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)), help="on as many cores")
     parser.add_argument("--matrix", type=positive, help="rows of the product that is timed; cuda 8192, cpu 4096")
+    parser.add_argument("--limit", type=positive, help="seconds that one process may take; default: any")
     for variant in VARIANTS:
         parser.add_argument(f"--{variant.replace('_', '-')}", action="store_true", help="add rows with it")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 def positive(text: str) -> int:
@@ -80,13 +83,18 @@ def contenders(options: argparse.Namespace, left_out: dict[str, str]) -> dict[st
     }  # fmt: skip
 
 
-def measure_size(size: str, rows: dict[str, dict], results: dict[str, Any], options: argparse.Namespace) -> None:
-    """All rounds of one size; the results are written after each."""
-    common = {"size": size, **{key: results[key] for key in SHARED}}
-    entry = new_entry(size, rows, common, options)
-    results["sizes"][size] = entry
-    feeding = {**common, "batch": entry["batch"], "measure": "feeding"}
-    entry["feeding"] = run_worker(WORKER, feeding, options.threads)
+def measure_feeding(size: str, results: dict[str, Any], options: argparse.Namespace) -> None:
+    """What decoding and log-mel of a batch take."""
+    entry = results["sizes"][size]
+    task = {"size": size, **{key: results[key] for key in SHARED}, "batch": entry["batch"], "measure": "feeding"}
+    entry["feeding"] = run_worker(WORKER, task, options.threads)
+
+
+def measure_steps(
+    size: str, rows: dict[str, dict], results: dict[str, Any], options: argparse.Namespace, save: Save
+) -> None:
+    """All rounds of one size, each contender in turn; the results are saved after each."""
+    common, entry = {"size": size, **{key: results[key] for key in SHARED}}, results["sizes"][size]
     running = list(rows)
     for number in range(options.rounds):
         product = run_worker(WORKER, {**common, "measure": "matrix"}, options.threads)
@@ -96,31 +104,31 @@ def measure_size(size: str, rows: dict[str, dict], results: dict[str, Any], opti
             contender = entry["contenders"][name]
             task = {**common, **rows[name], "measure": "step", "batch": entry["batch"], "micro": contender["micro"]}
             try:
-                contender["rounds"].append(run_worker(WORKER, task, options.threads))
+                contender["rounds"].append(run_worker(WORKER, task, options.threads, options.limit))
             except RuntimeError as error:
                 running.remove(name)
                 results["failed"][f"{size} {name}"] = str(error)
                 say(f"failed: {size} {name}: {error}")
             else:
                 say(f"{size}, round {number + 1} of {options.rounds}: {name} done")
-        write(results, options.out)
+            save(results)
 
 
-def new_entry(size: str, rows: dict[str, dict], common: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def new_entry(size: str, rows: dict[str, dict], results: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """What is known of a size before anything is measured. Exits for batches that cannot be cut."""
-    pair, device = PAIRS[size], common["device"]
+    pair, device = PAIRS[size], results["device"]
     batch, micro = pair.batches[device]
     batch = options.batch or batch
     micro = options.micro or min(micro, batch)
     micros = {"whisperq": micro, "trainer": options.trainer_micro or micro}
     if uneven := [m for m in micros.values() if batch % m]:
         sys.exit(f"a micro-batch of {uneven[0]} does not divide the batch of {batch} ({size})")
-    timed = range(common["warmup"] * batch, (common["warmup"] + common["steps"]) * batch)
+    timed = range(results["warmup"] * batch, (results["warmup"] + results["steps"]) * batch)
     lengths = [window_tokens(pair, number) for number in timed]
     measured = {
         name: {
             "micro": micros[row["engine"]],
-            "flops_per_step": step_flops(pair, lengths, row["freeze_encoder"]) / common["steps"],
+            "flops_per_step": step_flops(pair, lengths, row["freeze_encoder"]) / results["steps"],
             "rounds": [],
         }
         for name, row in rows.items()
@@ -151,7 +159,8 @@ def one_gpu() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
-def measure(sizes: Sequence[str] | None, options: argparse.Namespace) -> dict[str, Any]:
+def begin(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, dict]]:
+    """Results without a size, and the rows that each size will have."""
     asked = {"measure": "probe", "threads": options.threads, "device": options.device, "dtype": options.dtype}
     try:
         found = run_worker(WORKER, asked, options.threads)
@@ -173,8 +182,15 @@ def measure(sizes: Sequence[str] | None, options: argparse.Namespace) -> dict[st
         "failed": {},
         "sizes": {},
     }
-    for size in sizes or DEFAULT_SIZES[found["device"]]:
-        measure_size(size, rows, results, options)
+    return results, rows
+
+
+def measure(sizes: Sequence[str] | None, options: argparse.Namespace) -> dict[str, Any]:
+    results, rows = begin(options)
+    for size in sizes or DEFAULT_SIZES[results["device"]]:
+        results["sizes"][size] = new_entry(size, rows, results, options)
+        measure_feeding(size, results, options)
+        measure_steps(size, rows, results, options, partial(write, out=options.out))
     return results
 
 

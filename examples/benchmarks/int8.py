@@ -75,10 +75,14 @@ def present(chosen: Sequence[str] | None, sizes: Sequence[str], left_out: dict[s
     return found
 
 
-def run_worker(script: str, task: dict[str, Any], threads: int) -> dict[str, Any]:
-    """The worker's result. Raises RuntimeError with its last line of errors."""
+def run_worker(script: str, task: dict[str, Any], threads: int, limit: float | None = None) -> dict[str, Any]:
+    """The worker's result. Raises RuntimeError with its last line of errors, or after `limit` seconds."""
     command = [sys.executable, HERE / script, json.dumps(task)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **thread_settings(threads)})
+    environment = {**os.environ, **thread_settings(threads)}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"not done after {limit:.0f} s") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RuntimeError(lines[-1])

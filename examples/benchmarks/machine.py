@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,23 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def wait(device: str) -> None:
+    """Until the device has done what it was given: a GPU works on while the host goes ahead."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def timed(run: Callable[[], Any], device: str) -> float:
+    """Seconds of one run."""
+    wait(device)
+    began = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - began
 
 
 def thread_settings(threads: int) -> dict[str, str]:

@@ -20,10 +20,10 @@ def render(results: dict[str, Any]) -> str:
         measured = {name: c for name, c in entry["contenders"].items() if c["rounds"]}
         parts += [f"## {size}", _setting(entry)]
         if measured:
-            parts += [_speeds(measured, entry), f"Cores that other processes kept busy meanwhile: {_others(measured)}."]
-        if pairs := _pairs(measured):
-            parts += ["Times faster, of the memory, and how well the first step agrees:", _comparison(measured, pairs)]
-        parts += [_rate(results, entry), _feeding(results, entry)]
+            parts += [speeds(measured, entry), f"Cores that other processes kept busy meanwhile: {_others(measured)}."]
+        if both := pairs(measured):
+            parts += ["Times faster, of the memory, and how well the first step agrees:", comparison(measured, both)]
+        parts += [rate(results, entry), _feeding(results, entry)]
     parts.append(f"## Operations\n\n{training_shapes.__doc__.split(chr(10) * 2, 1)[1].strip()}")
     return "\n\n".join(parts + unmeasured(results)) + "\n"
 
@@ -55,7 +55,7 @@ def per_second(contender: dict[str, Any]) -> list[float]:
     return [len(r["step_s"]) / r["seconds"] for r in contender["rounds"]]
 
 
-def _speeds(measured: dict[str, Any], entry: dict[str, Any]) -> str:
+def speeds(measured: dict[str, Any], entry: dict[str, Any]) -> str:
     header = [
         "", "steps/s", "samples/s", "audio hours/s", "peak memory MB", "imports MB", "TFLOP/s", "% of the matrix rate",
     ]  # fmt: skip
@@ -82,16 +82,16 @@ def _others(measured: dict[str, Any]) -> str:
     return spread([r["busy_cores_of_others"] for c in measured.values() for r in c["rounds"]], 2)
 
 
-def _pairs(measured: dict[str, Any]) -> list[tuple[str, str]]:
+def pairs(measured: dict[str, Any]) -> list[tuple[str, str]]:
     """Ours and the Trainer with the same settings."""
-    both = [(name, name.replace("whisperq", "trainer")) for name in measured if name.startswith("whisperq")]
-    return [(ours, theirs) for ours, theirs in both if theirs in measured]
+    found = [(name, name.replace("whisperq", "trainer")) for name in measured if name.startswith("whisperq")]
+    return [(ours, theirs) for ours, theirs in found if theirs in measured]
 
 
-def _comparison(measured: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> str:
+def comparison(measured: dict[str, Any], both: Sequence[tuple[str, str]]) -> str:
     header = ["", "times faster", "of its peak memory", "loss (difference)", "gradient norm (difference)"]
     rows = []
-    for ours, theirs in pairs:
+    for ours, theirs in both:
         a, b = measured[ours], measured[theirs]
         memory = divide(*([r["peak_bytes"] for r in c["rounds"]] for c in (a, b)))
         cells = [spread(divide(per_second(a), per_second(b)), 2), spread(memory, 2)]
@@ -102,7 +102,7 @@ def _comparison(measured: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> s
     return table(header, rows)
 
 
-def _rate(results: dict[str, Any], entry: dict[str, Any]) -> str:
+def rate(results: dict[str, Any], entry: dict[str, Any]) -> str:
     found, size = entry["matrix_flops_per_s"], results["matrix"]
     if not found:
         return "The matrix rate was not measured."

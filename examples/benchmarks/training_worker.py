@@ -12,22 +12,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from machine import OtherWork, clear_peak_memory, resident_bytes, use_cores
+from machine import OtherWork, clear_peak_memory, resident_bytes, timed, use_cores, wait
 from training_shapes import MEL_BINS, PAIRS, Pair, padded, random_features, window_ids
 
 SAMPLING_RATE = 16_000
 FEEDING_WINDOWS = 16  # decoded and transformed; what a batch takes is scaled from them
 MATRIX_REPEATS = 10
 FORMATS = {"Opus": {"format": "OGG", "subtype": "OPUS"}, "FLAC": {"format": "FLAC", "subtype": "PCM_16"}}
-
-
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 class Clock:
@@ -161,14 +157,6 @@ def measure_matrix(task: dict[str, Any]) -> dict[str, float]:
     return {"flops_per_s": 2 * size**3 / sorted(found)[len(found) // 2]}
 
 
-def timed(run: Callable[[], Any], device: str) -> float:
-    wait(device)
-    began = time.perf_counter()
-    run()
-    wait(device)
-    return time.perf_counter() - began
-
-
 def measure_feeding(task: dict[str, Any]) -> dict[str, Any]:
     """Core-seconds to decode a window in each format, and seconds of log-mel on the device for one."""
     from transformers import WhisperFeatureExtractor
@@ -187,23 +175,34 @@ def measure_feeding(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def decode(folder: Path, name: str, count: int, window_s: int) -> tuple[float, Sequence]:
-    """Write noise and a tone, read it as training does: core-seconds of the reading, and the samples."""
-    import numpy
-    import soundfile
-
+    """Recordings in one format, read as training does: core-seconds of the reading, and the samples."""
     from whisperq.data.audio import load_audio
     from whisperq.data.utterance import Utterance
 
-    random, seconds = numpy.random.default_rng(0), numpy.arange(window_s * SAMPLING_RATE) / SAMPLING_RATE
-    files = [folder / f"{name}-{i}.audio" for i in range(count)]
-    for i, file in enumerate(files):
-        samples = 0.05 * random.standard_normal(len(seconds)) + 0.1 * numpy.sin(2 * numpy.pi * (200 + 20 * i) * seconds)
-        soundfile.write(file, samples, SAMPLING_RATE, **FORMATS[name])
+    files = write_recordings(folder, name, count, window_s)
     utterances = [Utterance(file.name, str(file), None, None) for file in files]
     load_audio(utterances[0], SAMPLING_RATE)
     began = time.process_time()
     samples = [load_audio(utterance, SAMPLING_RATE) for utterance in utterances]
     return time.process_time() - began, samples
+
+
+def write_recordings(folder: Path, name: str, count: int, seconds: int) -> list[Path]:
+    """Noise and a tone, each file its own, in a format of FORMATS."""
+    import numpy
+    import soundfile
+
+    time_s = numpy.arange(seconds * SAMPLING_RATE) / SAMPLING_RATE
+    files = [folder / f"{name}-{i}.audio" for i in range(count)]
+
+    def write(i: int) -> None:
+        noise = numpy.random.default_rng(i).standard_normal(len(time_s))
+        samples = 0.05 * noise + 0.1 * numpy.sin(2 * numpy.pi * (200 + 20 * i) * time_s)
+        soundfile.write(files[i], samples, SAMPLING_RATE, **FORMATS[name])
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(write, range(count)))
+    return files
 
 
 MEASURES = {"probe": probe, "matrix": measure_matrix, "feeding": measure_feeding, "step": measure_step}
