@@ -2,7 +2,7 @@
 
     python gpu.py OUT          settings by environment: gpu.sh
 
-The limits add up to six minutes. A part that ends early leaves its time to the next ones.
+The limits add up to just under six minutes. A part that ends early leaves its time to the next ones.
 """
 
 import json
@@ -24,7 +24,7 @@ from gpu_record import PARTS, begin, join, read_all, record_of, update
 from int8 import say
 
 HERE = Path(__file__).parent
-LIMITS = {"tests": 25, "agreement": 80, "int8": 80, "training": 105, "feeding": 30, "distillation": 40}  # seconds
+LIMITS = {"tests": 45, "agreement": 75, "int8": 75, "training": 85, "feeding": 30, "distillation": 40}  # seconds
 EVERY = ("torch", "transformers", "numpy", "safetensors", "yaml")
 COMMANDS = ("soundfile", "soxr", "jiwer", "rich")  # what training on recordings needs beside
 NEEDS = {"tests": ("pytest", "rich", "typer"), "feeding": COMMANDS, "distillation": COMMANDS}
@@ -101,7 +101,7 @@ def missing(name: str) -> list[str]:
 def run_part(name: str, head: dict[str, Any], settings: Settings, limit: float) -> None:
     """Leaves the part's record, whatever becomes of it."""
     if absent := missing(name):
-        begin(settings.out, name, status="skipped", reason=f"{' and '.join(absent)} not installed")
+        begin(settings.out, name, status="skipped", reason=f"not installed: {', '.join(absent)}")
         return
     compiled = (settings.compile or ("yes" if head["device"] == "cuda" else "no")) == "yes"
     task = Task(
@@ -145,7 +145,8 @@ def end_group(process: subprocess.Popen) -> None:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a part ends with its script
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that a part ends with its script
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     settings = Settings.read(sys.argv[1])
     found = head(settings)
     join(settings.out, found)

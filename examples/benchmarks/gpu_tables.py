@@ -49,7 +49,7 @@ def render(whole: Record) -> str:
 def title(whole: Record) -> str:
     if whole["device"] == "cuda":
         return f"# Checks on one {whole['card']}"
-    return f"# Run on a CPU ({whole['machine']['cpu']}), not on a GPU: it shows that the checks work, and no speed"
+    return f"# Run on a CPU ({whole['machine']['cpu']}), no GPU: that the checks work, not how fast anything is"
 
 
 def machine_line(whole: Record) -> str:
