@@ -128,6 +128,18 @@ def test_a_package_that_is_missing_is_named_and_costs_its_part_alone(bare: Path,
     assert "- skipped, " in (tmp_path / "out" / "gpu.md").read_text()
 
 
+def test_a_part_that_fails_says_why_and_keeps_what_it_found(finished: Path, tmp_path: Path) -> None:
+    models = shutil.copytree(finished.parent / "work" / "tiny", tmp_path / "work" / "tiny")
+    (models / "quantized" / "qparams.json").write_text("{")
+    done = run(tmp_path / "out", PARTS="agreement")
+    record = read(tmp_path / "out")["parts"]["agreement"]
+    assert done.returncode == 1 and record["status"] == "failed" and record["log"] is not None
+    rows = record["results"]["runtimes"]
+    assert rows["float"] == {"encoder": 0, "logits": 0} and rows["int8"]["error"].startswith("InputError: ")
+    assert f"int8: {rows['int8']['error']}" in record["reason"]
+    assert f"| int8 | {rows['int8']['error']} |" in (tmp_path / "out" / "gpu.md").read_text()
+
+
 def test_the_first_layer_that_differs_is_named(finished: Path) -> None:
     folder, features = finished.parent / "work" / "tiny" / "quantized", random_features(1)
     found, reference = Int8Runtime.load(folder), Int8Runtime.load(folder)

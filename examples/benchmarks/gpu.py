@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import gpu_tables
-from gpu_part import Task
 from gpu_record import PARTS, begin, join, read_all, record_of, update
+from gpu_task import Task
 from int8 import say
 
 HERE = Path(__file__).parent

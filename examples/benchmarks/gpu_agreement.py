@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from building import build, random_features
-from gpu_part import Failed, Task
+from gpu_task import Failed, Task
 from ours import emulated_runtime, float_runtime, int8_runtime
 from torch import Tensor
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from building import DIGITS, WINDOW_S, Size
-from gpu_part import Failed, Task
+from gpu_task import Failed, Task
 from training_worker import write_recordings
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 

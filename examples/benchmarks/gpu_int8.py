@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from building import WHISPER_SIZES, Size, build, random_features
 from contenders import run_steps
-from gpu_part import Failed, Task
+from gpu_task import Failed, Task
 from machine import timed
 from ours import int8_runtime
 from torch import Tensor

@@ -9,15 +9,12 @@ modules of their names stand in, so that what reads no audio runs.
 import json
 import os
 import sys
-import time
-from dataclasses import dataclass, field
-from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from gpu_record import update
+from gpu_task import Failed, Task
 
 FUNCTIONS = {
     "tests": "gpu_tests:tests",
@@ -36,35 +33,6 @@ def __getattr__(name):
         raise AttributeError(name)
     return type(name, (Exception,), {})
 '''
-
-
-class Failed(Exception):
-    """A part that is not what it should be, in one sentence; what it found is kept."""
-
-
-@dataclass
-class Task:
-    """What a part is told, and what it has found."""
-
-    name: str
-    device: str  # cuda or cpu
-    smallest: bool  # shows that it works, measures nothing
-    compile: bool  # compiled contenders too
-    out: str
-    work: str
-    until: float  # time.time() when it is ended
-    results: dict[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def folder(self) -> Path:
-        return Path(self.work)
-
-    def left(self) -> float:
-        """Seconds until it is ended."""
-        return self.until - time.time()
-
-    def save(self) -> None:
-        update(Path(self.out), self.name, results=self.results)
 
 
 def stand_in(folder: Path) -> list[str]:

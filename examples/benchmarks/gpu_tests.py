@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_part import Failed, Task
+from gpu_task import Failed, Task
 
 ROOT = Path(__file__).parents[2]
 NEEDS_GPU = re.compile(r"skipif\(\s*not torch\.cuda\.is_available\(\)")

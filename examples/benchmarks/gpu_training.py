@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from distill import arguments, begin, measure_steps, new_entry, one_gpu
-from gpu_part import Failed, Task
+from gpu_task import Failed, Task
 
 FULL = ("--sizes", "large-v2", "--steps", "3", "--warmup", "2")  # 64 windows of 30 s, in forward passes of 16
 SMALLEST = ("--sizes", "tiny", "--steps", "2", "--warmup", "1", "--matrix", "128", "--threads", "1")
