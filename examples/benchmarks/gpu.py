@@ -24,7 +24,7 @@ from gpu_task import Task
 from int8 import say
 
 HERE = Path(__file__).parent
-LIMITS = {"tests": 45, "agreement": 75, "int8": 75, "training": 85, "feeding": 30, "distillation": 40}  # seconds
+LIMITS = {"tests": 35, "agreement": 80, "int8": 100, "training": 75, "feeding": 30, "distillation": 30}  # seconds
 EVERY = ("torch", "transformers", "numpy", "safetensors", "yaml")
 COMMANDS = ("soundfile", "soxr", "jiwer", "rich")  # what training on recordings needs beside
 NEEDS = {"tests": ("pytest", "rich", "typer"), "feeding": COMMANDS, "distillation": COMMANDS}
@@ -117,10 +117,18 @@ def run_part(name: str, head: dict[str, Any], settings: Settings, limit: float) 
     changes: dict[str, Any] = {"status": "done", "seconds": round(time.monotonic() - began, 1)}
     if code != 0:
         lines = log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:]
-        why = f"after {limit:g} s" if code is None else record_of(settings.out, name).get("reason")
-        why = why or (lines[-1] if lines else f"exit status {code}")
-        changes |= {"status": "timed out" if code is None else "failed", "reason": why, "log": lines}
+        changes |= {"status": "timed out" if code is None else "failed", "log": lines}
+        changes["reason"] = record_of(settings.out, name).get("reason") or reason_of(code, limit, lines)
     update(settings.out, name, **changes)
+
+
+def reason_of(code: int | None, limit: float, lines: list[str]) -> str:
+    """Why a part that says nothing of it has no end; lines: the last that it printed."""
+    if code is None:
+        return f"after {limit:g} s"
+    if code < 0:
+        return f"ended by signal {-code}"
+    return lines[-1] if lines else f"exit status {code}"
 
 
 def run_process(command: list[str], log: Path, limit: float) -> int | None:
@@ -155,7 +163,7 @@ def main() -> int:
         if record_of(settings.out, name).get("status") == "done":
             say(f"{name}: done before")
             continue
-        limit = settings.limits.get(name) or LIMITS[name] + spare
+        limit = settings.limits.get(name) or round(LIMITS[name] + spare, 1)
         began = time.monotonic()
         run_part(name, found, settings, limit)
         spare = 0.0 if name in settings.limits else limit - (time.monotonic() - began)

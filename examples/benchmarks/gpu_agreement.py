@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from building import build, random_features
-from gpu_task import Failed, Task
+from gpu_task import Failed, Task, in_a_line
 from ours import emulated_runtime, float_runtime, int8_runtime
 from torch import Tensor
 
@@ -65,7 +65,7 @@ def compared(compute: Callable[[], list[Tensor]], reference: list[Tensor]) -> di
     try:
         found = compute()
     except Exception as error:  # of a kernel or its compiler, of whatever kind: the others are still to be seen
-        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        return {"error": in_a_line(error)}
     return dict(zip(("encoder", "logits"), map(relative_error, found, reference), strict=True))
 
 

@@ -36,9 +36,9 @@ class Shape:
     workers: int
 
 
-FULL = Shape(Size(6, 6, 512, 8), (3, 2), recordings=128, batch=64, steps=16, workers=8)  # whisper-base's
+FULL = Shape(Size(6, 6, 512, 8), (3, 2), recordings=128, batch=64, steps=8, workers=8)  # whisper-base's
 SMALLEST = Shape(Size(2, 2, 64, 2), (1, 1), recordings=4, batch=2, steps=3, workers=1)
-KEPT_BACK, MOST = 15, 60  # seconds of `distillation` for what is not training; and its longest
+KEPT_BACK, MOST = 8, 60  # seconds of `distillation` to save and end in; and the longest that it trains
 
 
 @dataclass(frozen=True)

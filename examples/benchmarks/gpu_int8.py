@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from building import WHISPER_SIZES, Size, build, random_features
 from contenders import run_steps
-from gpu_task import Failed, Task
+from gpu_task import Failed, Task, in_a_line
 from machine import timed
 from ours import int8_runtime
 from torch import Tensor
@@ -110,7 +110,7 @@ def add_compiled(task: Task, ours: Int8Runtime, theirs: PyTorchRuntime, batch: i
         entry["encoder_s"] = alternate({**encoders(ours, theirs), "compiled": encode}, features, rounds)
     except Exception as error:  # of Triton's and of the compiler's, of whatever kind: what was measured counts without
         late = time.monotonic() - began >= limit  # the compiler may have made another error of it
-        entry["not_compiled"] = f"not done after {limit:.0f} s" if late else f"{type(error).__name__}: {error}"
+        entry["not_compiled"] = f"not done after {limit:.0f} s" if late else in_a_line(error)
     task.save()
     return f"batch {batch}, {entry['not_compiled']}" if "not_compiled" in entry else None
 

@@ -8,9 +8,16 @@ from typing import Any
 
 from gpu_record import update
 
+LONGEST = 400  # characters of an error
+
 
 class Failed(Exception):
     """A part that is not what it should be, in one sentence; what it found is kept."""
+
+
+def in_a_line(error: Exception) -> str:
+    """An error of anybody's, short enough for a table."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST]
 
 
 @dataclass
