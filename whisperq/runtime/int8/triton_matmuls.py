@@ -43,7 +43,7 @@ def gelu_of(x):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _product(
+def product(
     x, weight, out, totals, scales, biases, x_scales, x_zero_points, rows, x_stride, out_stride, out_scale,
     out_zero_point, quant_min, quant_max,
     OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, TOKEN: tl.constexpr, ADD: tl.constexpr, GELU: tl.constexpr,
@@ -106,7 +106,8 @@ class TritonMatmul:
         outputs = len(self._codes)
         stored = torch.float32 if INTERPRETED else dtype
         aligned = torch.empty(len(x), -(-outputs // ALIGNED) * ALIGNED, dtype=stored, device=self._codes.device)
-        return self._run(x, aligned[:, :outputs]).to(dtype)
+        self._run(x, aligned[:, :outputs])
+        return aligned.to(dtype)[:, :outputs]
 
     def add(self, x: AnyCodes, sum: Tensor) -> Tensor:
         return self._run(x, sum, add=True)
@@ -129,8 +130,8 @@ class TritonMatmul:
         (outputs, inputs), token = self._codes.shape, isinstance(x, TokenCodes)
         codes, rows = (x.codes if token else x), len(x)
         codes = codes if codes.stride(1) == 1 else codes.contiguous()
-        m, n, k, warps, stages = _tile(rows)
-        _product[(triton.cdiv(rows, m) * triton.cdiv(outputs, n),)](
+        m, n, k, warps, stages = tile_of(rows)
+        product[(triton.cdiv(rows, m) * triton.cdiv(outputs, n),)](
             codes, self._codes, out, self._totals, self._scale, self._bias,
             *((x.scale, x.zero_point) if token else (self._scale, self._totals)), rows, codes.stride(0), out.stride(0),
             *numbers_of(grid),
@@ -148,7 +149,7 @@ def numbers_of(grid: AnyGrid) -> tuple[float, float, float, float]:
     return scale, zero_point, float(grid.quant_min), float(grid.quant_max)
 
 
-def _tile(rows: int) -> tuple[int, int, int, int, int]:
+def tile_of(rows: int) -> tuple[int, int, int, int, int]:
     """M, N, K, warps, stages. Of few rows weights are read once whatever is done: many small tiles read faster."""
     if rows <= FEW:
         return FEW, 32, 128, 4, 4
