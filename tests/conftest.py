@@ -5,6 +5,8 @@ import os
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
+if not os.path.exists("/dev/nvidiactl"):  # without a GPU Triton runs its kernels in an interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which PyTorch may do
 
 import importlib.util
 import shutil

@@ -19,7 +19,8 @@ from whisperq.options import QuantizeConfig
 from whisperq.ptq.checkpoint import WEIGHTS, load_quantized
 from whisperq.ptq.cross_cache import cache_sites
 from whisperq.ptq.statistics import CHANNELS
-from whisperq.runtime.int8.kernels import Cache, Heads, TorchKernels
+from whisperq.runtime.int8.kernels import Cache, Heads
+from whisperq.runtime.int8.torch_kernels import TorchKernels
 from whisperq.runtime.int8.whisper import Int8Runtime
 from whisperq.runtime.open import open_model
 from whisperq.steps.quantize import check_combination

@@ -19,9 +19,10 @@ from whisperq.runtime.decoding import Rules, greedy
 from whisperq.runtime.int8 import dynamic
 from whisperq.runtime.int8.ctc import Int8Ctc
 from whisperq.runtime.int8.dynamic import DynamicMatmul, MatmulSums, OneDnnSums, TokenGrid, integer_sums
-from whisperq.runtime.int8.kernels import Norm, TorchKernels
+from whisperq.runtime.int8.kernels import Norm
 from whisperq.runtime.int8.matmuls import IntegerWeight, has_onednn
 from whisperq.runtime.int8.native_tokens import NativeDynamicMatmul, TokenKernels
+from whisperq.runtime.int8.torch_kernels import TorchKernels
 
 
 def native(*flags: str) -> TokenKernels:

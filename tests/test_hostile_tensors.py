@@ -17,7 +17,8 @@ from support.tiny import gated_model
 from whisperq.errors import InputError
 from whisperq.ptq.checkpoint import load_quantized
 from whisperq.quant.grid import range_qparams
-from whisperq.runtime.int8.kernels import Cache, GateLogits, Grid, Heads, Norm
+from whisperq.runtime.int8.grids import Grid
+from whisperq.runtime.int8.kernels import Cache, GateLogits, Heads, Norm
 from whisperq.runtime.int8.matmuls import IntegerWeight, TorchMatmul
 from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
 from whisperq.runtime.int8.whisper import Int8Runtime

@@ -24,8 +24,9 @@ from whisperq.quant.grid import range_qparams, weight_qparams
 from whisperq.runtime.int8 import layers as int8_layers
 from whisperq.runtime.int8.convolutions import Convolution, PositionalConvolution, TimeNorm
 from whisperq.runtime.int8.ctc import Int8Ctc
-from whisperq.runtime.int8.kernels import Grid, TorchKernels
+from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.matmuls import FloatMatmul, IntegerWeight, OneDnnMatmul, TorchMatmul
+from whisperq.runtime.int8.torch_kernels import TorchKernels
 
 NATIVE = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU multiplies no bf16")
 GRID = Grid(range_qparams(-2.0, 3.0, 8))

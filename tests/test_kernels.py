@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from support.kernel_inputs import GRIDS, PORTABLE, gates, grid, native, random
 
 from whisperq.quant.grid import range_qparams
-from whisperq.runtime.int8.kernels import Cache, Grid, Heads, Norm, TorchKernels
+from whisperq.runtime.int8.grids import Grid
+from whisperq.runtime.int8.kernels import Cache, Heads, Norm
 from whisperq.runtime.int8.matmuls import IntegerWeight, OneDnnMatmul, TorchMatmul, row_blocks
 from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
+from whisperq.runtime.int8.torch_kernels import TorchKernels
 
 
 @pytest.fixture(params=[(), PORTABLE], ids=["this CPU", "without matrix tiles"])

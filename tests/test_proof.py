@@ -15,12 +15,14 @@ from whisperq.quant.wide import WideQParams
 from whisperq.runtime.int8 import layers as int8_layers
 from whisperq.runtime.int8.ctc import Int8Ctc
 from whisperq.runtime.int8.dynamic import DynamicMatmul, MatmulSums, TokenCodes, TokenGrid, integer_sums
-from whisperq.runtime.int8.kernels import Grid, Heads, TorchKernels
+from whisperq.runtime.int8.grids import Grid
+from whisperq.runtime.int8.kernels import Heads
 from whisperq.runtime.int8.matmuls import IntegerWeight, TorchMatmul, integer_matmul
 from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
 from whisperq.runtime.int8.native_tokens import NativeDynamicMatmul, TokenKernels
 from whisperq.runtime.int8.open import open_runtime as open_integer_runtime
 from whisperq.runtime.int8.proof import prove_kernels, prove_matmul
+from whisperq.runtime.int8.torch_kernels import TorchKernels
 from whisperq.runtime.int8.whisper import Int8Runtime
 from whisperq.runtime.int8.wide_matmuls import WideGrid, WideMatmul
 

@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 OVERFLOW = """
 import torch
 from whisperq.quant.grid import range_qparams
-from whisperq.runtime.int8.kernels import Grid
+from whisperq.runtime.int8.grids import Grid
 from whisperq.native.build import library
 from whisperq.runtime.int8.native_kernels import CGrid, NativeKernels, _Out
 kernels, x, codes = NativeKernels(library()), torch.zeros(64), torch.zeros(60, dtype=torch.uint8)

@@ -15,10 +15,11 @@ from whisperq.graphs.wide import WideWeight, wide_product
 from whisperq.ptq.arrays import Stored
 from whisperq.quant.grid import fake_quantize, range_qparams
 from whisperq.quant.wide import WIDE, ActivationRange, WideQParams, fake_quantize_wide, half_codes, half_grids
-from whisperq.runtime.int8.kernels import Kernels, TorchKernels
+from whisperq.runtime.int8.kernels import Kernels
 from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.matmuls import IntegerWeight
 from whisperq.runtime.int8.native_tokens import TokenKernels
+from whisperq.runtime.int8.torch_kernels import TorchKernels
 from whisperq.runtime.int8.wide_matmuls import WideGrid, WideMatmul
 
 K, N, CHANNELS = 96, 40, (3, 17, 64, 90)

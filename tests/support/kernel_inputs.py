@@ -5,7 +5,8 @@ import torch
 
 from whisperq.native.build import NoKernels, library
 from whisperq.quant.grid import range_qparams
-from whisperq.runtime.int8.kernels import GateLogits, Grid, Heads
+from whisperq.runtime.int8.grids import Grid
+from whisperq.runtime.int8.kernels import GateLogits, Heads
 from whisperq.runtime.int8.native_kernels import NativeKernels
 
 PORTABLE = ("-mno-amx-tile", "-mno-amx-bf16")  # what a CPU without matrix tiles compiles

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whisperq.runtime.int8.kernels import Grid, Kernels, Norm
-from whisperq.runtime.int8.matmuls import FloatMatmul, Matmul, OneDnnMatmul, TorchMatmul
+from whisperq.runtime.int8.grids import Grid, is_codes
+from whisperq.runtime.int8.kernels import Kernels, Norm
+from whisperq.runtime.int8.matmuls import Matmul, Rescalable
 
 
 def windows(x: Tensor, width: int, stride: int) -> Tensor:
@@ -43,7 +44,7 @@ class TimeNorm:
 
     def into(self, convolution: "Convolution", x: Tensor) -> Matmul:
         """The convolution's product of this x, the norm in it."""
-        values = x if self.grid is None or x.dtype != torch.uint8 else self.grid.values(x)
+        values = self.grid.values(x) if self.grid is not None and is_codes(x) else x
         seen = windows(values, convolution.width, convolution.stride).double()
         mean = seen.mean(dim=0)
         centred = seen - mean
@@ -52,7 +53,7 @@ class TimeNorm:
         # (W w + b - mean y) * factor + beta: b cancels.
         bias = self.beta - self.weight @ mean * factor
         product = convolution.product
-        if not isinstance(product, OneDnnMatmul | TorchMatmul | FloatMatmul):
+        if not isinstance(product, Rescalable):
             raise TypeError(f"a {type(product).__name__} takes in no norm over time")
         return product.rescaled(factor.float(), bias.float())
 
@@ -69,7 +70,7 @@ class Convolution:
     def __call__(self, x: Tensor, grid: Grid | None, kernels: Kernels) -> Tensor:
         """x (length, channels): codes of the product's grid, or float32 -> codes of `grid`, or float32."""
         grid = None if grid is None else grid.fused
-        if x.dtype != torch.uint8:
+        if not is_codes(x):
             x = kernels.quantize(x, self.product.grid)
         seen = windows(x, self.width, self.stride)
         if isinstance(self.norm, Norm):

@@ -19,7 +19,8 @@ from whisperq.models.ctc import shortest
 from whisperq.ptq.arrays import Stored
 from whisperq.runtime.int8.block_parts import Attention, FeedForward
 from whisperq.runtime.int8.convolutions import Convolution, PositionalConvolution, TimeNorm
-from whisperq.runtime.int8.kernels import Grid, Heads, Norm
+from whisperq.runtime.int8.grids import Grid
+from whisperq.runtime.int8.kernels import Heads, Norm
 from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.open import check_gelu, choose_kernels, keep_freed_memory, open_integers
 from whisperq.runtime.int8.proof import prove_kernels

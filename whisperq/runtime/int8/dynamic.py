@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whisperq.quant.grid import QParams, dequantize, quantize, token_qparams
+from whisperq.quant.grid import QParams, dequantize, quantize, storage_dtype, token_qparams
+from whisperq.runtime.int8.grids import SIGN, signed_qparams
 from whisperq.runtime.int8.matmuls import IntegerWeight, has_onednn
 
 
 @dataclass(frozen=True)
 class TokenCodes:
-    """Codes (rows, K), uint8; scale (rows), float32, and zero_point (rows), int32, of each row."""
+    """Codes (rows, K), uint8 or int8; scale (rows), float32, and zero_point (rows), int32, of each row."""
 
     codes: Tensor
     scale: Tensor
@@ -44,10 +45,15 @@ class TokenGrid:
     """The asymmetric grids of `bits` bits of an activation (rows, K): one for each row, once it is there."""
 
     bits: int
+    signed: bool = False
+
+    @property
+    def quant_min(self) -> int:
+        return -SIGN if self.signed else 0
 
     @property
     def quant_max(self) -> int:
-        return 2**self.bits - 1
+        return 2**self.bits - 1 + self.quant_min
 
     @property
     def fused(self) -> "TokenGrid":
@@ -56,10 +62,11 @@ class TokenGrid:
 
     def codes(self, x: Tensor) -> TokenCodes:
         q = token_qparams(x, self.bits)
-        return TokenCodes(quantize(x, q).to(torch.uint8), q.scale.squeeze(-1), q.zero_point.squeeze(-1))
+        q = signed_qparams(q) if self.signed else q
+        return TokenCodes(quantize(x, q).to(storage_dtype(q)), q.scale.squeeze(-1), q.zero_point.squeeze(-1))
 
     def values(self, x: TokenCodes) -> Tensor:
-        return dequantize(x.codes, QParams(x.scale[:, None], x.zero_point[:, None], 0, self.quant_max))
+        return dequantize(x.codes, QParams(x.scale[:, None], x.zero_point[:, None], self.quant_min, self.quant_max))
 
     def rounded(self, x: Tensor | TokenCodes) -> Tensor:
         """x, floats or codes already, as these grids represent it."""

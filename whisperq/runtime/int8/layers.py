@@ -17,7 +17,8 @@ from whisperq.ptq.checkpoint import CHANNEL_SCALE, PerToken
 from whisperq.quant.wide import WideQParams, is_wide
 from whisperq.runtime.int8.block_parts import Attention
 from whisperq.runtime.int8.dynamic import DynamicMatmul, TokenGrid, integer_sums
-from whisperq.runtime.int8.kernels import AnyGrid, Grid, Heads, Kernels, Norm
+from whisperq.runtime.int8.grids import Grid, is_codes, signed_qparams
+from whisperq.runtime.int8.kernels import AnyGrid, Heads, Kernels, Norm
 from whisperq.runtime.int8.matmuls import (
     FloatMatmul,
     IntegerWeight,
@@ -53,10 +54,16 @@ class Layers:
     def grid(self, site: str) -> Grid | WideGrid | TokenGrid | None:
         qparams = self.stored.activations.get(site)
         if isinstance(qparams, PerToken):
-            return TokenGrid(qparams.bits)
+            return TokenGrid(qparams.bits, self.kernels.signed)
         if isinstance(qparams, WideQParams) or (qparams is not None and is_wide(qparams)):
-            return WideGrid(qparams)
-        return None if qparams is None else Grid(qparams, self.stored.divisors.get(site))
+            return WideGrid(qparams, self.kernels.signed, self.device)
+        if qparams is None:
+            return None
+        divisor = self.stored.divisors.get(site)
+        return Grid(
+            signed_qparams(qparams) if self.kernels.signed else qparams,
+            None if divisor is None else divisor.to(self.device),
+        )
 
     def code_grid(self, site: str) -> Grid | TokenGrid | None:
         """The grid on which what makes this tensor leaves codes; None where it leaves floats."""
@@ -127,6 +134,8 @@ class Layers:
     def _integer(
         self, weight: IntegerWeight, grid: Grid | TokenGrid, few_rows: bool = False, align: bool = False
     ) -> Matmul:
+        if (own := self.kernels.own_matmul(weight, grid, self.device)) is not None:
+            return self._proven(own, weight, grid, few_rows, align=False)
         if isinstance(grid, TokenGrid):
             return self._proven(self._dynamic(weight, grid, few_rows, align), weight, grid, few_rows, align)
         product: Matmul = integer_matmul(weight, grid, self.device, align)
@@ -226,7 +235,7 @@ class Layers:
 
 def _codes(x: Tensor, grid: Grid | None) -> Tensor:
     """Codes of the grid, where there is one: a norm leaves floats where the product that it is for takes them in."""
-    return x if grid is None or x.dtype == torch.uint8 else grid.codes(x)
+    return x if grid is None or is_codes(x) else grid.codes(x)
 
 
 def _unfolded(weight: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ q_x: codes (rows, K), uint8; q_w: codes (N, K), int8; s_w: a scale for each of t
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whisperq.runtime.int8.kernels import AnyCodes, AnyGrid, Grid
+from whisperq.runtime.int8.grids import Grid
+from whisperq.runtime.int8.kernels import AnyCodes, AnyGrid
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,14 @@ class Matmul(Protocol):
 
     def gelu(self, x: AnyCodes, grid: AnyGrid) -> AnyCodes:
         """gelu of the product: codes of `grid`, or float32."""
+
+
+@runtime_checkable
+class Rescalable(Protocol):
+    """A product whose outputs can be scaled anew."""
+
+    def rescaled(self, factor: Tensor, bias: Tensor) -> Matmul:
+        """A copy with the scales of the outputs multiplied by `factor` (N) and another bias (N)."""
 
 
 class Finished:

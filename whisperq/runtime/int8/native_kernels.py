@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from whisperq.native.checks import address, rows_address
-from whisperq.runtime.int8.kernels import Cache, GateLogits, Grid, Heads, Norm, scaled_attention, split_qkv
+from whisperq.runtime.int8.grids import Grid
+from whisperq.runtime.int8.kernels import AnyGrid, Cache, GateLogits, Heads, Norm
+from whisperq.runtime.int8.torch_kernels import TorchKernels, scaled_attention, split_qkv
 
 
 class Weight(Structure):
@@ -74,7 +76,7 @@ _ARGUMENTS = {
 }
 
 
-class NativeKernels:
+class NativeKernels(TorchKernels):
     """One pass over each tensor, in the threads that PyTorch has."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -103,6 +105,19 @@ class NativeKernels:
             width = x.shape[-1]
             divisor = address(grid.divisor, torch.float32, width)
             self.library.quantize_divided(address(x, torch.float32, *x.shape), divisor, x.numel() // width, width, out)
+        return codes
+
+    def halves(self, x: Tensor, grid: AnyGrid) -> Tensor:
+        channels, wide = grid.channels, grid.wide
+        count = x.shape[1] if channels is None else len(channels)
+        if channels is not None and not 0 <= int(channels.min()) <= int(channels.max()) < x.shape[1]:
+            raise ValueError(f"{x.shape[1]} channels do not hold the wide ones, {channels.tolist()}")
+        x, codes = x.contiguous(), torch.empty(2 * len(x), count, dtype=torch.uint8)
+        start = address(x, torch.float32, *x.shape)
+        self.library.quantize_halves(
+            start, *x.shape, None if channels is None else address(channels, torch.int64, count), count,
+            float(wide.scale), float(wide.zero_point), wide.quant_max, grid.half_bits, codes.data_ptr(),
+        )  # fmt: skip
         return codes
 
     def attention(

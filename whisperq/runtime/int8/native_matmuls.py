@@ -6,7 +6,7 @@ from torch import Tensor
 
 from whisperq.native.checks import address
 from whisperq.quant.grid import QParams
-from whisperq.runtime.int8.kernels import Grid
+from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.matmuls import IntegerWeight, Matmul
 from whisperq.runtime.int8.native_kernels import CGrid, NativeKernels, Weight
 

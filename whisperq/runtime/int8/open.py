@@ -13,9 +13,10 @@ from whisperq.errors import UsageError
 from whisperq.native.build import NoKernels, library
 from whisperq.options import Execution
 from whisperq.ptq.arrays import Stored, open_stored
-from whisperq.runtime.int8.kernels import Kernels, TorchKernels
+from whisperq.runtime.int8.kernels import Kernels
 from whisperq.runtime.int8.native_tokens import TokenKernels
 from whisperq.runtime.int8.proof import require_alike
+from whisperq.runtime.int8.torch_kernels import TorchKernels
 from whisperq.runtime.long_form import AnyRuntime
 from whisperq.runtime.pipeline import named, output_of
 
@@ -72,7 +73,9 @@ def choose_kernels(device: str, attention_dtype: str) -> Choice:
     kernels: Kernels = TorchKernels()
     notices: tuple[str, ...] = ()
     fast_bf16 = device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if device == "cpu":
+    if device != "cpu":
+        kernels, notices = gpu_kernels(device)
+    else:
         try:
             native = TokenKernels(library())
             fast_bf16 = native.multiplies_bf16
@@ -82,6 +85,19 @@ def choose_kernels(device: str, attention_dtype: str) -> Choice:
             notices = (f"{reason}: norms and attention run as separate PyTorch operators, slower",)
     name = attention_dtype if attention_dtype != "auto" else "bfloat16" if fast_bf16 else "float32"
     return Choice(kernels, getattr(torch, name), notices)
+
+
+def gpu_kernels(device: str) -> tuple[Kernels, tuple[str, ...]]:
+    """Triton's, after one of each kind has run; else PyTorch's operators, and the reason."""
+    try:
+        from whisperq.runtime.int8.triton_kernels import TritonKernels
+
+        kernels = TritonKernels()
+        kernels.try_out(device)
+    except Exception as reason:  # of a compiler, a driver or a card, each with errors of its own
+        what = str(reason).strip().splitlines() or [type(reason).__name__]
+        return TorchKernels(), (f"no Triton kernels here ({what[0]}): separate PyTorch operators, slower",)
+    return kernels, ()
 
 
 def keep_freed_memory() -> None:

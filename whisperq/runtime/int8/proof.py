@@ -20,18 +20,10 @@ from torch import Tensor
 from whisperq.errors import KernelError
 from whisperq.quant.grid import QParams
 from whisperq.runtime.int8.dynamic import TokenCodes, TokenGrid
-from whisperq.runtime.int8.kernels import (
-    AnyCodes,
-    AnyGrid,
-    Cache,
-    GateLogits,
-    Grid,
-    Heads,
-    Kernels,
-    Norm,
-    TorchKernels,
-)
+from whisperq.runtime.int8.grids import Grid, signed_qparams
+from whisperq.runtime.int8.kernels import AnyCodes, AnyGrid, Cache, GateLogits, Heads, Kernels, Norm
 from whisperq.runtime.int8.matmuls import IntegerWeight, Matmul
+from whisperq.runtime.int8.torch_kernels import TorchKernels
 from whisperq.runtime.int8.wide_matmuls import WideGrid
 
 SEED = 0
@@ -79,9 +71,9 @@ def prove_matmul(matmul: Matmul, weight: IntegerWeight, grid: AnyGrid, device: s
 def _trial(grid: AnyGrid, rows: int, inputs: int, device: str, numbers: torch.Generator) -> Trial:
     """Codes over the whole range; of several rows the first are the range's ends, where sums are largest."""
     if isinstance(grid, Grid):
-        codes = torch.randint(0, grid.quant_max + 1, (rows, inputs), generator=numbers).to(torch.uint8)
+        codes = torch.randint(grid.quant_min, grid.quant_max + 1, (rows, inputs), generator=numbers).to(grid.dtype)
         if rows > 2:
-            codes[0], codes[1] = 0, grid.quant_max
+            codes[0], codes[1] = grid.quant_min, grid.quant_max
         return Trial(codes.to(device), grid.scale * (codes.double() - grid.zero_point))
     x = torch.randn(rows, inputs, generator=numbers)
     if isinstance(grid, TokenGrid):
@@ -113,17 +105,18 @@ def _other_forms(
     activated = F.gelu(exact)
     yield " with GELU", matmul.gelu(trial.x, None), activated, 2 * rounding
     if len(columns) == outputs:  # a row's own grid hangs on all of its values
-        target: AnyGrid = TokenGrid(8) if isinstance(grid, TokenGrid) else _grid_of(activated)
+        target: AnyGrid = TokenGrid(8, grid.signed) if isinstance(grid, TokenGrid) else _grid_of(activated, grid.signed)
         codes = matmul.gelu(trial.x, target)
         step = codes.scale.double().cpu()[:, None] if isinstance(codes, TokenCodes) else target.scale
         yield " with GELU as codes", target.values(codes), activated, CODE * step + 2 * rounding
 
 
-def _grid_of(x: Tensor) -> Grid:
+def _grid_of(x: Tensor, signed: bool) -> Grid:
     """One that holds these values, on 8 bits."""
     low, high = min(0.0, float(x.min())), max(0.0, float(x.max()))
     scale = max(high - low, 1e-6) / 255
-    return Grid(QParams(torch.tensor(scale), torch.tensor(round(-low / scale), dtype=torch.int32), 0, 255))
+    grid = QParams(torch.tensor(scale), torch.tensor(round(-low / scale), dtype=torch.int32), 0, 255)
+    return Grid(signed_qparams(grid) if signed else grid)
 
 
 def prove_kernels(kernels: Kernels, heads: Heads, dtype: torch.dtype, device: str) -> None:
@@ -137,7 +130,7 @@ def prove_kernels(kernels: Kernels, heads: Heads, dtype: torch.dtype, device: st
     norm = Norm(1 + 0.1 * torch.randn(width, generator=numbers), 0.1 * torch.randn(width, generator=numbers))
     for found, wanted, allowed in _quantized(kernels, x, norm, device):
         _require(found, wanted, allowed, f"a norm or its quantization{shape}", device)
-    qkv = torch.randn(rows, 3 * width, generator=numbers)
+    qkv = torch.randn(rows, 3 * width + heads.count, generator=numbers)  # as a product lays them out: gates behind
     gate = GateLogits(torch.randn(rows, heads.count, generator=numbers), 2.0)
     for found, wanted in _attended(kernels, qkv, gate, heads, dtype, device):
         allowed = torch.full_like(wanted, NEAR * float(wanted.abs().max()))
@@ -149,7 +142,8 @@ def _quantized(kernels: Kernels, x: Tensor, norm: Norm, device: str) -> Iterator
     there = Norm(norm.weight.to(device), norm.bias.to(device), norm.epsilon)
     normed = PLAIN.layer_norm(x, norm, None).double()
     yield kernels.layer_norm(x.to(device), there, None), normed, torch.full_like(normed, 1e-4)
-    grids: tuple[AnyGrid, ...] = (_grid_of(torch.cat([x, normed.float()])), TokenGrid(8))
+    static = _grid_of(torch.cat([x, normed.float()]), kernels.signed)
+    grids: tuple[AnyGrid, ...] = (static, TokenGrid(8, kernels.signed))
     for grid in grids:
         for values, codes in (
             (normed, kernels.layer_norm(x.to(device), there, grid)),
@@ -162,12 +156,12 @@ def _quantized(kernels: Kernels, x: Tensor, norm: Norm, device: str) -> Iterator
 def _attended(
     kernels: Kernels, qkv: Tensor, gate: GateLogits, heads: Heads, dtype: torch.dtype, device: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What came, and what PyTorch's operators give in float32; qkv (rows, 3 * heads * head_dim)."""
+    """What came, and what PyTorch's operators give in float32; qkv (rows, at least 3 * heads * head_dim)."""
     moved = GateLogits(gate.logits.to(device), gate.factor)
     for here, there in ((None, None), (gate, moved)):
         found = kernels.attention(qkv.to(device, dtype), 1, heads, there, None)
         yield found, PLAIN.attention(qkv, 1, heads, here, None).double()
-    query, keys, values = (part.contiguous() for part in qkv.chunk(3, dim=1))
+    query, keys, values = (part.contiguous() for part in qkv[:, : 3 * heads.count * heads.dim].chunk(3, dim=1))
     scales = tuple(part.abs().amax(dim=0) / 127 for part in (keys, values))
     for codes in (False, True):
         like = torch.empty(0, dtype=torch.int8 if codes else dtype, device=device)

@@ -15,7 +15,8 @@ from torch import Tensor
 from whisperq.ptq.arrays import Stored
 from whisperq.runtime.int8.block_parts import FeedForward
 from whisperq.runtime.int8.blocks import DecoderLayer, Reader
-from whisperq.runtime.int8.kernels import AnyCodes, Cache, Grid, Heads
+from whisperq.runtime.int8.grids import Grid, is_codes
+from whisperq.runtime.int8.kernels import AnyCodes, Cache, Heads
 from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.matmuls import Matmul
 from whisperq.runtime.int8.open import check_gelu, choose_kernels, keep_freed_memory, open_integers
@@ -177,7 +178,7 @@ class Int8Runtime:
 
     def _convolve(self, x: Tensor, product: Matmul, stride: int, grid: Grid | None) -> Tensor:
         """gelu of a convolution of width 3, padding 1; (batch, length, channels), floats or codes of its grid."""
-        if x.dtype != torch.uint8:
+        if not is_codes(x):
             x = self.kernels.quantize(x, product.grid)
         zero = 0 if product.grid is None else product.grid.zero_point
         x = F.pad(x, (0, 0, 1, 1), value=zero)

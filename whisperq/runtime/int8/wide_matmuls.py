@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whisperq.native.checks import address
 from whisperq.quant.grid import QParams, fake_quantize
-from whisperq.quant.wide import WideQParams, fake_quantize_wide, half_codes, half_grids
+from whisperq.quant.wide import WideQParams, fake_quantize_wide, half_grids
 from whisperq.runtime.int8.dynamic import TokenCodes, TokenGrid
-from whisperq.runtime.int8.kernels import AnyGrid, Grid, Kernels
+from whisperq.runtime.int8.grids import Grid, signed_qparams
+from whisperq.runtime.int8.kernels import AnyGrid, Kernels
 from whisperq.runtime.int8.matmuls import Finished, IntegerWeight, Matmul
 from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_matmuls import FEW, NARROW, FewRowsNarrowProduct, FewRowsWideProduct
@@ -32,15 +32,17 @@ class WideGrid:
     """Grid of an activation with 16 bits in all channels (QParams) or in some (WideQParams)."""
 
     qparams: QParams | WideQParams
+    signed: bool = False  # whether codes of eight bits, and the halves, are
+    device: str = "cpu"
 
     @property
     def wide(self) -> QParams:
         return self.qparams.wide if isinstance(self.qparams, WideQParams) else self.qparams
 
-    @property
+    @cached_property
     def channels(self) -> Tensor | None:
         """Indices of the channels with 16 bits; None: all."""
-        return self.qparams.channels if isinstance(self.qparams, WideQParams) else None
+        return self.qparams.channels.to(self.device) if isinstance(self.qparams, WideQParams) else None
 
     @property
     def half_bits(self) -> int:
@@ -48,7 +50,14 @@ class WideGrid:
 
     @cached_property
     def main(self) -> Grid | None:
-        return Grid(self.qparams.main) if isinstance(self.qparams, WideQParams) else None
+        if not isinstance(self.qparams, WideQParams):
+            return None
+        return Grid(signed_qparams(self.qparams.main) if self.signed else self.qparams.main)
+
+    def half_grids(self) -> list[QParams]:
+        """Of the high and the low halves."""
+        grids = half_grids(self.wide)
+        return [signed_qparams(grid) if self.signed else grid for grid in grids]
 
     def rounded(self, x: Tensor) -> Tensor:
         """x (..., K), float32, as these grids represent it."""
@@ -72,24 +81,9 @@ class Halves:
             def each(value: Tensor) -> Tensor:
                 return value.expand(rows).contiguous().to(x.device)
 
-            self._grids = {rows: [(each(g.scale.float()), each(g.zero_point)) for g in half_grids(self.grid.wide)]}
-        (high, low), (first, second) = self._codes(x).chunk(2), self._grids[rows]
+            self._grids = {rows: [(each(g.scale.float()), each(g.zero_point)) for g in self.grid.half_grids()]}
+        (high, low), (first, second) = self.kernels.halves(x, self.grid).chunk(2), self._grids[rows]
         return TokenCodes(high, *first), TokenCodes(low, *second)
-
-    def _codes(self, x: Tensor) -> Tensor:
-        channels, wide = self.grid.channels, self.grid.wide
-        if not isinstance(self.kernels, NativeKernels):
-            return torch.cat(half_codes(x if channels is None else x[:, channels], wide))
-        count = x.shape[1] if channels is None else len(channels)
-        if channels is not None and not 0 <= int(channels.min()) <= int(channels.max()) < x.shape[1]:
-            raise ValueError(f"{x.shape[1]} channels do not hold the wide ones, {channels.tolist()}")
-        x, codes = x.contiguous(), torch.empty(2 * len(x), count, dtype=torch.uint8)
-        start = address(x, torch.float32, *x.shape)
-        self.kernels.library.quantize_halves(
-            start, *x.shape, None if channels is None else address(channels, torch.int64, count), count,
-            float(wide.scale), float(wide.zero_point), wide.quant_max, self.grid.half_bits, codes.data_ptr(),
-        )  # fmt: skip
-        return codes
 
 
 class WideMatmul:
@@ -101,7 +95,10 @@ class WideMatmul:
         self, grid: WideGrid, weight: IntegerWeight, kernels: Kernels, integer: Integer, few_rows: bool = False
     ) -> None:
         self._grid, self._kernels, self._halves = grid, kernels, Halves(grid, kernels)
-        channels, halves = grid.channels, TokenGrid(grid.half_bits)
+        channels, halves = (
+            None if grid.channels is None else grid.channels.cpu(),
+            TokenGrid(grid.half_bits, grid.signed),
+        )
         self._few: FewRowsWideProduct | None = None  # where all channels are wide
         self._few_wide: FewRowsNarrowProduct | None = None
         self._main: Matmul | None = None
