@@ -265,6 +265,20 @@ def test_a_whole_model_computes_the_emulated_logits(gate, in_triton, tmp_path):
     assert distance(step_logits(runtime, batch=5), pytorch_logits(folder, batch=5)) < 1e-3
 
 
+@pytest.mark.slow
+def test_a_model_for_outliers_computes_what_the_compiled_kernels_do(finished_run, tmp_path, invoke, monkeypatch):
+    """Scaled norms, a convolution's input that is divided by channel, fc2 inputs of 16 bits."""
+    folder = tmp_path / "wide"
+    told = ("quantize", "--run", finished_run, "--massive", "enc.*.fc2:input,dec.*.fc2:input", "--out", folder)
+    assert invoke(*told).exit_code == 0
+    usual = Int8Runtime.load(folder, attention_dtype="float32").trial()
+    monkeypatch.setattr(int8_whisper, "choose_kernels", lambda *_: Choice(TRITON, torch.float32))
+    runtime = Int8Runtime.load(folder)
+    assert isinstance(runtime.encoder[0].feed_forward.fc2, WideMatmul)
+    for found, expected in zip(runtime.trial(), usual, strict=True):
+        assert float((found - expected).norm() / expected.norm()) < 1e-2
+
+
 def test_a_model_with_swapped_scales_is_not_opened(in_triton, monkeypatch, tmp_path):
     folder = quantized_folder(gated_model(), tmp_path / "model")
     right = TritonKernels.own_matmul
