@@ -56,7 +56,8 @@ def check_results(results: Path, student: Path) -> None:
     assert len(norms) == 2
     assert found["outliers"]["after"]["enc.*.fc2:input"]["padding"]["max_inf_norm"] == pytest.approx(max(norms))
     assert f"| {wer:.2f} (" in (results / "table.md").read_text()
-    assert (results / "growth.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("growth", "outliers-2+1", "attention-2+1"):
+        assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_smallest_form_ends_in_a_report_and_is_not_done_twice(environment):

@@ -22,6 +22,7 @@
 #   LIMIT       first N utterances of each list that is trained on; TEST_LIMIT of each test list; all
 #   KEPT_OUT, VALIDATION  utterances that are drawn for tests (150, of LJ Speech) and to choose the best step (48)
 #   PAPER_LIMIT, KL_LIMIT, OUTLIER_LIMIT   utterances of what is slow: the emulated recipe, KL, outliers; 12, 24, 24
+#   LOOP_LIMIT  of tests: an utterance ends where its last words came so many times in a row; 6
 #   BATCHES     of calibration, eight utterances each; 16
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
 # shellcheck disable=SC2154 # runs, speech and whispers come from whispers.sh
@@ -75,7 +76,8 @@ system() {
 hear() {
     local limit=()
     [ "$4" = - ] || limit=(--limit "$4")
-    wq eval --model "$2" "${sets[@]}" --normalizer english --runtime "$3" "${limit[@]}" --out "$WHISPERQ_RUN/eval/$1"
+    wq eval --model "$2" "${sets[@]}" --normalizer english --runtime "$3" "${limit[@]}" \
+        --loop-limit "${LOOP_LIMIT:-6}" --out "$WHISPERQ_RUN/eval/$1"
 }
 
 # measure MODEL: in float and INT8, and its outliers where the paper looks and where a pretrained Whisper has them.
@@ -94,12 +96,13 @@ measure() {
     outliers "$1" after
 }
 
-# outliers MODEL NAME
+# outliers MODEL NAME: with the paper's two figures
 outliers() {
     wq outliers --model "$1" "${sets[@]}" --limit "${OUTLIER_LIMIT:-24}" --out "$WHISPERQ_RUN/outliers/$2/attention" \
         --layer "enc.*.out_proj,dec.*.out_proj,dec.*.cross.out_proj"
     wq outliers --model "$1" "${sets[@]}" --limit "${OUTLIER_LIMIT:-24}" --out "$WHISPERQ_RUN/outliers/$2/mlp" \
         --layer "enc.*.fc2:input,enc.*.mlp_sum,dec.*.fc2:input,dec.*.mlp_sum"
+    wq plot-attention --model "$1" "${sets[@]:2:2}" --layer dec.-1 --head all --out "$WHISPERQ_RUN/attention/$2"
 }
 
 # student NAME: from the teacher's layers to its numbers.

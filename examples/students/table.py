@@ -1,4 +1,4 @@
-"""The tables and the figure of run.sh: table.md, growth.png and students.json of what the run folders say.
+"""The tables and figures of run.sh: table.md, students.json, growth.png and the pictures, of what the run folders say.
 
 python table.py RUNS --out RESULTS
 
@@ -19,6 +19,7 @@ import numpy as np
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
 from growth import draw_growth
 from measured import GROUPS, WAYS, Student, errors_of, outliers, students
+from pictures import draw_pictures
 from tables import table
 
 from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks, resample_seeds
@@ -176,11 +177,12 @@ def outlier_table(found: dict[str, Any], key: str, form: str) -> str:
 
 
 NOTES = (
-    "WER in percent, Whisper's English normaliser, LibriSpeech dev and LJ Speech kept out of training together. "
-    "Costs are points of WER that INT8 adds to the same student; saved is the cost without a gate minus the cost with "
-    "it, positive where the gate saves errors. 95 % intervals are over utterances, and over seeds where there are "
-    "several; differences are paired. KL: of teacher-forced logits from float32's. The paper's recipe is emulated, on "
-    "the first utterances of each set; a pair for each seed."
+    "WER in percent, Whisper's English normaliser, LibriSpeech dev and LJ Speech kept out of training together; an "
+    "utterance ends where its last words came six times in a row. Costs are points of WER that INT8 adds to the same "
+    "student; saved is the cost without a gate minus the cost with it, positive where the gate saves errors. 95 % "
+    "intervals are over utterances, and over seeds where there are several; differences are paired. KL: of "
+    "teacher-forced logits from float32's. The paper's recipe is emulated, on the first utterances of each set; a pair "
+    "for each seed."
 )
 
 
@@ -210,6 +212,7 @@ def main() -> None:
     (options.out / "students.json").write_text(json.dumps(numbers, indent=1) + "\n")
     (options.out / "table.md").write_text(markdown(numbers))
     draw_growth(found, options.out / "growth.png")
+    draw_pictures(found, options.out)
 
 
 if __name__ == "__main__":
