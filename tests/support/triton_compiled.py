@@ -25,8 +25,17 @@ SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory that one pro
 POINTERS = {"x_zero_points": "*i32", "zero_points": "*i32", "totals": "*i32", "channels": "*i64"}
 POINTERS |= dict.fromkeys(("scales", "biases", "x_scales", "bias", "key_scales", "value_scales"), "*fp32")
 POINTERS |= dict.fromkeys(("context", "gate", "query"), "*bf16")
-COUNTS = ("rows", "length", "past", "causal", "capacity")
-STRIDES = ("x_stride", "out_stride", "query_stride", "gate_stride", "batch_stride", "head_stride", "row_stride")
+COUNTS = ("rows", "length", "past", "causal")
+STRIDES = (
+    "x_stride",
+    "out_stride",
+    "query_stride",
+    "gate_stride",
+    "batch_stride",
+    "head_stride",
+    "row_stride",
+    "capacity",
+)
 Kernel = tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]
 
 

@@ -50,21 +50,8 @@ def rows(
     if GELU:
         value = gelu_of(value)
     store(
-        value,
-        out,
-        scales,
-        zero_points,
-        row,
-        columns,
-        inside,
-        scale,
-        zero_point,
-        quant_min,
-        quant_max,
-        WIDTH,
-        CODES,
-        TOKEN,
-    )
+        value, out, scales, zero_points, row, columns, inside, scale, zero_point, quant_min, quant_max, WIDTH, CODES, TOKEN,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["length"])
@@ -84,24 +71,11 @@ def gated(
         logit = tl.load(gate + row * gate_stride + columns // SHARED, mask=inside, other=0.0).to(tl.float32)
         value *= tl.sigmoid(logit) * factor
     store(
-        value,
-        out,
-        scales,
-        zero_points,
-        row,
-        columns,
-        inside,
-        scale,
-        zero_point,
-        quant_min,
-        quant_max,
-        WIDTH,
-        CODES,
-        TOKEN,
-    )
+        value, out, scales, zero_points, row, columns, inside, scale, zero_point, quant_min, quant_max, WIDTH, CODES, TOKEN,
+    )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["capacity", "past", "causal", "length"])
+@triton.jit(do_not_specialize=["past", "causal", "length"])
 def attend(
     query, keys, values, gate, out, key_scales, value_scales, query_stride, gate_stride, capacity, past, causal, length,
     scaling, factor, scale, zero_point, quant_min, quant_max,
