@@ -50,7 +50,8 @@ def rows(
     if GELU:
         value = gelu_of(value)
     store(
-        value, out, scales, zero_points, row, columns, inside, scale, zero_point, quant_min, quant_max, WIDTH, CODES, TOKEN,
+        value, out, scales, zero_points, row, columns, inside, scale, zero_point, quant_min, quant_max, WIDTH, CODES,
+        TOKEN,
     )  # fmt: skip
 
 
@@ -71,7 +72,8 @@ def gated(
         logit = tl.load(gate + row * gate_stride + columns // SHARED, mask=inside, other=0.0).to(tl.float32)
         value *= tl.sigmoid(logit) * factor
     store(
-        value, out, scales, zero_points, row, columns, inside, scale, zero_point, quant_min, quant_max, WIDTH, CODES, TOKEN,
+        value, out, scales, zero_points, row, columns, inside, scale, zero_point, quant_min, quant_max, WIDTH, CODES,
+        TOKEN,
     )  # fmt: skip
 
 
