@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import quantizing_ctc as ctc
 from support.exported import pytorch_logits, quantized_folder, step_logits
 from support.int8_folders import distance
 from support.kernel_inputs import GRIDS, gates, grid, random
@@ -20,7 +21,9 @@ if not triton.knobs.runtime.interpret:
 from whisperq.errors import KernelError  # noqa: E402
 from whisperq.quant.grid import QParams  # noqa: E402
 from whisperq.quant.wide import WideQParams  # noqa: E402
+from whisperq.runtime.int8 import ctc as int8_ctc  # noqa: E402
 from whisperq.runtime.int8 import whisper as int8_whisper  # noqa: E402
+from whisperq.runtime.int8.ctc import Int8Ctc  # noqa: E402
 from whisperq.runtime.int8.dynamic import TokenCodes, TokenGrid  # noqa: E402
 from whisperq.runtime.int8.grids import Grid, signed_qparams  # noqa: E402
 from whisperq.runtime.int8.kernels import Cache, Heads, Norm  # noqa: E402
@@ -277,6 +280,17 @@ def test_a_model_for_outliers_computes_what_the_compiled_kernels_do(finished_run
     assert isinstance(runtime.encoder[0].feed_forward.fc2, WideMatmul)
     for found, expected in zip(runtime.trial(), usual, strict=True):
         assert float((found - expected).norm() / expected.norm()) < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["wav2vec2-base", "hubert-large"])
+def test_a_ctc_model_computes_the_emulated_logits(variant, monkeypatch, tmp_path):
+    """Convolutions whose windows overlap in memory, norms over time and over channels, groups of channels."""
+    monkeypatch.setattr(int8_ctc, "choose_kernels", lambda *_: Choice(TRITON, torch.float32))
+    folder = ctc.quantized_folder(ctc.float_folder(tmp_path / "model", variant))
+    recordings = ctc.waveforms((1200,))
+    runtime = Int8Ctc.load(folder)
+    assert ctc.difference(runtime.logits(recordings), ctc.emulated_logits(folder, recordings)) < 1e-2
 
 
 def test_a_model_with_swapped_scales_is_not_opened(in_triton, monkeypatch, tmp_path):

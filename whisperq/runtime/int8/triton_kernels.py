@@ -16,6 +16,7 @@ from whisperq.runtime.int8.matmuls import IntegerWeight, Matmul
 from whisperq.runtime.int8.torch_kernels import TorchKernels
 from whisperq.runtime.int8.triton_matmuls import TritonMatmul, numbers_of
 
+NARROW = 16  # channels: rows of fewer, as a waveform has them, are left to PyTorch
 POSITIONS = 64  # of a cache that `attend` takes at a time
 
 
@@ -82,7 +83,7 @@ class TritonKernels(TorchKernels):
         return out if token is None else TokenCodes(out, *token)
 
     def _by_row(self, x: Tensor, norm: Norm | None, grid: AnyGrid, gelu: bool) -> AnyCodes:
-        if isinstance(grid, Grid) and grid.divisor is not None:
+        if isinstance(grid, Grid) and (grid.divisor is not None or x.shape[-1] < NARROW):
             return grid.codes(x if norm is None else self._by_row(x, norm, None, gelu))
         width = x.shape[-1]
         rows = x.reshape(-1, width)
