@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED
@@ -92,7 +92,7 @@ class Pair(TrainingPair):
         loss, sums = distillation_sums(student, Head(teacher, self.teacher.proj_out.weight), labels, self.weighting)
         if not self.ranges:
             return loss, sums
-        penalty = penalty_sum(peaks, used)
+        penalty = penalty_sum(peaks, used) if len(rows) else torch.zeros((), device=used.device)
         return loss + self.weighting.ranges * penalty, torch.cat([sums, penalty.detach()[None]])
 
     @torch.inference_mode()
@@ -127,8 +127,13 @@ class Pair(TrainingPair):
             return self._call(model.model.encoder)(features.to(model.dtype)).last_hidden_state
 
     def _head(self, model: Whisper, inputs: Tensor, encoded: Tensor, rows: Tensor) -> Head:
+        """Causal attention alone keeps the padding, which follows the texts, out of them: there is no mask of it."""
+        # A cache that stays empty. Without one transformers reads the positions, to see whether texts are packed,
+        # and the host would wait for them; with one it has no mask made where fused attention can be told "causal".
+        cache = DynamicCache()
         decoder = self._call(model.model.decoder)
-        hidden = decoder(input_ids=inputs, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
+        hidden = decoder(input_ids=inputs, encoder_hidden_states=encoded, past_key_values=cache, use_cache=False)
+        hidden = hidden.last_hidden_state
         return Head(hidden.flatten(0, 1)[rows], model.proj_out.weight)
 
     def _call(self, module: nn.Module) -> Any:
