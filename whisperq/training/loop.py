@@ -153,7 +153,7 @@ class Learner:
         # The outermost autocast, though it is off: a weight that is cast for one micro-batch stays so for the next.
         with deterministic(self.device == "cpu" or self.config.deterministic), self._autocast(on=False):
             for i, batch in enumerate(micro_batches, 1):
-                sums += self._accumulate(batch, tokens, last=i == len(micro_batches))
+                sums += self.accumulate(batch, tokens, last=i == len(micro_batches))
             extra = self._after_backward(number)
         if self.processes.world > 1:
             dist.all_reduce(sums)
@@ -164,7 +164,7 @@ class Learner:
         self.optimizer.step()
         return Step(number, figures, tokens, rate, utterances, self.pair.weighting, self.pair.task, extra, terms)
 
-    def _accumulate(self, batch: Batch, tokens: int, last: bool) -> Tensor:
+    def accumulate(self, batch: Batch, tokens: int, last: bool) -> Tensor:
         """Add one micro-batch's gradient; returns its summed task loss and KL. Processes meet at the last one only."""
         on_device = tuple(self._moved(x) for x in self.pair.inputs(batch))
         alone: contextlib.AbstractContextManager[None] = contextlib.nullcontext()

@@ -70,7 +70,9 @@ class Pair(TrainingPair):
         labels = batch.tokens.labels.flatten()
         rows = (labels != IGNORED).nonzero().squeeze(1)
         usual = batch.features, batch.tokens.inputs, rows, labels[rows]
-        return usual if self.cache is None else (*usual, self._taught(batch, self.cache))
+        if self.cache is None or not batch.digests:
+            return usual
+        return *usual, self._taught(batch, self.cache)
 
     def forward(
         self, features: Tensor, inputs: Tensor, rows: Tensor, labels: Tensor, taught: Tensor | None = None
