@@ -190,11 +190,8 @@ def check_family(model: PreTrainedModel, config: MixedPrecisionConfig) -> None:
     """Raises UsageError for settings of another family's data."""
     if family_of(model.config).input == "log-mel":
         return
-    for flag in ("spec_augment", "timestamp_prob", "pack", "recompute", "compile"):
-        if getattr(config, flag):
-            raise UsageError(f"--{flag.replace('_', '-')} is for Whisper, not for a {model.config.model_type} model")
-    if config.micro_batch == "auto":
-        raise UsageError(
-            f"--micro-batch auto is for Whisper, whose windows are alike: a {model.config.model_type} "
-            "model takes recordings of any length; give it a number"
-        )
+    flags = ("spec_augment", "timestamp_prob", "pack", "recompute", "compile")
+    given = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(config, flag)]
+    given += ["--micro-batch auto"] if config.micro_batch == "auto" else []
+    if given:
+        raise UsageError(f"{given[0]} is for Whisper, not for a {model.config.model_type} model")
