@@ -1,6 +1,8 @@
-"""What a step of several micro-batches computes once."""
+"""What a step of several micro-batches, or a network of many layers, computes or compiles once."""
 
+import functools
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -76,3 +78,61 @@ def test_nothing_rounded_outlives_the_step():
     with torch.autocast("cpu", torch.bfloat16):
         after = torch.nn.functional.linear(x, weight)
     assert not torch.equal(before, after) and torch.equal(after, weight.T.bfloat16())
+
+
+@pytest.fixture
+def graphs(monkeypatch) -> Iterator[list[torch.fx.GraphModule]]:
+    """What torch.compile finds; it runs as it is found, which takes a moment instead of minutes."""
+    found: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: Any) -> Any:
+        found.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    yield found
+    torch.compiler.reset()
+
+
+def attentions(graph: torch.fx.GraphModule) -> int:
+    nodes = [n for m in graph.modules() if isinstance(m, torch.fx.GraphModule) for n in m.graph.nodes]
+    return sum(node.target is torch.nn.functional.scaled_dot_product_attention for node in nodes)
+
+
+@pytest.mark.parametrize("settings", [{}, {"recompute": True}, {"freeze_encoder": True}], ids=str)
+def test_layers_of_a_kind_are_compiled_once_and_compute_the_same(graphs, settings):
+    """Four kinds: encoder and decoder layers of the student, which have gates, and of the teacher, which has more."""
+    plain = make_distiller(teacher_layers=3, **settings)
+    compiled = make_distiller(teacher_layers=3, compile=True, **settings)
+    for number in range(2):
+        expected, found = (d.step(number, [batch()]).read() for d in (plain, compiled))
+        assert found == expected
+        assert len(graphs) == 4 and sorted(map(attentions, graphs)) == [1, 1, 2, 2]
+    assert all(torch.equal(g, gradients(plain)[n]) for n, g in gradients(compiled).items())
+    assert compiled.student.state_dict().keys() == plain.student.state_dict().keys()
+
+
+def test_outside_a_step_nothing_is_compiled(graphs):
+    """Decoding, whose cache grows with every token, would compile without end."""
+    distiller = make_distiller(compile=True)
+    data = batch()
+    distiller.student.eval()(input_features=data.features, decoder_input_ids=data.tokens.inputs)
+    assert not graphs
+    distiller.step(0, [data])
+    known = len(graphs)
+    distiller.student.eval().generate(data.features, max_new_tokens=8)
+    assert known == 4 == len(graphs)
+
+
+def test_batches_of_any_size_are_compiled_without_end_in_sight(graphs, caplog):
+    """With --skip-bad a micro-batch may have fewer windows: torch would give up after eight forms of all layers."""
+    distiller = make_distiller(compile=True)
+    sizes = [(0, 4), (1, 4), (0, 1), (2, 3), (0, 2), (3, 4), (1, 3)]
+    for number, (start, stop) in enumerate(sizes):
+        distiller.step(number, [batch(start, stop)])
+    assert "recompile_limit" not in caplog.text and 8 < len(graphs)
+    known = len(graphs)
+    for start, stop in sizes:
+        distiller.step(0, [batch(start, stop)])
+    assert len(graphs) == known

@@ -62,7 +62,9 @@ class TrainingConfig(Settings):
     recompute: bool = option(
         False, "Gradient checkpointing: keep each layer's input alone, and compute the rest again."
     )
-    compile: bool = option(False, "Compile both models with torch.compile: minutes at the start, faster steps.")
+    compile: bool = option(
+        False, "Compile both models' layers with torch.compile: a slow first step, faster ones after it."
+    )
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", low=1, operational=True)
     report_to: Literal["none", "tensorboard"] = option("none", "Log there too.", operational=True)
     resume: str = option(

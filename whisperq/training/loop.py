@@ -150,8 +150,9 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         terms = getattr(self.pair, "terms", ())
         sums = torch.zeros(2 + len(terms), device=self.device)
+        repeatable = deterministic(self.device == "cpu" or self.config.deterministic)
         # The outermost autocast, though it is off: a weight that is cast for one micro-batch stays so for the next.
-        with deterministic(self.device == "cpu" or self.config.deterministic), self._autocast(on=False):
+        with repeatable, self._autocast(on=False), self.pair.in_training():
             for i, batch in enumerate(micro_batches, 1):
                 sums += self.accumulate(batch, tokens, last=i == len(micro_batches))
             extra = self._after_backward(number)

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from whisperq.data.batches import Batch
@@ -13,6 +13,7 @@ from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.training.attention import attention_kernel
 from whisperq.training.ctc_pair import CtcPair
+from whisperq.training.layers import CompiledLayers
 from whisperq.training.losses import Head, Weighting, distillation_sums
 from whisperq.training.ranges import Ranges, penalty_sum
 from whisperq.training.teacher_cache import TeacherCache
@@ -49,11 +50,7 @@ class Pair(TrainingPair):
         self.shares_encoder = self.encoder_frozen and same_encoder(student, teacher)
         # In a list: no submodule, neither saved nor synchronised.
         self._teacher = [teacher.eval().requires_grad_(False).to(dtype)]
-        # Compiled forms are for training alone: decoding with its growing cache would compile without end.
-        self._compiled: dict[nn.Module, Any] = {}
-        for model in (student, teacher) if compiled else ():
-            self._compiled[model.model.encoder] = torch.compile(model.model.encoder)
-            self._compiled[model.model.decoder] = torch.compile(model.model.decoder, dynamic=True)  # texts differ
+        self._compiled = CompiledLayers((student, teacher) if compiled else ())
 
     @property
     def teacher(self) -> Whisper:
@@ -64,6 +61,10 @@ class Pair(TrainingPair):
         self.student.train()
         if self.encoder_frozen:
             self.student.model.encoder.eval()
+
+    def in_training(self) -> AbstractContextManager[None]:
+        """For a step's forward and backward passes."""
+        return self._compiled.in_use()
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Arguments of `forward` for a batch."""
@@ -126,20 +127,16 @@ class Pair(TrainingPair):
 
     def _encoded(self, model: Whisper, features: Tensor, mode: Any) -> Tensor:
         with mode():
-            return self._call(model.model.encoder)(features.to(model.dtype)).last_hidden_state
+            return model.model.encoder(features.to(model.dtype)).last_hidden_state
 
     def _head(self, model: Whisper, inputs: Tensor, encoded: Tensor, rows: Tensor) -> Head:
         """Causal attention alone keeps the padding, which follows the texts, out of them: there is no mask of it."""
         # A cache that stays empty. Without one transformers reads the positions, to see whether texts are packed,
         # and the host would wait for them; with one it has no mask made where fused attention can be told "causal".
         cache = DynamicCache()
-        decoder = self._call(model.model.decoder)
-        hidden = decoder(input_ids=inputs, encoder_hidden_states=encoded, past_key_values=cache, use_cache=False)
-        hidden = hidden.last_hidden_state
+        given = {"input_ids": inputs, "encoder_hidden_states": encoded, "past_key_values": cache}
+        hidden = model.model.decoder(**given, use_cache=False).last_hidden_state
         return Head(hidden.flatten(0, 1)[rows], model.proj_out.weight)
-
-    def _call(self, module: nn.Module) -> Any:
-        return self._compiled.get(module, module)
 
 
 def make_pair(
