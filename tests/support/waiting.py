@@ -26,7 +26,8 @@ class Waited(AssertionError):
 class NoWaiting(TorchDispatchMode):
     """Raises Waited at an operator that reads a tensor of the device, or moves one between it and the host.
 
-    All tensors are the device's but those of `host`, and what is made of these alone.
+    All tensors are the device's but those of `host`, those that are made without a word of where, and what is made of
+    these alone.
     """
 
     def __init__(self, host: Iterator[Tensor] | list[Tensor] = ()) -> None:
@@ -49,7 +50,7 @@ class NoWaiting(TorchDispatchMode):
         kwargs = kwargs or {}
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         self.seen += 1
-        if given and all(map(self._is_host, given)):
+        if all(map(self._is_host, given)) and (given or kwargs.get("device") is None):
             out = func(*args, **kwargs)
             self.host |= {id(x): x for x in tree_leaves(out) if isinstance(x, Tensor)}
             return out
