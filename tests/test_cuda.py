@@ -27,9 +27,10 @@ def test_a_step_is_the_cpus():
     assert found.as_dict() == pytest.approx(expected.as_dict(), rel=1e-3)
 
 
-def test_a_step_waits_for_nothing():
-    """The host runs ahead of the device until somebody reads the figures."""
-    distiller, data = on_gpu(), moved()
+@pytest.mark.parametrize("changes", [{}, {"range_weight": 0.1}, {"autocast": torch.bfloat16, "max_grad_norm": 1.0}])
+def test_a_step_waits_for_nothing(changes):
+    """The host runs ahead of the device until somebody reads the figures; see test_no_waiting.py for CPUs."""
+    distiller, data = on_gpu(**changes), moved()
     distiller.step(0, [data]).read()  # allocates, and compiles what is compiled when first used
     torch.cuda.set_sync_debug_mode("error")
     try:

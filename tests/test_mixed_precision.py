@@ -444,8 +444,8 @@ def test_a_ctc_model_of_mixed_bits(tiny_ctc, monkeypatch, invoke):
     limits = ("0:00", "0:00", "9:00:00")
     assert [invoke(*command, "--out", "parts", "--max-time", limit).exit_code for limit in limits] == [75, 75, 0]
     assert Path("parts/quantized.safetensors").read_bytes() == (found.path / "quantized.safetensors").read_bytes()
-    for flag in ("--pack", "--recompute", "--compile"):
-        refused = invoke(*command, flag, "--out", "other")
+    for flag in ("--pack", "--recompute", "--compile", "--micro-batch auto"):
+        refused = invoke(*command, *flag.split(), "--out", "other")
         assert refused.exit_code == 2 and f"{flag} is for Whisper, not for a wav2vec2 model" in " ".join(
             refused.stderr.replace("hubert", "wav2vec2").split()
         )

@@ -39,9 +39,11 @@ def _check_limits(setting: Field, flag: str, value: Any) -> None:
     low, high = setting.metadata["low"], setting.metadata["high"]
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{flag} must be a finite number, not {value}")
-    if value is not None and low is not None and value < low:
+    if value is None or isinstance(value, str):
+        return
+    if low is not None and value < low:
         raise UsageError(f"{flag} must be at least {low}, not {value}")
-    if value is not None and high is not None and value > high:
+    if high is not None and value > high:
         raise UsageError(f"{flag} must be at most {high}, not {value}")
 
 
@@ -64,7 +66,9 @@ def converted(value: Any, hint: Any) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         if value is None:
             return None
-        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+        words, hint = of_union(hint)
+        if words:
+            return value if value in words else _plain(value, hint, f", or {', '.join(words)}")
     if typing.get_origin(hint) is typing.Literal:
         if value not in typing.get_args(hint):
             raise ValueError(f"is {value!r}, but must be one of {', '.join(typing.get_args(hint))}")
@@ -75,7 +79,16 @@ def converted(value: Any, hint: Any) -> Any:
     return _plain(value, hint)
 
 
-def _plain(value: Any, kind: type) -> Any:
+def of_union(hint: Any) -> tuple[tuple[str, ...], Any]:
+    """int | Literal["auto"] | None -> the words that stand beside a type, ("auto",), and that type, int."""
+    kinds = [h for h in typing.get_args(hint) if h is not type(None)]
+    literals = [h for h in kinds if typing.get_origin(h) is typing.Literal]
+    if len(kinds) == 1:
+        return (), kinds[0]
+    return tuple(w for h in literals for w in typing.get_args(h)), next(h for h in kinds if h not in literals)
+
+
+def _plain(value: Any, kind: type, instead: str = "") -> Any:
     """A text, a number or a switch; numbers as YAML and NumPy write them, paths as texts."""
     value = os.fspath(value) if kind is str and isinstance(value, os.PathLike) else value
     try:
@@ -85,7 +98,7 @@ def _plain(value: Any, kind: type) -> Any:
             raise ValueError
         return kind(float(value)) if kind is int else kind(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"is {value!r}, but must be of type {kind.__name__}") from None
+        raise ValueError(f"is {value!r}, but must be of type {kind.__name__}{instead}") from None
 
 
 def listed(value: Any) -> list[Any]:

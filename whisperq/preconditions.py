@@ -30,7 +30,7 @@ def check_batches(config: TrainingConfig, world: int) -> None:
     share, rest = divmod(config.batch_size, world)
     if rest:
         raise UsageError(f"--batch-size {config.batch_size} cannot be shared by {world} processes")
-    if share % (config.micro_batch or share):
+    if isinstance(config.micro_batch, int) and share % config.micro_batch:
         whose = f", {share} for each of {world} processes" if world > 1 else ""
         raise UsageError(f"--micro-batch {config.micro_batch} does not divide --batch-size {config.batch_size}{whose}")
 

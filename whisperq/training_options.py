@@ -29,7 +29,11 @@ class TrainingConfig(Settings):
 
     max_steps: int = option(200_000, "Optimiser steps.", low=1)
     batch_size: int = option(64, "Utterances of one optimiser step (effective batch).", low=1)
-    micro_batch: int | None = option(None, "Utterances of one forward pass; default: the whole batch.", low=1)
+    micro_batch: int | Literal["auto"] | None = option(
+        None,
+        "Utterances of one forward pass; auto: the largest power of two that fits; default: the whole batch.",
+        low=1,
+    )
     learning_rate: float = option(1e-4, "Peak learning rate of AdamW.", low=1e-12)
     schedule: Literal["linear", "cosine", "constant"] = option(
         "linear", "How the learning rate goes from its peak, to zero at --max-steps or not at all."
@@ -58,7 +62,9 @@ class TrainingConfig(Settings):
     recompute: bool = option(
         False, "Gradient checkpointing: keep each layer's input alone, and compute the rest again."
     )
-    compile: bool = option(False, "Compile both models with torch.compile: minutes at the start, faster steps.")
+    compile: bool = option(
+        False, "Compile both models' layers with torch.compile: a slow first step, faster ones after it."
+    )
     log_every: int = option(10, "Steps between lines of metrics.jsonl.", low=1, operational=True)
     report_to: Literal["none", "tensorboard"] = option("none", "Log there too.", operational=True)
     resume: str = option(

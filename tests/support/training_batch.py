@@ -16,11 +16,18 @@ def batch(start: int = 0, stop: int = 4) -> Batch:
     return Batch(features(4)[start:stop], CODEC.batch(TEXTS[start:stop], [u.id for u in names]), tuple(names))
 
 
-def make_distiller(seed: int = 0, dropout: float = 0.0, teacher_layers: int = 2, **changes) -> Distiller:
-    student = gated_model(seed=1, encoder_layers=1, decoder_layers=teacher_layers, dropout=dropout)
+def make_distiller(
+    seed: int = 0,
+    dropout: float = 0.0,
+    teacher_layers: int = 2,
+    gate: str = "headwise",
+    autocast: torch.dtype = torch.float32,
+    **changes,
+) -> Distiller:
+    student = gated_model(gate, seed=1, encoder_layers=1, decoder_layers=teacher_layers, dropout=dropout)
     teacher = gated_model("none", seed=2, encoder_layers=teacher_layers, decoder_layers=teacher_layers)
     config = DistillConfig(**{"max_grad_norm": 0.0, "warmup_steps": 0, "max_steps": 10, "temperature": 2.0} | changes)
-    return Distiller(student, teacher, config, torch.float32, seed)
+    return Distiller(student, teacher, config, autocast, seed)
 
 
 def gradients(distiller: Distiller) -> dict[str, torch.Tensor]:

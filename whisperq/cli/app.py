@@ -20,6 +20,7 @@ from typer.core import TyperCommand
 
 from whisperq import __version__
 from whisperq.artifact import load
+from whisperq.checks import of_union
 from whisperq.cli.commands import COMMANDS, Command, InputFlag, perform
 from whisperq.cli.config_template import write_template
 from whisperq.cli.doctor import examine, findings_json, findings_table, refuse_broken
@@ -66,7 +67,8 @@ def parameter(
 
 def field_parameter(field: Field, hint: Any) -> inspect.Parameter:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+        words, hint = of_union(hint)
+        hint = str if words else hint
     if typing.get_origin(hint) is tuple:
         hint = list[str]
     extra: dict[str, Any] = {"envvar": "WHISPERQ_RUN"} if field.name == "run" else {}

@@ -57,6 +57,7 @@ class Trained(TypedDict):
     autocast: str | None  # a dtype
     skipped: int | None  # lines and recordings that could not be used
     dropped: NotRequired[dict[str, int]]  # utterances of the training data, by reason
+    micro_batch: NotRequired[int | None]  # windows of one forward pass; None: a process's whole share of the batch
 
 
 class Distilled(Trained):

@@ -26,6 +26,7 @@ from whisperq.training.job import Job, TrainingData
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import Distiller, autocast_dtype
 from whisperq.training.memory import keep_freed_memory
+from whisperq.training.micro_batch import settle_micro_batch
 from whisperq.training.run import Training, TrainingContext
 from whisperq.training.student_teacher import attention_kernel
 from whisperq.training.teacher_cache import TeacherCache
@@ -63,6 +64,7 @@ def distill(
         sources = train, validation, data.normalizer
         pupil = Pupil(student, teacher_folder, sources, config, context, processes, inputs["teacher"]["sha256"])
         artifact.all_read(inputs)
+        settle_micro_batch(pupil.distiller, pupil.material.feed, beginning.start, processes, say)
         with stepping("distill", config.max_steps, beginning.step) as advance:
             around = TrainingContext(processes, stopping, say, advance)
             checkpoints = beginning.checkpoints

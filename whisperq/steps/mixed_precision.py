@@ -46,6 +46,7 @@ from whisperq.training.inputs import prepare
 from whisperq.training.job import Job, TrainingData, TrainingStart
 from whisperq.training.logs import METRICS
 from whisperq.training.loop import autocast_dtype
+from whisperq.training.micro_batch import settle_micro_batch
 from whisperq.training.mixed import MixedLearner, MixedWeights, search_steps
 from whisperq.training.run import Training, TrainingContext
 from whisperq.training.student_teacher import make_pair
@@ -81,7 +82,8 @@ def mixed_precision(
         )
         fresh = beginning.start is None
         work = MixedPrecisionRun(model, (train, validation, data.normalizer), config, context, processes, fresh)
-        book = SearchBook(out, settings, inputs)
+        settle_micro_batch(work.learner, work.material.feed, beginning.start, processes, say)
+        book = SearchBook(out, {**settings, "micro_batch": work.material.feed.micro_batch}, inputs)
         if fresh:
             work.settle(processes, stopping.told, book)
         with stepping("mixed-precision", config.max_steps, beginning.step) as advance:
@@ -144,7 +146,7 @@ class MixedPrecisionRun:
     def first_batches(self) -> list[Batch]:
         """The first batches of the training data, the same in every process."""
         wanted = self.config.search_batches
-        steps = -(-wanted * (self.config.micro_batch or self.config.batch_size) // self.config.batch_size)
+        steps = -(-wanted * (self.material.feed.micro_batch or self.config.batch_size) // self.config.batch_size)
         batches = (batch for step in self.material.feed.steps(None, steps, 0, 1) for batch in step.batches)
         return list(islice((b for b in batches if b.utterances), wanted))
 
@@ -188,6 +190,8 @@ def check_family(model: PreTrainedModel, config: MixedPrecisionConfig) -> None:
     """Raises UsageError for settings of another family's data."""
     if family_of(model.config).input == "log-mel":
         return
-    for flag in ("spec_augment", "timestamp_prob", "pack", "recompute", "compile"):
-        if getattr(config, flag):
-            raise UsageError(f"--{flag.replace('_', '-')} is for Whisper, not for a {model.config.model_type} model")
+    flags = ("spec_augment", "timestamp_prob", "pack", "recompute", "compile")
+    given = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(config, flag)]
+    given += ["--micro-batch auto"] if config.micro_batch == "auto" else []
+    if given:
+        raise UsageError(f"{given[0]} is for Whisper, not for a {model.config.model_type} model")

@@ -77,6 +77,8 @@ class Feed:
         if config.timestamp_prob and TIME_STEP * (len(loader.codec.times) - 1) < loader.window_seconds - TIME_STEP / 2:
             raise UsageError("--timestamp-prob is for models whose vocabulary has times up to their window's end")
         self.group, self.loader, self.config, self.seed = group, loader, config, seed
+        # Windows of one forward pass; None: all of a process's share. Of "auto" it is found out before the first step.
+        self.micro_batch = config.micro_batch if isinstance(config.micro_batch, int) else None
         filters = Filters(loader, config)
         self.dropped = filters.dropped
         streamed = any(isinstance(one.utterances, Streamed) for one in group.lists)
@@ -93,7 +95,7 @@ class Feed:
         Raises InputError at the step that holds what cannot be used, TrainingError for a worker that died.
         """
         each = self.config.batch_size // world
-        share = Share(rank * each, each, self.config.micro_batch or each)
+        share = Share(rank * each, each, self.micro_batch or each)
         wanted = getattr(self.config, "teacher_cache", None) is not None
         collator = Collator(self.loader, self.config.spec_augment, self.seed, wanted)
         loader = self.loader

@@ -54,6 +54,7 @@ class Material:
             "autocast": str(autocast).removeprefix("torch."),
             "skipped": len(self.loader.skipped) + len(self.bad_lines),
             "dropped": self.feed.dropped,
+            "micro_batch": self.feed.micro_batch,
         }
 
 

@@ -1,7 +1,6 @@
 """One optimiser step of a training against a float model, and the schedule around it."""
 
 import contextlib
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,8 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED
@@ -20,6 +17,7 @@ from whisperq.errors import InputError, TrainingError, UsageError
 from whisperq.jobs.determinism import deterministic
 from whisperq.jobs.distributed import ALONE, Processes
 from whisperq.training.checkpoints import require_like
+from whisperq.training.layers import recompute_layers
 from whisperq.training.losses import Weighting
 from whisperq.training.student_teacher import Pair, Whisper
 from whisperq.training.teacher_cache import TeacherCache
@@ -84,14 +82,6 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * share
 
 
-def recompute_layers(student: nn.Module) -> None:
-    """Each layer keeps its input alone, and computes the rest again in the backward pass."""
-    for layer in (m for m in student.modules() if isinstance(m, GradientCheckpointingLayer)):
-        layer.gradient_checkpointing = True  # transformers' layers ask for these two
-        # nn.Module's annotations know tensors and modules alone.
-        layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
-
-
 class Learner:
     """A network that is trained against a float one, and its optimiser; what is trained, subclasses may change.
 
@@ -105,6 +95,8 @@ class Learner:
     ) -> None:
         self.pair, self.config, self.autocast, self.seed, self.processes = pair, config, autocast, seed, processes
         self.student = pair.student
+        if config.recompute:
+            recompute_layers(self.student)
         self.device = next(self.student.parameters()).device.type
         self.module = DistributedDataParallel(pair) if processes.world > 1 else pair
         self.trained = self._trained()
@@ -158,9 +150,11 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         terms = getattr(self.pair, "terms", ())
         sums = torch.zeros(2 + len(terms), device=self.device)
-        with deterministic(self.device == "cpu" or self.config.deterministic):
+        repeatable = deterministic(self.device == "cpu" or self.config.deterministic)
+        # The outermost autocast, though it is off: a weight that is cast for one micro-batch stays so for the next.
+        with repeatable, self._autocast(on=False), self.pair.in_training():
             for i, batch in enumerate(micro_batches, 1):
-                sums += self._accumulate(batch, tokens, last=i == len(micro_batches))
+                sums += self.accumulate(batch, tokens, last=i == len(micro_batches))
             extra = self._after_backward(number)
         if self.processes.world > 1:
             dist.all_reduce(sums)
@@ -171,17 +165,20 @@ class Learner:
         self.optimizer.step()
         return Step(number, figures, tokens, rate, utterances, self.pair.weighting, self.pair.task, extra, terms)
 
-    def _accumulate(self, batch: Batch, tokens: int, last: bool) -> Tensor:
+    def accumulate(self, batch: Batch, tokens: int, last: bool) -> Tensor:
         """Add one micro-batch's gradient; returns its summed task loss and KL. Processes meet at the last one only."""
         on_device = tuple(self._moved(x) for x in self.pair.inputs(batch))
         alone: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if isinstance(self.module, DistributedDataParallel) and not last:
             alone = self.module.no_sync()
         with alone:
-            with torch.autocast(self.device, self.autocast, enabled=self.autocast != torch.float32):
+            with self._autocast():
                 loss, sums = self.module(*on_device)
             (loss * (self.processes.world / tokens)).backward()  # processes' gradients are averaged
         return sums.float()
+
+    def _autocast(self, on: bool = True) -> torch.autocast:
+        return torch.autocast(self.device, self.autocast, enabled=on and self.autocast != torch.float32)
 
     def _moved(self, value: Any) -> Any:
         """A tensor to the device without waiting for it; what is none moves itself."""
@@ -228,8 +225,6 @@ class Distiller(Learner):
     ) -> None:
         student.model.encoder.requires_grad_(not config.freeze_encoder)
         student.model.encoder.embed_positions.requires_grad_(False)
-        if config.recompute:
-            recompute_layers(student)
         weighting = Weighting(config.ce_weight, config.kl_weight, config.temperature, config.range_weight or 0.0)
         pair = Pair(student, teacher, weighting, autocast, config.compile, cache)
         super().__init__(pair, config, autocast, seed, processes)

@@ -30,7 +30,7 @@ from whisperq.quant.grid import quantize, storage_dtype
 from whisperq.quant.gumbel import gumbel_noise, priced, relaxed, temperature
 from whisperq.quant.learned import initial_scales, mixture, relative_errors, symmetric_qparams
 from whisperq.training.checkpoints import require_like
-from whisperq.training.loop import Learner, recompute_layers
+from whisperq.training.loop import Learner
 from whisperq.training.training_pair import TrainingPair
 from whisperq.training_options import MixedPrecisionConfig
 
@@ -157,8 +157,6 @@ class MixedLearner(Learner):
     ) -> None:
         self.mixed = weights
         self.search_steps = search_steps(config)
-        if config.recompute:
-            recompute_layers(pair.student)
         super().__init__(pair, config, autocast, seed, processes)
 
     def _trained(self) -> dict[str, nn.Parameter]:

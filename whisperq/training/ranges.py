@@ -64,13 +64,11 @@ def _watcher(found: list[Tensor], site: Site, used: Tensor) -> Watcher:
     def see(x: Tensor) -> None:
         with torch.autocast(x.device.type, enabled=False):
             # Computed again in the backward pass: nothing but the site's own tensor is kept for that.
-            found.append(checkpoint(soft_peak, x, mask, use_reentrant=False))
+            found.append(checkpoint(soft_peak, x, mask, use_reentrant=False, preserve_rng_state=False))
 
     return see
 
 
 def penalty_sum(peaks: Sequence[Tensor], used: Tensor) -> Tensor:
-    """R of each window times its labelled tokens, summed; zero where no token is labelled."""
-    if not used.any():
-        return torch.zeros((), device=used.device)
+    """R of each window times its labelled tokens, summed; at least one token is labelled."""
     return (torch.stack([*peaks]).mean(dim=0) * used.sum(dim=1)).sum()

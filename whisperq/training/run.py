@@ -48,7 +48,7 @@ class Training:
     ) -> None:
         self.learner, self.feed, self.validation = learner, feed, validation
         self.checkpoints, self.config, self.around = checkpoints, config, around
-        self.progress = Progress()
+        self.progress = Progress(micro_batch=feed.micro_batch)
         self.seconds_before = 0.0
         self.log: MetricsLog | None = None
         self.told_of_waiting = False

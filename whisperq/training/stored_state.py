@@ -22,6 +22,7 @@ class Progress:
     seconds: float = 0.0  # of training; validations and checkpoints are not counted
     last: dict[str, Any] | None = None  # the last step's figures
     skipped: list[str] = field(default_factory=list)  # origins of utterances that were unusable
+    micro_batch: int | None = None  # that --micro-batch auto came to, or that it was given
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def check_counts(progress: Progress) -> None:
     if (
         not 0 <= progress.seconds < float("inf")
         or progress.log_bytes < 0
+        or (progress.micro_batch is not None and progress.micro_batch < 1)
         or not all(isinstance(origin, str) for origin in progress.skipped)
     ):
-        raise ValueError("seconds, log_bytes or skipped are none")
+        raise ValueError("seconds, log_bytes, micro_batch or skipped are none")
 
 
 def require(value: Any, hint: Any, name: str) -> Any:

@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 
 from whisperq.data.batches import Batch
 from whisperq.data.tokens import IGNORED
@@ -13,6 +13,7 @@ from whisperq.models.families import family_of
 from whisperq.models.gated_whisper import GatedWhisperForConditionalGeneration
 from whisperq.training.attention import attention_kernel
 from whisperq.training.ctc_pair import CtcPair
+from whisperq.training.layers import CompiledLayers
 from whisperq.training.losses import Head, Weighting, distillation_sums
 from whisperq.training.ranges import Ranges, penalty_sum
 from whisperq.training.teacher_cache import TeacherCache
@@ -49,11 +50,7 @@ class Pair(TrainingPair):
         self.shares_encoder = self.encoder_frozen and same_encoder(student, teacher)
         # In a list: no submodule, neither saved nor synchronised.
         self._teacher = [teacher.eval().requires_grad_(False).to(dtype)]
-        # Compiled forms are for training alone: decoding with its growing cache would compile without end.
-        self._compiled: dict[nn.Module, Any] = {}
-        for model in (student, teacher) if compiled else ():
-            self._compiled[model.model.encoder] = torch.compile(model.model.encoder)
-            self._compiled[model.model.decoder] = torch.compile(model.model.decoder, dynamic=True)  # texts differ
+        self._compiled = CompiledLayers((student, teacher) if compiled else ())
 
     @property
     def teacher(self) -> Whisper:
@@ -65,12 +62,18 @@ class Pair(TrainingPair):
         if self.encoder_frozen:
             self.student.model.encoder.eval()
 
+    def in_training(self) -> AbstractContextManager[None]:
+        """For a step's forward and backward passes."""
+        return self._compiled.in_use()
+
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """Arguments of `forward` for a batch."""
         labels = batch.tokens.labels.flatten()
         rows = (labels != IGNORED).nonzero().squeeze(1)
         usual = batch.features, batch.tokens.inputs, rows, labels[rows]
-        return usual if self.cache is None else (*usual, self._taught(batch, self.cache))
+        if self.cache is None or not batch.digests:
+            return usual
+        return *usual, self._taught(batch, self.cache)
 
     def forward(
         self, features: Tensor, inputs: Tensor, rows: Tensor, labels: Tensor, taught: Tensor | None = None
@@ -92,7 +95,7 @@ class Pair(TrainingPair):
         loss, sums = distillation_sums(student, Head(teacher, self.teacher.proj_out.weight), labels, self.weighting)
         if not self.ranges:
             return loss, sums
-        penalty = penalty_sum(peaks, used)
+        penalty = penalty_sum(peaks, used) if len(rows) else torch.zeros((), device=used.device)
         return loss + self.weighting.ranges * penalty, torch.cat([sums, penalty.detach()[None]])
 
     @torch.inference_mode()
@@ -124,15 +127,16 @@ class Pair(TrainingPair):
 
     def _encoded(self, model: Whisper, features: Tensor, mode: Any) -> Tensor:
         with mode():
-            return self._call(model.model.encoder)(features.to(model.dtype)).last_hidden_state
+            return model.model.encoder(features.to(model.dtype)).last_hidden_state
 
     def _head(self, model: Whisper, inputs: Tensor, encoded: Tensor, rows: Tensor) -> Head:
-        decoder = self._call(model.model.decoder)
-        hidden = decoder(input_ids=inputs, encoder_hidden_states=encoded, use_cache=False).last_hidden_state
+        """Causal attention alone keeps the padding, which follows the texts, out of them: there is no mask of it."""
+        # A cache that stays empty. Without one transformers reads the positions, to see whether texts are packed,
+        # and the host would wait for them; with one it has no mask made where fused attention can be told "causal".
+        cache = DynamicCache()
+        given = {"input_ids": inputs, "encoder_hidden_states": encoded, "past_key_values": cache}
+        hidden = model.model.decoder(**given, use_cache=False).last_hidden_state
         return Head(hidden.flatten(0, 1)[rows], model.proj_out.weight)
-
-    def _call(self, module: nn.Module) -> Any:
-        return self._compiled.get(module, module)
 
 
 def make_pair(

@@ -1,5 +1,6 @@
 """What a `Learner` trains: a network beside the float one that it learns from, as one module."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -19,6 +20,10 @@ class TrainingPair(nn.Module):
     def set_modes(self) -> None:
         """Set train or eval mode of the student's modules for a training step."""
         raise NotImplementedError
+
+    def in_training(self) -> AbstractContextManager[None]:
+        """For a step's forward and backward passes."""
+        return nullcontext()
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Arguments of `forward` for a batch."""
