@@ -18,10 +18,11 @@
 #   RANGE       weight of the penalty on ranges; 0.01
 #   STEPS       of training, of 16 windows each; 1000.  EVAL_EVERY 100, SAVE_EVERY 25, WARMUP 100, RATE 3e-4, MICRO 8
 #   DISTILL     further options of whisperq distill
-#   SYSTEMS     "gemm dynamic paper": what is quantized.  ITSELF yes: whether the teacher is, too
+#   SYSTEMS     "plain gemm dynamic paper": what is quantized; plain: as gemm, without what whisperq does about outliers
+#   ITSELF      yes: whether the teacher is measured, too
 #   LIMIT       first N utterances of each list that is trained on; TEST_LIMIT of each test list; all
 #   KEPT_OUT, VALIDATION  utterances that are drawn for tests (150, of LJ Speech) and to choose the best step (48)
-#   PAPER_LIMIT, KL_LIMIT, OUTLIER_LIMIT   utterances of what is slow: the emulated recipe, KL, outliers; 12, 24, 24
+#   KL_LIMIT, OUTLIER_LIMIT   utterances of each list for KL and for outliers; 24
 #   LOOP_LIMIT  of tests: an utterance ends where its last words came so many times in a row; 6
 #   BATCHES     of calibration, eight utterances each; 16
 #   WHISPERQ_VENV   the virtual environment to make or use; set but empty: the environment as it is
@@ -62,20 +63,21 @@ students() {
     done
 }
 
-# NAME RUNTIME UTTERANCES FLAGS: what `quantize` is told, and how `eval` runs it. No kernel computes the paper's recipe.
+# NAME -> RUNTIME FLAGS: how `eval` runs it, and what `quantize` is told. No kernel computes the paper's recipe.
 system() {
     case $1 in
-        gemm) echo int8 "${TEST_LIMIT:--}" --recipe gemm ;;
-        dynamic) echo int8 "${TEST_LIMIT:--}" --activations dynamic ;;
-        paper) echo emulated "${PAPER_LIMIT:-12}" --recipe paper ;;
-        *) echo "SYSTEMS: $1 is none of gemm, dynamic and paper" >&2 && return 2 ;;
+        plain) echo int8 --smooth none --massive none ;;
+        gemm) echo int8 ;;
+        dynamic) echo int8 --activations dynamic ;;
+        paper) echo emulated --recipe paper ;;
+        *) echo "SYSTEMS: $1 is none of plain, gemm, dynamic and paper" >&2 && return 2 ;;
     esac
 }
 
-# hear NAME MODEL RUNTIME UTTERANCES
-hear() {
+# evaluate NAME MODEL RUNTIME
+evaluate() {
     local limit=()
-    [ "$4" = - ] || limit=(--limit "$4")
+    [ -z "${TEST_LIMIT:-}" ] || limit=(--limit "$TEST_LIMIT")
     wq eval --model "$2" "${sets[@]}" --normalizer english --runtime "$3" "${limit[@]}" \
         --loop-limit "${LOOP_LIMIT:-6}" --out "$WHISPERQ_RUN/eval/$1"
 }
@@ -83,12 +85,12 @@ hear() {
 # measure MODEL: in float and INT8, and its outliers where the paper looks and where a pretrained Whisper has them.
 measure() {
     local name line
-    hear float "$1" float "${TEST_LIMIT:--}"
+    evaluate float "$1" float
     wq calibrate --model "$1" --data "$lists/librispeech_train.jsonl" --batches "${BATCHES:-16}" --batch-size 8
-    for name in ${SYSTEMS:-gemm dynamic paper}; do
+    for name in ${SYSTEMS:-plain gemm dynamic paper}; do
         read -r -a line <<<"$(system "$name")"
-        wq quantize --model "$1" "${line[@]:2}" --out "$WHISPERQ_RUN/quantized/$name"
-        hear "$name" "$WHISPERQ_RUN/quantized/$name" "${line[@]:0:2}"
+        wq quantize --model "$1" "${line[@]:1}" --out "$WHISPERQ_RUN/quantized/$name"
+        evaluate "$name" "$WHISPERQ_RUN/quantized/$name" "${line[0]}"
         wq compare "$WHISPERQ_RUN/eval/float" "$WHISPERQ_RUN/eval/$name" --common \
             --out "$WHISPERQ_RUN/comparisons/$name-vs-float"
         wq sensitivity --by model --model "$name" "${data[@]}" --limit "$kl_limit" --out "$WHISPERQ_RUN/sensitivity/$name"
