@@ -28,11 +28,6 @@ from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks, res
 SYSTEMS = {
     "plain": "static, nothing eased", "gemm": "static, as by default", "dynamic": "dynamic", "paper": "paper's recipe",
 }  # fmt: skip
-    "plain": "static, nothing eased",
-    "gemm": "static, as by default",
-    "dynamic": "dynamic",
-    "paper": "paper's recipe",
-}
 SEED = 0
 Key = tuple[str, str, str | None]  # depth, gate and way of training
 
