@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from support.exported import quantized_folder
+from support.tiny import PROMPT, features, gated_model
 from support.training_batch import batch, make_distiller
 
 from whisperq.data.batches import Batch
+from whisperq.models.loading import load_config
+from whisperq.options import Execution
+from whisperq.runtime.int8.open import open_runtime
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -38,6 +43,19 @@ def test_a_step_waits_for_nothing(changes):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert step.read().loss > 0
+
+
+def test_int8_runs_there_with_recorded_steps(tmp_path):
+    """Opening it has compared encoder and steps with the CPU's already; here each recorded step with a launched one."""
+    folder = quantized_folder(gated_model(), tmp_path / "model")
+    runtime = open_runtime(folder, "int8", load_config(folder), Execution(runtime="int8"), "cuda")
+    assert runtime.kernels.signed and not runtime.notices
+    recorded, launched = (runtime.encode(features(2)) for _ in range(2))
+    launched.branched = True
+    for tokens in (torch.tensor([PROMPT, PROMPT]), *torch.arange(8).view(4, 2, 1)):
+        found, expected = (runtime.decode_step(tokens.cuda(), state) for state in (recorded, launched))
+        torch.testing.assert_close(found, expected)
+    assert runtime.replays and recorded.replay is not None and launched.replay is None
 
 
 def test_deterministic_runs_end_in_the_same_bits():

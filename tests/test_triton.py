@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from support import quantizing_ctc as ctc
 from support.exported import pytorch_logits, quantized_folder, step_logits
 from support.int8_folders import distance
 from support.kernel_inputs import GRIDS, gates, grid, random
-from support.tiny import gated_model
+from support.tiny import PROMPT, features, gated_model
 
 triton = pytest.importorskip("triton")
 if not triton.knobs.runtime.interpret:
@@ -30,6 +31,7 @@ from whisperq.runtime.int8.kernels import Cache, Heads, Norm  # noqa: E402
 from whisperq.runtime.int8.matmuls import IntegerWeight  # noqa: E402
 from whisperq.runtime.int8.open import Choice, choose_kernels  # noqa: E402
 from whisperq.runtime.int8.proof import prove_kernels, prove_matmul  # noqa: E402
+from whisperq.runtime.int8.replay import Replay  # noqa: E402
 from whisperq.runtime.int8.torch_kernels import TorchKernels, aligned  # noqa: E402
 from whisperq.runtime.int8.triton_kernels import TritonKernels  # noqa: E402
 from whisperq.runtime.int8.triton_matmuls import TritonMatmul  # noqa: E402
@@ -207,10 +209,17 @@ def test_attention_to_a_cache(past, own_tokens, codes, kind):
     cache = Cache.empty(batch, heads, 90, like)
     cache.scales = (keys.abs().amax(0) / 127, values.abs().amax(0) / 127) if codes else None
     TRITON.append(keys, values, cache)
+    plain = replace(Cache.empty(batch, heads, 90, like), scales=cache.scales)
+    TorchKernels().append(keys, values, plain)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(filled(cache), filled(plain), strict=True))
     query, gate = random(batch * queries, width, seed=3), gates(kind, batch * queries, heads, torch.float32)
     for own in (None, signed("symmetric"), DYNAMIC):
         found, expected = (k.attend(query, cache, own_tokens, heads, gate, own) for k in (TRITON, TorchKernels()))
         assert_values(found, expected, own)
+
+
+def filled(cache: Cache) -> tuple[torch.Tensor, torch.Tensor]:
+    return cache.keys[..., : cache.past], cache.values[:, :, : cache.past]
 
 
 def assert_values(found, expected, own) -> None:
@@ -280,6 +289,43 @@ def test_a_model_for_outliers_computes_what_the_compiled_kernels_do(finished_run
     assert isinstance(runtime.encoder[0].feed_forward.fc2, WideMatmul)
     for found, expected in zip(runtime.trial(), usual, strict=True):
         assert float((found - expected).norm() / expected.norm()) < 1e-2
+
+
+class Again:
+    """A recording that computes its step again: CUDA graphs need a GPU."""
+
+    def __init__(self, step) -> None:
+        self.replay = step
+        step()  # as what records does, to have everything compiled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 3])
+def test_replayed_steps_are_the_steps(batch, in_triton, tmp_path):
+    """How far the caches are filled is read from memory, and each step fills one position more."""
+    runtime = Int8Runtime.load(quantized_folder(gated_model(), tmp_path / "model"))
+    usual, replayed = (runtime.encode(features(batch)) for _ in range(2))
+    prompt = torch.tensor([PROMPT]).expand(batch, -1)
+    assert torch.equal(runtime.decode_step(prompt, usual), runtime.decode_step(prompt, replayed))
+    tokens = torch.arange(4 * batch).view(4, batch, 1)
+    replay = Replay(lambda some: runtime._step(some, replayed), replayed.own, tokens[0], Again)
+    for one in tokens:
+        assert torch.equal(replay(one), runtime.decode_step(one, usual))
+    assert replayed.own[0].past == usual.own[0].past == len(PROMPT) + 4
+    replay.end()  # and on without it
+    assert torch.equal(runtime.decode_step(prompt, usual), runtime.decode_step(prompt, replayed))
+
+
+def test_a_full_cache_takes_no_further_step():
+    cache = Cache.empty(1, Heads(3, 20), 2, torch.empty(0))
+    row = random(1, 60)
+    TRITON.append(row, row, cache)
+    replay = Replay(lambda tokens: tokens, [cache], torch.zeros(1, 1, dtype=torch.long), Again)
+    replay(torch.zeros(1, 1, dtype=torch.long))
+    with pytest.raises(ValueError, match="full"):
+        replay(torch.zeros(1, 1, dtype=torch.long))
+    with pytest.raises(ValueError, match="has no room for 1"):
+        TRITON.append(row, row, cache)
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ POINTERS |= dict.fromkeys(("scales", "biases", "x_scales", "bias", "key_scales",
 POINTERS |= dict.fromkeys(("context", "gate", "query"), "*bf16")
 COUNTS = ("rows", "length", "past", "causal")
 STRIDES = (
+    "stride",
     "x_stride",
     "out_stride",
     "query_stride",
@@ -61,8 +62,18 @@ def kernels() -> Iterator[Kernel]:
     yield "gate", code.gated, {"out": "*i8"}, gated, {"num_warps": 4}
     for cache in ("*bf16", "*i8"):
         heads = {"HEADS": 20, "DIM": 64, "SPAN": 64, "POSITIONS": 64, "SCALED": cache == "*i8", "SHARED": 64}
-        types = {"keys": cache, "values": cache, "out": "*i8"}
-        yield f"attention to a cache of {cache}", code.attend, types, {**heads, "CODES": True}, {"num_warps": 4}
+        types = {"keys": cache, "values": cache, "out": "*i8", "new_keys": "*bf16", "new_values": "*bf16"}
+        yield (
+            f"attention to a cache of {cache}",
+            code.attend,
+            types,
+            {**heads, "CODES": True, "HELD": False},
+            {"num_warps": 4},
+        )
+        types["past"] = "*i32"
+        yield "a recorded step's", code.attend, types, {**heads, "CODES": True, "HELD": True}, {}
+        row = {k: v for k, v in heads.items() if k in ("HEADS", "DIM", "SPAN", "SCALED")}
+        yield f"a row into a cache of {cache}", code.append, types, {**row, "HELD": True}, {}
     for some in (False, True):
         constants = {"COUNT": 5120, "BLOCK": 8192, "SOME": some, "BITS": 8}
         yield "halves", code.halves, floats, constants, {"num_warps": 8}
@@ -72,7 +83,7 @@ def compiled(kernel: Kernel, target: int) -> Any:
     _, function, types, constants, options = kernel
     signature, attributes = {}, {}
     for place, name in enumerate(function.arg_names):
-        kind = "i32" if name in (*COUNTS, *STRIDES) else {**POINTERS, **types}.get(name, "fp32")
+        kind = {**dict.fromkeys((*COUNTS, *STRIDES), "i32"), **POINTERS, **types}.get(name, "fp32")
         signature[name] = "constexpr" if name in constants else kind
         if kind.startswith("*") or name in STRIDES:
             attributes[(place,)] = [["tt.divisibility", 16]]

@@ -77,17 +77,44 @@ def gated(
     )  # fmt: skip
 
 
+@triton.jit(do_not_specialize=["past", "length"])
+def append(
+    new_keys, new_values, keys, values, key_scales, value_scales, stride, capacity, past, length,
+    HEADS: tl.constexpr, DIM: tl.constexpr, SPAN: tl.constexpr, SCALED: tl.constexpr, HELD: tl.constexpr,
+):  # fmt: skip
+    """One head of one new row into its utterance's cache; HELD: `past` is in memory."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    position = row % length + (tl.load(past) if HELD else past)
+    dims = tl.arange(0, SPAN)
+    real = dims < DIM
+    place = head * DIM + dims
+    key = tl.load(new_keys + row * stride + place, mask=real, other=0.0)
+    value = tl.load(new_values + row * stride + place, mask=real, other=0.0)
+    if SCALED:
+        scale = tl.load(key_scales + place, mask=real, other=1.0)
+        key = steps_of(key.to(tl.float32), scale, 0.0, -127.0, 127.0)
+        scale = tl.load(value_scales + place, mask=real, other=1.0)
+        value = steps_of(value.to(tl.float32), scale, 0.0, -127.0, 127.0)
+    first = (row // length * HEADS + head) * DIM * capacity
+    tl.store(keys + first + dims * capacity + position, key.to(keys.dtype.element_ty), mask=real)
+    tl.store(values + first + position * DIM + dims, value.to(values.dtype.element_ty), mask=real)
+
+
 @triton.jit(do_not_specialize=["past", "causal", "length"])
 def attend(
     query, keys, values, gate, out, key_scales, value_scales, query_stride, gate_stride, capacity, past, causal, length,
     scaling, factor, scale, zero_point, quant_min, quant_max,
     HEADS: tl.constexpr, DIM: tl.constexpr, SPAN: tl.constexpr, POSITIONS: tl.constexpr, SCALED: tl.constexpr,
-    SHARED: tl.constexpr, CODES: tl.constexpr,
+    SHARED: tl.constexpr, CODES: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
-    """One head of one query over its utterance's cache, position by position with a running softmax."""
+    """One head of one query over its utterance's cache, position by position with a running softmax.
+
+    HELD: `past` is in memory, without the queries' own entries.
+    """
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     batch, own = row // length, row % length
-    seen = tl.where(causal > 0, past - causal + own + 1, past)
+    filled = tl.load(past) + causal if HELD else past
+    seen = tl.where(causal > 0, filled - causal + own + 1, filled)
     dims = tl.arange(0, SPAN)
     real = dims < DIM
     place = head * DIM + dims

@@ -54,6 +54,18 @@ class TritonKernels(TorchKernels):
         )  # fmt: skip
         return out
 
+    def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
+        batch, heads, dim, capacity = cache.keys.shape
+        length, scales, held = len(keys) // batch, cache.scales, cache.held
+        if cache.past + length > capacity:
+            raise ValueError(f"a cache of {capacity} entries, {cache.past} of them filled, has no room for {length}")
+        code.append[(len(keys), heads)](
+            keys, values, cache.keys, cache.values, *((keys, keys) if scales is None else scales), keys.stride(0),
+            capacity, cache.past if held is None else held, length, HEADS=heads, DIM=dim,
+            SPAN=triton.next_power_of_2(dim), SCALED=scales is not None, HELD=held is not None,
+        )  # fmt: skip
+        cache.past += 0 if held is not None else length
+
     def attend(
         self, query: Tensor, cache: Cache, causal: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid
     ) -> AnyCodes:
@@ -64,9 +76,10 @@ class TritonKernels(TorchKernels):
         code.attend[(len(query), heads.count)](
             query, cache.keys, cache.values, query if gate is None else gate.logits, out,
             *((query, query) if scales is None else scales), query.stride(0), _gate_stride(gate), cache.keys.shape[3],
-            cache.past, causal, len(query) // len(cache.keys), heads.scaling, 1.0 if gate is None else gate.factor,
-            *numbers_of(grid), HEADS=heads.count, DIM=heads.dim, SPAN=triton.next_power_of_2(heads.dim),
-            POSITIONS=POSITIONS, SCALED=scales is not None, SHARED=_shared(gate, width), CODES=grid is not None,
+            cache.past if cache.held is None else cache.held, causal, len(query) // len(cache.keys), heads.scaling,
+            1.0 if gate is None else gate.factor, *numbers_of(grid), HEADS=heads.count, DIM=heads.dim,
+            SPAN=triton.next_power_of_2(heads.dim), POSITIONS=POSITIONS, SCALED=scales is not None,
+            SHARED=_shared(gate, width), CODES=grid is not None, HELD=cache.held is not None,
         )  # fmt: skip
         return out
 

@@ -21,6 +21,7 @@ from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.matmuls import Matmul
 from whisperq.runtime.int8.open import check_gelu, choose_kernels, keep_freed_memory, open_integers
 from whisperq.runtime.int8.proof import prove_kernels
+from whisperq.runtime.int8.replay import Replay
 from whisperq.runtime.interface import Products
 from whisperq.runtime.padding import groups
 
@@ -31,6 +32,13 @@ class State:
 
     cross: list[Cache]
     own: list[Cache]
+    replay: Replay | None = None  # of steps of one token
+    branched: bool = False
+
+    def forget_replay(self) -> None:
+        if self.replay is not None:
+            self.replay.end()
+            self.replay = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class Int8Runtime:
         self.token_positions = layers.tensor("model.decoder.embed_positions.weight")
         self.table, self.projection = read.vocabulary()
         self._products = layers.products()
+        self.replays = self.kernels.signed and device != "cpu"  # whether steps are recorded
 
     @classmethod
     def load(
@@ -82,13 +91,14 @@ class Int8Runtime:
 
     @torch.inference_mode()
     def trial(self) -> list[Tensor]:
-        """The encoder's output and the first logits of seeded noise, float32, to be compared with another device's."""
+        """The encoder's output and the logits of three steps, float32, to be compared with another device's."""
         frames = 2 * self.config.max_source_positions
         features = torch.randn(1, self.config.num_mel_bins, frames, generator=torch.Generator().manual_seed(0))
         encoded: AnyCodes = self.encoded(features)
         state = self.encode(features)
         values = encoded if self.encoded_grid is None else self.encoded_grid.values(encoded)
-        return [values, self.decode_step(torch.zeros(1, 1, dtype=torch.long, device=self.device), state)]
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        return [values, *(self.decode_step(token, state).clone() for _ in range(3))]
 
     @torch.inference_mode()
     def encode(self, features: Tensor) -> State:
@@ -148,10 +158,27 @@ class Int8Runtime:
 
     @torch.inference_mode()
     def decode_step(self, tokens: Tensor, state: State) -> Tensor:
-        """tokens (batch, new tokens) -> logits (batch, vocabulary), float32, after the last of them."""
-        k, (batch, length) = self.kernels, tokens.shape
-        past = state.own[0].past
-        x = (self.table(tokens) + self.token_positions[past : past + length]).flatten(0, 1)
+        """tokens (batch, new tokens) -> logits (batch, vocabulary), float32, after the last of them.
+
+        Logits of a step of one token may be overwritten by the next one's.
+        """
+        if not self.replays or state.branched or tokens.shape[1] > 1:
+            state.forget_replay()
+            return self._step(tokens, state)
+        if state.replay is None:
+            try:
+                state.replay = Replay(lambda some: self._step(some, state), state.own, tokens)
+            except RuntimeError as reason:
+                self.replays = False
+                self.notices.append(f"decoding steps could not be recorded ({reason}): each is launched anew, slower")
+                return self._step(tokens, state)
+        return state.replay(tokens)
+
+    def _step(self, tokens: Tensor, state: State) -> Tensor:
+        k, (batch, length), past = self.kernels, tokens.shape, state.own[0].past
+        held = state.own[0].held
+        positions = self.token_positions[past : past + length] if held is None else self.token_positions[held]
+        x = (self.table(tokens) + positions).flatten(0, 1)
         for layer, own, cross in zip(self.decoder, state.own, state.cross, strict=True):
             a, width = layer.attention, layer.attention.width // 3
             normed = k.layer_norm(x, a.norm, a.inputs.grid)
@@ -171,6 +198,7 @@ class Int8Runtime:
     def branch(self, state: State, rows: Tensor) -> None:
         # To cross-attention, which has no mask, an utterance's rows are what its tokens are: queries of one cache.
         state.own = [cache.branch(rows.to(self.device)) for cache in state.own]
+        state.branched = True
 
     def _feed_forward(self, x: Tensor, layer: FeedForward) -> Tensor:
         normed = self.kernels.layer_norm(x, layer.norm, layer.fc1.grid)

@@ -76,14 +76,22 @@ class Halves:
 
     def __call__(self, x: Tensor) -> tuple[TokenCodes, TokenCodes]:
         rows = len(x)
+        (high, low), grids = (
+            self.kernels.halves(x, self.grid).chunk(2),
+            self._of(1 << (rows - 1).bit_length(), x.device),
+        )
+        first, second = ((scale[:rows], zero_point[:rows]) for scale, zero_point in grids)
+        return TokenCodes(high, *first), TokenCodes(low, *second)
+
+    def _of(self, rows: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Both grids, a scale and a zero_point for each of so many rows. Kept: a recorded step goes on reading them."""
         if rows not in self._grids:
 
             def each(value: Tensor) -> Tensor:
-                return value.expand(rows).contiguous().to(x.device)
+                return value.expand(rows).contiguous().to(device)
 
-            self._grids = {rows: [(each(g.scale.float()), each(g.zero_point)) for g in self.grid.half_grids()]}
-        (high, low), (first, second) = self.kernels.halves(x, self.grid).chunk(2), self._grids[rows]
-        return TokenCodes(high, *first), TokenCodes(low, *second)
+            self._grids[rows] = [(each(g.scale.float()), each(g.zero_point)) for g in self.grid.half_grids()]
+        return self._grids[rows]
 
 
 class WideMatmul:
