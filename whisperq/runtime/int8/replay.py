@@ -25,7 +25,7 @@ def record(step: Callable[[], None]) -> Recording:
     """A CUDA graph of the step. Raises RuntimeError for a step that cannot be recorded."""
     step()  # compiles what is compiled when first used
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may load data meanwhile
         step()
     return graph
 

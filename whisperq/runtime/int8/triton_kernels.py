@@ -57,6 +57,8 @@ class TritonKernels(TorchKernels):
     def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
         batch, heads, dim, capacity = cache.keys.shape
         length, scales, held = len(keys) // batch, cache.scales, cache.held
+        if keys.stride() != values.stride() or keys.stride(1) != 1:
+            keys, values = keys.contiguous(), values.contiguous()
         if cache.past + length > capacity:
             raise ValueError(f"a cache of {capacity} entries, {cache.past} of them filled, has no room for {length}")
         code.append[(len(keys), heads)](
