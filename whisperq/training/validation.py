@@ -50,7 +50,7 @@ class Validation:
     def measure(self, student: PreTrainedModel, stopping: Callable[[], bool]) -> dict[str, Any] | None:
         """WER, reference words, and what `observe` says; None where it was told to stop before the end."""
         student.eval()
-        pairs: list[tuple[str, str]] = []
+        pairs: list[tuple[str, str, bool]] = []
         runtime = output_of(student.config).pytorch(student, "float")
         batches = self.processes.batches(self.utterances, BATCH)
         for _ in range(0, len(self.utterances), BATCH * self.processes.world):
@@ -58,11 +58,13 @@ class Validation:
                 return None
             for _, batch in islice(batches, 1):
                 found = transcribe(runtime, self.loader, self.rules, batch, BATCH)
-                pairs += [(h.utterance.text or "", h.text) for h in found]
+                pairs += [(h.utterance.text or "", h.text, h.cut_short) for h in found]
         pairs = [pair for share in self.processes.gather(pairs) for pair in share]
-        errors = count_errors([r for r, _ in pairs], [h for _, h in pairs], self.normalizer)
-        loops = sum(find_loop(*(self.normalizer(t).split() for t in (h, r))) is not None for r, h in pairs)
+        errors = count_errors([r for r, _, _ in pairs], [h for _, h, _ in pairs], self.normalizer)
+        loops = sum(find_loop(*(self.normalizer(t).split() for t in (h, r))) is not None for r, h, _ in pairs)
         wer = {"validation_wer": errors.wer, "reference_words": errors.reference_words, "loops": loops}
+        if getattr(self.rules, "tokens_per_second", None) is not None:
+            wer["cut_short"] = sum(cut for _, _, cut in pairs)
         return wer | self.observe(student)
 
     @torch.inference_mode()
