@@ -16,6 +16,7 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
 from whisperq.jobs.distributed import Processes
 from whisperq.models.sites import Site, Watcher, model_sites, watch
+from whisperq.quant.reading import Later
 from whisperq.runtime.pipeline import output_of
 from whisperq.runtime.site_statistics import watcher
 from whisperq.runtime.transcription import AnyRules, transcribe
@@ -83,12 +84,14 @@ class Validation:
         sites = model_sites(student)
         statistics = {a: SiteStatistics() for a, s in sites.items() if s.component in OBSERVED_SITES}
         gates: dict[str, list[float]] = {}
-        watchers = {a: watcher(s, sites[a], batch, self.loader) for a, s in statistics.items()}
+        later = Later()
+        watchers = {a: watcher(s, sites[a], batch, self.loader, later) for a, s in statistics.items()}
         for address in (a for a, s in sites.items() if s.component == "gate"):
             watchers[address] = _means(gates, address, sites[address], batch.lengths)
         try:
             with watch(student, sites, watchers):
                 teacher_forced(student, batch, self.loader.device)
+            later.read()
         except InputError:  # activations that are not finite have no figures; the next loss names step and utterances
             return {}
         figures = {a: s.as_dict() for a, s in statistics.items()}
