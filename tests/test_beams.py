@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -99,6 +100,17 @@ def test_every_runtime_takes_the_prompt_in_two_parts(name: str, folders) -> None
     with running(name, folders) as (runtime, rules):
         asked = write(runtime, features(5, 1), rules, Question(no_speech=5, languages=(PROMPT[1], 7)))
         assert [one.ids for one in asked] == rules.read(runtime, features(5, 1))
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_ends_at_each_utterances_bound(name: str, folders) -> None:
+    with running(name, folders) as (runtime, rules):
+        endless = replace(rules, suppressed=(*rules.suppressed, rules.end))
+        x = features(3, 1)
+        x[0, :, 50:], x[1, :, 10:] = x[0].min(), x[1].min()
+        found = replace(endless, tokens_per_second=10).read(runtime, x)
+        assert found == [row[:n] for row, n in zip(endless.read(runtime, x), (21, 17, 26), strict=True)]
+        assert [len(row) for row in found] == [21, 17, 26]
 
 
 @pytest.mark.slow

@@ -105,6 +105,41 @@ def test_eval_and_pseudo_label_take_it(endless):
     assert labels.config["loop_limit"] == 4 and labels.kind == "pseudo-labels"
 
 
+def test_eval_and_pseudo_label_count_what_is_cut_short(endless):
+    """Bounds of the recordings' own lengths, of a teacher that spells digits in bytes; without the option no count."""
+    written = {}
+    for name, flags in {"without": (), "with": ("--tokens-per-second", 10)}.items():
+        done = run_command("eval", "--model", endless, "--out", f"eval {name}", "--limit", 4, *flags)
+        assert done.exit_code == 0, done.output
+        written[name] = texts(Path(f"eval {name}", "hypotheses", "digits.jsonl"))
+    assert all(whole.startswith(cut) for whole, cut in zip(written["without"], written["with"], strict=True))
+    (found,) = artifact.load("eval with").results["sets"].values()
+    lines = [json.loads(line) for line in Path("eval with", "hypotheses", "digits.jsonl").read_text().splitlines()]
+    short = [line["id"] for line in lines if line.get("cut_short")]
+    assert found["cut_short"] == len(short) > 0 and found["cut"] == short
+    lengths = [len(line["pred_text"].encode()) for line in lines]  # one byte is one token there
+    assert all(n <= 16 + 10 * (line["duration"] + 0.03) for n, line in zip(lengths, lines, strict=True))
+    assert f"{len(short)} cut short" in Path("eval with", "errors", "digits.txt").read_text()
+    shown = run_command("show", "eval with").output
+    assert "Hypotheses cut short" in shown and short[0] in shown
+    (plain,) = artifact.load("eval without").results["sets"].values()
+    assert "cut_short" not in plain and "cut short" not in run_command("show", "eval without").output
+    done = run_command("pseudo-label", "--model", endless, "--out", "labels", "--tokens-per-second", 10)
+    assert done.exit_code == 3 and "no recording could be labelled" in done.output, done.output
+
+
+def test_validation_says_how_many_were_cut_short(endless):
+    assert run_command("init-student", "--teacher", endless).exit_code == 0
+    done = run_command("distill", "--teacher", endless, "--max-steps", 1, "--tokens-per-second", 10)
+    log = [json.loads(line) for line in Path("run/distilled/metrics.jsonl").read_text().splitlines()]
+    (cut,) = [entry["cut_short"] for entry in log if "cut_short" in entry]
+    assert done.exit_code == 0 and f", {cut} cut short at --tokens-per-second" in done.output, done.output
+    assert cut > 0 and artifact.load("run/distilled").config["tokens_per_second"] == 10
+    for command in ("eval", "distill", "pseudo-label"):
+        refused = run_command(command, "--tokens-per-second", 3)
+        assert refused.exit_code == 2 and "tokens-per-second" in refused.output
+
+
 def test_validation_takes_it_and_says_how_many_were_in_loops(endless, monkeypatch):
     """What is said is replaced in one of two utterances: no small model repeats whole words."""
     limits = []

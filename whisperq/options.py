@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from whisperq.checks import Settings
 from whisperq.registered import OBSERVERS
 from whisperq.runtimes import RUNTIMES
-from whisperq.settings import Measure, NormalizerName, Padding, loop_limit_option, option, padding_option
+from whisperq.settings import (
+    Measure,
+    NormalizerName,
+    Padding,
+    loop_limit_option,
+    option,
+    padding_option,
+    tokens_per_second_option,
+)
 
 if TYPE_CHECKING:
     Observer: TypeAlias = str
@@ -133,6 +141,7 @@ class EvalConfig(Execution):
         1, "Hypotheses that are followed at a time, as in generate(num_beams=N); 1: greedy.", low=1, high=32
     )
     loop_limit: int | None = loop_limit_option()
+    tokens_per_second: float | None = tokens_per_second_option()
     temperature_fallback: bool = option(False, "Decode loops and guesses again, at temperatures of 0.2 to 1.")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
 

@@ -39,6 +39,12 @@ def loop_limit_option() -> Any:
     return option(None, help, low=2)
 
 
+def tokens_per_second_option() -> Any:
+    """The option --tokens-per-second of every command that has --loop-limit."""
+    help = "End an utterance at 16 tokens and so many for each second of its sound, such as 20; default: never."
+    return option(None, help, low=10)
+
+
 @dataclass(frozen=True)
 class Common(Settings):
     """Flags of every command."""

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from whisperq.checks import Settings
-from whisperq.settings import NormalizerName, Padding, loop_limit_option, option, padding_option
+from whisperq.settings import (
+    NormalizerName,
+    Padding,
+    loop_limit_option,
+    option,
+    padding_option,
+    tokens_per_second_option,
+)
 
 Gate = Literal["headwise", "shared", "per-head", "mlp", "elementwise", "none"]
 
@@ -48,6 +55,7 @@ class TrainingConfig(Settings):
     eval_every: int = option(1_000, "Steps between validations (greedy WER); the best step is kept.", low=1)
     eval_limit: int | None = option(None, "Validate on N utterances only, drawn once from all validation data.", low=1)
     loop_limit: int | None = loop_limit_option()
+    tokens_per_second: float | None = tokens_per_second_option()
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")
     pack: bool = option(False, "Join utterances, of one speaker first, until the model's window is full.")
     timestamp_prob: float = option(0.0, "Share of the windows that are learnt with times.", low=0, high=1)
@@ -146,5 +154,6 @@ class PseudoLabelConfig(Settings):
     )
     padding: Padding = padding_option()
     loop_limit: int | None = loop_limit_option()
+    tokens_per_second: float | None = tokens_per_second_option()
     temperature_fallback: bool = option(False, "Decode loops and guesses again, at temperatures of 0.2 to 1.")
     skip_bad: bool = option(False, "Count unusable lines and recordings and go on.")

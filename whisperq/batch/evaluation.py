@@ -62,6 +62,7 @@ class Transcribed:
     features: float = 0.0  # seconds
     decoding: float = 0.0  # seconds
     again: int = 0  # windows decoded again in full: all of its batch's, in the batch's first line
+    cut_short: bool = False  # whether a window's tokens came to the bound of its length
 
 
 def batches_by_length(utterances: Sequence[Utterance], size: int) -> list[Batch]:
@@ -92,12 +93,14 @@ def transcribe_loaded(opened: Opened, name: str, loaded: Loaded, size: int) -> l
     watch = Stopwatch(opened.loader.device)
     began, before = time.perf_counter(), again_in_full(opened.runtime)
     pipeline = opened.runtime, opened.loader, opened.rules
-    texts = transcribe_batch(pipeline, list(audio.values()), size, watch, opened.care)
+    short: set[int] = set()
+    texts = transcribe_batch(pipeline, list(audio.values()), size, watch, opened.care, short)
     wall = (time.perf_counter() - began) / len(audio)
     shares: dict[str, Any] = {stage: seconds / len(audio) for stage, seconds in watch.seconds.items()}
     rate = opened.loader.extractor.sampling_rate
     lines = [
-        Transcribed(name, n, t, len(audio[n]) / rate, wall=wall, **shares) for n, t in zip(audio, texts, strict=True)
+        Transcribed(name, n, t, len(audio[n]) / rate, wall=wall, **shares, cut_short=i in short)
+        for i, (n, t) in enumerate(zip(audio, texts, strict=True))
     ]
     lines[0] = replace(lines[0], again=again_in_full(opened.runtime) - before)
     return [*lines, *unread]

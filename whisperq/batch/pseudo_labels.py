@@ -27,8 +27,8 @@ class Label:
 
     avg_logprob: as in openai/whisper, the sum of the natural log-probabilities of the tokens and of the end, after
     suppression, over their number.
-    left_out: UNREADABLE; TOO_LONG, no window of a training; UNFINISHED, a text that filled the decoder before its
-    end came, as a rule one that runs in circles.
+    left_out: UNREADABLE; TOO_LONG, no window of a training; UNFINISHED, a text that filled the decoder, or came to
+    the bound of its length, before its end came: as a rule one that runs in circles.
     """
 
     number: int
@@ -57,8 +57,10 @@ def label_batch(
     features = loader.features(list(usable.values()))
     decoding = Decoding(runtime, rules, loader.codec.decode, care)
     room = rules.max_tokens - len(rules.prompt)
-    for (number, audio), one in zip(usable.items(), decoding.windows(features, list(usable.values())), strict=True):
-        why = UNFINISHED if len(one.ids) == room else None
+    found = decoding.windows(features, list(usable.values()))
+    short = rules.cut_short(features, [one.ids for one in found])
+    for (number, audio), one, cut in zip(usable.items(), found, short, strict=True):
+        why = UNFINISHED if cut or len(one.ids) == room else None
         labels.append(Label(number, len(audio) / rate, loader.codec.decode(one.ids), one.mean_logprob, why))
     return labels
 

@@ -95,7 +95,14 @@ class Times(TypedDict, total=False):
     rtfx: float | None  # audio over wall seconds
 
 
-class SetScores(ScoredSetResults, Times):
+class CutShort(TypedDict, total=False):
+    """Hypotheses that came to the bound of their length, of a set that was decoded with one."""
+
+    cut_short: int
+    cut: list[str]  # ids of some of them
+
+
+class SetScores(ScoredSetResults, Times, CutShort):
     """Results of an evaluation on one test set."""
 
     group: Annotated[str | None, Missing(None)]

@@ -17,6 +17,7 @@ from whisperq.errors import InputError
 from whisperq.models.sites import Site, Watcher, model_sites
 from whisperq.ptq.plan import make_plan
 from whisperq.quant.ranges import SiteRange
+from whisperq.quant.reading import Later, explained
 from whisperq.quant.row_sample import RowSample, Window
 from whisperq.quant.scale_search import Observed
 from whisperq.quant.smoothing import ChannelExtrema
@@ -49,11 +50,16 @@ def watcher(
     lengths: Mapping[str, Sequence[int]],
     utterances: str,
     number: int,
+    later: Later,
 ) -> Watcher:
     """What shows a batch's tensor to a site's observers. lengths: of the batch, by axis; number: the batch's.
 
-    Raises InputError, with the batch's utterances, where the tensor holds NaN or infinity.
+    They take in what they saw when `later` is read. Then InputError, with the batch's utterances, is raised where the
+    tensor holds NaN or infinity.
     """
+
+    def told(error: ValueError) -> InputError:
+        return InputError(f"{site.address} holds {error} in the batch of {utterances}")
 
     def see(x: Tensor) -> None:
         try:
@@ -62,9 +68,9 @@ def watcher(
                 tensors = site.utterances(x, lengths) if one_by_one else site.parts(x, lengths)
                 if site.time and not isinstance(observer, SiteRange):  # (..., channels, time)
                     tensors = (tensor.mT for tensor in tensors)
-                observer.observe(tensors, number)
+                observer.observe(tensors, number, explained(later, told))
         except ValueError as error:
-            raise InputError(f"{site.address} holds {error} in the batch of {utterances}") from error
+            raise told(error) from error
 
     return see
 

@@ -7,6 +7,7 @@ afterwards, and one pass over the data serves any number of observers.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from whisperq.quant.histogram import Histogram
 from whisperq.quant.observer import EstimatorSettings, Observations, RangeEnds, check_observer
 from whisperq.quant.observers import OBSERVERS
+from whisperq.quant.reading import Read, now
 
 NEEDS_HISTOGRAM = tuple(name for name, observer in OBSERVERS.items() if observer.needs_histogram)
 PER_BITWIDTH = tuple(name for name, observer in OBSERVERS.items() if observer.per_bitwidth)
@@ -41,19 +43,26 @@ class SiteRange(Observations):
     known: RangeEnds | None = None
     in_parts: ClassVar[bool] = True  # a batch may come in several calls, if it has a number
 
-    def observe(self, tensors: Iterable[Tensor], number: int | None = None) -> None:
-        """number: the batch's, where this is a shard's; default: the next. Raises ValueError for NaN or infinity."""
+    def observe(self, tensors: Iterable[Tensor], number: int | None = None, read: Read = now) -> None:
+        """number: the batch's, where this is a shard's or read later; default: the next.
+
+        Raises ValueError for NaN or infinity, when it is read; a histogram reads at once, since its bins follow the
+        values.
+        """
         tensors = list(tensors)
-        ends = [torch.stack(x.aminmax()) for x in tensors]
-        # One wait for the device, however many utterances there are
-        pairs = torch.stack(ends).tolist()
-        low, high = min(p[0] for p in pairs), max(p[1] for p in pairs)
-        if not all(math.isfinite(maximum - minimum) for minimum, maximum in pairs):
-            raise ValueError("NaN or infinity")
+        (read if self.histogram is None else now)(
+            torch.stack([torch.stack(x.aminmax()) for x in tensors]), partial(self._take, number)
+        )
         if self.histogram is not None:
             for x in tensors:
                 self.histogram.update(x)
-        self._note(low, high, number)
+
+    def _take(self, number: int | None, ends: Tensor) -> None:
+        """ends (tensors, 2): minimum and maximum of each."""
+        pairs = ends.tolist()
+        if not all(math.isfinite(maximum - minimum) for minimum, maximum in pairs):
+            raise ValueError("NaN or infinity")
+        self._note(min(low for low, _ in pairs), max(high for _, high in pairs), number)
 
     def assume(self, number: int) -> None:
         """A batch whose values were not looked at, since their range is known."""

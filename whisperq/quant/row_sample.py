@@ -7,10 +7,13 @@ for the model computes on it too.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from whisperq.quant.reading import Read, now
 
 ROWS = 256  # of each site
 
@@ -35,8 +38,21 @@ class Window:
     def rows(self, x: Tensor, frames: Tensor) -> Tensor:
         """x (time, channels), frames (n,) -> what those output frames read, (n, width * channels)."""
         padded = F.pad(x, (0, 0, self.padding, self.padding))
-        steps = frames[:, None] * self.stride + torch.arange(self.width)
+        steps = frames[:, None] * self.stride + torch.arange(self.width, device=frames.device)
         return padded[steps].flatten(1)
+
+
+@lru_cache(maxsize=16)  # most sites of a batch have as many rows as one another
+def drawn(number: int, counts: tuple[int, ...], each: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Which rows are taken of each recording of batch `number`, that has so many: (each,) or fewer."""
+    generator = torch.Generator().manual_seed(number)
+    places = [torch.randperm(count, generator=generator)[:each] for count in counts]
+    return moved(torch.cat(places), device).split([len(chosen) for chosen in places])
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """The values on the device, which is not waited for."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 @dataclass
@@ -48,18 +64,24 @@ class RowSample:
     batches: list[Tensor] = field(default_factory=list)  # of each batch (rows, K), float16
     numbers: list[int] = field(default_factory=list)  # of the batches, in the order of the data
 
-    def observe(self, tensors: Iterable[Tensor], number: int | None = None) -> None:
-        """One batch as its utterances' tensors (time, K); number: the batch's, where this is a shard's."""
-        number = len(self.numbers) if number is None else number
-        generator = torch.Generator().manual_seed(number)
-        self.batches.append(torch.cat([self._drawn(x, generator) for x in tensors]))
-        self.numbers.append(number)
+    def observe(self, tensors: Iterable[Tensor], number: int | None = None, read: Read = now) -> None:
+        """One batch as its utterances' tensors (time, K).
 
-    def _drawn(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        count = len(x) if self.window is None else self.window.count(len(x))
-        chosen = torch.randperm(count, generator=generator)[: self.each]
-        rows = x[chosen] if self.window is None else self.window.rows(x, chosen)
-        return rows.to("cpu", torch.float16)
+        number: the batch's, where this is a shard's or read later; default: the next.
+        """
+        tensors, number = list(tensors), len(self.numbers) if number is None else number
+        counts = tuple(len(x) if self.window is None else self.window.count(len(x)) for x in tensors)
+        places = drawn(number, counts, self.each, tensors[0].device)
+        rows = [
+            x[chosen] if self.window is None else self.window.rows(x, chosen)
+            for x, chosen in zip(tensors, places, strict=True)
+        ]
+        read(torch.cat(rows).to(torch.float16), partial(self._take, number))
+
+    def _take(self, number: int, rows: Tensor) -> None:
+        """rows (rows, K)"""
+        self.batches.append(rows.clone())
+        self.numbers.append(number)
 
     def merge(self, other: "RowSample") -> None:
         """Add what was drawn from other batches, in the order of their numbers."""

@@ -9,9 +9,12 @@ costs nothing where a norm makes x: its weight and bias take it in.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from whisperq.quant.reading import Read, now
 
 
 def smoothing_scales(activation_maxima: Tensor, weight_maxima: Tensor, alpha: float) -> Tensor:
@@ -32,11 +35,20 @@ class ChannelExtrema:
     maxima: list[Tensor] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)  # of the batches, in the order of the data
 
-    def observe(self, tensors: Iterable[Tensor], number: int | None = None) -> None:
-        """One batch as tensors (..., K), an utterance's or several; number: the batch's, where this is a shard's."""
+    def observe(self, tensors: Iterable[Tensor], number: int | None = None, read: Read = now) -> None:
+        """One batch as tensors (..., K), an utterance's or several.
+
+        number: the batch's, where this is a shard's or read later; default: the next.
+        """
         rows = [x.detach().to(torch.float32).flatten(0, -2) for x in tensors]
-        self.minima.append(torch.stack([x.amin(dim=0) for x in rows]).amin(dim=0).cpu())
-        self.maxima.append(torch.stack([x.amax(dim=0) for x in rows]).amax(dim=0).cpu())
+        minima = torch.stack([x.amin(dim=0) for x in rows]).amin(dim=0)
+        maxima = torch.stack([x.amax(dim=0) for x in rows]).amax(dim=0)
+        read(torch.stack([minima, maxima]), partial(self._take, number))
+
+    def _take(self, number: int | None, ends: Tensor) -> None:
+        """ends (2, K)"""
+        self.minima.append(ends[0].clone())
+        self.maxima.append(ends[1].clone())
         self.numbers.append(len(self.numbers) if number is None else number)
 
     def merge(self, other: "ChannelExtrema") -> None:

@@ -31,7 +31,8 @@ def error_text(title: str, scored: ScoredSet, results: SetScores) -> str:
         f"substituted, {e.deletions} deleted, {e.insertions} inserted], {other.upper()} {_percent(second)}; "
         f"normalizer {scored.normalizer}, scorer {scored.scorer}",
         f"{e.utterances} utterances scored, {e.empty_references} without reference words "
-        f"({e.empty_reference_insertions} {unit}s in their hypotheses), {results['loops']} looping",
+        f"({e.empty_reference_insertions} {unit}s in their hypotheses), {results['loops']} looping"
+        + (f", {results['cut_short']} cut short" if "cut_short" in results else ""),
         "",
     ]
     for kind, rows in ranked(confusions(scored.utterances)).items():

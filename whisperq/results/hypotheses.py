@@ -32,6 +32,7 @@ class HypothesisLine:
     time: float | None = None  # wall seconds of features and decoding
     speaker: str | None = None
     recording: str | None = None
+    cut_short: bool = False  # whether decoding ended at the bound of its length
 
     @property
     def source(self) -> str | None:
@@ -40,7 +41,12 @@ class HypothesisLine:
 
     def entry(self, final: Path) -> dict[str, Any]:
         """The JSON line; an audio path counts from `final`, the folder where the file will lie in the end."""
-        known = {"offset": self.offset or None, "speaker": self.speaker, "recording": self.recording}
+        known = {
+            "offset": self.offset or None,
+            "speaker": self.speaker,
+            "recording": self.recording,
+            "cut_short": self.cut_short or None,
+        }
         return {
             "id": self.id,
             "audio_filepath": None if self.audio is None else os.path.relpath(self.audio, final),
@@ -111,6 +117,7 @@ def _line(path: Path, number: int, problem: str | None, fields: dict[str, Any]) 
         time=seconds_of(fields, "time", where),
         speaker=speaker,
         recording=label_of(fields, ("recording",), where),
-        **given,
+        text=given["text"],
+        pred_text=given["pred_text"],
     )
     return number, name is not None, line

@@ -24,6 +24,7 @@ from whisperq.scoring.measures import UNITS
 ERRORS: tuple[Literal["substitutions", "deletions", "insertions", "hits"], ...]
 ERRORS = ("substitutions", "deletions", "insertions", "hits")
 COLUMNS = ("#sub", "#del", "#ins", "#hits")
+MORE: tuple[Literal["skipped", "cut_short"], ...] = ("skipped", "cut_short")  # where they were counted
 # The measure, whose errors are counted, first.
 RATES: dict[Measure, tuple[Measure, Measure]] = {"wer": ("wer", "cer"), "cer": ("cer", "wer")}
 MEANS: dict[Measure, Literal["mean_wer", "mean_cer"]] = {"wer": "mean_wer", "cer": "mean_cer"}
@@ -41,6 +42,8 @@ def scores(results: Scores, of: str = "") -> list[Table]:
     found = [_table(results["sets"], average, of) for average in results["averages"]]
     if any(r["loops"] for r in results["sets"].values()):
         found.append(_loops(results["sets"]))
+    if any(r.get("cut_short") for r in results["sets"].values()):
+        found.append(_cut_short(results["sets"]))
     return found
 
 
@@ -49,15 +52,22 @@ def _table(sets: dict[str, SetScores], average: Average, of: str) -> Table:
     first, second = RATES[measure]
     title = f"{UNITS[measure].capitalize()} errors"
     title = ", ".join(part for part in (title, of, f"normalizer {average['normalizer']}") if part)
-    more = ("skipped",) if any("skipped" in sets[name] for name in average["sets"]) else ()
+    more = [key for key in MORE if any(key in sets[name] for name in average["sets"])]
     rates = f"#{first.upper()}", "#95 % interval", f"#{second.upper()}"
-    counted = *COLUMNS, f"#{UNITS[measure]}s", "#utterances", "#no reference", *(f"#{key}" for key in more), "#loops"
+    counted = (
+        *COLUMNS,
+        f"#{UNITS[measure]}s",
+        "#utterances",
+        "#no reference",
+        *(f"#{key.replace('_', ' ')}" for key in more),
+        "#loops",
+    )
     result = table(f"{title}, scorer {average['scorer']}", "set", "group", *rates, *counted)
     for name in average["sets"]:
         r = sets[name]
         errors: SetScores | CharacterErrors = r["character_errors"] if measure == "cer" else r
         units = r["reference_characters"] if measure == "cer" else r["reference_words"]
-        more_counts = [r.get("skipped")] if more else []
+        more_counts = [r.get(key) for key in more]
         counts = [*(errors[key] for key in ERRORS), units, r["utterances"], r["empty_references"], *more_counts]
         numbers = percent(r[first]), _interval(r, measure), percent(r.get(second))
         result.add_row(name, r["group"] or "", *numbers, *map(figure, [*counts, r["loops"]]))
@@ -80,6 +90,16 @@ def _loops(sets: dict[str, SetScores]) -> Table:
         for one in r["looping"]:
             result.add_row(name, one["id"], one["ngram"], figure(one["times"]))
         if (more := (r["loops"] or 0) - len(r["looping"])) > 0:
+            result.add_row(name, f"and {more:,} more")
+    return result
+
+
+def _cut_short(sets: dict[str, SetScores]) -> Table:
+    result = table("Hypotheses cut short", "set", "utterance")
+    for name, r in sets.items():
+        for one in r.get("cut", []):
+            result.add_row(name, one)
+        if (more := r.get("cut_short", 0) - len(r.get("cut", []))) > 0:
             result.add_row(name, f"and {more:,} more")
     return result
 

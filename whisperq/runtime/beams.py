@@ -44,11 +44,21 @@ def with_loop_limit(rules: Rules | CtcRules, times: int | None) -> Rules | CtcRu
 
     Raises UsageError for CTC and for several beams.
     """
-    if times is None:
-        return rules
+    return rules if times is None else replace(_greedy(rules, "--loop-limit"), loop_limit=times)
+
+
+def with_tokens_per_second(rules: Rules | CtcRules, number: float | None) -> Rules | CtcRules:
+    """Rules by which an utterance ends at the bound of its length (runtime/bounds.py); None: it has none.
+
+    Raises UsageError for CTC and for several beams.
+    """
+    return rules if number is None else replace(_greedy(rules, "--tokens-per-second"), tokens_per_second=number)
+
+
+def _greedy(rules: Rules | CtcRules, option: str) -> Rules:
     if not isinstance(rules, Rules) or isinstance(rules, BeamRules):
-        raise UsageError("--loop-limit is for a Whisper that decodes greedily; leave it or --beams out")
-    return replace(rules, loop_limit=times)
+        raise UsageError(f"{option} is for a Whisper that decodes greedily; leave it or --beams out")
+    return rules
 
 
 @dataclass

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from whisperq.data.tokens import Codec
 from whisperq.errors import InputError
+from whisperq.runtime.bounds import bounds_of
 from whisperq.runtime.detection import NOTHING, Question, Start, start
 from whisperq.runtime.interface import Runtime
 from whisperq.runtime.loops import LOOK, looping
@@ -29,6 +30,7 @@ class Rules:
     times: range = range(0)  # ids of the times that are to be written; none: the prompt ends in <|notimestamps|>
     knows_times: bool = False  # whether the model was trained to write them
     loop_limit: int | None = None  # how often an n-gram may come in a row; then the utterance is at its end
+    tokens_per_second: float | None = None  # of sound, that may be written; None: as many as the decoder takes
     languages: tuple[int, ...] = ()  # the prompt's second token is the likeliest of these; none: it is known
 
     def read(self, runtime: Runtime, features: Tensor) -> list[list[int]]:
@@ -38,6 +40,17 @@ class Rules:
     def words(self, tokens: list[int]) -> list[int]:
         """`tokens` without the tokens of times."""
         return [token for token in tokens if token not in self.times]
+
+    def bounds(self, features: Tensor) -> list[int] | None:
+        """The most new tokens of each utterance of features (batch, mel bins, frames); None: as many as it likes."""
+        if self.tokens_per_second is None:
+            return None
+        return bounds_of(features, self.tokens_per_second, self.max_tokens - len(self.prompt))
+
+    def cut_short(self, features: Tensor, rows: Sequence[Sequence[int]]) -> list[bool]:
+        """Of which utterances the tokens, without prompt and end, came to their bound before they came to an end."""
+        bounds = self.bounds(features)
+        return [bounds is not None and len(row) >= bounds[i] for i, row in enumerate(rows)]
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ def greedy(
     """
     state = runtime.encode(features)
     logits = start(runtime, state, rules, features).logits
-    return decode(runtime, state, logits, rules, log_probabilities)
+    return decode(runtime, state, logits, rules, rules.bounds(features), log_probabilities)
 
 
 @torch.inference_mode()
@@ -114,7 +127,7 @@ def write(
     state = runtime.encode(features)
     begun = start(runtime, state, rules, features, question, known)
     sums = torch.zeros(len(features), dtype=torch.float64, device=begun.logits.device)
-    rows = decode(runtime, state, begun.logits, rules, sums, draws)
+    rows = decode(runtime, state, begun.logits, rules, rules.bounds(features), sums, draws)
     triples = zip(rows, sums.tolist(), begun.rows(), strict=True)
     return [Written(ids, total / (len(ids) + 1), one) for ids, total, one in triples]
 
@@ -124,14 +137,19 @@ def decode(
     state: object,
     logits: Tensor,
     rules: Rules,
+    bounds: Sequence[int] | None = None,
     log_probabilities: Tensor | None = None,
     draws: Draws | None = None,
 ) -> list[list[int]]:
-    """Decode from the logits (batch, vocabulary) behind the prompt until every utterance has ended."""
+    """Decode from the logits (batch, vocabulary) behind the prompt until every utterance has ended.
+
+    bounds: the most tokens that each may write; None: what the decoder takes.
+    """
     device = logits.device
     done = torch.zeros(len(logits), dtype=torch.bool, device=device)
     suppressed = torch.tensor(rules.suppressed, dtype=torch.long, device=device)
     suppressed_first = torch.tensor(rules.suppressed_first, dtype=torch.long, device=device)
+    limits = None if bounds is None else torch.tensor(bounds, device=device)
     written: list[Tensor] = []
     for step in range(rules.max_tokens - len(rules.prompt)):
         if step:
@@ -147,6 +165,8 @@ def decode(
             log_probabilities += _log_probability(logits, best).masked_fill(done, 0.0)
         written.append(best)
         done |= best == rules.end
+        if limits is not None:
+            done |= limits <= step + 1
         if rules.loop_limit and step % LOOK == LOOK - 1:
             done |= looping(written, done, rules.loop_limit)
         if bool(done.all()):

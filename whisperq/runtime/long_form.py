@@ -63,13 +63,16 @@ def transcribe_pieces(
     watch: Stopwatch | None = None,
     care: Care = ONCE,
     spoken: Languages | None = None,
+    cut_short: set[int] | None = None,
 ) -> Iterator[tuple[Piece, list[Segment]]]:
     """Transcribe pieces: each with its segments, in order; none in silence. Reads one piece more than a batch ahead.
 
-    care: fallbacks of decoding; spoken: collects the languages that are detected.
+    care: fallbacks of decoding; spoken: collects the languages that are detected; cut_short: collects the recordings of
+    which a window's tokens came to their bound (`Rules.cut_short`).
     """
     spoken = spoken or Languages(rules, loader.codec)
-    listener = Listener(runtime, loader, rules, watch or Stopwatch(loader.device), care, spoken)
+    cut_short = set() if cut_short is None else cut_short
+    listener = Listener(runtime, loader, rules, watch or Stopwatch(loader.device), care, spoken, cut_short)
     waiting: deque[Search] = deque()  # in order; finished ones stay until all before them are finished
     coming = Coming(iter(pieces), loader.extractor.sampling_rate)
     while True:
@@ -120,6 +123,7 @@ class Listener:
     watch: Stopwatch
     care: Care
     spoken: Languages
+    cut_short: set[int]  # numbers of recordings
 
     def listen(self, batch: list[Search]) -> None:
         """Transcribe the next window of each piece."""
@@ -128,6 +132,9 @@ class Listener:
             features = self.loader.features([window.samples for window in windows])
         with self.watch.timing("decoding"):
             rows = self._rows(features, windows)
+        if isinstance(self.rules, Rules):
+            found = zip(windows, self.rules.cut_short(features, rows), strict=True)
+            self.cut_short.update(window.recording for window, reached in found if reached)
         codec = self.loader.codec
         for search, ids in zip(batch, rows, strict=True):
             if self.rules.times:

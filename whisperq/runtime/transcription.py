@@ -17,12 +17,16 @@ from whisperq.runtime.long_form import AnyRules, AnyRuntime, transcribe_pieces
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A model's text of an utterance; `seconds` are wall seconds of features and decoding, shared by its batch."""
+    """A model's text of an utterance; `seconds` are wall seconds of features and decoding, shared by its batch.
+
+    cut_short: whether a window's tokens came to the bound of its length.
+    """
 
     utterance: Utterance
     text: str
     audio_seconds: float
     seconds: float
+    cut_short: bool = False
 
     def without_sound(self) -> "Hypothesis":
         """A copy without embedded audio, small enough to keep many and to send to other processes."""
@@ -41,11 +45,11 @@ def transcribe(
         if not loaded:
             continue
         began = time.perf_counter()
-        watch = Stopwatch(loader.device)
-        texts = transcribe_batch((runtime, loader, rules), [a for _, a in loaded], batch_size, watch)
+        watch, short = Stopwatch(loader.device), set[int]()
+        texts = transcribe_batch((runtime, loader, rules), [a for _, a in loaded], batch_size, watch, cut_short=short)
         share = (time.perf_counter() - began) / len(loaded)
-        for (utterance, audio), text in zip(loaded, texts, strict=True):
-            yield Hypothesis(utterance, text, len(audio) / loader.extractor.sampling_rate, share)
+        for i, ((utterance, audio), text) in enumerate(zip(loaded, texts, strict=True)):
+            yield Hypothesis(utterance, text, len(audio) / loader.extractor.sampling_rate, share, i in short)
 
 
 def transcribe_batch(
@@ -54,11 +58,12 @@ def transcribe_batch(
     batch_size: int,
     watch: Stopwatch,
     care: Care = ONCE,
+    cut_short: set[int] | None = None,
 ) -> list[str]:
-    """The texts of recordings, each (samples,); the stages' times go to `watch`."""
+    """The texts of recordings, each (samples,); stages' times go to `watch`; cut_short as in `transcribe_pieces`."""
     pieces = [piece for index, audio in enumerate(waveforms) for piece in cut(index, audio, pipeline[1].extractor)]
     texts: list[list[str]] = [[] for _ in waveforms]
-    for piece, segments in transcribe_pieces(*pipeline, pieces, batch_size, watch, care):
+    for piece, segments in transcribe_pieces(*pipeline, pieces, batch_size, watch, care, cut_short=cut_short):
         texts[piece.recording] += [segment.text for segment in segments]
     watch.finish()
     return [" ".join(parts) for parts in texts]

@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from whisperq.kinds.observations import LargestValue, MassiveValues
+from whisperq.quant.reading import Read, now
 from whisperq.scoring.massive import MAGNITUDE, TIMES_MEDIAN, LargestValues
 from whisperq.scoring.outliers import TensorStatistics, summarize
 
@@ -24,18 +25,21 @@ class SiteStatistics:
         self.roles: dict[str, TensorStatistics] = {}
         self.largest = LargestValues() if massive else None
 
-    def update(self, x: Tensor, roles: Mapping[str, range], utterance: str, tokens: Sequence[str] = ()) -> None:
+    def update(
+        self, x: Tensor, roles: Mapping[str, range], utterance: str, tokens: Sequence[str] = (), read: Read = now
+    ) -> None:
         """Take in one utterance's tensor (rows, D), padding that is masked already removed.
 
-        roles: which rows are what; tokens: at each row of a decoder. Raises ValueError for values that are not finite.
+        roles: which rows are what; tokens: at each row of a decoder; read: reads what was found of the tensor, when it
+        likes. Raises ValueError for values that are not finite, then.
         """
-        self.whole.update(x)
+        self.whole.update(x, read)
         for role, rows in roles.items():
             statistics = self.roles.setdefault(role, TensorStatistics())
             if rows:
-                statistics.update(x[rows.start : rows.stop])
+                statistics.update(x[rows.start : rows.stop], read)
         if self.largest:
-            self.largest.update(x, roles, utterance, tokens)
+            self.largest.update(x, roles, utterance, tokens, read)
 
     def merge(self, other: "SiteStatistics") -> None:
         """Add other utterances' statistics, in any order."""

@@ -14,10 +14,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from whisperq.quant.reading import Read, now
 
 MAGNITUDE, TIMES_MEDIAN = 100, 1000
 KEPT = 8  # channels for each role of rows
@@ -65,29 +68,49 @@ class LargestValues:
         self.massive_in: Counter[tuple[str, int]] = Counter()  # by role and channel: utterances where it is massive
         self._medians, self._deviations = Fraction(), Fraction()
 
-    def update(self, x: Tensor, roles: Mapping[str, range], utterance: str, tokens: Sequence[str] = ()) -> None:
+    def update(
+        self, x: Tensor, roles: Mapping[str, range], utterance: str, tokens: Sequence[str] = (), read: Read = now
+    ) -> None:
         """Take in one utterance's tensor (rows, D) of finite values; roles: which rows are what, tokens: at each."""
         x = x.detach().float()
-        median, deviation = float(x.abs().median()), float(x.double().std(correction=0))
+        median = x.abs().median().double()
+        largest = x.new_zeros(x.shape[1])  # of every channel
+        found = []  # of each role
+        for rows in filter(None, roles.values()):
+            own = x[rows.start : rows.stop]
+            sizes, places = own.abs().max(dim=0)
+            largest = torch.maximum(largest, sizes)
+            massive = (sizes > MAGNITUDE) & (sizes.double() >= TIMES_MEDIAN * median)  # is_massive
+            channels = sizes.topk(min(KEPT, len(sizes))).indices
+            row = places[channels]
+            found += [massive, channels, rows.start + row, own[row, channels]]
+        whole = torch.stack([median, x.double().std(correction=0), largest.argmax().double()])
+        numbers = torch.cat([whole, *(part.double() for part in found)])
+        read(numbers, partial(self._take, x.shape[1], dict(roles), utterance, tokens))
+
+    def _take(
+        self, width: int, roles: Mapping[str, range], utterance: str, tokens: Sequence[str], found: Tensor
+    ) -> None:
+        """found: median, deviation and leading channel of a tensor (rows, width); of each role which channels are
+        massive, (width), and the largest ones' numbers, rows and values.
+        """
+        median, deviation, leading = found[:3].tolist()
         self.utterances += 1
         self._medians += Fraction(median)
         self._deviations += Fraction(deviation)
-        largest = x.new_zeros(x.shape[1])  # of every channel
+        self.largest_in[int(leading)] += 1
+        kept_channels = min(KEPT, width)
+        parts = iter(found[3:].split([width, *[kept_channels] * 3] * sum(map(bool, roles.values()))))
         for role, rows in roles.items():
             kept = self.peaks.setdefault(role, {})
             if not rows:
                 continue
-            sizes, places = x[rows.start : rows.stop].abs().max(dim=0)
-            largest = torch.maximum(largest, sizes)
-            large = (sizes > MAGNITUDE).nonzero().flatten().tolist()
-            self.massive_in.update((role, c) for c in large if is_massive(float(sizes[c]), median))
-            for channel in sizes.topk(min(KEPT, len(sizes))).indices.tolist():
-                row = rows[int(places[channel])]
-                token = tokens[row] if tokens else None
-                value = float(x[row, channel])
-                _keep(kept, Peak(channel, value, role, row, token, utterance, median, deviation))
+            massive, *peaks = (next(parts).tolist() for _ in range(4))
+            self.massive_in.update((role, c) for c, one in enumerate(massive) if one)
+            for channel, row, value in zip(*peaks, strict=True):
+                token = tokens[int(row)] if tokens else None
+                _keep(kept, Peak(int(channel), value, role, int(row), token, utterance, median, deviation))
             _trim(kept)
-        self.largest_in[int(largest.argmax())] += 1
 
     def merge(self, other: "LargestValues") -> None:
         """Add other utterances' peaks: the same as having seen their tensors too, in any order."""

@@ -12,9 +12,12 @@ Sums over utterances are exact fractions, rounded once in the end: shards merge 
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from whisperq.quant.reading import Read, now
 
 _OUTLIER_DEVIATIONS = 6
 _TOP_DIMENSIONS = 10
@@ -36,26 +39,37 @@ class TensorStatistics:
         self._kurtosis_sum = Fraction()
         self._inf_norm_sum = Fraction()
 
-    def update(self, x: Tensor) -> None:
-        """Take in one utterance's tensor (..., D), padding already removed."""
+    def update(self, x: Tensor, read: Read = now) -> None:
+        """Take in one utterance's tensor (..., D), padding already removed.
+
+        Raises ValueError where the tensor holds NaN or infinity, and for another D than before; with a `read` that
+        waits, when it reads.
+        """
         x = x.detach().to(torch.float64).reshape(-1, x.shape[-1])
-        low, high = (float(end) for end in torch.aminmax(x))
+        ends = torch.aminmax(x)
+        squares = (x - x.mean()).square_()
+        variance = squares.mean()
+        outliers = (squares > _OUTLIER_DEVIATIONS**2 * variance).sum(dim=0)
+        kurtosis = squares.square_().mean() / variance.square()
+        figures = torch.stack([*ends, kurtosis])
+        read(torch.cat([figures, outliers.to(torch.float64)]), partial(self._take, x.numel()))
+
+    def _take(self, values: int, found: Tensor) -> None:
+        """found: minimum, maximum, kurtosis, and the outliers of each dimension, of so many values."""
+        low, high, kurtosis = found[:3].tolist()
         if not math.isfinite(high - low):
             raise ValueError("outlier statistics need finite values, and this tensor holds NaN or infinity")
-        per_dimension = self._expect(x.shape[1])
+        per_dimension = self._expect(len(found) - 3)
         inf_norm = max(-low, high)
         self.utterances += 1
-        self.values += x.numel()
+        self.values += values
         self.peak = max(self.peak, inf_norm)
         self._inf_norm_sum += Fraction(inf_norm)
         if low == high:  # the variance could come out as rounding noise instead of zero
             self.constant_utterances += 1
             return
-        squares = (x - x.mean()).square_()
-        variance = squares.mean()
-        outliers = (squares > _OUTLIER_DEVIATIONS**2 * variance).sum(dim=0)
-        per_dimension += outliers.cpu()
-        self._kurtosis_sum += Fraction(float(squares.square_().mean() / variance.square()))
+        per_dimension += found[3:].to(torch.int64)
+        self._kurtosis_sum += Fraction(kurtosis)
 
     def merge(self, other: "TensorStatistics") -> None:
         """Add other utterances' statistics: the same as having seen their tensors too, in any order."""

@@ -36,6 +36,7 @@ from whisperq.ptq.ranges_file import known_range, write_ranges
 from whisperq.ptq.statistics import channel_sites, product_inputs, row_sample, watcher, write_statistics
 from whisperq.quant.merging import merged
 from whisperq.quant.ranges import Estimation, RangeEnds, SiteRange
+from whisperq.quant.reading import Later
 from whisperq.quant.row_sample import ROWS, RowSample
 from whisperq.quant.smoothing import ChannelExtrema
 from whisperq.runtime.open import OpenedModel, open_model, with_hypotheses
@@ -218,9 +219,11 @@ def observe(
             continue
         batch_ids = ", ".join(u.id for u in batch.utterances)
         seeing = {a: [o[a] for o in (ranges, channels, rows) if a in o] for a in chosen if a not in unseen}
-        watchers = {a: watcher(found, sites[a], batch.lengths, batch_ids, number) for a, found in seeing.items()}
+        later = Later()
+        watchers = {a: watcher(found, sites[a], batch.lengths, batch_ids, number, later) for a, found in seeing.items()}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
+        later.read()
         for a in unseen:
             ranges[a].assume(number)
         seen.append((number, (len(batch.utterances), batch.seconds)))

@@ -32,20 +32,21 @@ from whisperq.jobs.distributed import Processes, alone, joined
 from whisperq.jobs.memory import memory_gib
 from whisperq.jobs.progress import bar, say, say_again, say_how, say_left_out
 from whisperq.jobs.signals import stop_requested
-from whisperq.kinds.scores import Evaluation, Execution, ScoredSetResults, SetScores, Times
+from whisperq.kinds.scores import CutShort, Evaluation, Execution, ScoredSetResults, SetScores, Times
 from whisperq.models.loading import compute_device
 from whisperq.options import EvalConfig
 from whisperq.results.evaluations import SPELLING
 from whisperq.results.hypotheses import HypothesisLine, line_of
 from whisperq.results.scores import evaluation
 from whisperq.results.sets import warn_of_changed_words, write_results, write_set
-from whisperq.runtime.beams import with_beams, with_loop_limit
+from whisperq.runtime.beams import with_beams, with_loop_limit, with_tokens_per_second
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.padding import left_out_padding
+from whisperq.runtime.transcription import AnyRules
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, spelling_of
-from whisperq.scoring.sets import over_sets, score_set
+from whisperq.scoring.sets import NAMED_LOOPS, over_sets, score_set
 from whisperq.settings import Context
 
 
@@ -83,6 +84,7 @@ def eval(
             inputs = artifact.all_read(inputs)
             say_how(opened.runtime)
             rules = with_loop_limit(with_beams(opened.rules, config.beams), config.loop_limit)
+            rules = with_tokens_per_second(rules, config.tokens_per_second)
             care = careful(rules, config.temperature_fallback, context.seed)
             opened = replace(opened, rules=rules, runtime=Stoppable(opened.runtime, stopping), care=care)
             state = Listening(opened, config.batch_size, processes, stopping)
@@ -196,7 +198,7 @@ def write(one: TestSet, book: HypothesisBook, opened: Opened, sealed: Destinatio
     read = [(u, found) for n, u in enumerate(one.utterances) if (found := done[n]).text is not None]
     if not read:
         raise InputError(f"the test set {one.name} has no usable recording")
-    lines = [line_of(utterance, x.text or "", x.seconds, x.wall) for utterance, x in read]
+    lines = [replace(line_of(u, x.text or "", x.seconds, x.wall), cut_short=x.cut_short) for u, x in read]
     normalize = normalizer_of(one.normalizer, opened.processor.tokenizer)
     ids, texts = [line.id for line in lines], [line.text for line in lines]
     hypotheses = [line.pred_text for line in lines]
@@ -210,9 +212,18 @@ def write(one: TestSet, book: HypothesisBook, opened: Opened, sealed: Destinatio
         **speed(lines, book.times(one.name)),
         "skipped": one.read.bad + len(done) - len(read),
         "decoded_again": sum(x.again for x in done.values()),
+        **cut_short(lines, opened.rules),
     }
     write_set(folder, sealed.out, one.name, lines, scored, results)
     return results
+
+
+def cut_short(lines: Sequence[HypothesisLine], rules: AnyRules) -> CutShort:
+    """The results' entries on hypotheses that came to the bound of their length; empty where there is none."""
+    if getattr(rules, "tokens_per_second", None) is None:
+        return {}
+    found = [line.id for line in lines if line.cut_short]
+    return {"cut_short": len(found), "cut": found[:NAMED_LOOPS]}
 
 
 def unusable(one: TestSet, book: HypothesisBook) -> list[str]:

@@ -23,6 +23,7 @@ from whisperq.kinds.observations import Compared, MassiveOfModels, Outliers
 from whisperq.models.loading import compute_device
 from whisperq.models.sites import Site, block_sites, model_sites, resolve, watch
 from whisperq.options import OutliersConfig
+from whisperq.quant.reading import Later
 from whisperq.report.figures import plot_outliers
 from whisperq.report.massive import plot_massive
 from whisperq.runtime.open import OpenedModel, open_model
@@ -151,8 +152,10 @@ def run(
         batch = opened.loader.labelled(part)
         if batch is None:
             continue
-        watchers = {a: watcher(s, sites[a], batch, opened.loader) for a, s in statistics.items()}
+        later = Later()
+        watchers = {a: watcher(s, sites[a], batch, opened.loader, later) for a, s in statistics.items()}
         with watch(opened.model, sites, watchers):
             teacher_forced(opened.model, batch, opened.loader.device)
+        later.read()  # here, and nowhere else, a GPU is waited for
         seen += len(batch.utterances)
     return seen

@@ -4,8 +4,9 @@
     label_wer   = word errors / reference words         of one label, both sides normalised
 
 Recordings longer than the model's window are no training windows: they are left out and counted, and so are labels
-that filled the decoder before they came to an end. Labels lie beside the artifact as they come: the same command goes
-on after a kill, with any number of processes, and ends with the same bytes (of equal numbers of threads).
+that filled the decoder, or came to the bound of their length, before they came to an end. Labels lie beside the
+artifact as they come: the same command goes on after a kill, with any number of processes, and ends with the same bytes
+(of equal numbers of threads).
 """
 
 import json
@@ -29,7 +30,7 @@ from whisperq.jobs.signals import stop_requested
 from whisperq.kinds.observations import LabelCounts, PseudoLabels, Unlabelled
 from whisperq.models.loading import compute_device, local_folder, require_whisper
 from whisperq.results.sets import warn_of_changes
-from whisperq.runtime.beams import with_loop_limit
+from whisperq.runtime.beams import with_loop_limit, with_tokens_per_second
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.interruptible import Stoppable, Stopped
@@ -67,7 +68,8 @@ def pseudo_label(
         with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as whole:
             inputs = artifact.all_read(inputs)
             opened = with_padding(whole, config.padding)
-            opened = replace(opened, rules=with_loop_limit(opened.rules, config.loop_limit))
+            rules = with_loop_limit(opened.rules, config.loop_limit)
+            opened = replace(opened, rules=with_tokens_per_second(rules, config.tokens_per_second))
             say_how(opened.runtime)
             care = careful(opened.rules, config.temperature_fallback, context.seed)
             pipeline = replace(opened, runtime=Stoppable(opened.runtime, stopping), care=care)

@@ -14,7 +14,7 @@ from whisperq.data.batches import Loader, epoch_order
 from whisperq.data.sources import UtteranceGroup
 from whisperq.jobs.distributed import Processes
 from whisperq.kinds.models import LastStep, Trained
-from whisperq.runtime.beams import with_loop_limit
+from whisperq.runtime.beams import with_loop_limit, with_tokens_per_second
 from whisperq.runtime.pipeline import make_loader
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
 from whisperq.settings import Context
@@ -75,7 +75,7 @@ def prepare(
     loader, rules = make_loader(processor, network, context, device, config.skip_bad)
     if config.audio_cache is not None:
         loader.decode = AudioCache(Path(config.audio_cache).absolute(), config.audio_cache_gib * GIB).load
-    rules = with_loop_limit(rules, config.loop_limit)
+    rules = with_tokens_per_second(with_loop_limit(rules, config.loop_limit), config.tokens_per_second)
     normalizer = normalizer_of(normalizer_name, processor.tokenizer)
     drawn = epoch_order(len(validation.utterances), context.seed, epoch=0)[: config.eval_limit]
     utterances = [validation.utterances[i] for i in sorted(drawn)]

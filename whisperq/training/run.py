@@ -160,7 +160,8 @@ class Training:
         self._write({"step": progress.step, **found})
         words = f"of {found['reference_words']} words"
         circles = f", {found['loops']} utterances in loops" if found["loops"] else ""
-        self.around.say(f"step {progress.step}: validation WER {100 * wer:.2f} % {words}{circles}")
+        short = f", {found['cut_short']} cut short at --tokens-per-second" if found.get("cut_short") else ""
+        self.around.say(f"step {progress.step}: validation WER {100 * wer:.2f} % {words}{circles}{short}")
         progress.validated, progress.owed = progress.step, False
         better = progress.best_wer is None or wer < progress.best_wer
         if better and self.learner.may_be_result(progress.step):

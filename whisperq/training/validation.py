@@ -16,6 +16,7 @@ from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
 from whisperq.jobs.distributed import Processes
 from whisperq.models.sites import Site, Watcher, model_sites, watch
+from whisperq.quant.reading import Later
 from whisperq.runtime.pipeline import output_of
 from whisperq.runtime.site_statistics import watcher
 from whisperq.runtime.transcription import AnyRules, transcribe
@@ -50,7 +51,7 @@ class Validation:
     def measure(self, student: PreTrainedModel, stopping: Callable[[], bool]) -> dict[str, Any] | None:
         """WER, reference words, and what `observe` says; None where it was told to stop before the end."""
         student.eval()
-        pairs: list[tuple[str, str]] = []
+        pairs: list[tuple[str, str, bool]] = []
         runtime = output_of(student.config).pytorch(student, "float")
         batches = self.processes.batches(self.utterances, BATCH)
         for _ in range(0, len(self.utterances), BATCH * self.processes.world):
@@ -58,11 +59,13 @@ class Validation:
                 return None
             for _, batch in islice(batches, 1):
                 found = transcribe(runtime, self.loader, self.rules, batch, BATCH)
-                pairs += [(h.utterance.text or "", h.text) for h in found]
+                pairs += [(h.utterance.text or "", h.text, h.cut_short) for h in found]
         pairs = [pair for share in self.processes.gather(pairs) for pair in share]
-        errors = count_errors([r for r, _ in pairs], [h for _, h in pairs], self.normalizer)
-        loops = sum(find_loop(*(self.normalizer(t).split() for t in (h, r))) is not None for r, h in pairs)
+        errors = count_errors([r for r, _, _ in pairs], [h for _, h, _ in pairs], self.normalizer)
+        loops = sum(find_loop(*(self.normalizer(t).split() for t in (h, r))) is not None for r, h, _ in pairs)
         wer = {"validation_wer": errors.wer, "reference_words": errors.reference_words, "loops": loops}
+        if getattr(self.rules, "tokens_per_second", None) is not None:
+            wer["cut_short"] = sum(cut for _, _, cut in pairs)
         return wer | self.observe(student)
 
     @torch.inference_mode()
@@ -81,12 +84,14 @@ class Validation:
         sites = model_sites(student)
         statistics = {a: SiteStatistics() for a, s in sites.items() if s.component in OBSERVED_SITES}
         gates: dict[str, list[float]] = {}
-        watchers = {a: watcher(s, sites[a], batch, self.loader) for a, s in statistics.items()}
+        later = Later()
+        watchers = {a: watcher(s, sites[a], batch, self.loader, later) for a, s in statistics.items()}
         for address in (a for a, s in sites.items() if s.component == "gate"):
             watchers[address] = _means(gates, address, sites[address], batch.lengths)
         try:
             with watch(student, sites, watchers):
                 teacher_forced(student, batch, self.loader.device)
+            later.read()
         except InputError:  # activations that are not finite have no figures; the next loss names step and utterances
             return {}
         figures = {a: s.as_dict() for a, s in statistics.items()}
