@@ -5,8 +5,9 @@ import os
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
-if not os.path.exists("/dev/nvidiactl"):  # without a GPU Triton runs its kernels in an interpreter
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported, which PyTorch may do
+# Without a GPU Triton runs its kernels in an interpreter. It reads this when it is imported, which PyTorch may do.
+if not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import importlib.util
 import shutil

@@ -1,4 +1,4 @@
-"""What only a GPU can show of the training step; skipped where there is none."""
+"""What only a GPU can show; skipped where there is none."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from whisperq.data.batches import Batch
 from whisperq.models.loading import load_config
 from whisperq.options import Execution
 from whisperq.runtime.int8.open import open_runtime
+from whisperq.runtime.int8.whisper import Int8Runtime
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -50,11 +51,14 @@ def test_int8_runs_there_with_recorded_steps(tmp_path):
     folder = quantized_folder(gated_model(), tmp_path / "model")
     runtime = open_runtime(folder, "int8", load_config(folder), Execution(runtime="int8"), "cuda")
     assert runtime.kernels.signed and not runtime.notices
-    recorded, launched = (runtime.encode(features(2)) for _ in range(2))
+    plain = Int8Runtime.load(folder, "cpu")
+    recorded, launched, other = (one.encode(features(2)) for one in (runtime, runtime, plain))
     launched.branched = True
     for tokens in (torch.tensor([PROMPT, PROMPT]), *torch.arange(8).view(4, 2, 1)):
-        found, expected = (runtime.decode_step(tokens.cuda(), state) for state in (recorded, launched))
+        found, expected = (runtime.decode_step(tokens, state).clone() for state in (recorded, launched))
         torch.testing.assert_close(found, expected)
+        there = plain.decode_step(tokens, other)
+        assert float((found.cpu() - there).norm() / there.norm()) < 0.1
     assert runtime.replays and recorded.replay is not None and launched.replay is None
 
 

@@ -171,8 +171,8 @@ def off(method: str, kernels: TorchKernels) -> TorchKernels:
     [
         ("layer_norm", "a norm or its quantization, 17 x 64"),
         ("quantize", "a norm or its quantization, 17 x 64"),
-        ("attention", "attention, 17 x 64"),
-        ("attend", "attention, 17 x 64"),
+        ("attention", "attention, 140 x 64"),
+        ("attend", "attention, 140 x 64"),
     ],
 )
 def test_a_wrong_kernel_is_found(method, words):

@@ -1,11 +1,7 @@
-"""The Triton kernels, in Triton's interpreter on the CPU, against the kernels as PyTorch operators; and compiled."""
+"""The Triton kernels, in Triton's interpreter on the CPU, against the kernels as PyTorch operators."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -361,13 +357,3 @@ def test_what_triton_cannot_compile_is_left_to_pytorch_with_the_reason(monkeypat
     monkeypatch.setattr(TritonKernels, "try_out", lambda self, device: tried(self, "cpu"))
     choice = choose_kernels("gpu", "auto")
     assert isinstance(choice.kernels, TritonKernels) and not choice.notices
-
-
-@pytest.mark.slow
-def test_each_kernel_compiles_for_gpus():
-    """Ahead of time, with the assembler that Triton brings: INT8 instructions, whole vectors, no spilt registers."""
-    script = Path(__file__).parent / "support" / "triton_compiled.py"
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "compiled"

@@ -24,7 +24,7 @@ from gpu_task import Task
 from int8 import say
 
 HERE = Path(__file__).parent
-LIMITS = {"tests": 35, "agreement": 80, "int8": 100, "training": 75, "feeding": 30, "distillation": 30}  # seconds
+LIMITS = {"tests": 70, "agreement": 100, "int8": 80, "training": 60, "feeding": 20, "distillation": 20}  # seconds
 EVERY = ("torch", "transformers", "numpy", "safetensors", "yaml")
 COMMANDS = ("soundfile", "soxr", "jiwer", "rich")  # what training on recordings needs beside
 NEEDS = {"tests": ("pytest", "rich", "typer"), "feeding": COMMANDS, "distillation": COMMANDS}

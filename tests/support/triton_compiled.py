@@ -1,7 +1,7 @@
 """Compiles each Triton kernel for an A100 and an H100, without either; says what is wrong with the code that comes out.
 
-For each kernel: arguments as they are at runtime (pointers, and strides that are multiples of 16), and the shapes of
-whisper-large. Run without TRITON_INTERPRET.
+For each kernel: pointers, and sizes and strides that are multiples of 16, as Triton is told them at runtime, and the
+shapes of whisper-large. Run without TRITON_INTERPRET.
 """
 
 import re
@@ -25,7 +25,7 @@ SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory that one pro
 POINTERS = {"x_zero_points": "*i32", "zero_points": "*i32", "totals": "*i32", "channels": "*i64"}
 POINTERS |= dict.fromkeys(("scales", "biases", "x_scales", "bias", "key_scales", "value_scales"), "*fp32")
 POINTERS |= dict.fromkeys(("context", "gate", "query"), "*bf16")
-COUNTS = ("rows", "length", "past", "causal")
+COUNTS = ("rows", "outputs", "inputs", "length", "past", "causal")
 STRIDES = (
     "stride",
     "x_stride",
@@ -50,7 +50,7 @@ def kernels() -> Iterator[Kernel]:
         m, n, k, warps, stages = matmuls.tile_of(rows)
         for form, (out, asked) in forms.items():
             constants = dict.fromkeys(("TOKEN", "ADD", "GELU", "CODES"), False) | asked
-            constants |= {"OUTPUTS": 1280, "INPUTS": 1280, "M": m, "N": n, "K": k, "GROUP": 8}
+            constants |= {"EVEN": True, "M": m, "N": n, "K": k, "GROUP": 8}
             types = {"x": "*i8", "weight": "*i8", "out": out}
             options = {"num_warps": warps, "num_stages": stages}
             yield f"product, {rows} rows, {form}", matmuls.product, types, constants, options
@@ -67,16 +67,16 @@ def kernels() -> Iterator[Kernel]:
             f"attention to a cache of {cache}",
             code.attend,
             types,
-            {**heads, "CODES": True, "HELD": False},
+            {**heads, "CODES": True, "ON_DEVICE": False},
             {"num_warps": 4},
         )
         types["past"] = "*i32"
-        yield "a recorded step's", code.attend, types, {**heads, "CODES": True, "HELD": True}, {}
+        yield "a recorded step's", code.attend, types, {**heads, "CODES": True, "ON_DEVICE": True}, {}
         row = {k: v for k, v in heads.items() if k in ("HEADS", "DIM", "SPAN", "SCALED")}
-        yield f"a row into a cache of {cache}", code.append, types, {**row, "HELD": True}, {}
+        yield f"a row into a cache of {cache}", code.append, types, {**row, "ON_DEVICE": True}, {}
     for some in (False, True):
         constants = {"COUNT": 5120, "BLOCK": 8192, "SOME": some, "BITS": 8}
-        yield "halves", code.halves, floats, constants, {"num_warps": 8}
+        yield "halves", code.split_codes, floats, constants, {"num_warps": 8}
 
 
 def compiled(kernel: Kernel, target: int) -> Any:
@@ -85,7 +85,7 @@ def compiled(kernel: Kernel, target: int) -> Any:
     for place, name in enumerate(function.arg_names):
         kind = {**dict.fromkeys((*COUNTS, *STRIDES), "i32"), **POINTERS, **types}.get(name, "fp32")
         signature[name] = "constexpr" if name in constants else kind
-        if kind.startswith("*") or name in STRIDES:
+        if kind.startswith("*") or name in (*STRIDES, "outputs", "inputs"):
             attributes[(place,)] = [["tt.divisibility", 16]]
     values = {(function.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(function, signature, constexprs=values, attrs=attributes)
@@ -114,6 +114,8 @@ def faults(kernel: Kernel, target: int) -> Iterator[str]:
             yield f"no {instruction}"
         if re.search(r"ld\.global\S*\.b8 ", ptx):
             yield "codes are read byte by byte"
+        if "bfloat16" in kernel[0] and kernel[3]["M"] >= 64 and not re.search(r"st\.global\S*\.v4", ptx):
+            yield "outputs are written one by one"
 
 
 def main() -> None:

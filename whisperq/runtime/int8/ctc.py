@@ -22,7 +22,7 @@ from whisperq.runtime.int8.convolutions import Convolution, PositionalConvolutio
 from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.kernels import Heads, Norm
 from whisperq.runtime.int8.layers import Layers
-from whisperq.runtime.int8.open import check_gelu, choose_kernels, keep_freed_memory, open_integers
+from whisperq.runtime.int8.open import check_gelu, choose_kernels, open_integers
 from whisperq.runtime.int8.proof import prove_kernels
 from whisperq.runtime.interface import Products
 
@@ -66,7 +66,6 @@ class Int8Ctc:
         stored, notices = open_integers(folder, device, reduce_range)
         check_gelu(folder, (stored.config.hidden_act, stored.config.feat_extract_activation))
         runtime = cls(stored, device, attention_dtype, notices)
-        keep_freed_memory()  # from now on: what packing needed for a moment goes back
         return runtime
 
     def products(self) -> Products:

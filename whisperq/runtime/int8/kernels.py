@@ -46,14 +46,14 @@ class Cache:
     """Keys (batch, heads, head_dim, capacity) and values (batch, heads, capacity, head_dim); `past` are filled.
 
     scales: of keys and values that are codes, int8, those of their channels, (heads * head_dim) each, float32.
-    held: `past` as a number on the device, (1,), int32, while a recorded step fills the cache (replay.py).
+    past_on_device: `past` as a number on the device, (1,), int32, while a recorded step fills the cache (replay.py).
     """
 
     keys: Tensor
     values: Tensor
     past: int = 0
     scales: tuple[Tensor, Tensor] | None = None
-    held: Tensor | None = None
+    past_on_device: Tensor | None = None
 
     @classmethod
     def empty(cls, batch: int, heads: Heads, capacity: int, like: Tensor) -> "Cache":

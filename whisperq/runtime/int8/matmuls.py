@@ -2,7 +2,8 @@
 
     y = s_x s_w (q_x - z_x) q_w^T + b          accumulated in int32
 
-q_x: codes (rows, K), uint8; q_w: codes (N, K), int8; s_w: a scale for each of the N outputs; b: bias, float32.
+q_x: codes (rows, K), uint8 (on GPUs int8); q_w: codes (N, K), int8; s_w: a scale for each of the N outputs;
+b: bias, float32.
 """
 
 from collections.abc import Iterator, Sequence

@@ -36,11 +36,23 @@ def open_runtime(folder: Path, name: str, config: PreTrainedConfig, execution: E
     On a GPU it has to compute what the CPU computes: each kernel may be right, and what moves their tensors wrong.
     """
     integers = named(output_of(config).integers)
-    made = integers.load(folder, device, execution.attention_dtype, execution.reduce_range)
-    if device != "cpu":
-        same = integers.load(folder, "cpu", execution.attention_dtype, execution.reduce_range)
-        require_alike(made.trial(), same.trial(), device)
+
+    def load(device: str, reduce_range: bool | None) -> AnyRuntime:
+        return integers.load(folder, device, execution.attention_dtype, reduce_range)
+
+    made = load(device, execution.reduce_range)
+    if device == "cpu":
+        keep_freed_memory()  # from now on: what packing needed for a moment goes back
+        return made
+    bits = execution.reduce_range or (True if lacks_vnni() else None)
+    same = made if bits == execution.reduce_range else load(device, bits)  # seven bits where the CPU has no more
+    require_alike(same.trial(), load("cpu", bits).trial(), device)
     return made
+
+
+def lacks_vnni() -> bool:
+    """Whether this CPU's sums of eight-bit products saturate."""
+    return not torch.cpu._is_vnni_supported()
 
 
 def open_integers(folder: Path, device: str, reduce_range: bool | None) -> tuple[Stored, list[str]]:
@@ -49,7 +61,7 @@ def open_integers(folder: Path, device: str, reduce_range: bool | None) -> tuple
     Raises InputError for a folder that cannot be read, UsageError for a model that has no integer form.
     """
     notices = []
-    if reduce_range is None and device == "cpu" and not torch.cpu._is_vnni_supported():
+    if reduce_range is None and device == "cpu" and lacks_vnni():
         reduce_range = True
         notices.append("this CPU lacks VNNI: activations have 7 bits here, so that sums of products cannot saturate")
     stored = open_stored(folder, most_bits=7 if reduce_range else 8)

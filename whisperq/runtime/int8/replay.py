@@ -1,5 +1,5 @@
-"""A decoder's step recorded on a GPU and replayed: one launch instead of dozens, each of which takes longer to ask for
-than to run.
+"""A decoder's step recorded on a GPU and replayed: one launch instead of one for every kernel, which takes longer than
+running it.
 
 A recorded step reads the same memory every time. So tokens are copied to where they were when it was recorded, and
 how many positions a cache holds is a number on the device, which the step itself increases.
@@ -22,11 +22,20 @@ Record = Callable[[Callable[[], None]], Recording]
 
 
 def record(step: Callable[[], None]) -> Recording:
-    """A CUDA graph of the step. Raises RuntimeError for a step that cannot be recorded."""
+    """A CUDA graph of the step. Raises RuntimeError for a step that cannot be recorded.
+
+    torch.cuda.graph would give all cached memory back before it records, which each batch would allocate anew.
+    """
     step()  # compiles what is compiled when first used
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may load data meanwhile
-        step()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")  # other threads may load data meanwhile
+        try:
+            step()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
     return graph
 
 
@@ -40,20 +49,20 @@ class Replay:
         self, step: Callable[[Tensor], Tensor], caches: Sequence[Cache], tokens: Tensor, record: Record = record
     ) -> None:
         self.caches, self.tokens = caches, tokens.clone()
-        self.held = torch.tensor([caches[0].past], dtype=torch.int32, device=tokens.device)
+        self.past_on_device = torch.tensor([caches[0].past], dtype=torch.int32, device=tokens.device)
         for cache in caches:
-            cache.held = self.held
+            cache.past_on_device = self.past_on_device
         self.logits = torch.empty(0)
         try:
             self.recording = record(lambda: self._once(step))
-        except RuntimeError:
+        except BaseException:
             self.end()
             raise
-        self.held.fill_(caches[0].past)  # recording may have run it
+        self.past_on_device.fill_(caches[0].past)  # recording may have run it
 
     def _once(self, step: Callable[[Tensor], Tensor]) -> None:
         self.logits = step(self.tokens)
-        self.held.add_(1)
+        self.past_on_device.add_(1)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """tokens (batch, 1) -> logits (batch, vocabulary), which the next call overwrites."""
@@ -68,4 +77,4 @@ class Replay:
     def end(self) -> None:
         """The caches are counted by the host again."""
         for cache in self.caches:
-            cache.held = None
+            cache.past_on_device = None

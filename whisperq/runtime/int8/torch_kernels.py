@@ -101,8 +101,8 @@ def gate_values(gate: GateLogits, heads: Heads) -> Tensor:
 def aligned(x: Tensor) -> Tensor:
     """x, copied where its rows do not begin at multiples of 16 bytes.
 
-    Fused attention on Hopper reads rows with the GPU's copy engine, which knows no other places; in a product of
-    queries, keys, values and 20 gates, 3860 columns of bfloat16, every second row begins between two.
+    Fused attention on Hopper is taken to need that: its copy engine knows no other places. In a product of queries,
+    keys, values and 20 gates, 3860 columns of bfloat16, every second row begins between two.
     """
     step = 16 // x.element_size()
     fits = x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and all(stride % step == 0 for stride in x.stride()[:-1])

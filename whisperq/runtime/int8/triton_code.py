@@ -80,11 +80,11 @@ def gated(
 @triton.jit(do_not_specialize=["past", "length"])
 def append(
     new_keys, new_values, keys, values, key_scales, value_scales, stride, capacity, past, length,
-    HEADS: tl.constexpr, DIM: tl.constexpr, SPAN: tl.constexpr, SCALED: tl.constexpr, HELD: tl.constexpr,
+    HEADS: tl.constexpr, DIM: tl.constexpr, SPAN: tl.constexpr, SCALED: tl.constexpr, ON_DEVICE: tl.constexpr,
 ):  # fmt: skip
-    """One head of one new row into its utterance's cache; HELD: `past` is in memory."""
+    """One head of one new row into its utterance's cache; ON_DEVICE: `past` is in memory."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    position = row % length + (tl.load(past) if HELD else past)
+    position = row % length + (tl.load(past) if ON_DEVICE else past)
     dims = tl.arange(0, SPAN)
     real = dims < DIM
     place = head * DIM + dims
@@ -105,15 +105,15 @@ def attend(
     query, keys, values, gate, out, key_scales, value_scales, query_stride, gate_stride, capacity, past, causal, length,
     scaling, factor, scale, zero_point, quant_min, quant_max,
     HEADS: tl.constexpr, DIM: tl.constexpr, SPAN: tl.constexpr, POSITIONS: tl.constexpr, SCALED: tl.constexpr,
-    SHARED: tl.constexpr, CODES: tl.constexpr, HELD: tl.constexpr,
+    SHARED: tl.constexpr, CODES: tl.constexpr, ON_DEVICE: tl.constexpr,
 ):  # fmt: skip
     """One head of one query over its utterance's cache, position by position with a running softmax.
 
-    HELD: `past` is in memory, without the queries' own entries.
+    ON_DEVICE: `past` is in memory, without the queries' own entries.
     """
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     batch, own = row // length, row % length
-    filled = tl.load(past) + causal if HELD else past
+    filled = tl.load(past) + causal if ON_DEVICE else past
     seen = tl.where(causal > 0, filled - causal + own + 1, filled)
     dims = tl.arange(0, SPAN)
     real = dims < DIM
@@ -151,7 +151,7 @@ def attend(
 
 
 @triton.jit(do_not_specialize=["rows"])
-def halves(
+def split_codes(
     x, channels, out, x_stride, rows, scale, zero_point, quant_min, quant_max,
     COUNT: tl.constexpr, BLOCK: tl.constexpr, SOME: tl.constexpr, BITS: tl.constexpr,
 ):  # fmt: skip

@@ -16,7 +16,7 @@ from whisperq.runtime.int8.matmuls import IntegerWeight, Matmul
 from whisperq.runtime.int8.torch_kernels import TorchKernels
 from whisperq.runtime.int8.triton_matmuls import TritonMatmul, numbers_of
 
-NARROW = 16  # channels: rows of fewer, as a waveform has them, are left to PyTorch
+LEAST_CHANNELS = 16  # channels: rows of fewer, as a waveform has them, are left to PyTorch
 POSITIONS = 64  # of a cache that `attend` takes at a time
 
 
@@ -47,7 +47,7 @@ class TritonKernels(TorchKernels):
         x = x if x.stride(1) == 1 else x.contiguous()
         count = x.shape[1] if channels is None else len(channels)
         out = torch.empty(2 * len(x), count, dtype=torch.int8, device=x.device)
-        code.halves[(len(x),)](
+        code.split_codes[(len(x),)](
             x, x if channels is None else channels, out, x.stride(0), len(x), float(wide.scale), float(wide.zero_point),
             0.0, float(wide.quant_max), COUNT=count, BLOCK=triton.next_power_of_2(count), SOME=channels is not None,
             BITS=grid.half_bits, num_warps=_warps(count),
@@ -56,17 +56,17 @@ class TritonKernels(TorchKernels):
 
     def append(self, keys: Tensor, values: Tensor, cache: Cache) -> None:
         batch, heads, dim, capacity = cache.keys.shape
-        length, scales, held = len(keys) // batch, cache.scales, cache.held
+        length, scales, past_on_device = len(keys) // batch, cache.scales, cache.past_on_device
         if keys.stride() != values.stride() or keys.stride(1) != 1:
             keys, values = keys.contiguous(), values.contiguous()
         if cache.past + length > capacity:
             raise ValueError(f"a cache of {capacity} entries, {cache.past} of them filled, has no room for {length}")
         code.append[(len(keys), heads)](
             keys, values, cache.keys, cache.values, *((keys, keys) if scales is None else scales), keys.stride(0),
-            capacity, cache.past if held is None else held, length, HEADS=heads, DIM=dim,
-            SPAN=triton.next_power_of_2(dim), SCALED=scales is not None, HELD=held is not None,
+            capacity, cache.past if past_on_device is None else past_on_device, length, HEADS=heads, DIM=dim,
+            SPAN=triton.next_power_of_2(dim), SCALED=scales is not None, ON_DEVICE=past_on_device is not None,
         )  # fmt: skip
-        cache.past += 0 if held is not None else length
+        cache.past += 0 if past_on_device is not None else length
 
     def attend(
         self, query: Tensor, cache: Cache, causal: int, heads: Heads, gate: GateLogits | None, grid: AnyGrid
@@ -78,10 +78,11 @@ class TritonKernels(TorchKernels):
         code.attend[(len(query), heads.count)](
             query, cache.keys, cache.values, query if gate is None else gate.logits, out,
             *((query, query) if scales is None else scales), query.stride(0), _gate_stride(gate), cache.keys.shape[3],
-            cache.past if cache.held is None else cache.held, causal, len(query) // len(cache.keys), heads.scaling,
+            cache.past if cache.past_on_device is None else cache.past_on_device, causal,
+            len(query) // len(cache.keys), heads.scaling,
             1.0 if gate is None else gate.factor, *numbers_of(grid), HEADS=heads.count, DIM=heads.dim,
             SPAN=triton.next_power_of_2(heads.dim), POSITIONS=POSITIONS, SCALED=scales is not None,
-            SHARED=_shared(gate, width), CODES=grid is not None, HELD=cache.held is not None,
+            SHARED=_shared(gate, width), CODES=grid is not None, ON_DEVICE=cache.past_on_device is not None,
         )  # fmt: skip
         return out
 
@@ -98,7 +99,7 @@ class TritonKernels(TorchKernels):
         return out if token is None else TokenCodes(out, *token)
 
     def _by_row(self, x: Tensor, norm: Norm | None, grid: AnyGrid, gelu: bool) -> AnyCodes:
-        if isinstance(grid, Grid) and (grid.divisor is not None or x.shape[-1] < NARROW):
+        if isinstance(grid, Grid) and (grid.divisor is not None or x.shape[-1] < LEAST_CHANNELS):
             return grid.codes(x if norm is None else self._by_row(x, norm, None, gelu))
         width = x.shape[-1]
         rows = x.reshape(-1, width)

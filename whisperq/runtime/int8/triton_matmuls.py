@@ -18,9 +18,9 @@ from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.kernels import AnyCodes, AnyGrid
 from whisperq.runtime.int8.matmuls import IntegerWeight
 
-FEW = 16  # rows, the least that tensor cores take at a time
+LEAST_ROWS = 16  # rows, the least that tensor cores take at a time
 INTERPRETED = triton.knobs.runtime.interpret  # on a CPU, where a cast to bfloat16 cuts digits off instead of rounding
-ALIGNED = 8  # outputs: rows of bfloat16 begin at multiples of 16 bytes, as fused attention needs them
+ALIGNED = 16  # outputs: rows begin where fused attention can read them, and Triton writes whole vectors
 
 
 @triton.jit
@@ -44,30 +44,30 @@ def gelu_of(x):
 
 @triton.jit(do_not_specialize=["rows"])
 def product(
-    x, weight, out, totals, scales, biases, x_scales, x_zero_points, rows, x_stride, out_stride, out_scale,
-    out_zero_point, quant_min, quant_max,
-    OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, TOKEN: tl.constexpr, ADD: tl.constexpr, GELU: tl.constexpr,
+    x, weight, out, totals, scales, biases, x_scales, x_zero_points, rows, outputs, inputs, x_stride, out_stride,
+    out_scale, out_zero_point, quant_min, quant_max,
+    EVEN: tl.constexpr, TOKEN: tl.constexpr, ADD: tl.constexpr, GELU: tl.constexpr,
     CODES: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """M rows and N outputs of y. GROUP tiles of rows meet the same outputs, whose weights stay in the cache."""
     tile = tl.program_id(0)
-    across, down = tl.cdiv(OUTPUTS, N), tl.cdiv(rows, M)
+    across, down = tl.cdiv(outputs, N), tl.cdiv(rows, M)
     group = tile // (GROUP * across)
     height = tl.minimum(down - group * GROUP, GROUP)
     top = (group * GROUP + tile % height) * M
     own = tl.arange(0, M)  # rows of the tile: their places, counted from its first, need 32 bits alone
     output = (tile % (GROUP * across)) // height * N + tl.arange(0, N)
-    row, here, wanted = top + own, own < rows - top, output < OUTPUTS
+    row, here, wanted = top + own, own < rows - top, output < outputs
     x += top.to(tl.int64) * x_stride
     out += top.to(tl.int64) * out_stride
     sums = tl.zeros((M, N), dtype=tl.int32)
-    for first in range(0, INPUTS, K):
+    for first in range(0, inputs, K):
         k = first + tl.arange(0, K)
         meant, needed = here[:, None], wanted[None, :]
-        if INPUTS % K:
-            meant, needed = meant & (k < INPUTS)[None, :], needed & (k < INPUTS)[:, None]
+        if not EVEN:
+            meant, needed = meant & (k < inputs)[None, :], needed & (k < inputs)[:, None]
         codes = tl.load(x + (own[:, None] * x_stride + k[None, :]), mask=meant, other=0)
-        weights = tl.load(weight + (output[None, :] * INPUTS + k[:, None]), mask=needed, other=0)
+        weights = tl.load(weight + (output[None, :] * inputs + k[:, None]), mask=needed, other=0)
         sums = tl.dot(codes, weights, sums, out_dtype=tl.int32)
     total = tl.load(totals + output, mask=wanted, other=0)[None, :]
     scale = tl.load(scales + output, mask=wanted, other=0.0)[None, :]
@@ -133,9 +133,9 @@ class TritonMatmul:
         m, n, k, warps, stages = tile_of(rows)
         product[(triton.cdiv(rows, m) * triton.cdiv(outputs, n),)](
             codes, self._codes, out, self._totals, self._scale, self._bias,
-            *((x.scale, x.zero_point) if token else (self._scale, self._totals)), rows, codes.stride(0), out.stride(0),
-            *numbers_of(grid),
-            OUTPUTS=outputs, INPUTS=inputs, TOKEN=token, ADD=add, GELU=gelu, CODES=grid is not None, M=m, N=n, K=k,
+            *((x.scale, x.zero_point) if token else (self._scale, self._totals)), rows, outputs, inputs,
+            codes.stride(0), out.stride(0), *numbers_of(grid),
+            EVEN=inputs % k == 0, TOKEN=token, ADD=add, GELU=gelu, CODES=grid is not None, M=m, N=n, K=k,
             GROUP=8, num_warps=warps, num_stages=stages,
         )  # fmt: skip
         return out
@@ -151,6 +151,6 @@ def numbers_of(grid: AnyGrid) -> tuple[float, float, float, float]:
 
 def tile_of(rows: int) -> tuple[int, int, int, int, int]:
     """M, N, K, warps, stages. Of few rows weights are read once whatever is done: many small tiles read faster."""
-    if rows <= FEW:
-        return FEW, 32, 128, 4, 4
+    if rows <= LEAST_ROWS:
+        return LEAST_ROWS, 32, 128, 4, 4
     return (64, 64, 128, 4, 3) if rows <= 64 else (128, 128, 128, 8, 3)

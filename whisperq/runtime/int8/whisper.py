@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from whisperq.jobs.progress import say
 from whisperq.ptq.arrays import Stored
 from whisperq.runtime.int8.block_parts import FeedForward
 from whisperq.runtime.int8.blocks import DecoderLayer, Reader
@@ -19,7 +20,7 @@ from whisperq.runtime.int8.grids import Grid, is_codes
 from whisperq.runtime.int8.kernels import AnyCodes, Cache, Heads
 from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.matmuls import Matmul
-from whisperq.runtime.int8.open import check_gelu, choose_kernels, keep_freed_memory, open_integers
+from whisperq.runtime.int8.open import check_gelu, choose_kernels, open_integers
 from whisperq.runtime.int8.proof import prove_kernels
 from whisperq.runtime.int8.replay import Replay
 from whisperq.runtime.interface import Products
@@ -83,7 +84,6 @@ class Int8Runtime:
         stored, notices = open_integers(folder, device, reduce_range)
         check_gelu(folder, (stored.config.activation_function,))
         runtime = cls(stored, device, attention_dtype, notices)
-        keep_freed_memory()  # from now on: what packing needed for a moment goes back
         return runtime
 
     def products(self) -> Products:
@@ -95,7 +95,7 @@ class Int8Runtime:
         frames = 2 * self.config.max_source_positions
         features = torch.randn(1, self.config.num_mel_bins, frames, generator=torch.Generator().manual_seed(0))
         encoded: AnyCodes = self.encoded(features)
-        state = self.encode(features)
+        state = self._state([self._cross_cache(layer, encoded, 1) for layer in self.decoder], 1)
         values = encoded if self.encoded_grid is None else self.encoded_grid.values(encoded)
         token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         return [values, *(self.decode_step(token, state).clone() for _ in range(3))]
@@ -162,22 +162,23 @@ class Int8Runtime:
 
         Logits of a step of one token may be overwritten by the next one's.
         """
-        if not self.replays or state.branched or tokens.shape[1] > 1:
+        past, tokens = state.own[0].past, tokens.to(self.device)
+        if not self.replays or state.branched or tokens.shape[1] > 1 or not past:
             state.forget_replay()
             return self._step(tokens, state)
         if state.replay is None:
             try:
                 state.replay = Replay(lambda some: self._step(some, state), state.own, tokens)
-            except RuntimeError as reason:
+            except Exception as reason:  # of CUDA or Triton, each with errors of its own
                 self.replays = False
-                self.notices.append(f"decoding steps could not be recorded ({reason}): each is launched anew, slower")
+                say(f"decoding steps could not be recorded ({reason}): each kernel is launched anew, slower")
                 return self._step(tokens, state)
         return state.replay(tokens)
 
     def _step(self, tokens: Tensor, state: State) -> Tensor:
         k, (batch, length), past = self.kernels, tokens.shape, state.own[0].past
-        held = state.own[0].held
-        positions = self.token_positions[past : past + length] if held is None else self.token_positions[held]
+        recorded = state.own[0].past_on_device
+        positions = self.token_positions[past : past + length] if recorded is None else self.token_positions[recorded]
         x = (self.table(tokens) + positions).flatten(0, 1)
         for layer, own, cross in zip(self.decoder, state.own, state.cross, strict=True):
             a, width = layer.attention, layer.attention.width // 3
