@@ -2,9 +2,10 @@
 
     y[r, n] = s_x[r] s_w[n] (sum_k q_x[r, k] q_w[n, k] - z_x[r] sum_k q_w[n, k]) + b[n]
 
-q_x: codes (rows, K), uint8 (on GPUs int8), with scale s_x and zero_point z_x for each row; q_w: codes (N, K),
-int8; s_w: a scale for each of the N outputs; b: bias, float32. A norm, a context or a GELU leaves `TokenCodes` where the next product is one
-of these, so that all layers of one input share them. Kernels and products take a `TokenGrid` where they take a `Grid`.
+q_x: codes (rows, K), uint8 (on GPUs int8), with scale s_x and zero_point z_x for each row; q_w: codes (N, K), int8;
+s_w: a scale for each of the N outputs; b: bias, float32. A norm, a context or a GELU leaves `TokenCodes` where the next
+product is one of these, so that all layers of one input share them. Kernels and products take a `TokenGrid` where they
+take a `Grid`.
 """
 
 from dataclasses import dataclass
