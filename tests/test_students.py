@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "students" / "run.sh"
 SETTINGS = {
     "STUDENTS": "2+1-headwise-3 2+2-none-3-range", "STEPS": "2", "KEPT_STEPS": "1", "EVAL_EVERY": "2", "WARMUP": "1",
     "SYSTEMS": "gemm dynamic", "MICRO": "8", "KEPT_OUT": "2", "VALIDATION": "2", "LIMIT": "4", "TEST_LIMIT": "2",
-    "KL_LIMIT": "1", "OUTLIER_LIMIT": "1", "BATCHES": "1", "WHISPERQ_VENV": "", "ITSELF": "no",
+    "KL_LIMIT": "1", "OUTLIER_LIMIT": "1", "BATCHES": "1", "WHISPERQ_VENV": "", "ITSELF": "yes",
 }  # fmt: skip
 
 
@@ -45,8 +45,8 @@ def run(environment: dict[str, str]) -> str:
 
 def check_results(results: Path, student: Path) -> None:
     """The tables' numbers are those of the artifacts that they came from, and the figure is one."""
-    found = json.loads((results / "students.json").read_text())["models"]
-    (found,) = [one for one in found if one["depth"] == "2+1"]
+    everything = json.loads((results / "students.json").read_text())["models"]
+    (found,) = [one for one in everything if one["depth"] == "2+1"]
     sets = artifact.load(student / "eval" / "float", "evaluation").results["sets"].values()
     words = [one["reference_words"] for one in sets]
     wer = 100 * sum(one["wer"] * n for one, n in zip(sets, words, strict=True)) / sum(words)
@@ -55,6 +55,7 @@ def check_results(results: Path, student: Path) -> None:
     norms = [s["roles"]["padding"]["inf_norm"] for a, s in sites.items() if a.endswith("fc2:input") and a[0] == "e"]
     assert len(norms) == 2
     assert found["outliers"]["after"]["enc.*.fc2:input"]["padding"]["max_inf_norm"] == pytest.approx(max(norms))
+    assert [one["depth"] for one in everything if one["gate"] == "teacher"] == ["4+4"]
     assert f"| {wer:.2f} (" in (results / "table.md").read_text()
     for name in ("growth", "outliers-2+1", "attention-2+1"):
         assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -86,6 +86,8 @@ def outliers(student: Student, when: str) -> dict[str, dict[str, dict[str, float
     found: dict[str, dict[str, dict[str, float]]] = {}
     for group in GROUPS:
         members = [s for a, s in sites.items() if re.sub(r"\.\d+\.", ".*.", a) == group]
+        if not members:
+            continue
         for role in dict.fromkeys(("all", *(r for s in members for r in s["roles"]))):
             figures = [s if role == "all" else s["roles"][role] for s in members]
             found.setdefault(group, {})[role] = {
