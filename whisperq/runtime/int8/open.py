@@ -44,9 +44,9 @@ def open_runtime(folder: Path, name: str, config: PreTrainedConfig, execution: E
     if device == "cpu":
         keep_freed_memory()  # from now on: what packing needed for a moment goes back
         return made
-    bits = execution.reduce_range or (True if lacks_vnni() else None)
-    same = made if bits == execution.reduce_range else load(device, bits)  # seven bits where the CPU has no more
-    require_alike(same.trial(), load("cpu", bits).trial(), device)
+    reduced = True if lacks_vnni() else execution.reduce_range  # seven bits on both where the CPU has no more
+    same = made if reduced == execution.reduce_range else load(device, reduced)
+    require_alike(same.trial(), load("cpu", reduced).trial(), device)
     return made
 
 
