@@ -163,6 +163,19 @@ def test_two_at_once(place, command, copied_run, invoke):
     assert not Path(place).exists()
 
 
+@pytest.mark.parametrize("name", [name for name in AT_ONCE if name != "eval over its own"])
+def test_what_is_finished_is_said_without_the_lock(name, copied_run, invoke):
+    """Many jobs of an array may repeat the same first step: each finds it done, whoever else is looking."""
+    command = AT_ONCE[name][1]
+    for old, new in {"400": "2", " --force": "", "run/distilled": "run/taught"}.items():
+        command = command.replace(old, new)
+    out = Path(command.split("--out ")[1])
+    assert invoke(*command.split()).exit_code == 0
+    with locked(out, command.split()[0]):
+        again = invoke(*command.split())
+    assert again.exit_code == 0 and "finished already" in again.stdout + again.stderr
+
+
 def test_two_that_take_the_place_of_a_dead_one_together(copied_run):
     """One gets it, the other is refused, or comes when all is done; both read what the killed one had done."""
     command = "eval --model student --batch-size 1 --out run/heard"

@@ -41,6 +41,14 @@ class Journal:
         hashes = {f"input {role}": entry["sha256"] for role, entry in inputs.items()}
         self.settings = json.loads(json.dumps({**config, **hashes}))  # as they will be read back
 
+    def refuse_finished(self, command: str, force: bool) -> None:
+        """Raises as `artifact.refuse_overwrite` does, without the lock: commands that find it finished never collide.
+
+        With unfinished work beside it somebody may be about to write there, which `look` finds out behind the lock.
+        """
+        if not self.files():
+            artifact.refuse_overwrite(self.out, command, self.config, self.inputs, force)
+
     def look(self, command: str, force: bool) -> None:
         """Before long work begins: raises as `artifact.refuse_overwrite` does, and where not forced as `check` does.
 

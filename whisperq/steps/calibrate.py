@@ -73,6 +73,7 @@ def calibrate(
     sealed = (out, "calibration", "calibrate", settings, inputs, context.force)
     book = TrialJournal(out, settings, inputs)
     how = Estimation(config.observer, config.momentum, config.percentile, config.activation_bits)
+    book.refuse_finished("calibrate", context.force)
     with joined(compute_device(context.device)) as processes, ExitStack() as held:
         if development:  # trials are kept
             held.enter_context(alone(out, "calibrate", processes))

@@ -1,6 +1,7 @@
 """A student taught by its frozen teacher: cross-entropy on the references plus 0.8 KL."""
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from whisperq.bounded_folder import GIB
 from whisperq.data.sources import UtteranceGroup
 from whisperq.errors import InputError
 from whisperq.jobs.determinism import prepare_determinism
-from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.jobs.distributed import Processes, joined
 from whisperq.jobs.progress import say, say_left_out, stepping
 from whisperq.jobs.signals import stop_requested
 from whisperq.kinds.models import Distilled
@@ -46,7 +47,7 @@ def distill(
     with (
         joined(compute_device(context.device)) as processes,
         stop_requested(seconds_of(config.max_time)) as stopping,
-        alone(out, "distill", processes),
+        ExitStack() as held,
     ):
         check_training(config, processes.world)
         teacher_folder = local_folder(teacher)
@@ -60,6 +61,7 @@ def distill(
         warn_of_another_teacher(student, inputs["teacher"]["sha256"])
         settings = context.settings(config, normalizer=data.normalizer)
         job = Job("distill", "distilled", out, settings, inputs)
+        held.enter_context(job.alone(context.force, processes))
         beginning = job.begin(config, context.force, processes, say)
         sources = train, validation, data.normalizer
         pupil = Pupil(student, teacher_folder, sources, config, context, processes, inputs["teacher"]["sha256"])

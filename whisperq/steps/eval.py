@@ -78,6 +78,7 @@ def eval(
     inputs = {"model": artifact.reference(model)} | {f"test {n}": group.reference for n, group in lists.items()}
     sealed = Destination(out, config.scorer, config.measure, context.seed)
     book = HypothesisBook(out, settings, inputs)
+    book.refuse_finished("eval", context.force)
     with joined(compute_device(context.device)) as processes, alone(out, "eval", processes), book.worth_keeping():
         book.look("eval", context.force)
         with stop_requested() as stopping, open_runtime(model, config, context, config.skip_bad) as opened:

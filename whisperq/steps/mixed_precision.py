@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from whisperq.data.batches import Batch
 from whisperq.data.sources import UtteranceGroup
 from whisperq.errors import UsageError
 from whisperq.jobs.determinism import prepare_determinism
-from whisperq.jobs.distributed import Processes, alone, joined
+from whisperq.jobs.distributed import Processes, joined
 from whisperq.jobs.progress import say, say_left_out, stepping
 from whisperq.jobs.signals import stop_requested
 from whisperq.kinds.models import MixedPrecision
@@ -69,7 +70,7 @@ def mixed_precision(
     with (
         joined(compute_device(context.device)) as processes,
         stop_requested(seconds_of(config.max_time)) as stopping,
-        alone(out, "mixed-precision", processes),
+        ExitStack() as held,
     ):
         check_batches(config, processes.world)
         check_weights(config)
@@ -77,9 +78,9 @@ def mixed_precision(
         inputs = {"model": artifact.reference(model), "train": train.reference, "validation": validation.reference}
         # Where the search ends hangs on max_steps: more steps are another search, and so not the same training.
         settings = context.settings(config, normalizer=data.normalizer, search_steps=search_steps(config))
-        beginning = Job("mixed-precision", "quantized", out, settings, inputs).begin(
-            config, context.force, processes, say
-        )
+        job = Job("mixed-precision", "quantized", out, settings, inputs)
+        held.enter_context(job.alone(context.force, processes))
+        beginning = job.begin(config, context.force, processes, say)
         fresh = beginning.start is None
         work = MixedPrecisionRun(model, (train, validation, data.normalizer), config, context, processes, fresh)
         settle_micro_batch(work.learner, work.material.feed, beginning.start, processes, say)

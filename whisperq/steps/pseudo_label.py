@@ -63,6 +63,7 @@ def pseudo_label(
     settings = context.settings(config, normalizers=names)
     inputs = {"model": artifact.reference(folder), "data": group.reference}
     book = LabelBook(out, settings, inputs)
+    book.refuse_finished("pseudo-label", context.force)
     with joined(compute_device(context.device)) as processes, alone(out, "pseudo-label", processes):
         book.look("pseudo-label", context.force)
         with stop_requested() as stopping, open_model(folder, context, config.skip_bad) as whole:

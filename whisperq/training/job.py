@@ -1,7 +1,7 @@
 """What every training command does around its learner: where it begins, how it goes on, what refuses it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from whisperq.config import Source
 from whisperq.data.batches import Loader, require_texts
 from whisperq.data.sources import UtteranceGroup, read_all
 from whisperq.errors import InputError, TrainingError, UsageError
-from whisperq.jobs.distributed import Processes
+from whisperq.jobs.distributed import Processes, alone
 from whisperq.run_folder import work_folder
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, Identity, Progress
@@ -44,6 +44,16 @@ class Job:
     out: Path
     settings: Mapping[str, Any]
     inputs: Mapping[str, Mapping[str, str]]
+
+    @contextmanager
+    def alone(self, force: bool, processes: Processes) -> Iterator[None]:
+        """Nobody else trains this inside. Raises Finished where all is done, Interrupted where somebody is at work.
+
+        What is finished is said without the lock: commands that find it finished never collide.
+        """
+        artifact.refuse_overwrite(self.out, self.command, self.settings, self.inputs, force or self.grows())
+        with alone(self.out, self.command, processes):
+            yield
 
     def begin(
         self, config: TrainingConfig, force: bool, processes: Processes, say: Callable[[str], None]
