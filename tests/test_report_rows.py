@@ -24,7 +24,7 @@ from whisperq.report.distortion_tables import distorted, distortion_tables
 from whisperq.report.divergence_by_bits import narrowing_figure, narrowings
 from whisperq.report.error_tables import cost_table, error_tables
 from whisperq.report.gathering import gather
-from whisperq.report.pareto import Point, apart, points
+from whisperq.report.pareto import Point, apart, pareto_figure, points
 from whisperq.report.report_tables import manifest_link
 from whisperq.report.speed_tables import speed_table, speeds
 from whisperq.report.system_labels import Model, model_name
@@ -115,6 +115,60 @@ def test_costs_are_against_what_was_decoded_alike_on_the_same_device(run):
     assert found == {runtime: pytest.approx(100 * more / 120) for runtime, more in expected.items()}
     (rates,) = [t for t in error_tables(measured) if t.stem == "table2"]
     assert "greedy decoding but where beams are named" in rates.caption
+
+
+def said(out: Path, **changed: object) -> None:
+    """Change what an evaluation's manifest says: its device in the results, all else in the settings."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["results"]["device"] = changed.pop("device", manifest["results"]["device"])
+    manifest["config"] |= changed
+    (out / "manifest.json").write_text(json.dumps(manifest))
+
+
+TOLD = {
+    "dtype": ("bfloat16", "float, dtype bfloat16"),
+    "language": ("de", "float, language de"),
+    "language to be found out": (None, "float, language auto"),
+    "task": ("translate", "float, task translate"),
+}
+
+
+@pytest.mark.parametrize("setting", TOLD)
+def test_what_a_model_was_told_has_a_row_of_its_own(run, setting):
+    value, runtime = TOLD[setting]
+    write_evaluation(run, run / "distilled", "usual", [Transcribed("clean", 2)], "float")
+    out = write_evaluation(run, run / "distilled", "zother", [Transcribed("clean", 9)], "float")
+    said(out, **{setting.split()[0]: value})
+    (rates,) = error_tables(measure(gather([run], False), 0))
+    found = {r["runtime"]: r["wer_percent"] for r in rates.records}
+    assert found == {"float": pytest.approx(100 * 2 / 120), runtime: pytest.approx(100 * 9 / 120)}
+    assert {row["runtime"] for row in speed_table(speeds(gather([run], False), 0))[0].records} == {*found}
+
+
+def test_the_same_once_more_is_left_out_and_named(run, capsys):
+    for wrong, name in ((2, "a"), (9, "b")):
+        write_evaluation(run, run / "distilled", name, [Transcribed("clean", wrong)], "float", batch_size=wrong)
+    assert list(rows(run).values()) == [pytest.approx(100 * 9 / 120)]
+    assert "clean of run/eval/a is left out: run/eval/b is the same again" in " ".join(capsys.readouterr().err.split())
+
+
+def test_rows_of_several_devices_say_which(run):
+    for number, device in enumerate(("cpu", "cuda")):
+        for model, runtime in (("distilled", "float"), ("quantized/gemm-w8a8", "int8")):
+            sets = [Transcribed("clean", 2 + number)]
+            out = write_evaluation(run, run / model, f"{device}-{runtime}", sets, runtime)
+            if not number:
+                (alone,) = [t for t in error_tables(measure(gather([run], False), 0)) if t.stem == "table2"]
+                assert "device" not in alone.columns
+            said(out, device=device)
+    measured = measure(gather([run], False), 0)
+    for table in error_tables(measured):
+        place = table.columns.index("device")
+        assert [row[place].text for row in table.rows] == [record["device"] for record in table.records]
+        assert {row[place].text for row in table.rows} == {"cpu", "cuda"}
+    ((title, some),) = points(measured, speeds(gather([run], False), 0))
+    names = pareto_figure(title, some, "WER").axes[0].get_legend_handles_labels()[1]
+    assert sum("float, cuda" in name for name in names) == sum("float, cpu" in name for name in names) == 1
 
 
 def test_sets_without_spaces_have_tables_of_character_errors(run, monkeypatch):

@@ -72,7 +72,8 @@ def rate_table(measured: Measured, rule: Sequence[str], stem: str) -> Grid:
             origin, _, numbers, gate, _ = key
             here = {s.model.depth: s for s in rates if _row(s) == key}
             cells = [_rate_cell(here.get(depth), rates, best) for depth, _ in depths]
-            rows.append((Cell(group), Cell(title), Cell(origin), Cell(numbers), Cell(gate), *cells))
+            where = next(iter(here.values())).where(systems)
+            rows.append((*map(Cell, (group, title, origin, numbers, where, gate)), *cells))
             records += [record(group, title, words, s, rates[s], measure) for s in here.values()]
     caption = (
         f"{measure.upper()} in %, normaliser {rule[0]}, scorer {rule[1]}, {_decoding(systems)}; below each its 95 % "
@@ -82,7 +83,7 @@ def rate_table(measured: Measured, rule: Sequence[str], stem: str) -> Grid:
         "training would have come out; of several it is widened as Student's t is, and with two nothing is bold. Small "
         "numbers lead to the other seeds."
     )
-    columns = ("group", "set", "model", "quantized", "gate", *(f"#{layers} layers" for _, layers in depths))
+    columns = ("group", "set", "model", "quantized", "device", "gate", *(f"#{layers} layers" for _, layers in depths))
     title = f"Table 2. {UNITS[measure].capitalize()} error rates, normaliser {rule[0]}"
     return grid(stem, (title, caption), columns, rows, 2, records=tuple(records))
 
@@ -140,6 +141,7 @@ def record(group: str, title: str, words: int, system: System, rate: Rate, measu
 def cost_table(measured: Measured, rule: Sequence[str], stem: str) -> list[Grid]:
     """Each quantized system against the float model of the same origin; none where there is no such pair."""
     measure = next(iter(measured)).measure
+    systems = [system for rates in measured.values() for system in rates]
     rows, records = [], []
     for group, title, words, rates in lines(measured):
         for system, base in pairs(rates):
@@ -152,9 +154,8 @@ def cost_table(measured: Measured, rule: Sequence[str], stem: str) -> list[Grid]
                 Cell(f"{points:+.2f}", f"{low:+.2f} to {high:+.2f}", bold=sure),
             )
             m = system.model
-            rows.append(
-                (Cell(group), Cell(title), Cell(m.origin), Cell(m.layers), Cell(m.gate), Cell(system.numbers), *cells)
-            )
+            words_of = group, title, m.origin, m.layers, m.gate, system.numbers, system.where(systems)
+            rows.append((*map(Cell, words_of), *cells))
             difference = {"difference": points, "difference_low_95": low, "difference_high_95": high}
             known = {f"float_{measure}_percent": reference.points} | difference
             records.append(record(group, title, words, system, rate, measure) | known)
@@ -167,7 +168,7 @@ def cost_table(measured: Measured, rule: Sequence[str], stem: str) -> list[Grid]
         "prove equality: its upper end is what the integers may cost."
     )
     numbers = "#float", f"#quantized {measure.upper()}", "#difference"
-    columns = ("group", "set", "model", "layers", "gate", "quantized", *numbers)
+    columns = ("group", "set", "model", "layers", "gate", "quantized", "device", *numbers)
     title = f"What quantization costs, normaliser {rule[0]}"
     return [grid(stem, (title, caption), columns, rows, 2, records=tuple(records))]
 

@@ -72,7 +72,9 @@ def pareto_figure(title: str, some: Sequence[Point], measure: str) -> Figure:
             else MODEL_COLOURS[numbers.index(point.system.model.numbers) % 4]
         )
         marker = MARKERS[models.index(_model(point)) % len(MARKERS)]
-        label = f"{i + 1}  {shorten(_model(point), 48)}: {shorten(point.system.numbers, 40)}"
+        where = point.system.where(p.system for p in some)
+        what = f"{point.system.numbers}, {where}" if where else point.system.numbers
+        label = f"{i + 1}  {shorten(_model(point), 48)}: {shorten(what, 40)}"
         for axes, cost in ((left, point.megabytes), (right, point.rtfx)):
             _mark(axes, cost, point, (colour, marker, label))
     _number(left, [(p.megabytes, p.wer) for p in some])

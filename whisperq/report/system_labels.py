@@ -19,6 +19,8 @@ from whisperq.schemes import told_apart
 FLOAT = "float"
 # Of what runs a model these change no result that is compared, or stand in a column of their own.
 UNSAID = ("runtime", "batch_size", "normalizer", "scorer", "measure", "skip_bad")
+# Of what every command is told these change what a model writes: the usual value, and what else stands for it.
+TOLD = {"dtype": ("float32", "auto"), "language": ("en",), "task": ("transcribe",)}
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def numbers(quantized: Entry[Quantized] | None, seed: int | None = None) -> str:
 def execution(entry: Entry[Evaluation]) -> str:
     """What ran an evaluation, with the settings that are not the usual ones."""
     changed = {k: v for k, v in unusual("eval", entry.config).items() if k not in UNSAID}
+    changed |= {k: v or "auto" for k in TOLD if (v := entry.config.get(k, TOLD[k][0])) not in TOLD[k]}
     said = [f"{name.replace('_', ' ')} {value}" for name, value in changed.items()]
     return ", ".join([entry.results["runtime"], *said])
 

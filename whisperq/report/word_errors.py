@@ -75,6 +75,10 @@ class System:
     def numbers(self) -> str:
         return f"{self.model.numbers}, {self.execution}" if self.execution != "float" else self.model.numbers
 
+    def where(self, others: Iterable["System"]) -> str:
+        """The device, where others ran on another one; else ""."""
+        return self.device if any(other.device != self.device for other in others) else ""
+
     def order(self) -> tuple:
         return *self.model.order(), self.execution, plain_last(self.model.gate), self.device
 
@@ -142,6 +146,8 @@ def measure(gathered: Gathered, seed: int) -> dict[MeasuredSet, Rates]:
         try:
             for test_set, words, blocks, errors in list(read_errors(entry)):  # all of its sets or none
                 trials = collected.setdefault(test_set, (words, blocks, {}))[2]
+                if (other := trials.get((system, subject.seed))) is not None:
+                    say(f"notice: {test_set.name} of {other.entry.name} is left out: {entry.name} is the same again")
                 trials[system, subject.seed] = Trial(system, subject.seed, entry, errors)
         except WhisperqError as error:
             say(f"notice: {entry.name} is left out of the tables of word errors: {error}")
