@@ -213,6 +213,25 @@ def test_several_processes_speed_has_its_interval_around_it(run):
     assert found.rtfx == pytest.approx(80) and found.interval == pytest.approx((80, 80))
 
 
+def test_speed_is_over_all_sets_also_of_several_evaluations(run):
+    write_evaluation(run, run / "distilled", "a", [Transcribed("clean", 2)], "float")
+    write_evaluation(run, run / "distilled", "b", [Transcribed("noisy", 2, utterances=120)], "float", processes=4)
+    (found,) = speeds(gather([run], True), 0).values()
+    assert found.rtfx == pytest.approx((40 + 120) * 2 / (40 * 0.1 + 120 * 0.1 / 4))
+    assert [entry.path.name for entry in found.sources] == ["a", "b"]
+
+
+@pytest.mark.parametrize("wall, shown", [(0.5, "160"), (8.0, "10"), (60.0, "1.3"), (200.0, "0.4"), (2000.0, "0.04")])
+def test_a_slow_runtimes_speed_is_not_zero(run, wall, shown):
+    out = write_evaluation(run, run / "distilled", "float", [Transcribed("clean", 2)], "float")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["results"]["sets"]["clean"]["wall_seconds"] = wall
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    (table,) = speed_table(speeds(gather([run], False), 0))
+    cell = table.rows[0][table.columns.index("#RTFx")]
+    assert (cell.text, cell.note) == (shown, f"{shown}\u2013{shown}")
+
+
 def test_a_size_that_is_not_known_is_a_dash_and_no_point(run):
     write_evaluation(run, run / "distilled", "float", [Transcribed("clean", 2)], "float")
     write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8", [Transcribed("clean", 2)], "int8")

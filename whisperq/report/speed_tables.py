@@ -6,7 +6,7 @@ The interval resamples utterances of one evaluation, scaled to its RTFx, as seve
 cannot show what a machine does differently from hour to hour.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -18,6 +18,7 @@ from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.report_tables import Cell, Grid
 from whisperq.report.system_labels import FLOAT, Subjects, as_columns, execution
 from whisperq.report.word_errors import System
+from whisperq.results.evaluations import open_evaluation
 from whisperq.results.hypotheses import read_hypotheses
 from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks
 
@@ -34,46 +35,54 @@ class Speed:
 
 def speeds(gathered: Gathered, seed: int) -> dict[System, Speed]:
     subjects = Subjects(gathered)
-    entries: dict[System, dict[int | None, tuple[Entry[Evaluation], float]]] = {}
+    seeds: dict[System, dict[int | None, Heard]] = {}
+    sizes: dict[System, dict[int | None, float]] = {}
     for entry in gathered.of_kind("evaluation"):
         if subject := subjects.of_input(entry):
             system = System(subject.model, execution(entry), entry.results["device"])
             size = sum(f.stat().st_size for f in subject.folder.rglob("*") if f.suffix in WEIGHTS) / 1e6
-            entries.setdefault(system, {})[subject.seed] = entry, size
-    return {s: _speed(entries[s], seed) for s in sorted(entries, key=System.order)}
+            sizes.setdefault(system, {})[subject.seed] = size
+            heard = seeds.setdefault(system, {}).setdefault(subject.seed, {})
+            heard |= dict.fromkeys(entry.results["sets"], entry)
+    return {s: _speed([*seeds[s].values()], [*sizes[s].values()], seed) for s in sorted(seeds, key=System.order)}
 
 
 WEIGHTS = (".safetensors", ".onnx", ".data")
+Heard = dict[str, Entry[Evaluation]]  # set -> the evaluation that has it, of one system and seed; of several the last
 
 
-def _speed(found: Mapping[int | None, tuple[Entry[Evaluation], float]], seed: int) -> Speed:
-    sources = tuple(entry for entry, _ in found.values())
-    resampled = [r for r in (_resampled(entry, seed) for entry in sources) if r is not None]
-    ends = interval_95(np.mean(resampled, axis=0)) if len(resampled) == len(sources) else None
-    sizes = [size for _, size in found.values()]
-    return Speed(fmean(sizes) if all(sizes) else None, fmean(map(rtfx, sources)), ends, sources)
+def _speed(found: Sequence[Heard], sizes: Sequence[float], seed: int) -> Speed:
+    sources = tuple(dict.fromkeys(entry for heard in found for entry in heard.values()))
+    resampled = [r for r in (_resampled(heard, seed) for heard in found) if r is not None]
+    ends = interval_95(np.mean(resampled, axis=0)) if len(resampled) == len(found) else None
+    return Speed(fmean(sizes) if all(sizes) else None, fmean(map(rtfx, found)), ends, sources)
 
 
-def rtfx(entry: Entry[Evaluation]) -> float:
-    """RTFx of an evaluation over all sets together."""
-    sets = entry.results["sets"].values()
+def rtfx(heard: Heard) -> float:
+    """RTFx over all sets together, of one seed."""
+    sets = [entry.results["sets"][name] for name, entry in heard.items()]
     return sum(r["audio_seconds"] for r in sets) / sum(r["wall_seconds"] for r in sets)
 
 
-def _resampled(entry: Entry[Evaluation], seed: int) -> np.ndarray | None:
+def _resampled(heard: Heard, seed: int) -> np.ndarray | None:
     """RTFx of resampled utterances, (resamples,); None where not every hypothesis has its time.
 
-    Scaled to the evaluation's RTFx, since several processes share a wall time.
+    Scaled to the evaluations' RTFx, since several processes share a wall time.
     """
     try:
-        files = sorted((entry.path / "hypotheses").glob("*.jsonl"))
+        files = [open_evaluation(entry.path).files[name] for name, entry in heard.items()]
         lines = [line for file in files for line in read_hypotheses(file)]
     except InputError:
         return None
     if not lines or any(not line.time or not line.duration for line in lines):
         return None
     audio, times = np.array([[line.duration for line in lines]]), np.array([line.time for line in lines])
-    return resample_blocks(audio, times, seed)[:, 0] / 100 * rtfx(entry) / (audio.sum() / times.sum())
+    return resample_blocks(audio, times, seed)[:, 0] / 100 * rtfx(heard) / (audio.sum() / times.sum())
+
+
+def times_real(rtfx: float) -> str:
+    """RTFx in whole numbers, below ten with two figures: a slow runtime's is not zero."""
+    return f"{rtfx:,.0f}" if rtfx >= 9.95 else f"{rtfx:.2g}"
 
 
 def speed_table(found: Mapping[System, Speed]) -> list[Grid]:
@@ -85,12 +94,12 @@ def speed_table(found: Mapping[System, Speed]) -> list[Grid]:
         whole = floats.get(_but_precision(system))
         smaller = whole and speed.megabytes and system.model.numbers != FLOAT and whole / speed.megabytes
         ratio = f"{smaller:.2f} times smaller" if smaller else ""
-        note = f"{speed.interval[0]:.0f}\u2013{speed.interval[1]:.0f}" if speed.interval else ""
+        note = "\u2013".join(map(times_real, speed.interval)) if speed.interval else ""
         m = system.model
         words = (m.origin, m.layers, m.gate, m.numbers, system.execution, system.device)
         weight = f"{speed.megabytes:.2f} MB" if speed.megabytes else "-"
         size = Cell(weight, ratio, speed.sources[:1])
-        rows.append((*map(Cell, words), size, Cell(f"{speed.rtfx:,.0f}", note, speed.sources)))
+        rows.append((*map(Cell, words), size, Cell(times_real(speed.rtfx), note, speed.sources)))
         low, high = speed.interval or ("", "")
         measures = {"megabytes": speed.megabytes, "rtfx": speed.rtfx, "rtfx_low_95": low, "rtfx_high_95": high}
         where = {"runtime": system.execution, "device": system.device}
