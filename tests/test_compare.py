@@ -143,6 +143,22 @@ def test_as_many_words_as_it_says_would_tell() -> None:
     assert [m.verdict(1.0) == "undecided" for m in many] == [True, False]
 
 
+SKEWED = {  # errors of A and B in one utterance that runs in circles; in 220 of 500 others the other makes one error
+    "A in circles": ([(70, 0), *[(0, 1)] * 220], 0.3),
+    "A in circles, more": ([(80, 0), *[(0, 1)] * 220], 0.3),
+    "B in circles": ([(0, 80), *[(1, 0)] * 220], 0.3),
+    "B in circles, no margin": ([(0, 84), *[(1, 0)] * 220], 0.0),
+}
+
+
+@pytest.mark.parametrize("errors, margin", SKEWED.values(), ids=SKEWED)
+def test_it_never_takes_fewer_words_than_decided_nothing(errors: list[tuple[int, int]], margin: float) -> None:
+    errors = errors + [(0, 0)] * (501 - len(errors))
+    found = paired_bootstrap(errors, [20] * 501, range(501), resamples=10_000, seed=0)
+    assert found.verdict(margin) == "undecided"
+    assert found.words_needed(margin, 20 * 501) >= 20 * 501
+
+
 def test_without_spaces_characters_are_compared(here: Path, invoke: Invoke) -> None:
     reference = "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u6211\u4eec\u53bb\u516c"
     hypotheses = {"a": reference, "b": reference.replace("\u516c", "\u82b1")}
@@ -183,8 +199,10 @@ def test_verdicts(a: float, b: float, margin: float, verdict: str, here: Path, i
     assert found["difference"] == pytest.approx(100 * (found["wer_b"] - found["wer_a"]))
     assert found["within_margin"] == (high < margin)
     if verdict == "undecided":
-        wanted = max(abs(found["difference"]), margin - found["difference"])
-        assert found["words_needed"] == pytest.approx(2000 * ((high - low) / 2 / wanted) ** 2, abs=1)
+        points = found["difference"]
+        toward_zero = (points - low if points > 0 else high - points) / abs(points)
+        times = min(toward_zero, (high - points) / (margin - points)) if points < margin else toward_zero
+        assert found["words_needed"] == pytest.approx(2000 * times**2, abs=1)
 
 
 def test_the_table_says_at_how_many_words_nothing_is_decided(here: Path, invoke: Invoke) -> None:

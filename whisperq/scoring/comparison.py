@@ -64,13 +64,14 @@ class Difference:
     def words_needed(self, margin: float, words: int) -> int | None:
         """At about how many words an interval around this difference would leave out zero, or end below the margin.
 
-        Its half-width falls with the root of the words. At least as many as are enough.
+        Each side of it falls with the root of the words, and they differ where a few utterances make the difference:
+        what counts is the side that must pass zero or the margin. At least as many as are enough.
         """
         low, high = self.interval
-        enough = max(abs(self.points), margin - self.points)
-        if enough <= 0:
-            return None
-        return max(ENOUGH_WORDS, math.ceil(words * ((high - low) / 2 / enough) ** 2))
+        below, above = self.points - low, high - self.points
+        sides = [(below, self.points), (above, -self.points), (above, margin - self.points)]  # length, room
+        times = [(length / room) ** 2 for length, room in sides if room > 0]
+        return max(ENOUGH_WORDS, math.ceil(words * min(times))) if times else None
 
 
 def paired_bootstrap(
