@@ -23,6 +23,7 @@ from whisperq.kinds import in_todays_form
 from whisperq.report.distortion_tables import distorted, distortion_tables
 from whisperq.report.divergence_by_bits import narrowing_figure, narrowings
 from whisperq.report.error_tables import cost_table, error_tables
+from whisperq.report.figure_list import draw
 from whisperq.report.gathering import gather
 from whisperq.report.pareto import Point, apart, pareto_figure, points
 from whisperq.report.report_tables import manifest_link
@@ -303,6 +304,30 @@ def test_distortion_is_a_geometric_mean_of_seeds_and_its_least_is_bold(tmp_path)
     quantized_seeds(tmp_path / "two", "headwise", [0.5e-3, 2.1e-3])
     (table,) = distortion_tables(distorted(gather([tmp_path / "two" / "runs"], True)))
     assert not any(row[4].bold for row in table.rows)
+
+
+def test_distortions_of_models_with_one_title_stand_apart(run, tmp_path):
+    (data := tmp_path / "data.jsonl").write_text("")
+    for number, name in enumerate(("first", "second")):
+        model = write_quantized(run, name, {"bytes": 1001 + number})
+        write_sensitivity(run, model, data, (1 + number) * 1e-3, 30.0)
+    (table,) = distortion_tables(distorted(gather([run], True)))
+    shown = {
+        row[table.columns.index("quantized")].text: row[table.columns.index("#KL (mnat)")].text for row in table.rows
+    }
+    assert shown == {"gemm W8A8 (first)": "1", "gemm W8A8 (second)": "2"}
+
+
+def test_a_line_of_distortion_is_over_the_same_tokens(run, tmp_path):
+    for bits, text in ((8, ""), (6, ""), (5, " ")):
+        (data := tmp_path / f"{bits}.jsonl").write_text(text)
+        model = write_quantized(run, f"a{bits}", {"activation_bits": bits, "bytes": bits}, activation_bits=bits)
+        write_sensitivity(run, model, data, 1 / bits, 30.0)
+    (out := tmp_path / "page").mkdir()
+    gathered = gather([run], True)
+    drawn = [f for f in draw(gathered, {}, {}, distorted(gathered), out) if f.section == "distortion"]
+    assert [sorted(e.path.name for e in figure.sources) for figure in drawn] == [["a6", "a8"]]
+    assert "over 100 tokens" in drawn[0].caption
 
 
 def test_more_points_than_a_figure_shows_are_divided_by_origin():

@@ -40,9 +40,12 @@ def distorted(gathered: Gathered) -> list[Distorted]:
 
 def distortion_tables(found: Sequence[Distorted]) -> list[Grid]:
     """One for each condition."""
-    conditions = dict.fromkeys(d.condition for d in found)
-    alike = ([d for d in found if d.condition == condition] for condition in conditions)
-    return [_grid(some, f"distortion{f'-{n + 1}' if n else ''}") for n, some in enumerate(alike)]
+    return [_grid(some, f"distortion{f'-{n + 1}' if n else ''}") for n, some in enumerate(by_condition(found))]
+
+
+def by_condition(found: Sequence[Distorted]) -> list[list[Distorted]]:
+    """What can be compared with one another: results on the same tokens of the same data."""
+    return [[d for d in found if d.condition == condition] for condition in dict.fromkeys(d.condition for d in found)]
 
 
 def _grid(found: Sequence[Distorted], stem: str) -> Grid:

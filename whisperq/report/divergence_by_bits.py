@@ -27,7 +27,10 @@ def bits_of(one: Distorted) -> int:
 
 
 def narrowings(found: Sequence[Distorted]) -> dict[str, Panels]:
-    """Model title, such as "student, 3 + 2 layers" -> scheme -> gate -> results; only lines of two widths or more."""
+    """Model title, such as "student, 3 + 2 layers" -> scheme -> gate -> results; only lines of two widths or more.
+
+    found: of one condition.
+    """
     lines: dict[tuple[str, str, str], list[Distorted]] = {}
     for one in found:
         if match := BITS.fullmatch(one.model.numbers):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from whisperq.jobs.progress import say
 from whisperq.report.activations import range_figures, spans
-from whisperq.report.distortion_tables import Distorted
+from whisperq.report.distortion_tables import Distorted, by_condition
 from whisperq.report.divergence_by_bits import narrowing_figure, narrowings
 from whisperq.report.error_tables import Measured
 from whisperq.report.figures import save
@@ -94,10 +94,11 @@ def _pareto(measured: Measured, speeds: Mapping[System, Speed]) -> Iterator[Made
 
 
 def _narrowing(outputs: Sequence[Distorted]) -> Iterator[Made]:
-    for number, (title, panels) in enumerate(narrowings(outputs).items()):
+    every = [(some[0].condition[1], *one) for some in by_condition(outputs) for one in narrowings(some).items()]
+    for number, (tokens, title, panels) in enumerate(every):
         caption = (
-            f"Divergence of the quantized outputs from the float ones as activations get fewer bits, {title}: "
-            "geometric means of the seeds (lines) and each seed (dashes). Filled: gated."
+            f"Divergence of the quantized outputs from the float ones as activations get fewer bits, {title}, over "
+            f"{tokens:,} tokens: geometric means of the seeds (lines) and each seed (dashes). Filled: gated."
         )
         sources = [d.entry for lines in panels.values() for line in lines.values() for d in line]
         yield "distortion", f"distortion-{number + 1}", caption, narrowing_figure(title, panels), sources

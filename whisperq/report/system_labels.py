@@ -82,8 +82,8 @@ class Subjects:
         self.apart |= labels_apart(named for named, _ in self._used())
 
     def _used(self) -> Iterator[tuple[Named, Subject]]:
-        """The models of all evaluations and outliers, each where its numbers will stand."""
-        for entry in self.gathered.of_kind("evaluation", "outliers"):
+        """The models of all evaluations, outliers and distortions, each where its numbers will stand."""
+        for entry in self.gathered.of_kind("evaluation", "outliers", "sensitivity"):
             for role in ("model", "compare"):
                 if (subject := self.of_input(entry, role)) is not None:
                     sha256 = entry.artifact.inputs[role]["sha256"]
@@ -137,7 +137,8 @@ class Subjects:
 def _place(entry: Entry) -> tuple[str, ...]:
     if entry.kind == "evaluation":
         return execution(entry), entry.results["device"]
-    return "outliers", observed_sites(entry), entry.artifact.inputs["data"]["sha256"]
+    sites = observed_sites(entry) if entry.kind == "outliers" else ""
+    return entry.kind, sites, entry.artifact.inputs["data"]["sha256"]
 
 
 def observed_sites(entry: Entry) -> str:
