@@ -9,6 +9,7 @@ import pytest
 from conftest import Invoke, write_lines
 from scipy.stats import bootstrap, ttest_rel
 
+from whisperq.results.cells import signed
 from whisperq.scoring.alignment import align
 from whisperq.scoring.comparison import choose_blocks, paired_bootstrap
 from whisperq.scoring.normalizers import get_normalizer
@@ -141,6 +142,37 @@ def test_as_many_words_as_it_says_would_tell() -> None:
         paired_bootstrap(errors * n, [10] * 100 * n, range(100 * n), 4000, 0) for n in (max(1, times // 2), times + 1)
     ]
     assert [m.verdict(1.0) == "undecided" for m in many] == [True, False]
+
+
+HARDLY = {  # errors of A and of B in each of six utterances of 3,000, and what the interval's ends begin with
+    "worse": (0, 1, "worse", "++"),
+    "better": (1, 0, "better", "--"),
+    "nothing": (1, 1, "non-inferior", "++"),
+}
+
+
+@pytest.mark.parametrize("of_a, of_b, verdict, signs", HARDLY.values(), ids=HARDLY)
+def test_an_interval_without_zero_shows_none(
+    of_a: int, of_b: int, verdict: str, signs: str, here: Path, invoke: Invoke
+) -> None:
+    text = "a b c d e f g h i j k l m n o p q r s t"
+    for name, wrong in (("a", of_a), ("b", of_b)):
+        heard = [text.replace("a", "x") if wrong and i < 6 else text for i in range(3000)]
+        write_lines(here / f"{name}.jsonl", [{"id": str(i), "text": text, "pred_text": h} for i, h in enumerate(heard)])
+    assert compared(invoke, "a.jsonl", "b.jsonl", "--out", "c")["sets"]["a"]["verdict"] == verdict
+    row = next(line for line in (here / "c" / "comparison.md").read_text().splitlines() if line.startswith("| a |"))
+    ends = row.split(" | ")[4].split(" to ")
+    assert "".join(end[0] for end in ends) == signs
+    assert [float(end) == 0 for end in ends] == [of_a == of_b] * 2
+
+
+@pytest.mark.parametrize(
+    "value, digits, shown",
+    [(0.0, 2, "+0.00"), (-0.004, 2, "-0.004"), (0.0496, 1, "+0.05"), (0.006, 2, "+0.01"), (-1e-17, 2, "+0.00"),
+     (-12.345, 1, "-12.3"), (2e-6, 2, "+0.000002"), (0.05, 1, "+0.1")],
+)  # fmt: skip
+def test_signs_are_never_rounded_away(value: float, digits: int, shown: str) -> None:
+    assert signed(value, digits) == shown
 
 
 SKEWED = {  # errors of A and B in one utterance that runs in circles; in 220 of 500 others the other makes one error

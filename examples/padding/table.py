@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from whisperq import artifact
+from whisperq.results.cells import with_interval
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -50,10 +51,9 @@ def words(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for model in models:
         for runtime, one in model["words"].items():
             for name, v in [("both lists", one["all"]), *one.get("sets", {}).items()]:
-                low, high = v["interval_95"]
                 yield row(
                     model["model"], f"{runtime}, {name}", f"{v['reference_words']:,}", f"{100 * v['wer_a']:.2f}",
-                    f"{100 * v['wer_b']:.2f}", f"{v['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}",
+                    f"{100 * v['wer_b']:.2f}", *with_interval(v["difference"], v["interval_95"]),
                     one["again"] if name == "both lists" else "",
                 )  # fmt: skip
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from whisperq import artifact
+from whisperq.results.cells import with_interval
 from whisperq.scoring.normalizers import get_normalizer, published_spelling
 from whisperq.scoring.words import count_errors
 
@@ -76,10 +77,9 @@ def levels(run: Path) -> dict[str, Any]:
 def level_rows(model: str, found: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, one in found.items():
-        low, high = one["interval_95"]
         rates = [f"{100 * one[key]:.2f}" for key in ("wer_a", "wer_b")]
-        difference = f"{one['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
-        rows.append([model, name, str(one["reference_words"]), *rates, difference, one["verdict"]])
+        points = "{} ({})".format(*with_interval(one["difference"], one["interval_95"]))
+        rows.append([model, name, str(one["reference_words"]), *rates, points, one["verdict"]])
     return rows
 
 

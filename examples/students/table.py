@@ -23,6 +23,7 @@ from pictures import draw_pictures
 from tables import table
 
 from whisperq.artifact import is_artifact
+from whisperq.results.cells import with_interval
 from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks, resample_seeds
 
 SYSTEMS = {
@@ -72,9 +73,10 @@ def said(points: np.ndarray, resampled: np.ndarray, sign: bool = True) -> dict[s
 def cell(found: dict[str, Any] | None) -> str:
     if found is None:
         return "-"
-    form = "+.2f" if found["signed"] else ".2f"
+    if found["signed"]:
+        return "{} ({})".format(*with_interval(found["points"], found["interval_95"]))
     low, high = found["interval_95"]
-    return f"{found['points']:{form}} ({low:{form}} to {high:{form}})"
+    return f"{found['points']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def summary(found: Sequence[Student]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tables import machine_line, spread, table
 
 from whisperq.report.robustness import robustness_tables
 from whisperq.results.cells import markdown as symptoms
+from whisperq.results.cells import with_interval
 from whisperq.results.comparisons import sentence
 
 TITLES = {
@@ -51,8 +52,7 @@ def rate(found: dict[str, Any]) -> str:
 def difference(found: dict[str, Any] | None) -> str:
     if not found:
         return "-"
-    low, high = found["interval_95"]
-    return f"{found['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
+    return "{} ({})".format(*with_interval(found["difference"], found["interval_95"]))
 
 
 def kl(found: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from whisperq.report.report_tables import Cell, Grid, grid
 from whisperq.report.system_labels import FLOAT, as_columns, plain_last
 from whisperq.report.word_errors import MeasuredSet, Rate, Rates, System, mean_rate
+from whisperq.results.cells import with_interval
 from whisperq.scoring.measures import UNITS
 
 Measured = Mapping[MeasuredSet, Rates]
@@ -151,7 +152,7 @@ def cost_table(measured: Measured, rule: Sequence[str], stem: str) -> list[Grid]
             cells = (
                 Cell(f"{reference.points:.2f}", sources=reference.sources),
                 Cell(f"{rate.points:.2f}", sources=rate.sources),
-                Cell(f"{points:+.2f}", f"{low:+.2f} to {high:+.2f}", bold=sure),
+                Cell(*with_interval(points, (low, high)), bold=sure),
             )
             m = system.model
             words_of = group, title, m.origin, m.layers, m.gate, system.numbers, system.where(systems)

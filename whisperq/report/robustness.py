@@ -8,7 +8,7 @@ from whisperq.kinds.comparisons import Robustness, Symptom
 from whisperq.kinds.scores import RangeEnds
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.report_tables import Cell, Grid, grid
-from whisperq.results.cells import table
+from whisperq.results.cells import table, with_interval
 from whisperq.results.comparisons import p_value
 
 TITLES = {
@@ -26,20 +26,25 @@ def robustness_tables(results: Robustness) -> list[Table]:
     columns = ("recordings", "#A", "#B", "#only A", "#only B", "#B - A (points)", "#95 % interval", "#p", "#words")
     found = table(title, "symptom", *columns)
     for row in results["symptoms"]:
-        low, high = (100 * end for end in row["difference_interval_95"])
         counts = [f"{count} of {row['total']}" for count in (row["count_a"], row["count_b"])]
         only = [str(row["pairs"][key]) for key in ("first", "second")]
-        cells = (*counts, *only, f"{100 * row['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", p_value(row["p"]))
+        cells = (*counts, *only, *points(row), p_value(row["p"]))
         found.add_row(TITLES.get(row["symptom"], row["symptom"]), row["recordings"], *cells, words(row))
     return [found]
+
+
+def points(row: Symptom) -> tuple[str, str]:
+    """How much more often it happened with B, in points, and the interval."""
+    low, high = row["difference_interval_95"]
+    return with_interval(100 * row["difference"], (100 * low, 100 * high), digits=1)
 
 
 def words(row: Symptom) -> str:
     """Words of A and of B, and how many more or fewer B has in a recording, with the interval."""
     if "words_a" not in row:
         return ""
-    low, high = row["words_interval_95"]
-    return f"{row['words_a']:,} and {row['words_b']:,}; {row['words_change']:+.2f} ({low:+.2f} to {high:+.2f}) each"
+    change, ends = with_interval(row["words_change"], row["words_interval_95"])
+    return f"{row['words_a']:,} and {row['words_b']:,}; {change} ({ends}) each"
 
 
 CAPTION = (
@@ -64,9 +69,9 @@ def robustness_grids(gathered: Gathered) -> list[Grid]:
 
 
 def _row(entry: Entry[Robustness], found: Symptom) -> tuple[Cell, ...]:
-    low, high = (100 * end for end in found["difference_interval_95"])
+    low, high = found["difference_interval_95"]
     title = (_name(entry), TITLES.get(found["symptom"], found["symptom"]), found["recordings"], f"{found['total']:,}")
-    change = Cell(f"{100 * found['difference']:+.1f}", f"{low:+.1f} to {high:+.1f}", bold=low > 0 or high < 0)
+    change = Cell(*points(found), bold=low > 0 or high < 0)
     return (
         *map(Cell, title),
         _rate(entry, found["count_a"] / found["total"], found["interval_95_a"]),

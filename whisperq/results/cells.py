@@ -14,6 +14,8 @@ from rich.text import Text
 
 from whisperq.names import printable
 
+MOST_DIGITS = 6  # behind the point, of a difference: smaller ones are errors of rounding
+
 
 class PlainTable(Table):
     """A table whose cells are text as it is."""
@@ -62,6 +64,20 @@ def figure(value: Any, digits: int = 2) -> str:
 
 def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign, and more digits where fewer would make it zero: +0.004, but +0.00 of nothing."""
+    if not round(value, MOST_DIGITS):
+        return f"{0:+.{digits}f}"
+    while not round(value, digits):
+        digits += 1
+    return f"{value:+.{digits}f}"
+
+
+def with_interval(value: float, ends: tuple[float, float], digits: int = 2) -> tuple[str, str]:
+    """A difference and its interval, so written that the interval leaves out zero where its numbers do."""
+    return signed(value, digits), " to ".join(signed(end, digits) for end in ends)
 
 
 def megabytes(size: int) -> str:

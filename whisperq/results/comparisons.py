@@ -4,7 +4,7 @@ from rich.table import Table
 
 from whisperq.kinds.comparisons import Comparison, Verdict, rates_of, reference_units
 from whisperq.kinds.scores import Measure
-from whisperq.results.cells import figure, percent, table
+from whisperq.results.cells import figure, percent, table, with_interval
 from whisperq.scoring.measures import UNITS, rule_of
 
 
@@ -39,8 +39,7 @@ def _differences(results: Comparison, rule: tuple[str, str, Measure]) -> Table:
 
 
 def _figures(r: Verdict) -> list[str]:
-    low, high = r["interval_95"]
-    return [*map(percent, rates_of(r)), f"{r['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", p_value(r["p"])]
+    return [*map(percent, rates_of(r)), *with_interval(r["difference"], r["interval_95"]), p_value(r["p"])]
 
 
 def sentence(r: Verdict, margin: float) -> str:
