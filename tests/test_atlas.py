@@ -149,7 +149,7 @@ def test_the_examples_script_writes_the_same_as_markdown(atlas, tmp_path):
     text, site = (tmp_path / "atlas.md").read_text(), statistics(atlas)
     assert "| dec.0.attn_sum | 5 | -2" in text and (tmp_path / "model-atlas.png").read_bytes()[:4] == b"\x89PNG"
     prompts = [site[f"dec.{i}.mlp_sum"]["roles"]["prompt"]["kurtosis"] for i in range(3)]
-    assert f"| dec.*.mlp_sum | prompt | {np.mean(prompts):.1f} |" in text
+    assert f"| dec.\\*.mlp_sum | prompt | {np.mean(prompts):.1f} |" in text
 
 
 @pytest.mark.slow

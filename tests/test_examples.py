@@ -191,7 +191,7 @@ def test_the_guide_s_measurements_are_those_of_the_results() -> None:
 
 def test_the_guides_atlas_is_that_of_the_results() -> None:
     guide, made = ((ROOT / "examples" / name).read_text() for name in ("guide/atlas.md", "whisper/results/atlas.md"))
-    base = made.split("## whisper-tiny.en")[0]
+    base = made.split("## whisper-tiny.en")[0].replace("\\*", "*")
     cells = [
         [cell.strip(" `") for cell in line.strip("|").split("|")] for line in guide.splitlines() if line[:1] == "|"
     ]

@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import Invoke, run_command, write_lines
+from markdown_it import MarkdownIt
 from rich.console import Console
 from support.reported import Transcribed, create, write_evaluation, write_teacher, write_training
 
@@ -14,7 +16,7 @@ from whisperq.jobs import progress
 from whisperq.names import file_name, printable
 from whisperq.report.figures import new_figure, save, style
 from whisperq.report.foreign_figures import is_harmless
-from whisperq.results.cells import markdown, markdown_code, table
+from whisperq.results.cells import markdown, markdown_code, markdown_text, table
 
 HOSTILE = {
     "markup that closes nothing": "[/b]x",
@@ -59,6 +61,23 @@ def test_what_can_be_seen_stays() -> None:
         "a\u00a0b\u3000c",
     ):
         assert printable(text) == text
+
+
+MARKED = (
+    "enc.*.out_proj,dec.*.out_proj", "x*y*z", "__init__ clean", "a __b c__ d", "dev_clean _x_ y", "a__b", "~~old~~",
+    "a\\|b", "C:\\new\\*", "[x](y) `z`", "&amp; <b> | #", "caf\u00e9_\u4e2d_ _", "dev_clean_2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", MARKED)
+def test_names_are_no_markup_where_markdown_is_rendered(text: str) -> None:
+    shown = table(text, text, "b")
+    shown.add_row(text, "q")
+    page = f"{markdown([shown])}\n*{markdown_text(text)}*\n"
+    rendered = MarkdownIt().enable(["table", "strikethrough"]).render(page)
+    elements = ElementTree.fromstring(f"<page>{rendered}</page>")
+    assert ["".join(cell.itertext()) for cell in elements.iter() if cell.tag in ("th", "td")] == [text, "b", text, "q"]
+    assert [(p[0].tag, p[0].text, len(p[0])) for p in elements.iter("p")] == [("strong", text, 0), ("em", text, 0)]
 
 
 @pytest.mark.parametrize("text", [*HOSTILE.values(), "", "..", "a/b", "a\\b", "C:", "~"])

@@ -43,9 +43,12 @@ def html(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text for Markdown outside of code, also in a table: HTML, links, code and cell ends are escaped."""
+    """Text for Markdown outside of code, also in a table: HTML, links, code, emphasis and cell ends are escaped.
+
+    An underscore between letters or digits, as in dev_clean, is no emphasis.
+    """
     text = re.sub(r"&(?=#?\w+;)", "&amp;", printable(text)).replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([|`\[\]])", r"\\\1", text)
+    return re.sub(r"[\\|`*~\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
 
 
 def markdown_code(text: str) -> str:
