@@ -41,32 +41,42 @@ class Words:
     """Word errors of every student and system on the utterances that all of them were given."""
 
     def __init__(self, found: Sequence[Student], systems: Sequence[str]) -> None:
-        self.columns: dict[tuple[Key, str], list[int]] = {}
+        self.columns: dict[tuple[Key, str], dict[int, int]] = {}  # seed -> column
         errors, self.words = [], np.zeros(0)
         for student in found:
             for system in systems:
                 sets = errors_of(student.run, system)
-                self.words = np.concatenate([words for words, _ in sets.values()])
-                self.columns.setdefault((key_of(student), system), []).append(len(errors))
+                words = np.concatenate([words for words, _ in sets.values()])
+                if errors and not np.array_equal(words, self.words):
+                    sys.exit(f"{student.run / 'eval' / system} is of other utterances than the first student's")
+                self.words = words
+                self.columns.setdefault((key_of(student), system), {})[student.seed] = len(errors)
                 errors.append(np.concatenate([wrong for _, wrong in sets.values()]))
         self.errors = np.stack(errors)
         self.rates = resample_blocks(self.errors, self.words, SEED)
 
-    def points(self, key: Key, system: str) -> np.ndarray:
-        """WER in percent of each seed, (seeds,)."""
-        return 100 * self.errors[self.columns[key, system]].sum(axis=1) / self.words.sum()
+    def seeds(self, *keys: Key) -> list[int]:
+        """Those of all keys."""
+        return [s for s in self.columns[keys[0], "float"] if all(s in self.columns[key, "float"] for key in keys)]
 
-    def resampled(self, key: Key, system: str) -> np.ndarray:
-        return self.rates[:, self.columns[key, system]]
+    def rate(self, key: Key, system: str, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """WER in percent: of each seed (seeds,), and resampled (resamples, seeds)."""
+        chosen = [self.columns[key, system][seed] for seed in seeds]
+        return 100 * self.errors[chosen].sum(axis=1) / self.words.sum(), self.rates[:, chosen]
 
-    def cost(self, key: Key, system: str) -> tuple[np.ndarray, np.ndarray]:
+    def cost(self, key: Key, system: str, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Points of WER that a system adds to float: of each seed (seeds,), and resampled (resamples, seeds)."""
-        points = self.points(key, system) - self.points(key, "float")
-        return points, self.resampled(key, system) - self.resampled(key, "float")
+        return less(self.rate(key, system, seeds), self.rate(key, "float", seeds))
+
+
+def less(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """one - other, seed by seed."""
+    return one[0] - other[0], one[1] - other[1]
 
 
 def said(points: np.ndarray, resampled: np.ndarray, sign: bool = True) -> dict[str, Any]:
-    low, high = interval_95(resampled)
+    """points: (seeds,); resampled: (resamples, seeds)."""
+    low, high = interval_95(resample_seeds(resampled, SEED))
     return {"points": float(np.mean(points)), "interval_95": [low, high], "signed": sign}
 
 
@@ -89,11 +99,9 @@ def summary(found: Sequence[Student]) -> dict[str, Any]:
         mine = [s for s in found if key_of(s) == key]
         entry: dict[str, Any] = {"depth": key[0], "gate": mine[0].title, "seeds": [s.seed for s in mine]}
         entry["training"] = [trained(s) for s in mine]
-        entry["wer"] = said(words.points(key, "float"), resample_seeds(words.resampled(key, "float"), SEED), False)
-        entry["costs"] = {}
-        for system in measured:
-            points, drawn = words.cost(key, system)
-            entry["costs"][system] = said(points, resample_seeds(drawn, SEED)) | kl_of(mine, system)
+        entry["wer"] = said(*words.rate(key, "float", entry["seeds"]), sign=False)
+        costs = {system: words.cost(key, system, entry["seeds"]) for system in measured}
+        entry["costs"] = {system: said(*cost) | kl_of(mine, system) for system, cost in costs.items()}
         entry["outliers"] = {when: mean_outliers(mine, when) for when in ("before", "after")}
         models.append(entry)
     words_said = {"reference_words": int(words.words.sum()), "utterances": len(words.words)}
@@ -121,20 +129,17 @@ def mean_outliers(mine: Sequence[Student], when: str) -> dict[str, Any]:
 
 
 def savings(words: Words, keys: Sequence[Key], systems: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What each gate changes: word errors in float, and what INT8 costs."""
+    """What each gate changes, of the seeds that were trained with it and without: word errors in float, and costs."""
     for gated in keys:
         depth, gate, way = gated
         if gate in ("none", "teacher") or (bare := (depth, "none", way)) not in keys:
             continue
-        seeds = min(len(words.columns[k, "float"]) for k in (bare, gated))
-        entry: dict[str, Any] = {"depth": depth, "gate": f"{gate}{WAYS[way]}", "seeds": seeds}
-        change = words.points(gated, "float")[:seeds] - words.points(bare, "float")[:seeds]
-        drawn = words.resampled(gated, "float")[:, :seeds] - words.resampled(bare, "float")[:, :seeds]
-        entry["float"] = said(change, resample_seeds(drawn, SEED))
+        if not (seeds := words.seeds(bare, gated)):
+            continue
+        entry: dict[str, Any] = {"depth": depth, "gate": f"{gate}{WAYS[way]}", "seeds": len(seeds)}
+        entry["float"] = said(*less(*(words.rate(k, "float", seeds) for k in (gated, bare))))
         for system in systems:
-            (without, drawn_without), (within, drawn_within) = (words.cost(k, system) for k in (bare, gated))
-            drawn = drawn_without[:, :seeds] - drawn_within[:, :seeds]
-            entry[system] = said(without[:seeds] - within[:seeds], resample_seeds(drawn, SEED))
+            entry[system] = said(*less(*(words.cost(k, system, seeds) for k in (bare, gated))))
         yield entry
 
 
