@@ -8,11 +8,13 @@ import pytest
 import torch
 from scipy.stats import kurtosis
 
+from whisperq.artifact import plain
 from whisperq.data.roles import frame_roles, token_roles
 from whisperq.scoring.by_role import SiteStatistics, largest_values, summarize_roles
 from whisperq.scoring.massive import KEPT, LargestValues
-from whisperq.scoring.outliers import TensorStatistics
+from whisperq.scoring.outliers import TensorStatistics, summarize
 from whisperq.scoring.shares import role_shares
+from whisperq.steps.outliers import report
 
 
 def _normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -163,3 +165,46 @@ def test_shares_are_sums_over_keys_averaged_over_queries():
     assert found["tokens"]["padding"] == pytest.approx(float(probs[:, 2:, 6].mean()), rel=1e-6)
     assert found["prompt"]["speech"] == pytest.approx(1 - float(probs[:, :2, 6].mean()), rel=1e-6)
     assert role_shares(probs, {"prompt": range(5), "tokens": range(0)}, keys).keys() == {"prompt"}
+
+
+TWO_DEPTHS = {  # sites of either model, those of the figures, and what is said
+    "the last layers": (["dec.1.out_proj"], ["dec.3.out_proj"], ["dec.1.out_proj, dec.3.out_proj"], ""),
+    "the same": (["enc.0.fc2"], ["enc.0.fc2"], ["enc.0.fc2"], ""),
+    "some": (
+        ["enc.0.fc2", "enc.1.fc2"],
+        ["enc.0.fc2"],
+        ["enc.0.fc2"],
+        "the sites that both models have, 1 of 2 and 1",
+    ),
+    "none": (["enc.0.fc2"], ["enc.1.fc2", "enc.2.fc2"], [], "the sites that both models have, 0 of 1 and 2"),
+}
+
+
+@pytest.mark.parametrize("first, second, sites, told", TWO_DEPTHS.values(), ids=TWO_DEPTHS)
+def test_models_of_different_depth_stand_side_by_side(first, second, sites, told, tmp_path, capsys):
+    statistics = iter(_normal(40, 12, seed=seed) ** (3 + seed) for seed in range(4))
+    found = {
+        role: _measured({site: next(statistics) for site in own})
+        for role, own in (("model", first), ("compare", second))
+    }
+    made = report(found, {"model": "student", "compare": "teacher"}, 0, tmp_path)
+    drawn = {name for name in made["figures"] if name.startswith("outliers-") and name.endswith(".svg")}
+    assert drawn == {f"outliers-{site.replace(', ', '-')}.svg" for site in sites}
+    for name in drawn:
+        text = (tmp_path / name).read_text()
+        for title, role, own in (("student", "model", first), ("teacher", "compare", second)):
+            kurtosis_of = found[role]["statistics"][own[0]]["kurtosis"]
+            assert title in text and f"kurtosis {kurtosis_of:,.1f}" in text
+    said = " ".join(capsys.readouterr().err.split())
+    assert told in said and bool(told) == ("notice" in said)
+
+
+def _measured(tensors: dict[str, torch.Tensor]) -> dict:
+    """What `outliers` measures of a model, of one utterance."""
+    figures = {}
+    for address, x in tensors.items():
+        site = SiteStatistics()
+        site.update(x, {"tokens": range(len(x))}, "u")
+        figures[address] = site.as_dict()
+    summary = summarize(figures) | {"roles": summarize_roles(figures)}
+    return plain({"summary": summary, "statistics": figures, "skipped": 0, "padding": "masked"})

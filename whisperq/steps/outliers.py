@@ -4,7 +4,7 @@ Several processes each observe every world-th batch; the statistics are bit by b
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from whisperq.data.sources import read_all
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, UsageError
 from whisperq.jobs.distributed import Processes, joined
-from whisperq.jobs.progress import say_left_out, track
+from whisperq.jobs.progress import say, say_left_out, track
 from whisperq.kinds.observations import Compared, MassiveOfModels, Outliers
 from whisperq.models.loading import compute_device
 from whisperq.models.sites import Site, block_sites, model_sites, resolve, watch
@@ -64,9 +64,8 @@ def outliers(
 def report(found: dict[str, dict[str, Any]], titles: dict[str, str], bad: int, folder: Path) -> Outliers:
     """outliers.json and the figures, written into `folder`, and what of them is worth a summary."""
     (folder / STATISTICS).write_text(json.dumps(found, indent=1) + "\n")
-    sites = [s for s in found["model"]["statistics"] if all(s in f["statistics"] for f in found.values())]
     models = {titles[r]: f["statistics"] for r, f in found.items()}
-    figures, massive = plot_outliers(models, sites, folder), MassiveOfModels()
+    figures, massive = plot_outliers(*side_by_side(models), folder), MassiveOfModels()
     if all("massive" in s for statistics in models.values() for s in statistics.values()):
         figures = [*plot_massive(models, folder), *figures]
         massive = {"massive": {title: largest_values(s, LARGEST) for title, s in models.items()}}
@@ -84,6 +83,23 @@ def report(found: dict[str, dict[str, Any]], titles: dict[str, str], bad: int, f
         "skipped": bad + found["model"]["skipped"],
         "figures": figures,
     }
+
+
+def side_by_side(models: Mapping[str, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What the figures show: each model's (title -> site -> statistics), and the sites that both have.
+
+    Where they have none in common, as the last layers of models of different depth, their sites stand side by side in
+    order, under both addresses.
+    """
+    common = [s for s in next(iter(models.values())) if all(s in statistics for statistics in models.values())]
+    counts = [len(statistics) for statistics in models.values()]
+    if not common and len(set(counts)) == 1:
+        names = [", ".join(pair) for pair in zip(*models.values(), strict=True)]
+        return {title: dict(zip(names, s.values(), strict=True)) for title, s in models.items()}, names
+    if len(common) < max(counts):
+        of_all = " and ".join(map(str, counts))
+        say(f"notice: the figures show the sites that both models have, {len(common)} of {of_all}")
+    return dict(models), common
 
 
 def distinct_titles(paths: Sequence[Path]) -> list[str]:
