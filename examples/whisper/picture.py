@@ -9,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from whisperq.results.cells import with_interval
+
 MARGIN = 0.3  # points: what may be lost
 BEYOND = 4.0  # points: who loses more stands at the edge, with a number
 
@@ -44,7 +46,7 @@ def fill(panel: plt.Axes, found: Sequence[tuple[str, dict[str, Any], bool]]) -> 
         low, high = one["interval_95"]
         if one["difference"] > BEYOND:
             panel.plot([BEYOND], [row], ">", color=colour)
-            label = f"{one['difference']:+.0f} ({low:+.0f} to {high:+.0f})"
+            label = "{} ({})".format(*with_interval(one["difference"], (low, high), digits=0))
             panel.annotate(label, (BEYOND, row), (-8, 0), textcoords="offset points", ha="right", va="center")
             continue
         panel.plot([max(low, -BEYOND), min(high, BEYOND)], [row, row], color=colour)
