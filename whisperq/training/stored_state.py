@@ -33,10 +33,16 @@ class Identity:
     inputs: Mapping[str, str]  # role -> sha256
 
     def differences(self, other: "Identity") -> tuple[list[str], list[str]]:
-        """Settings and inputs that differ; a greater max_steps in `other` is the same training, going on."""
+        """Settings and inputs that differ; a greater max_steps in `other` is the same training, going on.
+
+        So is one with --skip-bad after one without, which has met nothing bad so far: else nobody could go on who meets
+        the first bad recording after a week.
+        """
         mine, theirs = dict(self.settings), dict(other.settings)
         if theirs.get("max_steps", 0) >= mine.get("max_steps", 0):
             mine.pop("max_steps", None), theirs.pop("max_steps", None)
+        if mine.get("skip_bad") is False:
+            mine.pop("skip_bad"), theirs.pop("skip_bad", None)
         keys = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         roles = sorted(r for r in {*self.inputs, *other.inputs} if self.inputs.get(r) != other.inputs.get(r))
         return keys, roles
