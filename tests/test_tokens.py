@@ -61,3 +61,18 @@ def test_words_that_somebody_added_are_still_tokens() -> None:
     codec = Codec(tokenizer, (), tokenizer.eos_token_id, 64)
     assert codec.words("a whisperq b").count(number) == 1
     assert codec.words("whisperq<|0.00|>")[-8:] == codec.words("x<|0.00|>")[-8:]
+
+
+HALVES = {
+    "one \ud83d two": "one \ufffd two",
+    "\ude00": "\ufffd",
+    "caf\u00e9\udce9": "caf\u00e9\ufffd",
+    "\ud83d\ude00": "\U0001f600",
+}
+
+
+@pytest.mark.parametrize("text, meant", HALVES.items(), ids=map(ascii, HALVES))
+def test_half_a_surrogate_pair_is_a_character_that_nobody_could_read(text: str, meant: str) -> None:
+    """JSON's escapes can hold one; in UTF-8 there is none."""
+    expected = processor.tokenizer(f" {meant}", add_special_tokens=False).input_ids
+    assert codec_of(processor.tokenizer).words(text) == expected

@@ -56,7 +56,7 @@ class Codec:
 
     def words(self, text: str) -> list[int]:
         """A text's own tokens; none where nothing is said. What spells a control token or a time is text as well."""
-        text, (plain, added) = text.strip(), self._plain
+        text, (plain, added) = whole_characters(text).strip(), self._plain
         return [added.get(i, i) for i in plain.encode(f" {text}").ids] if text else []
 
     @cached_property
@@ -142,6 +142,14 @@ class Codec:
             inputs[row, : len(sequence) - 1] = torch.tensor(sequence[:-1])
             labels[row, : len(sequence) - 1] = torch.tensor(sequence[1:])
         return Tokens(inputs, labels, tuple(len(s) - 1 for s in sequences))
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for each lone half of a surrogate pair, which JSON allows and tokenizers do not.
+
+    As openai/whisper's tokenizer has it.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Described(Protocol):
