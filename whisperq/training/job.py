@@ -131,8 +131,11 @@ def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, s
 
 
 def check_validation(loader: Loader, normalizer: Normalizer, utterances: Sequence) -> None:
-    """Before the first step rather than at the first validation: every recording decodes, there are words."""
-    for utterance in utterances:
-        loader.audio(utterance)
-    if not any(normalizer(u.text) for u in utterances):
-        raise InputError("the validation data has no reference words, so that no step can be called the best")
+    """Before the first step rather than at the first validation: every recording decodes, there are words.
+
+    With skip_bad, words in those that decode: a WER of nothing would call the first step the best, whatever comes.
+    """
+    usable = [u for u in utterances if loader.audio(u) is not None]
+    if not any(normalizer(u.text) for u in usable):
+        of = "" if len(usable) == len(utterances) else f" in the {len(usable)} of {len(utterances)} usable recordings"
+        raise InputError(f"the validation data has no reference words{of}, so that no step can be called the best")
