@@ -127,3 +127,49 @@ def test_a_test_set_under_another_name_is_no_calibration_data(copied_run, worksp
     shutil.copy(digits / "test.jsonl", workspace / "mine.jsonl")
     change_configuration(workspace, test={"mine": "mine.jsonl"})
     check_refused(Case("calibrate --out new --data ./mine.jsonl", 2, ("test set 'mine'",)), invoke, workspace)
+
+
+def long(folder: Path) -> str:
+    return recording(folder / "long.wav", WINDOW_S + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [corrupt, cut_off, long], ids=["corrupt", "cut off", "beyond the window"])
+def test_who_meets_a_bad_recording_late_goes_on_without_it(make, workspace, invoke):
+    """Another list would be another training: --skip-bad is all that can help, and ends as if given from the start."""
+    last = np.random.default_rng([0, 1, 0]).permutation(12)[-1]  # of the first epoch, as epochs.py draws it
+    lines = [{k: v for k, v in one.items() if k != "duration"} for one in sample_lines("train", 12)]
+    lines[last]["audio_filepath"] = make(workspace)
+    steps = ("--max-steps", "4", "--eval-every", "4", "--save-every", "1")
+    command = ("distill", "--train", write_lines(workspace / "bad.jsonl", lines), *steps)
+    assert invoke("init-student").exit_code == 0
+    for _ in range(2):  # again and again
+        stopped = invoke(*command)
+        assert stopped.exit_code == 3 and f"line {last + 1}:" in stopped.stderr, stopped.stderr
+    done = invoke(*command, "--skip-bad")
+    assert done.exit_code == 0 and "going on from run/checkpoints/step-00000002" in done.stderr, done.stderr
+    assert invoke(*command, "--skip-bad", "--out", "anew/distilled").exit_code == 0
+    models = [workspace / f / "distilled" for f in ("run", "anew")]
+    assert len({(model / "model.safetensors").read_bytes() for model in models}) == 1
+    assert [json.loads((m / "manifest.json").read_text())["results"]["skipped"] for m in models] == [1, 1]
+    refused = invoke(*command, "--max-steps", "6")  # what was left out cannot come back
+    assert refused.exit_code == 2, refused.stderr
+
+
+@pytest.mark.slow
+def test_words_that_no_usable_recording_holds_validate_nothing(workspace, invoke):
+    assert invoke("init-student").exit_code == 0
+    lines = [line(), line(id="x", text=" "), line(id="y")]
+    lines[0]["audio_filepath"] = lines[2]["audio_filepath"] = corrupt(workspace)
+    bad = write_lines(workspace / "bad.jsonl", lines)
+    words = ("no reference words in the 1 of 3 usable",)
+    command = "distill --out new --eval-limit 3 --skip-bad --validation {bad}"
+    check_refused(Case(command, 3, words), invoke, workspace, bad=bad)
+
+
+@pytest.mark.slow
+def test_half_a_character_is_text_that_can_be_learned(workspace, invoke):
+    assert invoke("init-student").exit_code == 0
+    lines = [one | {"text": "one \ud83d two"} for one in sample_lines("train", 4)]
+    done = invoke("distill", "--train", write_lines(workspace / "half.jsonl", lines))
+    assert done.exit_code == 0, done.stderr

@@ -101,6 +101,18 @@ def test_several_processes_write_what_one_writes(command, world, files, folder, 
     assert not list(folder.glob(".several*")) + list(folder.glob("several-*"))
 
 
+def test_what_any_process_left_out_of_a_training_is_counted(folder, invoke):
+    """One recording is bad, so that of two processes one alone meets it, whichever that is."""
+    lines = sample_lines("train", 4)
+    for bad in range(4):
+        text = [{**one, "audio_filepath": "broken.wav"} if i == bad else one for i, one in enumerate(lines)]
+        write_lines(folder / "some.jsonl", text)
+        command = ("distill", "--train", "some.jsonl", "--max-steps", "1", "--skip-bad", "--out", f"run/of-{bad}")
+        jobs = all_at_once(folder, 2, *command)
+        results = json.loads((folder / "run" / f"of-{bad}" / "manifest.json").read_text())["results"]
+        assert results["skipped"] == 1 and f"some.jsonl line {bad + 1}" in jobs[0].said, jobs[0].said
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 @pytest.mark.parametrize("count, size", [(10, 3), (12, 4), (2, 5), (0, 4)])
 def test_batches_are_dealt_out_whole(count, size, world):

@@ -173,7 +173,8 @@ class Training:
     def _save(self) -> None:
         progress, processes = self.progress, self.around.processes
         progress.seconds, progress.owed = self.seconds_before + self.speed.seconds, self._validation_due()
-        progress.skipped = sorted(set().union(*processes.gather(self.feed.loader.skipped)))
+        self.feed.loader.skipped.update(*processes.gather(self.feed.loader.skipped))  # each knows its own share's
+        progress.skipped = sorted(self.feed.loader.skipped)
         with self.speed.paused():
             if processes.main and self.log is not None:
                 progress.log_bytes = self.log.sync()
