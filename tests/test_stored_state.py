@@ -202,3 +202,38 @@ def test_half_a_step_that_a_kill_left_while_it_was_removed_goes_when_nothing_mor
     assert [p.name for p in checkpoints.glob("step-*")] == ["step-00000002"]
     made, expected = (f / "run" / "distilled" / "model.safetensors" for f in (interrupted, two_steps))
     assert made.read_bytes() == expected.read_bytes()
+
+
+def test_what_a_user_keeps_beside_the_checkpoints_is_left_alone(interrupted, two_steps):
+    """Copies and notes: neither taken for the newest, nor counted as kept, nor removed, nor in the way of a save."""
+    folder = interrupted / "run" / "checkpoints"
+    (best,) = folder.glob("best-*")
+    shutil.copytree(folder / "step-00000002", folder / "step-00000002-good")
+    (folder / "step-notes").mkdir()
+    (folder / "step-notes" / "ideas.txt").write_text("mine")
+    for name in ("best-paper", "best-00000001-copy", "best-1"):
+        shutil.copy(best, folder / f"{name}.safetensors")
+    mine = ("*-good/*", "*-notes/*", "best-paper.*", "best-*-copy.*", "best-1.*")
+    before = {path: path.read_bytes() for pattern in mine for path in folder.glob(pattern)}
+    result = run_command("distill", "--config", two_steps / "whisperq.yaml", "--max-steps", "4")
+    assert result.exit_code == 0 and "going on from run/checkpoints/step-00000002\n" in result.stderr, result.stderr
+    assert "damaged" not in result.stderr
+    assert {path: path.read_bytes() for path in before if path.exists()} == before and len(before) == 8
+    assert {p.name for p in folder.glob("step-*")} == {
+        "step-00000003", "step-00000004", "step-00000002-good", "step-notes",
+    }  # fmt: skip
+
+
+def test_who_goes_back_keeps_the_best_weights_of_what_is_left_behind(interrupted, two_steps):
+    folder = interrupted / "run" / "checkpoints"
+    (best,) = folder.glob("best-*")
+    weights = best.rename(folder / "best-00000002.safetensors").read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    state(best_step=2, best_sha256=digest)(folder / "step-00000002")
+    state(best_step=None, best_wer=None, best_sha256=None)(folder / "step-00000001")
+    first = folder / "step-00000001"
+    result = run_command("distill", "--config", two_steps / "whisperq.yaml", "--resume", first)
+    assert result.exit_code == 0, result.stderr
+    aside = interrupted / "run" / "checkpoints.1"
+    assert sorted(p.name for p in aside.iterdir()) == ["best-00000002.safetensors", "step-00000002"]
+    assert (aside / "best-00000002.safetensors").read_bytes() == weights

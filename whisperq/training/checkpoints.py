@@ -12,6 +12,7 @@ is kept calls it the best, so that whatever is resumed finds its own.
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -31,6 +32,8 @@ from whisperq.training.stored_state import Identity, Progress, read_state
 MARK = "COMPLETE"
 STATE = "state.json"
 TENSORS = ("student", "optimizer")
+# Names of ours and of nobody else: a copy beside them that a user named step-00001000-good is not ours to remove.
+STEP, BEST = re.compile(r"step-(\d{8,})"), re.compile(r"best-(\d{8,})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,17 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(p for p in self.folder.glob("step-*") if (p / MARK).is_file())
+        return [path for path in self._ours(STEP).values() if (path / MARK).is_file()]
+
+    def newer(self, step: int) -> list[Path]:
+        """Complete checkpoints and best weights of later steps."""
+        best = [path for number, path in self._ours(BEST).items() if number > step]
+        return [path for path in self.paths() if path.name > folder_name(step)] + best
+
+    def _ours(self, pattern: re.Pattern[str]) -> dict[int, Path]:
+        """Step -> path, in the order of the steps."""
+        found = ((pattern.fullmatch(path.name), path) for path in sorted(self.folder.glob("*")))
+        return {int(match[1]): path for match, path in found if match}
 
     def newest(self, known: Mapping[Path, str] = MappingProxyType({})) -> tuple[Checkpoint | None, dict[Path, str]]:
         """The newest checkpoint that is whole, and what is wrong with newer ones; of some that is known already.
@@ -165,7 +178,7 @@ class Checkpoints:
         """Delete incomplete checkpoints of a killed process or a full disk, which can be gigabytes."""
         for path in self.folder.glob(".*.partial"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in self.folder.glob("step-*"):
+        for path in self._ours(STEP).values():
             if not (path / MARK).is_file():
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -192,6 +205,6 @@ class Checkpoints:
         for path in self.paths():
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # a damaged one counts for nothing
                 named.add(read_state((path / STATE).read_text())[0].best_step)
-        for path in self.folder.glob("best-*.safetensors"):
-            if int(path.stem.split("-")[1]) not in named:
+        for step, path in self._ours(BEST).items():
+            if step not in named:
                 path.unlink()

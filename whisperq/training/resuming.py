@@ -76,8 +76,7 @@ def _named(checkpoints: Checkpoints, path: Path, say: Callable[[str], None]) -> 
     check_identity(chosen, checkpoints)
     if path.resolve().parent != checkpoints.folder.resolve():
         raise UsageError(f"--resume {path} is no checkpoint in {checkpoints.folder}, this training's folder")
-    newer = [p for p in checkpoints.paths() if p.name > path.resolve().name]
-    if newer:
+    if newer := checkpoints.newer(chosen.progress.step):
         say(f"newer checkpoints are now in {checkpoints.set_aside(newer)}")
     return with_best(chosen, checkpoints, say)
 
