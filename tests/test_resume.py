@@ -125,6 +125,21 @@ def test_time_that_is_over_is_a_signal_too(fresh, trained):
     assert_same_result(fresh, trained)
 
 
+def test_validations_longer_than_a_jobs_time_hold_nothing_up(fresh, tmp_path_factory):
+    """Each job has no time at all, and each step a validation, which the next job has to make up for."""
+    other, steps = tmp_path_factory.mktemp("unhurried"), ("--max-steps", "3", "--eval-every", "1")
+    shutil.copytree(fresh, other, dirs_exist_ok=True)
+    said = []
+    for code in (75, 75, 75, 0):
+        job = Job(fresh, "distill", *steps, "--max-time", "0:00")
+        assert job.exit_code() == code, job.said
+        said.append(job.said)
+    assert "step 2 is saved" in said[1] and "step 2: validation WER" in said[2]
+    assert Job(other, "distill", *steps).exit_code() == 0
+    assert metrics(fresh) == metrics(other)
+    assert [m["step"] for m in metrics(fresh) if "validation_wer" in m] == [1, 2, 3]
+
+
 def test_more_steps_go_on_from_the_last(fresh, trained):
     """The first run's schedule ends earlier, so that only the data and the checkpoint are the same afterwards."""
     assert Job(fresh, "distill", "--max-steps", "20").exit_code() == 0

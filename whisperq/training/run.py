@@ -1,7 +1,8 @@
 """A training from wherever its newest checkpoint left it to its last step.
 
 One step: the update; then what is due: its figures, a validation, a checkpoint. A training that is told to stop
-finishes the step, saves and says so; when it resumes, it repeats a validation that was cut short.
+finishes the step, saves and says so; when it resumes, it repeats a validation that was cut short. No limit of time cuts
+that one short again, or jobs of less than a validation's time would repeat it for ever.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 
 from whisperq.errors import Interrupted
 from whisperq.jobs.distributed import Processes
+from whisperq.jobs.signals import Stopping
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, damaged
 from whisperq.training.feed import Feed, TrainingStep
 from whisperq.training.logs import MetricsLog
@@ -29,7 +31,7 @@ class TrainingContext:
     """Surroundings of a training: other processes, what may stop it, and what shows its progress."""
 
     processes: Processes
-    stopping: Callable[[], bool]
+    stopping: Stopping
     say: Callable[[str], None]
     advance: Callable[[str], None]  # after each step, with a word on it
 
@@ -82,7 +84,7 @@ class Training:
             if progress.step == 0:  # where the growth of outliers begins
                 self.learner.ready()
                 self._write({"step": 0, **self.validation.observe(self.learner.student)})
-            if not self._validate_if_due():
+            if not self._validate_if_due(self.around.stopping.told):
                 raise self._interrupted("was saved before")
             rest = self.config.max_steps - progress.step
             where = progress.position, rest, processes.rank, processes.world, progress.step
@@ -106,7 +108,7 @@ class Training:
             self._read(due_log or last)
         self.around.advance(f"loss {progress.last['loss']:.3f}" if progress.last else "")
         if not stop:
-            stop = not self._validate_if_due()
+            stop = not self._validate_if_due(self.around.stopping)
         if due_save or stop:
             self._save()
         if stop and not (last and progress.validated == progress.step):
@@ -147,13 +149,13 @@ class Training:
         due = step > 0 and (step % self.config.eval_every == 0 or step == self.config.max_steps)
         return self.progress.owed or (due and self.progress.validated < step)
 
-    def _validate_if_due(self) -> bool:
+    def _validate_if_due(self, stopping: Callable[[], bool]) -> bool:
         """False where it was told to stop before the end."""
         if not self._validation_due():
             return True
         with self.speed.paused():
             self.learner.ready()
-            found = self.validation.measure(self.learner.student, self.around.stopping)
+            found = self.validation.measure(self.learner.student, stopping)
         if found is None:
             return False
         progress, wer = self.progress, found["validation_wer"]
