@@ -121,3 +121,61 @@ def test_hup_is_term(name, copied_run):
     job.until(lambda: list((copied_run.parent / place).glob("*")))
     job.signal(signal.SIGHUP)
     assert job.exit_code() == 75 and "told to stop" in job.said, job.said
+
+
+GOES_ON = """
+import os, sys, typer
+from whisperq.cli.failing import reported
+from whisperq.errors import Interrupted
+from whisperq.jobs.progress import say, stepping
+from whisperq.jobs.signals import stop_requested
+try:
+    with reported(), stop_requested() as stopping, stepping("distill", 3, 0) as advance:
+        say("listen")
+        sys.stdin.read()
+        for number in map(int, sys.argv[1:]):
+            os.kill(os.getpid(), number)
+        for step in range(3):
+            say(f"step {step}: validation WER")
+            advance("loss 1")
+        open("saved", "w").close()
+        if stopping():
+            raise Interrupted("step 3 is saved")
+except typer.Exit as end:
+    sys.exit(end.exit_code)
+"""
+
+
+@pytest.mark.parametrize("numbers", [[], [signal.SIGINT], [signal.SIGHUP], [signal.SIGTERM, signal.SIGTERM]])
+@pytest.mark.parametrize("opened", [os.pipe, os.openpty], ids=["pipe", "terminal"])
+def test_who_is_not_heard_any_more_saves_all_the_same(opened, numbers, tmp_path):
+    """A Ctrl-C ends `2>&1 | tee log` too, and a terminal that closes is gone when HUP comes."""
+    reader, writer = opened()
+    command = [sys.executable, "-c", GOES_ON, *(str(int(n)) for n in numbers)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=writer, cwd=tmp_path) as process:
+        os.close(writer)
+        said = b""
+        while b"listen" not in said:
+            said += os.read(reader, 1000)
+        os.close(reader)
+        process.stdin.close()
+        assert process.wait(60) == (75 if numbers else 0)
+    assert (tmp_path / "saved").exists()
+
+
+@pytest.mark.slow
+def test_a_training_whose_terminal_closes_saves_its_step(copied_run):
+    reader, writer = os.openpty()
+    steps = ("--max-steps", "4000", "--save-every", "4000", "--eval-every", "4000")
+    command = [sys.executable, "-m", "whisperq", "distill", *steps, "--out", "made"]
+    log = copied_run.parent / "made-checkpoints" / "metrics.jsonl"
+    with subprocess.Popen(command, stdout=writer, stderr=writer) as process:
+        os.close(writer)
+        deadline = time.monotonic() + 60
+        while not log.exists() or '"step": 1' not in log.read_text():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.close(reader)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 75
+    assert list(log.parent.glob("step-*/COMPLETE"))

@@ -46,6 +46,7 @@ GROUND = {
     "schema",
     "schemes",
     "sealing",
+    "standard_error",
     "stopping",
     "training_options",
 }  # "": its version
@@ -90,6 +91,7 @@ GROUND_ORDER = {
     "kinds": {"former", "schema"},
     "manifests": {"kinds", "schema"},
     "registered": set(),
+    "standard_error": set(),
     "stopping": set(),
     "locking": {"errors"},
     "publishing": {"disk", "errors", "locking"},

@@ -15,6 +15,7 @@ import typer
 
 from whisperq.errors import WhisperqError
 from whisperq.names import printable
+from whisperq.standard_error import StandardError
 from whisperq.stopping import AGAIN, INTERRUPT, INTERRUPTED, Told, raised, speaker
 
 BAD_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -59,7 +60,7 @@ def explained(error: Exception) -> None:
 
 def fail(message: str, code: int) -> None:
     """Print one sentence on standard error, with the name of the process before it, and exit with `code`."""
-    print(f"{speaker()}: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"{speaker()}: {printable(' '.join(message.split()))}", file=StandardError())
     raise typer.Exit(code)
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
@@ -15,10 +15,11 @@ from rich.text import Text
 
 from whisperq.disk import first_process
 from whisperq.names import printable
+from whisperq.standard_error import StandardError
 
 Where = Literal["shown", "logged", "dropped"]
 
-console = Console(stderr=True)
+console = Console(stderr=True, file=cast(IO[str], StandardError()))
 log = logging.getLogger("whisperq")
 log.addHandler(logging.NullHandler())  # else Python shows the warnings of a log that nobody has set up
 _where: ContextVar[Where] = ContextVar("where", default="shown")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from whisperq.disk import first_process
+from whisperq.standard_error import unheard
 from whisperq.stopping import watched_signals
 
 STARTED = time.monotonic()  # the process's start, near enough: max_time counts from there
@@ -57,7 +58,10 @@ def stop_requested(max_seconds: float | None = None) -> Iterator[Stopping]:
             raise KeyboardInterrupt
         if not stopping.received and first_process():
             # Nothing that buffers: Python runs this in the middle of whatever the process writes.
-            os.write(2, f"whisperq: {signal.Signals(number).name}: stopping; a further Ctrl-C ends at once\n".encode())
+            with unheard():
+                os.write(
+                    2, f"whisperq: {signal.Signals(number).name}: stopping; a further Ctrl-C ends at once\n".encode()
+                )
         stopping.received.append(number)
         if stopping.raised is not None:
             error, stopping.raised = stopping.raised, None
