@@ -30,6 +30,7 @@ from whisperq.data.tokens import IGNORED, Tokens
 from whisperq.data.waveforms import WaveformBatch, Waveforms
 from whisperq.errors import Interrupted, UsageError
 from whisperq.jobs.distributed import ALONE
+from whisperq.jobs.signals import Stopping
 from whisperq.models.ctc import frame_counts
 from whisperq.models.loading import load_model, save_model
 from whisperq.ptq.checkpoint import Quantization, load_quantized
@@ -329,10 +330,12 @@ def test_a_tied_table_that_is_quantized_is_no_float_that_was_trained():
 @pytest.mark.parametrize(
     "flags, stops", [(("--finetune-steps", 1), 2), (("--mode", "two-stage", "--search-batches", 1), 1)]
 )
-def test_told_to_stop_it_ends_in_the_same_bits(flags, stops, run_mixed):
+def test_told_to_stop_it_ends_in_the_same_bits(flags, stops, run_mixed, monkeypatch):
     """In the search, at its end and in the tail; a baseline's widths are not searched for again."""
     assert run_mixed(*flags, "--out", "whole").exit_code == 0
-    codes = [run_mixed(*flags, "--out", "parts", "--max-time", "0:00").exit_code for _ in range(stops)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Stopping, "__call__", lambda self: Path("parts-checkpoints").exists())  # once it trains
+        codes = [run_mixed(*flags, "--out", "parts").exit_code for _ in range(stops)]
     assert codes == [75] * stops
     done = run_mixed(*flags, "--out", "parts")
     assert done.exit_code == 0 and "measuring" not in done.stderr, done.output
@@ -358,6 +361,19 @@ def test_a_search_for_widths_heeds_a_signal_and_goes_on_where_it_was(tmp_path):
         jobs += 1
         assert all(torch.equal(p, before[n]) for n, p in ours.student.named_parameters())
     assert choice == expected
+
+
+def test_a_search_for_widths_heeds_the_time_that_it_has(run_mixed):
+    """A job without any measures once, and leaves the rest to the next."""
+    flags = ("--mode", "two-stage", "--search-batches", 1)
+    assert run_mixed(*flags, "--out", "whole").exit_code == 0
+    for jobs in (1, 2):
+        stopped = run_mixed(*flags, "--out", "parts", "--max-time", "0:00")
+        assert stopped.exit_code == 75 and "measurements are left" in stopped.stderr, stopped.output
+        assert len(measured()) == jobs
+    assert run_mixed(*flags, "--out", "parts", "--max-time", "1-00:00:00").exit_code == 0
+    for name in ("quantized.safetensors", "bits.json"):
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
 
 
 @pytest.mark.parametrize("flags, code", [((), 2), (("--mode", "uniform"), 0)])

@@ -86,7 +86,7 @@ def mixed_precision(
         settle_micro_batch(work.learner, work.material.feed, beginning.start, processes, say)
         book = SearchBook(out, {**settings, "micro_batch": work.material.feed.micro_batch}, inputs)
         if fresh:
-            work.settle(processes, stopping.told, book)
+            work.settle(processes, stopping, book)
         with stepping("mixed-precision", config.max_steps, beginning.step) as advance:
             around, material = TrainingContext(processes, stopping, say, advance), work.material
             training = Training(work.learner, material.feed, material.validation, beginning.checkpoints, config, around)

@@ -106,7 +106,7 @@ def sensitive_choice(
 ) -> list[int]:
     """The two-stage baseline's; each process measures its share of the batches, and all agree.
 
-    told: whether by a signal to stop; then Interrupted is raised, and the same command measures what is left.
+    told: whether to stop; then Interrupted is raised, and the same command measures what is left.
     """
     if processes.main:
         book.prepare()
@@ -145,8 +145,8 @@ def costs_of(
 ) -> Iterator[Cost]:
     """Cost of each weight quantized alone, in each numbered batch; the network is left as it was.
 
-    known: (batch, address) pairs that need not be measured. told: asked before each measurement; if true, the rest is
-    left out. advance: called after each weight of each batch, with its address.
+    known: (batch, address) pairs that need not be measured. told: asked after each measurement, so that a job without
+    time has one, too; if true, the rest is left out. advance: called after each weight of each batch, with its address.
     """
     network.eval()
     for number, batch in batches:
@@ -155,10 +155,10 @@ def costs_of(
         for layer in weights.layers:
             address = layer.site.address
             if address in missing:
-                if told():
-                    return
                 exact = _predicted(network, batch) if exact is None else exact
                 yield Cost(number, address, _cost(network, weights, layer, batch, exact))
+                if told():
+                    return
             advance(address)
 
 
