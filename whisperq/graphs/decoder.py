@@ -10,6 +10,7 @@ from whisperq.graphs.blocks import Attention, KeysAndValues, feed_forward
 from whisperq.graphs.graph import Shape
 from whisperq.graphs.layers import Layers
 from whisperq.graphs.wide import WideWeight, wide_product
+from whisperq.models.families import tied_names
 
 TABLE, PROJECTION = "model.decoder.embed_tokens.weight", "proj_out.weight"
 LOWEST = float(np.finfo(np.float32).min)
@@ -122,20 +123,22 @@ class Decoder:
         return g.op("Gather", table, queries, name="dec.position"), mask
 
     def _vocabulary(self) -> Vocabulary:
-        """The tied table, stored once, (d_model, vocabulary): proj_out multiplies by it, tokens pick its columns."""
+        """The table, (d_model, vocabulary): tokens pick its columns; tied, proj_out multiplies by it."""
         layers, stored = self.layers, self.layers.stored
+        tied = bool(tied_names(layers.config))
         if layers.count("proj_out", PROJECTION):
             quantized = stored.integers(PROJECTION)
             projection = layers.dequantized(PROJECTION, quantized.codes.T, quantized.scale)
-            return Vocabulary(PROJECTION, projection, quantized.scale)
+            if tied:
+                return Vocabulary(PROJECTION, projection, quantized.scale)
+            return Vocabulary(layers.float_weight(TABLE), projection)
         table = layers.float_weight(TABLE if TABLE in stored else PROJECTION)
-        untied = PROJECTION in stored and not layers.config.tie_word_embeddings
-        return Vocabulary(table, layers.float_weight(PROJECTION) if untied else table)
+        return Vocabulary(table, table if tied else layers.float_weight(PROJECTION))
 
     def _logits(self, x: str, vocabulary: Vocabulary) -> str:
         """(batch, tokens, d_model) -> (batch, tokens, vocabulary)."""
         layers = self.layers
-        if vocabulary.scale is not None and layers.is_wide("proj_out"):
+        if PROJECTION in layers.stored.weights and layers.is_wide("proj_out"):
             codes = layers.stored.integers(PROJECTION)
             return wide_product(layers, x, "proj_out", WideWeight(PROJECTION, codes.codes.T, codes.scale))
         return layers.product("proj_out", layers.activation(x, "proj_out"), vocabulary.projection)

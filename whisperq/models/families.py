@@ -52,7 +52,7 @@ class Family:
     activations: tuple[str, ...]  # fields of the configuration that name activation functions
     has_decoder: bool = False
     recipes: tuple[str, ...] = ("gemm",)
-    tied: tuple[str, ...] = ()  # names of one and the same parameter, of which the last may be absent on disk
+    tied: tuple[str, ...] = ()  # names of one and the same parameter, unless a model unties them: see `tied_names`
     stock: Mapping[str, Any] = field(default_factory=dict)  # of config.json: what makes our network a stock one
 
 
@@ -120,3 +120,11 @@ def family_of(config: PreTrainedConfig | str) -> Family:
             return family
     known = ", ".join(t for f in FAMILIES for t in f.types if t != "gated_whisper")
     raise InputError(f"holds a {model_type} model, but whisperq takes these types: {known}")
+
+
+def tied_names(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Names of one and the same parameter of this model, of which the last may be absent on disk.
+
+    None where its config.json unties them: then each name has values of its own. Raises InputError as `family_of` does.
+    """
+    return family_of(config).tied if getattr(config, "tie_word_embeddings", True) else ()

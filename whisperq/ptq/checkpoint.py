@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from whisperq.models.families import family_of
+from whisperq.models.families import family_of, tied_names
 from whisperq.models.headers import QUANTIZED as WEIGHTS
 from whisperq.models.incomplete import plain_name
 from whisperq.models.layer_weights import Weight
@@ -132,13 +132,13 @@ def save_quantization(
 
     dtypes: number formats of the model's source, which what is not quantized goes back to if every value fits.
     """
-    tied = set(family_of(model.config).tied)
+    tied = tied_names(model.config)
     tensors = {}
     for name, value in model.state_dict().items():
-        if name not in quantization.weights and not (name in tied and tied & quantization.weights.keys()):
+        if name not in quantization.weights and not (name in tied and quantization.weights.keys() & tied):
             tensors[name] = _narrowed(value.detach().contiguous().cpu(), dtypes.get(name))
-    if tied and tied <= tensors.keys():
-        del tensors[family_of(model.config).tied[-1]]
+    if tied and tensors.keys() >= {*tied}:
+        del tensors[tied[-1]]
     for name, weight in quantization.weights.items():
         tensors[name] = _stored_codes(weight)
         tensors[f"{name}.scale"] = weight.qparams.scale.contiguous().cpu()

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from whisperq.errors import InputError
-from whisperq.models.families import family_of
+from whisperq.models.families import tied_names
 from whisperq.models.layer_weights import layer_weights
 from whisperq.models.sites import canonical, model_sites
 from whisperq.ptq.smoothing import column_maxima, columns, common, norm_readers
@@ -120,8 +120,7 @@ def divisors(scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def table_divisor(config: PreTrainedConfig, scales: Mapping[str, Tensor]) -> Tensor | None:
     """What a runtime must divide looked-up rows of a tied table by, (d_model); None where it is not scaled."""
-    tied = bool(family_of(config).tied) and getattr(config, "tie_word_embeddings", True)
-    return scales.get(TABLE_SITE) if tied else None
+    return scales.get(TABLE_SITE) if tied_names(config) else None
 
 
 def write_scales(scales: Mapping[str, Tensor], folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError
-from whisperq.models.families import family_of
+from whisperq.models.families import tied_names
 from whisperq.models.headers import FLOATS, QUANTIZED, Expected, Held, all_finite, expected_of, headers
 from whisperq.ptq.folding import SCALES
 from whisperq.ptq.plan import CONVOLVED
@@ -151,7 +151,7 @@ def _scales_shape(shape: tuple[int, ...], dims: int, grid: Mapping[str, Any]) ->
 def _check_headers(
     wanted: Mapping[str, Wanted], held: Mapping[str, Held], expected: Expected, config: PreTrainedConfig
 ) -> None:
-    tied = set(family_of(config).tied)
+    tied = set(tied_names(config))
     for name, (shape, formats) in wanted.items():
         if (one := held.get(name)) is None:
             if name in tied and tied & held.keys():

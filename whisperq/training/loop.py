@@ -16,6 +16,7 @@ from whisperq.data.tokens import IGNORED
 from whisperq.errors import InputError, TrainingError, UsageError
 from whisperq.jobs.determinism import deterministic
 from whisperq.jobs.distributed import ALONE, Processes
+from whisperq.models.families import tied_names
 from whisperq.training.checkpoints import require_like
 from whisperq.training.layers import recompute_layers
 from whisperq.training.losses import Weighting
@@ -187,8 +188,9 @@ class Learner:
         return value.pin_memory().to(self.device, non_blocking=True)
 
     def weights(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of the student: everything but the output projection, which is the embedding."""
-        return {k: v for k, v in self.student.state_dict().items() if k != "proj_out.weight"}
+        """What a checkpoint keeps of the student: everything, a tied output projection and its embedding once."""
+        twice = tied_names(self.student.config)[1:]
+        return {k: v for k, v in self.student.state_dict().items() if k not in twice}
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         """Raises ValueError and KeyError for tensors of another network."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from whisperq.models.families import tied_names
 from whisperq.runtime.int8.block_parts import Attention, FeedForward
 from whisperq.runtime.int8.kernels import Heads, Norm
 from whisperq.runtime.int8.layers import Layers
@@ -83,10 +84,12 @@ class Reader:
         )
 
     def vocabulary(self) -> tuple[Table, Matmul]:
-        """The table for tokens and the product for logits: on disk they are one tensor."""
+        """The table for tokens and the product for logits: on disk they are one tensor, unless they are untied."""
         name = PROJECTION if PROJECTION in self.layers.stored else TABLE
         stored = self.layers.stored.codes(name)
         projection = self.layers.product("dec.norm", [("proj_out", name.removesuffix(".weight"))])
+        if not tied_names(self.config):
+            return Table(self.layers.tensor(TABLE), None, None), projection
         divisor = self.layers.stored.table_divisor
         divisor = None if divisor is None else divisor.to(self.layers.device)
         if stored is None:
