@@ -4,29 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.exported import pytorch_logits, step_logits
+from support.int8_folders import distance, opened
+from support.low_bit_folders import folder_of
 from support.quantizing import quantization_of, saved
+from support.smoothed_models import random_scales
 from support.tiny import gated_model, logits_of
 from support.tiny_ctc import VARIANTS, stock_model
 
 from whisperq.models.gated_whisper import GATES
 from whisperq.models.loading import load_model
 from whisperq.models.sites import model_sites, watch
-from whisperq.ptq.checkpoint import Quantization, apply_weights, load_quantized, save_quantization
-from whisperq.ptq.folding import SCALES, TABLE, fold, foldable, read_scales, table_divisor, write_scales
-
-
-def random_scales(model, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A scale for every channel of all that can be scaled; heads have them in common where their gate asks for it."""
-    sites, widths, scales = model_sites(model), {}, {}
-    for site, one in foldable(model).items():
-        weight = model.get_parameter(one.readers[0])
-        convolution = weight.dim() == 3 and site.endswith(":input")
-        widths[site] = weight.shape[1] if convolution else len(model.get_parameter(one.makers[0]))
-        period = one.period or widths[site]
-        draw = torch.rand(period, generator=torch.Generator().manual_seed(seed + len(scales))) * 4 - 2
-        scales[site] = draw.exp().repeat(widths[site] // period)
-        assert sites[site].address == site
-    return scales
+from whisperq.ptq.checkpoint import Fit, Quantization, apply_weights, load_quantized, save_quantization
+from whisperq.ptq.folding import SCALES, TABLE, fold, read_scales, table_divisor, write_scales
 
 
 @pytest.mark.parametrize("cross_gate", [True, False])
@@ -96,6 +86,16 @@ def test_a_saved_model_is_divided_when_it_is_loaded(tmp_path: Path) -> None:
     assert found.scales.keys() == scales.keys() and (tmp_path / SCALES).exists()
     apply_weights(model, quantization.weights)
     torch.testing.assert_close(logits_of(loaded), logits_of(model), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("gate, group", [("headwise", 8), ("shared", 7), ("none", 1000)])
+def test_integers_divide_a_convolution_whose_weights_are_in_groups(gate: str, group: int, tmp_path: Path) -> None:
+    model = gated_model(gate)
+    scales = random_scales(model)
+    fold(model, scales)
+    folder, _ = folder_of(model, tmp_path / "model", fit=Fit(group=group))
+    write_scales(scales, folder)
+    assert distance(step_logits(opened(folder)), pytorch_logits(folder)) < 1e-3
 
 
 def test_scales_on_disk_are_those_that_were_written(tmp_path: Path) -> None:

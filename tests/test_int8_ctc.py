@@ -123,6 +123,12 @@ def test_weights_in_groups_are_floats_of_quantized_inputs(tmp_path):
     assert {runtime.products().floating[a] for a in ("cnn.1", "pos_conv", "enc.0.fc1")} == {"weights in groups"}
 
 
+@pytest.mark.parametrize("variant", ["wav2vec2-base", "wav2vec2-large"])
+@pytest.mark.parametrize("group", [None, 16])
+def test_scaled_convolutions(group, variant, tmp_path):
+    check(quantized(tmp_path, variant, fit=Fit(group=group), scaled=True))
+
+
 def test_quantized_weights_alone(tmp_path):
     runtime = check(quantized(tmp_path, "hubert-other", activation_ranges="none"))
     assert runtime.products().integer == () and runtime.products().floating["pos_conv"] == "float input"

@@ -1,11 +1,13 @@
 """Tiny wav2vec 2.0 and HuBERT models, quantized as `whisperq quantize` does it, and waveforms for them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from support.smoothed_models import random_scales
 from support.tiny_ctc import save_checkpoint
 from whisperq import artifact
 from whisperq.models.loading import load_model
@@ -19,6 +21,7 @@ from whisperq.ptq.checkpoint import (
     quantizers,
     save_quantization,
 )
+from whisperq.ptq.folding import fold
 from whisperq.ptq.plan import make_plan
 from whisperq.quant.wide import ActivationRange
 from whisperq.steps.quantize import describe
@@ -61,12 +64,14 @@ def quantization_of(model, bits: int = 8, fit: Fit = CHANNELS, **options) -> tup
     return Quantization(weights, {a: r.grid() for a, r in covered.items()}), covered
 
 
-def quantized_folder(source: Path, bits: int = 8, fit: Fit = CHANNELS, **options) -> Path:
+def quantized_folder(source: Path, bits: int = 8, fit: Fit = CHANNELS, scaled: bool = False, **options) -> Path:
     """Beside the float folder, as `whisperq quantize` leaves it."""
     folder, model = source.with_name(f"{source.name}-quantized"), load_model(source, torch.float32, "cpu")
+    scales = random_scales(model) if scaled else {}
+    fold(model, scales)
     with artifact.create(folder, "quantized", "quantize", {}, {}) as draft:
         quantization, ranges = quantization_of(model, bits, fit, **options)
-        save_quantization(model, quantization, ranges, draft.folder)
+        save_quantization(model, replace(quantization, scales=scales), ranges, draft.folder)
         for path in source.glob("*.json"):
             shutil.copy(path, draft.folder)
         draft.results |= {"recipe": "gemm", "group": fit.group, **describe(make_plan(model, "gemm", **options))}

@@ -63,6 +63,13 @@ class Grid:
         return self.values(x if is_codes(x) else self.codes(x))
 
 
+def of_windows(grid: Any, inputs: int) -> Any:
+    """A grid of any kind for windows of `inputs` values: a divisor's channels side by side for each time step."""
+    if not isinstance(grid, Grid) or grid.divisor is None:
+        return grid
+    return replace(grid, divisor=grid.divisor.repeat(inputs // len(grid.divisor)))
+
+
 def is_codes(x: Any) -> bool:
     """Whether these are codes of a grid and no floats."""
     return not x.dtype.is_floating_point

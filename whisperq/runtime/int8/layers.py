@@ -17,7 +17,7 @@ from whisperq.ptq.checkpoint import CHANNEL_SCALE, PerToken
 from whisperq.quant.wide import WideQParams, is_wide
 from whisperq.runtime.int8.block_parts import Attention
 from whisperq.runtime.int8.dynamic import DynamicMatmul, TokenGrid, integer_sums
-from whisperq.runtime.int8.grids import Grid, is_codes, signed_qparams
+from whisperq.runtime.int8.grids import Grid, is_codes, of_windows, signed_qparams
 from whisperq.runtime.int8.kernels import AnyGrid, Heads, Kernels, Norm
 from whisperq.runtime.int8.matmuls import (
     FloatMatmul,
@@ -100,7 +100,8 @@ class Layers:
             return self._integer(joined, grid, few_rows, align=len(layers) > 1)
         if grid is None or not any(codes):
             weights, biases = zip(*(self.float_weight(module) for _, module in layers), strict=True)
-            return FloatMatmul(torch.cat(weights), torch.cat(biases), grid)
+            weight = torch.cat(weights)
+            return FloatMatmul(weight, torch.cat(biases), of_windows(grid, weight.shape[1]))
         if isinstance(grid, WideGrid):
             parts = [self._wide(grid, module, weight) for (_, module), weight in zip(layers, codes, strict=True)]
             return SideBySide(parts)
