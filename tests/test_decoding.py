@@ -63,6 +63,11 @@ def test_suppressed_tokens_are_never_written_and_others_not_first():
     assert greedy(runtime, torch.zeros(2, 80, 4), rules) == [[7, 1, 7], [7, 7, 1]]
 
 
+def test_minus_one_among_the_suppressed_is_no_token():
+    rules = Rules(prompt=(6,), end=8, max_tokens=5, suppressed=(-1,), suppressed_first=(-1, 2))
+    assert greedy(Scripted([[9, 1, 9, 8]]), torch.zeros(1, 80, 4), rules) == [[9, 1, 9]]  # 9 is the last one
+
+
 def test_rules_come_from_codec_and_generation_config():
     model = gated_model()
     codec = make_codec(processor, model, "en", "transcribe")

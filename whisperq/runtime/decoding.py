@@ -193,8 +193,9 @@ def finite(logits: Tensor) -> Tensor:
 
 def suppress(logits: Tensor, tokens: Tensor) -> None:
     """logits (batch, vocabulary), in place; tokens (some,)."""
-    # WhisperConfig suppresses ids of OpenAI's vocabulary by default, also where the vocabulary is smaller.
-    logits.index_fill_(1, tokens[tokens < logits.shape[-1]], -torch.inf)
+    # WhisperConfig suppresses ids of OpenAI's vocabulary by default, also where the vocabulary is smaller. To
+    # openai/whisper -1 stands for its usual ones, to `generate` for nothing: it is no token, and not the last one.
+    logits.index_fill_(1, tokens[(tokens >= 0) & (tokens < logits.shape[-1])], -torch.inf)
 
 
 def _log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
