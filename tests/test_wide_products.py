@@ -137,3 +137,20 @@ def test_a_graph_multiplies_the_same(name: str, tmp_path: Path) -> None:
     (found,) = session.run(None, {"x": inside.numpy()})
     expected = exact(inside, grid, w) - w.bias.double().numpy()
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", ["all channels", "some"])
+def test_a_graphs_float_layer_rounds_what_is_not_wide(name: str, tmp_path: Path) -> None:
+    """As of weights in groups: emulation rounds the other channels to 8 bits, whatever the weight is."""
+    grid, w, x = GRIDS[name], weight(), rows(6)[1:-1]
+    stored = Stored(tmp_path, PreTrainedConfig(), {}, {}, {}, {"dec.0.fc2:input": grid}, {}, None)
+    graph = Graph("g")
+    layers, matrix = GraphLayers(graph, stored), graph.constant("w", w.codes.T.float().numpy())
+    inputs = layers.activation(graph.input("x", np.float32, ("rows", K)), "dec.0.fc2", weight=matrix)
+    graph.output("y", layers.product("dec.0.fc2", inputs, matrix), np.float32, ("rows", N))
+    graph.save(tmp_path / "g.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": x.numpy()})
+    rounded = fake_quantize_wide(x, grid) if isinstance(grid, WideQParams) else fake_quantize(x, grid)
+    expected = (rounded @ w.codes.T.float()).numpy()
+    assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)

@@ -141,7 +141,9 @@ class Decoder:
         if PROJECTION in layers.stored.weights and layers.is_wide("proj_out"):
             codes = layers.stored.integers(PROJECTION)
             return wide_product(layers, x, "proj_out", WideWeight(PROJECTION, codes.codes.T, codes.scale))
-        return layers.product("proj_out", layers.activation(x, "proj_out"), vocabulary.projection)
+        return layers.product(
+            "proj_out", layers.activation(x, "proj_out", weight=vocabulary.projection), vocabulary.projection
+        )
 
     def _embedded(self, tokens: str, vocabulary: Vocabulary) -> str:
         """(batch, tokens) -> (batch, tokens, d_model)."""

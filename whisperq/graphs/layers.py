@@ -53,7 +53,7 @@ class Layers:
             x = self.reshaped(x, split, f"{address}/split") if split else x
             return self.biased(wide_product(self, x, address, wide), module, address, factor)
         weight = self.integer_weight(name, factor) if integer else self.float_weight(name, factor)
-        y = self.product(address, self.activation(x, address, split), weight)
+        y = self.product(address, self.activation(x, address, split, weight), weight)
         return self.biased(y, module, address, factor)
 
     def is_wide(self, address: str) -> bool:
@@ -96,12 +96,18 @@ class Layers:
         values = self.graph.constant(name, codes)
         return self.graph.op("DequantizeLinear", values, scales, name=f"{name}/dequantize", axis=1)
 
-    def activation(self, x: str, address: str, split: Sequence[int] = ()) -> str:
-        """The input of the layer at `address` on its site's grid, where it has one; `split` reshapes it before."""
+    def activation(self, x: str, address: str, split: Sequence[int] = (), weight: str = "") -> str:
+        """The input of the layer at `address` on its site's grid, where it has one; `split` reshapes it before.
+
+        weight: the constant (d_in, d_out) that a float layer multiplies it by. In such a layer 16 bits are as good as
+        floats, so that of an input with wide channels the others alone are rounded.
+        """
         site = canonical(f"{address}:input")
-        if site not in self.stored.activations or self.is_wide(
-            address
-        ):  # 16 bits of a float layer are as good as floats
+        if site not in self.stored.activations or self.is_wide(address):
+            if isinstance(grid := self.stored.activations.get(site), WideQParams):
+                wide = np.isin(np.arange(len(self.graph.constants[weight])), grid.channels.numpy())
+                mask = self.graph.constant(f"{site}.wide", wide)
+                x = self.graph.once("Where", mask, x, self.rounded(x, grid.main, site), name=f"{site}/narrow")
             return self.reshaped(x, split, f"{site}/split") if split else x
         codes = self.codes(x, site)
         if split:
