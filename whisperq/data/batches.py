@@ -58,6 +58,8 @@ class Loader:
         self.skipped: set[str] = set()  # origins
         self.decode: Decode = load_audio
         self.short = False  # whether features of padding are written without looking at it
+        self.listen: Callable[[Any], Sequence[int]] | None = None  # finds out languages, where the prompt says none
+        self.spoken: dict[str, int] = {}  # what it found, by origin: asked once, since trials change the model
 
     def refuse(self, utterance: Utterance, sentence: str) -> None:
         """Raises InputError with the sentence, or with skip_bad counts the utterance."""
@@ -117,15 +119,22 @@ class Loader:
         if not pairs:
             return None
         kept, audio = zip(*pairs, strict=True)
-        tokens = self.codec.batch([u.text or "" for u in kept], [u.origin for u in kept])
+        features, texts, origins = self.features(audio), [u.text or "" for u in kept], [u.origin for u in kept]
+        languages = [] if self.listen is None else [self._languages(origins, features, self.listen)]
+        tokens = self.codec.batch(texts, origins, *languages)
         seconds = sum(map(len, audio)) / self.extractor.sampling_rate
-        batch = self.batch(self.features(audio), tokens, tuple(kept), seconds)
+        batch = self.batch(features, tokens, tuple(kept), seconds)
         return replace(batch, samples=tuple(map(len, audio)))
+
+    def _languages(self, origins: Sequence[str], features: Any, listen: Callable[[Any], Sequence[int]]) -> list[int]:
+        if new := [i for i, origin in enumerate(origins) if origin not in self.spoken]:
+            self.spoken |= zip([origins[i] for i in new], listen(features[new]), strict=True)
+        return [self.spoken[origin] for origin in origins]
 
     def roles(self, batch: Batch, number: int, axis: str, rows: int) -> dict[str, range]:
         """Role -> rows of a site's tensor, for utterance `number` of a labelled batch; axis: `Site.axis`."""
         if axis == "tokens":
-            return token_roles(len(self.codec.prompt), rows)
+            return token_roles(len(self.codec.prompt_in(self.spoken.get(batch.utterances[number].origin))), rows)
         return frame_roles(batch.samples[number], batch.features.shape[-1] * self.extractor.hop_length, rows)
 
     def token_labels(self, batch: Batch, number: int) -> tuple[str, ...]:

@@ -54,6 +54,12 @@ class Codec:
         """Whether nobody said which language it is, so that each recording's own is to be found out."""
         return bool(self.languages) and self.task not in self.prompt
 
+    def prompt_in(self, language: int | None) -> tuple[int, ...]:
+        """The prompt, with this language's token where nobody said which language it is."""
+        if language is None or self.task is None or not self.open_language:
+            return self.prompt
+        return (self.prompt[0], language, self.task, self.prompt[-1])
+
     def words(self, text: str) -> list[int]:
         """A text's own tokens; none where nothing is said. What spells a control token or a time is text as well."""
         text, (plain, added) = whole_characters(text).strip(), self._plain
@@ -72,9 +78,9 @@ class Codec:
         plain.add_tokens(list(words.values()))
         return plain, {index: i for i, word in words.items() if (index := plain.token_to_id(word.content)) is not None}
 
-    def encode(self, text: str) -> list[int]:
-        """The whole sequence, prompt to <|endoftext|>; where nothing is said, these alone."""
-        return [*self.prompt, *self.words(text), self.end]
+    def encode(self, text: str, language: int | None = None) -> list[int]:
+        """The whole sequence, prompt to <|endoftext|>; where nothing is said, these alone. language: as `prompt_in`."""
+        return [*self.prompt_in(language), *self.words(text), self.end]
 
     def encode_timed(self, segments: Sequence[Segment]) -> list[int]:
         """The whole sequence with each segment between its times, seconds from the window's start."""
@@ -126,9 +132,9 @@ class Codec:
     def fits(self, sequence: Sequence[int]) -> bool:
         return len(sequence) - 1 <= self.max_tokens
 
-    def batch(self, texts: list[str], origins: list[str]) -> Tokens:
-        """Tokens of a batch of texts. Raises InputError as `check` does."""
-        sequences = [self.encode(text) for text in texts]
+    def batch(self, texts: list[str], origins: list[str], languages: Sequence[int | None] = ()) -> Tokens:
+        """Tokens of a batch of texts; languages: of each, as `prompt_in`. Raises InputError as `check` does."""
+        sequences = [self.encode(*pair) for pair in zip(texts, languages or [None] * len(texts), strict=True)]
         for sequence, origin in zip(sequences, origins, strict=True):
             self.check(sequence, origin)
         return self.pad(sequences)

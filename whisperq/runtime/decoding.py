@@ -78,11 +78,9 @@ def make_rules(codec: Codec, generation_config: Any) -> Rules:
     whether its own training wrote some.
     """
     signs = (getattr(generation_config, name, None) for name in ("alignment_heads", "trained_with_times"))
-    prompt, languages = codec.prompt, tuple(codec.languages.values())
-    if codec.open_language and codec.task is not None:
-        prompt = (prompt[0], languages[0], codec.task, prompt[-1])
+    languages = tuple(codec.languages.values())
     return Rules(
-        prompt,
+        codec.prompt_in(next(iter(languages), None)),
         codec.end,
         codec.max_tokens,
         tuple(generation_config.suppress_tokens or ()),

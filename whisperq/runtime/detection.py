@@ -58,6 +58,13 @@ class Start:
             yield Start(None, *row)
 
 
+def spoken(runtime: Runtime, rules: Prompted, features: Tensor) -> list[int]:
+    """The language's token of each utterance of features (batch, mel bins, frames): the likeliest of the rules'."""
+    if not rules.languages:
+        return [rules.prompt[1]] * len(features)
+    return start(runtime, runtime.encode(features), rules, features).language.tolist()
+
+
 def start(
     runtime: Runtime,
     state: object,

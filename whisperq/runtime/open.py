@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from whisperq.data.batches import Loader
@@ -17,6 +18,7 @@ from whisperq.options import Execution
 from whisperq.preconditions import check_runtime, kind_of
 from whisperq.ptq.checkpoint import load_quantized, quantizers
 from whisperq.runtime.decoding import Rules
+from whisperq.runtime.detection import spoken
 from whisperq.runtime.fallback import ONCE, Care
 from whisperq.runtime.padding import Short, noise
 from whisperq.runtime.pipeline import Description, Processor, make_loader, named, output_of
@@ -91,6 +93,9 @@ def open_model(folder: Path, context: Context, skip_bad: bool = False) -> Iterat
     around = _around(folder, model, context, device, skip_bad)
     name = "emulated" if kind_of(folder) == "quantized" else "float"
     runtime = output_of(model.config).pytorch(model, name)
+    _, loader, rules = around
+    if isinstance(rules, Rules) and loader.codec.open_language:
+        loader.listen = torch.inference_mode()(partial(spoken, runtime, rules))
     with watch(model, model_sites(model), watchers):
         yield OpenedModel(*around, runtime, model)
 

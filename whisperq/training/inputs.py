@@ -13,6 +13,7 @@ from whisperq.data.audio_cache import AudioCache
 from whisperq.data.batches import Loader, epoch_order
 from whisperq.data.sources import UtteranceGroup
 from whisperq.jobs.distributed import Processes
+from whisperq.jobs.progress import say
 from whisperq.kinds.models import LastStep, Trained
 from whisperq.runtime.beams import with_loop_limit, with_tokens_per_second
 from whisperq.runtime.pipeline import make_loader
@@ -73,6 +74,8 @@ def prepare(
     train, validation, normalizer_name = data
     device = next(network.parameters()).device.type
     loader, rules = make_loader(processor, network, context, device, config.skip_bad)
+    if processes.main and getattr(loader.codec, "open_language", False):
+        say("warning: the language is auto, which no training finds out: set it in whisperq.yaml, such as language: en")
     if config.audio_cache is not None:
         loader.decode = AudioCache(Path(config.audio_cache).absolute(), config.audio_cache_gib * GIB).load
     rules = with_tokens_per_second(with_loop_limit(rules, config.loop_limit), config.tokens_per_second)
