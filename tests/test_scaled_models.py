@@ -44,6 +44,16 @@ def test_planted_outliers_cost_nothing(models, digits):
     assert errors["auto"] < 0.1 * errors["plain"]
 
 
+def test_outliers_beyond_half_precision_cost_no_more(models, finished_run, digits, tmp_path, invoke):
+    planted_folder(finished_run / "distilled", 2.0**18, tmp_path / "planted")  # the norms' channel 7: up to 10^6
+    model, calibration = ("--model", tmp_path / "planted"), tmp_path / "calibration"
+    run(invoke, finished_run, "calibrate", *model, "--out", calibration)
+    made = run(invoke, finished_run, "quantize", *model, "--calibration", calibration, "--out", tmp_path / "q")
+    expected = spoken_logits(tmp_path / "planted", digits)
+    found, usual = (difference(spoken_logits(folder, digits), expected) for folder in (made.path, models / "auto"))
+    assert found < 2 * usual
+
+
 def test_what_was_chosen_is_said(models, invoke):
     sealed = artifact.load(models / "auto")
     results, scales = sealed.results, load_file(models / "auto" / SCALES)

@@ -1,7 +1,8 @@
 """What a calibration keeps of each product's input beside its range: every channel's ends, and a sample of rows.
 
 channel_maxima.safetensors holds <site>.minima and <site>.maxima, (batches, K), and <site>.rows, (rows, width * K),
-float16. With these quantize searches scales and wide channels (quant/scale_search.py) without any audio.
+float16 or, of values beyond its range, float32. With these quantize searches scales and wide channels
+(quant/scale_search.py) without any audio.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

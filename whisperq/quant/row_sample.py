@@ -61,7 +61,7 @@ class RowSample:
 
     each: int
     window: Window | None = None
-    batches: list[Tensor] = field(default_factory=list)  # of each batch (rows, K), float16
+    batches: list[Tensor] = field(default_factory=list)  # of each batch (rows, K), as `rows`
     numbers: list[int] = field(default_factory=list)  # of the batches, in the order of the data
 
     def observe(self, tensors: Iterable[Tensor], number: int | None = None, read: Read = now) -> None:
@@ -76,11 +76,12 @@ class RowSample:
             x[chosen] if self.window is None else self.window.rows(x, chosen)
             for x, chosen in zip(tensors, places, strict=True)
         ]
-        read(torch.cat(rows).to(torch.float16), partial(self._take, number))
+        read(torch.cat(rows).to(torch.float32), partial(self._take, number))
 
     def _take(self, number: int, rows: Tensor) -> None:
         """rows (rows, K)"""
-        self.batches.append(rows.clone())
+        half = rows.to(torch.float16)
+        self.batches.append(half if half.isfinite().all() else rows.clone())
         self.numbers.append(number)
 
     def merge(self, other: "RowSample") -> None:
@@ -91,5 +92,5 @@ class RowSample:
 
     @property
     def rows(self) -> Tensor:
-        """The sampled rows, (rows, K), float16."""
+        """The sampled rows, (rows, K), float16; float32 where a value is beyond its 65,504."""
         return torch.cat(self.batches)
