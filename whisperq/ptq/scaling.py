@@ -123,9 +123,11 @@ def widen(
         if not (has_outliers(one) or few_rows or costs[site] <= CHEAP):
             continue
         width = one.minima.shape[1]
-        reading = Reading(_whole(model, readers[site], width), quantized).some()
+        if not (whole := _whole(model, readers[site], width)):  # what each head's part is read by says nothing of all
+            continue
+        reading = Reading(torch.cat(whole), quantized).some()
         before = output_error(one, reading, ranges[site])
-        counts = [c for c in COUNTS if c <= width // 8] if _all_whole(model, readers[site], width) else []
+        counts = [c for c in COUNTS if c <= width // 8] if len(whole) == len(readers[site]) else []
         for count in (*counts, width):
             covered = wide_range(one, massive_channels(one, count), with_margin(site, estimate), ranges[site].bits)
             options[site, count] = covered
@@ -150,14 +152,10 @@ def site_readers(model: PreTrainedModel, plan: Plan) -> dict[str, list[str]]:
     return {site: names for site, names in found.items() if site in plan.activations}
 
 
-def _all_whole(model: PreTrainedModel, names: list[str], width: int) -> bool:
-    """Whether every reader takes in whole rows; a gate that looks at each head does not."""
-    return all(model.get_parameter(name).shape[1:] == (width,) for name in names)
-
-
-def _whole(model: PreTrainedModel, names: list[str], width: int) -> Tensor:
+def _whole(model: PreTrainedModel, names: list[str], width: int) -> list[Tensor]:
+    """The weights of the readers that take in whole rows, (N, width); a gate that looks at each head does not."""
     weights = [model.get_parameter(name).detach() for name in names]
-    return torch.cat([w for w in weights if w.dim() == 2 and w.shape[1] == width])
+    return [w for w in weights if w.shape[1:] == (width,)]
 
 
 def product_shares(model: PreTrainedModel, plan: Plan) -> dict[str, float]:
