@@ -100,8 +100,8 @@ class Layers:
             return self._integer(joined, grid, few_rows, align=len(layers) > 1)
         if grid is None or not any(codes):
             weights, biases = zip(*(self.float_weight(module) for _, module in layers), strict=True)
-            weight = torch.cat(weights)
-            return FloatMatmul(weight, torch.cat(biases), of_windows(grid, weight.shape[1]))
+            matrix = torch.cat(weights)
+            return FloatMatmul(matrix, torch.cat(biases), of_windows(grid, matrix.shape[1]))
         if isinstance(grid, WideGrid):
             parts = [self._wide(grid, module, weight) for (_, module), weight in zip(layers, codes, strict=True)]
             return SideBySide(parts)
