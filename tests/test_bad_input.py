@@ -57,7 +57,11 @@ EMPTY_RUN = {
     "no model to draw": Case("plot-attention", 3, ("run whisperq init-student first",)),
     "no calibration": Case("quantize", 3, ("run/calibration", "run whisperq calibrate first")),
     "nothing quantized": Case("eval", 3, ("run whisperq quantize first",)),
-    "unknown model": Case("calibrate --model studnet", 3, ("studnet", "holds none")),
+    "unknown model": Case(
+        "calibrate --model studnet", 3, ("studnet", "nor is there a run folder run", "--run or WHISP")
+    ),
+    "no run folder here": Case("compare a b", 3, ("file a;", "nor is there a run folder run", "WHISPERQ_RUN")),
+    "nothing to show": Case("show run/distilled", 3, ("there is no folder run/distilled",)),
     "no configuration": Case("calibrate --config gone.yaml", 3, ("gone.yaml",)),
     "no artifact": Case("show .", 3, (". is not a finished whisperq artifact",)),
     "invalid YAML": Case(
@@ -106,6 +110,19 @@ FINISHED = {
     "wrong kind": Case("quantize --calibration run/student", 3, ("run/student holds a student", "calibration")),
     "student of a wrong kind": Case("distill --model run/calibration", 3, ("run/calibration holds a calibration",)),
     "model of a wrong kind": Case("eval --model calibration", 3, ("run/calibration holds a calibration", "a model")),
+    "a model's file": Case("eval --model run/distilled/model.safetensors", 3, ("is a file", "name run/distilled")),
+    "a file in one of two places": Case("eval --model ./whisperq.yaml", 3, ("is a file, but a model is a folder",)),
+    "a misspelt place": Case("eval --model run/distiled", 3, ("run/distiled (did you mean distilled?)", "run holds")),
+    "a run folder": Case("calibrate --model run", 3, ("no model, but holds run/distilled, run/student, run/q",)),
+    "a folder of models": Case("eval --model run/quantized", 3, ("holds run/quantized/gemm-w8a8, run/quantized/p",)),
+    "quantized already, over ranges": Case("calibrate --model gemm-w8a8", 3, ("gemm-w8a8 is quantized already",)),
+    "a float model in integers": Case(
+        "transcribe a.wav --model distilled --runtime int8", 2, ("calibrate --model run/distilled and whisperq quant",)
+    ),
+    "an evaluation to come": Case(
+        "compare distilled-float gemm-w8a8-int8", 3, ("whisperq eval --model distilled --runtime float makes it",)
+    ),
+    "a misspelt test set": Case("eval --model distilled --test digist", 3, ("--test digist", "(did you mean digits?)")),
     "compared with no model": Case("outliers --compare calibration", 3, ("run/calibration holds a calibration",)),
     "two models": Case("eval", 2, ("--model gemm-w8a8", "--model paper-w8a8")),
     "one name twice": Case(

@@ -268,6 +268,6 @@ def test_a_model_is_a_path_a_name_or_a_hub_id(tmp_path, monkeypatch):
     assert run.named_model("gemm-w8a8") == gemm and run.named_model("student") == student
     assert run.named_model("mine") == Path("mine")
     assert run.named_model("openai/whisper-tiny") == "openai/whisper-tiny"
-    near = re.escape("no model studnet (did you mean student?); this run folder holds student, gemm-w8a8")
-    with pytest.raises(InputError, match=near):
+    near = f"no model studnet (did you mean student?); the run folder {run.root} holds student, gemm-w8a8"
+    with pytest.raises(InputError, match=re.escape(near)):
         run.named_model("studnet")

@@ -128,6 +128,25 @@ def test_what_an_interrupted_distillation_left_is_kept(copied_run, workspace, in
     assert (left / "step-00000002" / "COMPLETE").exists()  # the new training's, which --max-steps may prolong
 
 
+def test_a_changed_configuration_says_how_later_jobs_get_it(copied_run, workspace, digits, invoke):
+    """The copy in the run folder is what jobs in other folders read."""
+    copy, test = copied_run / "whisperq.yaml", {"more": str(digits / "validation.jsonl")}
+    edit_configuration(workspace, lambda c: c.update(test=test))
+    said = " ".join(invoke("init-student").stderr.split())
+    assert f"whisperq.yaml differs from {Path('run') / 'whisperq.yaml'}" in said and "remove the copy" in said
+    assert "more" not in copy.read_text()
+    copy.unlink()
+    assert "differs" not in invoke("init-student").stderr and "more" in copy.read_text()
+
+
+def test_a_student_is_taken_for_another_before_its_training_has_ended_with_a_warning(copied_run, workspace, invoke):
+    shutil.rmtree(copied_run / "distilled")
+    warning = "warning: the training in run/checkpoints has not ended; this is the student as it was before it"
+    shown = [" ".join(invoke(*words.split()).stderr.split()) for words in
+             ("calibrate --dry-run", "outliers --dry-run", "calibrate --dry-run --model student")]  # fmt: skip
+    assert [warning in text for text in shown] == [True, True, False]
+
+
 def test_a_failed_command_does_not_pin_the_configuration(workspace, invoke):
     assert invoke("calibrate", "--run", "new").exit_code == 3
     assert not (workspace / "new").exists()

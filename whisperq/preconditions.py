@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from whisperq import artifact
-from whisperq.errors import UsageError
+from whisperq.errors import InputError, UsageError
 from whisperq.options import Execution
 from whisperq.runtimes import RUNTIMES, running, taking
 from whisperq.settings import Context
@@ -88,13 +88,24 @@ def kind_of(folder: Path) -> str:
     return kind if kind in ("quantized", "onnx") else "float"
 
 
+def check_calibrated(folder: Path) -> None:
+    """Raises InputError for a model that has its ranges already: calibrating watches a float one."""
+    if (kind := kind_of(folder)) != "float":
+        state = "exported" if kind == "onnx" else kind
+        raise InputError(f"{folder} is {state} already; calibrate the float model that it was made from")
+
+
 def check_runtime(folder: Path, kind: str, execution: Execution, context: Context) -> str:
     """The runtime's name. Raises UsageError for one that a model of this kind has not, or flags that it lacks."""
     name = execution.runtime or running(kind)[0]
     runtime = RUNTIMES[name]
     if runtime.runs != kind:
         fitting = " or ".join(running(kind))
-        raise UsageError(f"{folder} holds a {kind} model; it runs with --runtime {fitting}, not {name}")
+        remedy = f"; whisperq calibrate --model {folder} and whisperq quantize make one for {name}"
+        raise UsageError(
+            f"{folder} holds a {kind} model; it runs with --runtime {fitting}, not {name}"
+            f"{remedy if kind == 'float' else ''}"
+        )
     if execution.reduce_range is not None and "reduce_range" not in runtime.takes:
         raise UsageError(f"--reduce-range is for --runtime {taking('reduce_range')}, not for {name}")
     if execution.attention_dtype != "auto" and not runtime.integers:

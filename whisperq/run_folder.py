@@ -54,11 +54,20 @@ class RunFolder:
         for path in (Path(name), self.root / name, self.root / "quantized" / name):
             if os.path.isdir(path):
                 return path
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        if os.path.isfile(name):
+            owner = next((p for p in Path(name).parents if (p / "config.json").is_file()), "the one that holds it")
+            raise InputError(f"{name} is a file, but a model is a folder; name {owner}")
+        ours = Path(name).parent == self.root  # run/distiled is no Hub id
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(".") and not ours:
             return name
         here = [p.name for p in self.artifacts() if (p / "config.json").is_file()]
-        known = ", ".join(here) or "none"
-        raise InputError(f"there is no model {name}{meant(name, here)}; this run folder holds {known}")
+        raise InputError(f"there is no model {name}{meant(Path(name).name, here)}; {self._holding(here)}")
+
+    def _holding(self, names: list[str]) -> str:
+        """What is in this folder, or that there is none: a job may have begun in another working folder."""
+        if os.path.isdir(self.root):
+            return f"the run folder {self.root} holds {', '.join(names) or 'none'}"
+        return f"nor is there a run folder {self.root}: name yours with --run or WHISPERQ_RUN"
 
     def evaluation(self, name: str) -> Path:
         """An evaluation or score by its path or its name in the run folder, or a hypotheses file."""
@@ -67,8 +76,20 @@ class RunFolder:
             return found
         folders = [self / place for place in ("eval", "scores") if (self / place).is_dir()]
         here = sorted(p.name for folder in folders for p in folder.iterdir() if not p.name.startswith("."))
-        known = f"{meant(name, here)}; this run folder holds {', '.join(here) or 'none'}"
+        known = f"{meant(name, here)}; {self._holding(here)}{self._maker(name)}"
         raise InputError(f"there is no evaluation or hypotheses file {name}{known}")
+
+    def _maker(self, name: str) -> str:
+        """The command that makes an evaluation of this name, where a model here is named in it."""
+        model, _, runtime = name.rpartition("-")
+        named = model in (p.name for p in self.artifacts())
+        return f"; whisperq eval --model {model} --runtime {runtime} makes it" if named else ""
+
+
+def models_in(folder: Path) -> list[Path]:
+    """Our models in a folder, or in those that lie in it: of a run folder distilled, student and the quantized ones."""
+    places = [folder, *(p for p in sorted(folder.iterdir()) if p.is_dir() and os.access(p, os.R_OK | os.X_OK))]
+    return [p for place in places for p in _finished(place) if (p / "config.json").is_file()]
 
 
 def work_folder(out: Path) -> Path:
@@ -87,6 +108,8 @@ def artifact_at(path: Path) -> Path:
     if is_artifact(path):
         return path
     inside, beside = _inside(path), [str(p) for p in _finished(path.parent)]
+    if not os.path.exists(path):
+        raise InputError(f"there is no folder {path}{meant(str(path), beside)}; show takes its path")
     hint = f"; in it are {', '.join(inside)}" if inside else meant(str(path), beside)
     raise InputError(f"{path} is not a finished whisperq artifact: it has no manifest.json{hint}")
 

@@ -19,6 +19,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.jobs.progress import say
 from whisperq.names import set_file
 from whisperq.preconditions import (
+    check_calibrated,
     check_export,
     check_runtime,
     check_set_names,
@@ -72,7 +73,7 @@ def calibrate(s: Session, config: o.CalibrateConfig) -> Artifact:
     stable, dev = "stablequant" in config.observer, bool(s.flags.get("dev"))
     if dev and not stable:
         raise UsageError("--dev is for --observer stablequant, which tries its ranges there")
-    model = s.model()
+    check_calibrated(model := s.model())
     data, config = listened_to(s, config)
     development = s.sources("validation", "dev") if dev else data if stable else ()
     lists = part("calibrate", "CalibrationData")(data, development, s.experiment.test, s.experiment.normalizer)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from whisperq.config import FILE, Experiment, Source, find_config, read_config, 
 from whisperq.errors import InputError, UsageError, meant
 from whisperq.hashing import file_sha256
 from whisperq.jobs.progress import say
-from whisperq.run_folder import RunFolder
+from whisperq.run_folder import NAMED, RunFolder, models_in, work_folder
 from whisperq.settings import Common, Context
 
 EMBEDDED = Path(__file__).parents[1] / "data" / "calibration" / "calibration.jsonl"  # synthesised speech
@@ -58,7 +59,10 @@ class Session:
             return
         if path.exists():
             if path.read_text() != self.experiment.as_yaml():
-                say(f"warning: {self.experiment.path} has changed since {path}, later jobs' copy, was made")
+                say(
+                    f"warning: {self.experiment.path} differs from {path}, the copy that later jobs read; remove the "
+                    "copy, and the next command makes it anew"
+                )
         else:
             self.run.root.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{FILE}.partial-{socket.gethostname()}-{os.getpid()}")
@@ -83,7 +87,10 @@ class Session:
     def model(self, default: Callable[[], Path] | None = None) -> Path:
         """The model of --model, else the step's default one."""
         name = self.flags.get("model")
-        return self._fetched("model", self.run.named_model(name) if name else (default or self.run.default_model)())
+        chosen = self.run.named_model(name) if name else (default or self.run.default_model)()
+        if not name and chosen == self.run / "student" and (training := work_folder(self.run / "distilled")).is_dir():
+            say(f"warning: the training in {training} has not ended; this is the student as it was before it")
+        return self._fetched("model", chosen)
 
     def unquantized_model(self) -> Path:
         """--model, or where that is quantized the model that it was made from."""
@@ -185,6 +192,11 @@ class Session:
         configured = {s.name: s for s in self.experiment.test}
         if flag == "test" and text in configured:
             return configured[text]
+        if flag == "test" and configured and re.fullmatch(r"[\w-]+", text) and not os.path.exists(text):
+            known = ", ".join(configured)
+            raise InputError(
+                f"--test {text} is no configured set{meant(text, configured)} and no list; there are {known}"
+            )
         name, _, path = text.partition("=")
         if flag == "test" and path and not os.path.exists(text):
             return source(path, Path.cwd(), f"--{flag}", name=name)
@@ -223,7 +235,11 @@ def _weighted(text: str) -> tuple[str, float]:
 
 
 def _holds(path: Path, kinds: tuple[str, ...], wanted: str) -> Path:
-    """The path, unless it is an artifact of another kind; a foreign folder shows later what it is."""
-    if artifact.is_artifact(path) and (kind := artifact.load(path, verify=False).kind) not in kinds:
-        raise InputError(f"{path} holds a {kind}, but a {wanted} is needed here")
+    """The path, unless it is an artifact of another kind or holds models; a foreign folder shows later what it is."""
+    if artifact.is_artifact(path):
+        if (kind := artifact.load(path, verify=False).kind) not in kinds:
+            raise InputError(f"{path} holds a {kind}, but a {wanted} is needed here")
+    elif not (path / "config.json").exists() and (inside := models_in(path)):
+        more = f" and {len(inside) - NAMED} more" if len(inside) > NAMED else ""
+        raise InputError(f"{path} is no model, but holds {', '.join(map(str, inside[:NAMED]))}{more}; name one of them")
     return path

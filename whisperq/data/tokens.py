@@ -177,7 +177,7 @@ def make_codec(processor: WhisperProcessor, model: Described, language: str | No
     if multilingual and language is not None:
         names += [f"<|{code_of(language, tokenizer)}|>", f"<|{task}|>"]
     elif not multilingual and language is not None and code_of(language, tokenizer) != "en":
-        raise InputError(f"this model is English only, but the configuration's language is {language!r}")
+        raise InputError(f"this model is English only, but the language asked for is {language!r}")
     names.append("<|notimestamps|>")
     ids: list[int] = []
     for name in names:

@@ -31,6 +31,7 @@ from whisperq.kinds.observations import Calibration, Used
 from whisperq.models.loading import compute_device
 from whisperq.models.sites import model_sites, resolve, watch
 from whisperq.options import CalibrateConfig
+from whisperq.preconditions import check_calibrated
 from whisperq.ptq.cross_cache import cache_sites
 from whisperq.ptq.ranges_file import known_range, write_ranges
 from whisperq.ptq.statistics import channel_sites, product_inputs, row_sample, watcher, write_statistics
@@ -65,6 +66,7 @@ def calibrate(
     Raises UsageError where data is also named as test data or trials so far belong to another command, Interrupted
     where it was told to stop during these, InputError for data that cannot be used.
     """
+    check_calibrated(model)
     refuse_test_data([*data.observed, *data.development], data.test)
     data_list, development = read_all(data.observed, config.skip_bad), development_list(data, config)
     inputs = {"model": artifact.reference(model), "data": data_list.reference}
@@ -79,8 +81,6 @@ def calibrate(
             held.enter_context(alone(out, "calibrate", processes))
         book.look("calibrate", context.force)
         with artifact.create(*sealed) as draft, open_model(model, context, config.skip_bad) as opened:
-            if opened.runtime.name != "float":
-                raise InputError(f"{model} is quantized already; calibrate the float model that it was made from")
             drawn = draw(data_list.utterances, opened, config, context.seed, processes)
             ranges, channels, rows, used = observe(opened, drawn, config, how, processes)
             found, log = stable_ranges(opened, ranges, development, book, config, processes)
