@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer.rich_utils
+from conftest import sample_lines
 
 import whisperq
 from whisperq.checks import listed
@@ -144,6 +146,20 @@ def test_a_requeued_command_finds_its_work_done(command, copied_run, invoke):
     result = invoke(*command.split())
     assert result.exit_code == 0 and "is finished already, by this very command; nothing was done" in result.stderr
     assert {p: p.stat().st_mtime_ns for p in copied_run.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_the_readmes_chain_runs_as_it_is_written(copied_run, invoke):
+    """Each command finds what it reads where the ones above it left that; only sizes are those of the tiny model."""
+    shutil.rmtree(copied_run / "quantized" / "paper-w8a8")  # which the chain does not make
+    text = (Path(__file__).parents[1] / "README.md").read_text().split("## The chain")[1].split("```")[1]
+    talk = sample_lines("test", 1)[0]["audio_filepath"]
+    for wide, tiny in (("--layers 16", "--layers 2"), ("--head 11", "--head 1"), ("talk.wav", talk)):
+        assert text.count(wide) == 1
+        text = text.replace(wide, tiny)
+    lines = text.replace("--batches 16", "--batches 2").strip().splitlines()
+    done = {line: invoke(*line.split("#")[0].split()[1:]) for line in lines}
+    assert len(done) > 10 and {line: r.output for line, r in done.items() if r.exit_code} == {}
 
 
 def test_force_makes_another_result(copied_run, invoke):

@@ -161,7 +161,7 @@ def test_the_document_names_what_there_is():
     text = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
     calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
     named = [call for call in calls if getattr(call.func, "attr", None) in wq.__all__]
-    assert {call.func.attr for call in named} == {"init_student", "calibrate", "quantize", "transcribe", "Source"}
+    assert {call.func.attr for call in named} == {"calibrate", "quantize", "transcribe", "Source"}
     for call in named:
         signature = inspect.signature(getattr(wq, call.func.attr))
         signature.bind(*call.args, **{keyword.arg: None for keyword in call.keywords})

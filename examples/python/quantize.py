@@ -13,7 +13,7 @@ import whisperq as wq
 
 MODEL = os.environ.get("MODEL", "openai/whisper-base")  # a Hub id or a folder
 OUT = Path(os.environ.get("OUT", "int8"))
-SPEECH = sorted(Path(wq.__file__).parent.glob("data/calibration/**/*.opus"))  # a hundred sentences
+SPEECH = sorted(Path(wq.__file__).parent.glob("data/calibration/**/*.opus"))  # 64 recordings
 
 ranges = wq.calibrate(MODEL, batches=4, out=OUT / "ranges")
 small = wq.quantize(MODEL, ranges, recipe="gemm", out=OUT / "model")
