@@ -22,12 +22,12 @@ SCRIPTS = sorted(SLURM.glob("*.sh"))
 PATH = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
 
 # A whisperq that only keeps a journal. FAIL="STUDENT COMMAND CODE" makes one command exit with that code, and
-# INTERRUPT=STUDENT makes that student's first distill go on until a signal.
+# INTERRUPT="STUDENT COMMAND" makes that student's first such command go on until a signal.
 FAKE = """#!/usr/bin/env bash
 student=$(basename "$WHISPERQ_RUN")
 echo "$student $1 $RANK/$WORLD_SIZE" >>"$JOURNAL"
 [ "$student $1" != "${FAIL% *}" ] || exit "${FAIL##* }"
-if [ "$student $1 ${SLURM_RESTART_COUNT:-0}" = "$INTERRUPT distill 0" ]; then
+if [ "$student $1 ${SLURM_RESTART_COUNT:-0}" = "$INTERRUPT 0" ]; then
     trap 'exit 75' USR2 TERM
     until [ "$RANK" = 0 ] || [ -e "$JOURNAL.0" ]; do sleep 0.02; done
     touch "$JOURNAL.$RANK"
@@ -167,7 +167,7 @@ def test_an_interrupted_distill_is_requeued_and_nothing_starts_before_its_end(cl
     students = ("8-none", "16-headwise")
     submit(
         cluster, ROOT / "examples/paper/whisperq.yaml", *students,
-        JOURNAL=journal, INTERRUPT="16-headwise", GPUS="2",
+        JOURNAL=journal, INTERRUPT="16-headwise distill", GPUS="2",
     )  # fmt: skip
     cluster.near_limit["distill"] = Path(f"{journal}.1")  # both processes are listening
     cluster.run()
@@ -182,10 +182,27 @@ def test_an_interrupted_distill_is_requeued_and_nothing_starts_before_its_end(cl
     assert len([line for line in journal.read_text().splitlines() if line.startswith("8-none distill")]) == 2
 
 
+def test_an_evaluation_that_takes_longer_than_its_job_goes_on_in_the_next(cluster, journal) -> None:
+    config = ROOT / "examples/paper/whisperq.yaml"
+    submit(cluster, config, "8-none", JOURNAL=journal, INTERRUPT="8-none eval")
+    cluster.near_limit["eval"] = Path(f"{journal}.0")
+    cluster.run()
+    assert set(states(cluster).values()) == {"COMPLETED"} and job(cluster, "eval").restarts == 1
+    assert journal.read_text().splitlines().count("8-none eval 0/1") == 1 + 3  # begun again with the first of three
+
+
+@pytest.mark.parametrize("students", [["16"], ["16-none", "headwise"], ["none-16"], ["16-none 8-none"]], ids=" ".join)
+def test_students_that_cannot_be_are_refused_before_anything_is_queued(students, tmp_path, cluster) -> None:
+    command = ["bash", SLURM / "submit.sh", ROOT / "examples/paper/whisperq.yaml", tmp_path / "runs", *students]
+    done = subprocess.run(command, env=variables(cluster), capture_output=True, text=True)
+    assert done.returncode == 2 and f"such as 16-headwise, not '{students[-1]}'" in done.stderr
+    assert not cluster.jobs() and not (tmp_path / "runs").exists()
+
+
 def test_a_cancelled_distill_does_not_put_itself_back_on_the_queue(cluster, journal) -> None:
     """Its processes checkpoint and exit with 75 all the same."""
     config = ROOT / "examples/paper/whisperq.yaml"
-    submit(cluster, config, "8-none", JOURNAL=journal, INTERRUPT="8-none")
+    submit(cluster, config, "8-none", JOURNAL=journal, INTERRUPT="8-none distill")
     cluster.cancelled["distill"] = Path(f"{journal}.0")
     cluster.run()
     assert (job(cluster, "distill").state, job(cluster, "distill").restarts) == ("CANCELLED", 0)

@@ -6,8 +6,9 @@
 #     docker build -t whisperq . && apptainer build whisperq.sif docker-daemon:whisperq:latest
 #     export WHISPERQ="apptainer exec --nv --bind /data '$PWD/whisperq.sif' whisperq"
 #
-# with quotes, as a shell knows them, around what holds a space (a program's path alone needs none), and a --bind for each place of data and models: by itself apptainer shows a container the home, /tmp and the run
-# folders. PYTHONNOUSERSITE=1 keeps Python packages that lie in the home out of it.
+# with quotes, as a shell knows them, around what holds a space (a program's path alone needs none), and a --bind for
+# each place of data and models: by itself apptainer shows a container the home, /tmp and the run folders.
+# PYTHONNOUSERSITE=1 keeps Python packages that lie in the home out of it.
 whisperq=("${WHISPERQ:=whisperq}")
 if ! command -v "$WHISPERQ" >/dev/null; then
     words=$(xargs -n 1 printf '%s\n' <<<"$WHISPERQ") # it knows quotes, and expands nothing

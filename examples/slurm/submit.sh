@@ -14,10 +14,15 @@
 # SBATCH_ACCOUNT and SBATCH_PARTITION.
 set -euo pipefail
 : "${2:?usage: submit.sh CONFIG RUNS [STUDENT...]}"
-mkdir -p "$2/logs"
-CONFIG=$(realpath -e "$1")
-RUNS=$(realpath "$2")
 students=("${@:3}")
+for student in "${students[@]}"; do
+    [[ $student =~ ^[0-9]+-[a-z-]+$ ]] && continue
+    echo "submit.sh: a student is LAYERS-GATE, such as 16-headwise, not '$student'" >&2
+    exit 2
+done
+CONFIG=$(realpath -e "$1")
+mkdir -p "$2/logs"
+RUNS=$(realpath "$2")
 [ ${#students[@]} -gt 0 ] || students=(24-none 24-headwise 16-none 16-headwise 8-none 8-headwise)
 STUDENTS=${students[*]}
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) # SLURM runs a copy of each script: the job cannot ask
