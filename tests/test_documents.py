@@ -96,5 +96,7 @@ def test_the_dockerfile_has_what_the_build_needs():
     assert all((ROOT / path).exists() for path in copied) and set(needed) <= set(copied)
     python = re.search(r"^FROM python:([\d.]+)", text, re.MULTILINE)
     assert python and f">={python[1]}" == project["project"]["requires-python"]
+    extras = re.search(r'EXTRAS="\[([\w,]+)\]"', text)
+    assert extras and set(extras[1].split(",")) <= set(project["project"]["optional-dependencies"])
     assert project["project"]["scripts"] == {"whisperq": "whisperq.__main__:main"}
     assert re.findall(r'^ENTRYPOINT \["(.+)"\]$', text, re.MULTILINE) == list(project["project"]["scripts"])

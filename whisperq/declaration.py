@@ -58,11 +58,16 @@ TEACHER = InputFlag(
     "Teacher: Hub id or folder; default: the configuration's, else openai/whisper-large-v2.",
     find=lambda session: session.teacher(),
 )
-MODEL = InputFlag(
-    "model",
-    "Model: a path, a Hub id, or a name in the run folder; default: see the README.",
-    find=lambda session: session.model(),
-)
+
+
+def of_model(default: str) -> InputFlag:
+    """The flag of steps that take a model; `default` says which one they take without it."""
+    words = f"Model: a path, a Hub id, or a name in the run folder; default: {default}."
+    return InputFlag("model", words, find=lambda session: session.model())
+
+
+MODEL = of_model("its distilled/, else its student/")
+QUANTIZED = of_model("its only quantized one")
 TRAIN = InputFlag(
     "train",
     "Training list, folder or parquet; repeatable; default: the configuration's.",

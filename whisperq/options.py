@@ -148,6 +148,9 @@ class EvalConfig(Execution):
 
 @dataclass(frozen=True)
 class RobustnessConfig(Execution):
+    runtime: RuntimeName | None = option(
+        None, "What runs the quantized model; default: int8, of a paper one emulated. The other runs in float."
+    )
     sounds: int = option(20, "Recordings of each kind without speech: silence, noise and music.", low=1, high=500)
     limit: int = option(30, "First N utterances of each test set only.", low=1)
     batch_size: int = option(8, "Pieces of audio decoded together.", low=1)

@@ -1,6 +1,6 @@
 """Steps that count a model's errors and compare them."""
 
-from whisperq.declaration import MODEL, TEST, Declaration, InputFlag
+from whisperq.declaration import QUANTIZED, TEST, Declaration, InputFlag
 from whisperq.options import CompareConfig, EvalConfig, RobustnessConfig, ScoreConfig
 
 HYPOTHESES = InputFlag(
@@ -22,7 +22,7 @@ DECLARED = (
         "eval",
         "Measure word error rate and speed on test sets.",
         "whisperq eval --model distilled --test clean=clean.jsonl",
-        (MODEL, TEST),
+        (QUANTIZED, TEST),
         EvalConfig,
         resumes=True,
     ),
@@ -47,7 +47,7 @@ DECLARED = (
         "robustness",
         "Look where word errors do not: words in silence, noise and music, loops, empty transcripts, falling times.",
         "whisperq robustness --model gemm-w8a8",
-        (MODEL, TEST),
+        (QUANTIZED, TEST),
         RobustnessConfig,
     ),
 )

@@ -1,6 +1,6 @@
 """Steps that turn a model into integers, and that say what each part of it costs."""
 
-from whisperq.declaration import DATA, MODEL, TRAIN, VALIDATION, Declaration, InputFlag
+from whisperq.declaration import DATA, MODEL, QUANTIZED, TRAIN, VALIDATION, Declaration, InputFlag, of_model
 from whisperq.options import CalibrateConfig, QuantizeConfig, SensitivityConfig
 from whisperq.training_options import MixedPrecisionConfig
 
@@ -21,7 +21,7 @@ DECLARED = (
         "quantize",
         "Turn weights and activations into static 8-bit integers.",
         "whisperq quantize --recipe gemm",
-        (MODEL, CALIBRATION, SENSITIVITY),
+        (of_model("the one that the calibration was made of"), CALIBRATION, SENSITIVITY),
         QuantizeConfig,
     ),
     Declaration(
@@ -37,7 +37,7 @@ DECLARED = (
         "sensitivity",
         "Measure what each part costs in integers.",
         "whisperq sensitivity",
-        (MODEL, DATA),
+        (QUANTIZED, DATA),
         SensitivityConfig,
     ),
 )

@@ -1,6 +1,6 @@
 """Steps that use a model or look into it, and the report."""
 
-from whisperq.declaration import FILES, MODEL, TEST, Declaration, InputFlag
+from whisperq.declaration import FILES, MODEL, QUANTIZED, TEST, Declaration, InputFlag
 from whisperq.options import ExportConfig, OutliersConfig, PlotAttentionConfig, ReportConfig, TranscribeConfig
 
 COMPARE = InputFlag("compare", "A second model to stand beside the first.")
@@ -12,7 +12,7 @@ DECLARED = (
         "export",
         "Write a model as ONNX graphs in the Hub's layout.",
         "whisperq export --model gemm-w8a8",
-        (MODEL,),
+        (QUANTIZED,),
         ExportConfig,
         compared=(),  # nothing but the model decides the graphs
     ),
@@ -20,7 +20,7 @@ DECLARED = (
         "transcribe",
         "Turn recordings into text, on stdout or in the file (of several srt or vtt: in the folder) that --out names.",
         "whisperq transcribe talk.wav --model gemm-w8a8 --format srt",
-        (FILES, MODEL),
+        (FILES, QUANTIZED),
         TranscribeConfig,
         named=("files",),
         text=True,
