@@ -61,7 +61,7 @@ EMPTY_RUN = {
         "calibrate --model studnet", 3, ("studnet", "nor is there a run folder run", "--run or WHISP")
     ),
     "no run folder here": Case("compare a b", 3, ("file a;", "nor is there a run folder run", "WHISPERQ_RUN")),
-    "nothing to show": Case("show run/distilled", 3, ("there is no folder run/distilled",)),
+    "nothing to show": Case("show run/distilled", 3, ("run/distilled is not a finished", "nothing is there")),
     "no configuration": Case("calibrate --config gone.yaml", 3, ("gone.yaml",)),
     "no artifact": Case("show .", 3, (". is not a finished whisperq artifact",)),
     "invalid YAML": Case(

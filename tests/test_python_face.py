@@ -156,6 +156,13 @@ def test_a_package_of_a_command_s_name_can_be_called(workspace, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_an_artifact_is_a_line_in_a_notebook(copied_run):
+    """Its manifest, which names every site, is not shown."""
+    assert repr(wq.load("run/quantized/gemm-w8a8")) == "<quantized run/quantized/gemm-w8a8>"
+    with pytest.raises(wq.InputError, match="run/gone is not a finished whisperq artifact: nothing is there"):
+        wq.load("run/gone")
+
+
 def test_the_document_names_what_there_is():
     """Every keyword of the README's calls is one of the function's."""
     text = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]

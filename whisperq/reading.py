@@ -41,6 +41,10 @@ class Artifact(Generic[Results]):
         """The folder's path, so that an artifact can be used wherever Python takes a path."""
         return str(self.path)
 
+    def __repr__(self) -> str:
+        """What a notebook shows: a manifest names every site, and is pages long."""
+        return f"<{self.kind} {self.path}>"
+
     @property
     def kind(self) -> str:
         return self.manifest["kind"]
@@ -113,7 +117,8 @@ def load(path: PathLike, kind: str | None = None, verify: bool = True) -> Artifa
 
 def _load(path: Path, kind: str | None, verify: bool) -> Artifact[Any]:
     if not is_artifact(path):
-        raise InputError(f"{path} is not a finished whisperq artifact: it has no {MANIFEST}")
+        lacks = f"it has no {MANIFEST}" if path.exists() else "nothing is there"
+        raise InputError(f"{path} is not a finished whisperq artifact: {lacks}")
     manifest = Fields(read_json(path / MANIFEST, _this_version), path / MANIFEST)
     found, schema = manifest["kind"], manifest["schema"]
     if schema > SCHEMA:

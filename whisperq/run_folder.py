@@ -108,10 +108,9 @@ def artifact_at(path: Path) -> Path:
     if is_artifact(path):
         return path
     inside, beside = _inside(path), [str(p) for p in _finished(path.parent)]
-    if not os.path.exists(path):
-        raise InputError(f"there is no folder {path}{meant(str(path), beside)}; show takes its path")
     hint = f"; in it are {', '.join(inside)}" if inside else meant(str(path), beside)
-    raise InputError(f"{path} is not a finished whisperq artifact: it has no manifest.json{hint}")
+    lacks = "it has no manifest.json" if os.path.exists(path) else "nothing is there"
+    raise InputError(f"{path} is not a finished whisperq artifact: {lacks}{hint}")
 
 
 def _inside(path: Path) -> list[str]:
