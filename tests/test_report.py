@@ -254,6 +254,10 @@ def test_what_is_no_run_folder_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "there is no run folder" in (result := run_command("report", "nowhere")).stderr and result.exit_code == 3
     assert run_command("report", tmp_path).exit_code == 3
+    (tmp_path / "runs").mkdir()
+    (table := tmp_path / "runs" / "table.md").write_text("")  # which a shell's runs/* names, too
+    result = run_command("report", tmp_path / "runs", table)
+    assert f"table.md is a file; name run folders, or the folder that they are in: {tmp_path}/runs" in result.stderr
 
 
 # What of one artifact is not as it must be: the artifact, where in its manifest, and the value there.

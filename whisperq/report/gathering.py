@@ -95,7 +95,8 @@ def gather(runs: Sequence[Path], verify: bool) -> Gathered:
     """Raises InputError for a folder that is not there or holds nothing. Each artifact comes once."""
     for run in runs:
         if not run.is_dir():
-            raise InputError(f"there is no run folder {run}")
+            no_folder = f"{run} is a file; name run folders, or the folder that they are in: {run.parent}"
+            raise InputError(no_folder if run.exists() else f"there is no run folder {run}")
     folders = sorted({folder.resolve() for run in runs for folder in artifacts_below(run)})
     if not folders:
         raise InputError(f"{', '.join(map(str, runs))} holds no finished artifact; run whisperq init-student first")
