@@ -60,6 +60,15 @@ EMPTY_RUN = {
     "unknown model": Case(
         "calibrate --model studnet", 3, ("studnet", "nor is there a run folder run", "--run or WHISP")
     ),
+    "a Whisper by its short name": Case("calibrate --model base", 3, ("base (did you mean openai/whisper-base?)",)),
+    "and by another": Case("transcribe a.wav --model whisper-turbo", 3, ("mean openai/whisper-large-v3-turbo?)",)),
+    "a teacher's short name": Case("init-student --teacher large-v2", 3, ("(did you mean openai/whisper-large-v2?)",)),
+    "openai/whisper's weights": Case(
+        "transcribe a.wav --model base.pt",
+        3,
+        ("base.pt is a file", "as transformers saves it"),
+        lambda w: (w / "base.pt").write_bytes(b"PK"),
+    ),
     "no run folder here": Case("compare a b", 3, ("file a;", "nor is there a run folder run", "WHISPERQ_RUN")),
     "nothing to show": Case("show run/distilled", 3, ("run/distilled is not a finished", "nothing is there")),
     "no configuration": Case("calibrate --config gone.yaml", 3, ("gone.yaml",)),

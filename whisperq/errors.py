@@ -50,7 +50,21 @@ class Interrupted(WhisperqError):
     exit_code = 75
 
 
+# As openai/whisper and faster-whisper name them, without an owner.
+WHISPERS = (
+    "tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en",
+    "large", "large-v2", "large-v3", "large-v3-turbo",
+)  # fmt: skip
+
+
 def meant(name: str, known: Iterable[str]) -> str:
     """Text to follow an unknown name: the nearest known one, or nothing where none is near."""
     near = get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def hub_meant(name: str) -> str:
+    """Text to follow a name that is no model here: the Hub's id, where other tools take that name for a Whisper."""
+    short = name.removeprefix("whisper-").replace("large-v1", "large")
+    full = "large-v3-turbo" if short == "turbo" else short
+    return f" (did you mean openai/whisper-{full}?)" if full in WHISPERS else ""

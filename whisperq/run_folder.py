@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisperq.artifact import is_artifact
-from whisperq.errors import InputError, UsageError, meant
+from whisperq.errors import InputError, UsageError, hub_meant, meant
 from whisperq.options import QuantizeConfig
 from whisperq.schemes import in_short, scheme_of
 
@@ -55,13 +55,15 @@ class RunFolder:
             if os.path.isdir(path):
                 return path
         if os.path.isfile(name):
-            owner = next((p for p in Path(name).parents if (p / "config.json").is_file()), "the one that holds it")
+            saved = "one as transformers saves it, with config.json and safetensors"
+            owner = next((p for p in Path(name).parents if (p / "config.json").is_file()), saved)
             raise InputError(f"{name} is a file, but a model is a folder; name {owner}")
         ours = Path(name).parent == self.root  # run/distiled is no Hub id
         if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith(".") and not ours:
             return name
         here = [p.name for p in self.artifacts() if (p / "config.json").is_file()]
-        raise InputError(f"there is no model {name}{meant(Path(name).name, here)}; {self._holding(here)}")
+        near = meant(Path(name).name, here) or hub_meant(name)
+        raise InputError(f"there is no model {name}{near}; {self._holding(here)}")
 
     def _holding(self, names: list[str]) -> str:
         """What is in this folder, or that there is none: a job may have begun in another working folder."""

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from whisperq.errors import InputError, UsageError
+from whisperq.errors import InputError, UsageError, hub_meant
 from whisperq.models import gated_whisper
 from whisperq.models.configurations import IGNORED, check_content, check_generation, check_values, check_weights
 from whisperq.models.families import WHISPER, family_of
@@ -68,8 +68,8 @@ def local_folder(name: str | Path) -> Path:
         return Path(snapshot_download(str(name), allow_patterns=list(WEIGHTS)))
     except Exception as error:  # the Hub's client raises a dozen kinds
         raise InputError(
-            f"{name} is neither a folder nor to be had from the Hugging Face Hub ({type(error).__name__}); "
-            "check the name, the network, or name a local folder"
+            f"{name} is neither a folder nor to be had from the Hugging Face Hub ({type(error).__name__})"
+            f"{hub_meant(str(name))}; check the name, the network, or name a local folder"
         ) from error
 
 
