@@ -102,7 +102,15 @@ LISTS = {
     "empty": (lambda p: p.write_text("\n"), "bad has no usable line"),
     "a folder of nothing": (lambda p: p.mkdir(), "bad holds neither metadata.jsonl"),
     "not text": (lambda p: p.write_bytes(b"\xff\xfe\xfa"), "bad, line 1, is not UTF-8"),
+    "a folder of recordings": (lambda p: folder_of(p, "a.WAV", "b.mp3"), "of its 2 recordings make a list: a file"),
+    "a folder of lists": (lambda p: folder_of(p, "a.jsonl", "b.wav"), "bad/a.jsonl"),
 }
+
+
+def folder_of(folder: Path, *names: str) -> None:
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"RIFF")
 
 
 @pytest.mark.parametrize("make, words", LISTS.values(), ids=LISTS)
@@ -110,6 +118,14 @@ LISTS = {
 def test_lists_that_cannot_be_used(command, make, words, copied_run, workspace, invoke):
     make(workspace / "bad")
     check_refused(Case(command, 3, (words,)), invoke, workspace, bad=workspace / "bad")
+
+
+def test_a_recording_is_no_list_and_a_list_no_recording(copied_run, workspace, digits, invoke):
+    talk = sample_lines("test", 1)[0]["audio_filepath"]
+    for command in ("calibrate --out new --data {bad}", "eval --model distilled --test a={bad}"):
+        check_refused(Case(command, 3, ("test-000.opus is a recording, but a list",)), invoke, workspace, bad=talk)
+    given = Case("transcribe --model gemm-w8a8 {bad}", 3, ("test.jsonl is a list; name the recordings in it",))
+    check_refused(given, invoke, workspace, bad=digits / "test.jsonl")
 
 
 def test_nothing_left_after_skipping_is_an_error(copied_run, workspace, invoke):

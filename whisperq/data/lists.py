@@ -17,6 +17,10 @@ from whisperq.data.tables import METADATA_FILES, read_table
 from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError
 
+RECORDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm", ".wma")
+SHOWN = 6  # lists that a sentence names
+A_LIST = 'a file with a line {"audio_filepath": "..."} for each recording, and "text" in it where there is a reference'
+
 __all__ = ["Source", "Utterance", "UtteranceList", "read"]
 
 
@@ -66,7 +70,20 @@ def _table(place: Path, source: Source) -> Path | None:
     if source.dataset or place.suffix == ".parquet":
         return None
     if not place.is_dir():
+        if place.suffix.lower() in RECORDINGS:
+            raise InputError(f"{place} is a recording, but a list of recordings is needed here: {A_LIST}")
         return place
     if any(place.rglob("*.parquet")) or any((place / name).is_file() for name in SAVED_FILES):
         return None
-    raise InputError(f"The folder {place} holds neither {' nor '.join(METADATA_FILES)} nor parquet files")
+    raise InputError(
+        f"The folder {place} holds neither {' nor '.join(METADATA_FILES)} nor parquet files{_instead(place)}"
+    )
+
+
+def _instead(folder: Path) -> str:
+    """What can be named in the place of a folder that is no source: the lists in it, or one of its recordings."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    if lists := [str(p) for p in files if p.suffix == ".jsonl"]:
+        return f"; name one of its lists: {', '.join(lists[:SHOWN])}"
+    recordings = sum(p.suffix.lower() in RECORDINGS for p in files)
+    return f"; of its {recordings} recordings make a list: {A_LIST}" if recordings else ""

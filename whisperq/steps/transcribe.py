@@ -98,6 +98,8 @@ def open_recording(name: str) -> Utterance:
     path = Path(name)
     if path.is_dir():
         raise InputError(f"{name} is a folder; name the recordings in it")
+    if path.is_file() and path.suffix in (".jsonl", ".csv"):
+        raise InputError(f"{name} is a list; name the recordings in it (whisperq eval and pseudo-label take lists)")
     audio = path.read_bytes() if path.is_fifo() else name
     return Utterance(name, audio, None, None, origin=name)
 
