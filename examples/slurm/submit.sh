@@ -9,7 +9,8 @@
 # student's element of the step before (aftercorr): one that fails stops nobody else's. The table needs them all.
 #
 # To go on after a failure, give the same command again when none of these jobs is left: what is finished exits
-# with 0 at once, and a distillation goes on from its newest checkpoint.
+# with 0 at once, and a distillation goes on from its newest checkpoint. A changed CONFIG counts once the copies that
+# the first jobs left, RUNS/*/whisperq.yaml, are removed.
 # Read from the environment: WHISPERQ (see common.sh); GPUS, of distill, default 1; sbatch's own, such as
 # SBATCH_ACCOUNT and SBATCH_PARTITION.
 set -euo pipefail
