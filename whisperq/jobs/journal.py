@@ -44,9 +44,9 @@ class Journal:
     def refuse_finished(self, command: str, force: bool) -> None:
         """Raises as `artifact.refuse_overwrite` does, without the lock: commands that find it finished never collide.
 
-        With unfinished work beside it somebody may be about to write there, which `look` finds out behind the lock.
+        With a work folder beside it somebody may be about to write there, which `look` finds out behind the lock.
         """
-        if not self.files():
+        if not self.folder.exists():
             artifact.refuse_overwrite(self.out, command, self.config, self.inputs, force)
 
     def look(self, command: str, force: bool) -> None:
