@@ -11,7 +11,7 @@ import pytest
 
 from whisperq import artifact
 from whisperq.errors import InputError
-from whisperq.kinds import RESULTS, in_todays_form
+from whisperq.kinds import NOUNS, RESULTS, in_todays_form
 from whisperq.kinds.pattern import Missing, check_of, completed, fields
 from whisperq.schema import Wrong, count
 
@@ -99,6 +99,13 @@ def test_a_key_that_stands_for_nothing_is_missing_still(tmp_path):
     assert results["group"] is None
     with pytest.raises(InputError, match=r"manifest.json is damaged: results.weight_bits is missing"):
         results["weight_bits"]
+
+
+def test_every_kind_has_a_noun_with_its_article():
+    assert NOUNS.keys() == RESULTS.keys()
+    for one in filter(lambda noun: noun.startswith(("a ", "an ")), NOUNS.values()):
+        article, word = one.split()[:2]
+        assert (article == "an") == (word[0] in "aeiou"), one
 
 
 def test_all_that_commands_write_is_declared():

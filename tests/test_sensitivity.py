@@ -298,7 +298,7 @@ def test_the_summary_names_the_flag_and_a_requeued_job_finds_it_done(copied_run,
 
 def test_what_it_cannot_measure_is_one_sentence(copied_run, invoke, monkeypatch):
     float_one = invoke("sensitivity", "--model", "distilled")
-    assert float_one.exit_code == 3 and "holds a distilled, but a quantized is needed" in float_one.stderr
+    assert float_one.exit_code == 3 and "holds a distilled model, but a quantized model is needed" in float_one.stderr
     several = invoke("sensitivity")
     assert several.exit_code == 2 and "choose one: --model gemm-w8a8" in several.stderr
     silent = write_lines(Path("silent.jsonl"), [line | {"text": None} for line in sample_lines("validation", 2)])

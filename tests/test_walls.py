@@ -100,7 +100,7 @@ GROUND_ORDER = {
     "reading": {"errors", "former", "hashing", "kinds", "manifests", "references", "schema", "sealing"},
     "artifact": {"disk", "errors", "hashing", "publishing", "reading", "references", "sealing"},
     "config": {"checks", "declared", "errors", "former", "settings"},
-    "preconditions": {"artifact", "errors", "settings", "options", "runtimes", "training_options"},
+    "preconditions": {"kinds", "artifact", "errors", "settings", "options", "runtimes", "training_options"},
     "run_folder": {"artifact", "errors", "options", "schemes"},
     "runtimes": set(),
     "schemes": {"kinds", "options"},

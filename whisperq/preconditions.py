@@ -10,6 +10,7 @@ from pathlib import Path
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
+from whisperq.kinds import noun
 from whisperq.options import Execution
 from whisperq.runtimes import RUNTIMES, running, taking
 from whisperq.settings import Context
@@ -101,9 +102,10 @@ def check_runtime(folder: Path, kind: str, execution: Execution, context: Contex
     runtime = RUNTIMES[name]
     if runtime.runs != kind:
         fitting = " or ".join(running(kind))
+        held = "a float model" if kind == "float" else noun(kind)
         remedy = f"; whisperq calibrate --model {folder} and whisperq quantize make one for {name}"
         raise UsageError(
-            f"{folder} holds a {kind} model; it runs with --runtime {fitting}, not {name}"
+            f"{folder} holds {held}; it runs with --runtime {fitting}, not {name}"
             f"{remedy if kind == 'float' else ''}"
         )
     if execution.reduce_range is not None and "reduce_range" not in runtime.takes:

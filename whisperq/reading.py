@@ -16,7 +16,7 @@ from whisperq import manifests
 from whisperq.errors import InputError
 from whisperq.former import todays_settings
 from whisperq.hashing import file_sha256
-from whisperq.kinds import in_todays_form
+from whisperq.kinds import in_todays_form, noun
 from whisperq.kinds.comparisons import Comparison, Robustness
 from whisperq.kinds.models import Distilled, Onnx, Quantized, Student
 from whisperq.kinds.observations import Attention, Calibration, Outliers, PseudoLabels, Report, Sensitivity
@@ -124,7 +124,7 @@ def _load(path: Path, kind: str | None, verify: bool) -> Artifact[Any]:
     if schema > SCHEMA:
         raise InputError(f"{path} was written by a newer whisperq (schema {schema}, this one reads {SCHEMA})")
     if kind is not None and found != kind:
-        raise InputError(f"{path} holds a {found}, but a {kind} is needed here")
+        raise InputError(f"{path} holds {noun(found)}, but {noun(kind)} is needed here")
     if verify:
         _verify(path, manifest["files"])
     return Artifact(path, manifest)

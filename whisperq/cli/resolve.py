@@ -17,6 +17,7 @@ from whisperq.cli.session import Session
 from whisperq.config import Source
 from whisperq.errors import InputError, UsageError
 from whisperq.jobs.progress import say
+from whisperq.kinds import noun
 from whisperq.names import set_file
 from whisperq.preconditions import (
     check_calibrated,
@@ -160,7 +161,7 @@ def hypotheses(s: Session) -> tuple[list[Source], str]:
         place = s.run.evaluation(path if named else text)
         sealed = artifact.load(place) if place.is_dir() else None
         if sealed and sealed.kind not in ("evaluation", "scores"):
-            raise InputError(f"{place} holds a {sealed.kind}, but an evaluation or score is needed here")
+            raise InputError(f"{place} holds {noun(sealed.kind)}, but an evaluation or score is needed here")
         sets = sealed.results.get("sets") or {} if sealed else {place.stem: None}
         found = [(n, set_file(place / "hypotheses", n, ".jsonl") if sealed else place) for n in sets]
         files += [(name if named else own, file) for own, file in found]

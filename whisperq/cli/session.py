@@ -14,6 +14,7 @@ from whisperq.config import FILE, Experiment, Source, find_config, read_config, 
 from whisperq.errors import InputError, UsageError, meant
 from whisperq.hashing import file_sha256
 from whisperq.jobs.progress import say
+from whisperq.kinds import noun
 from whisperq.run_folder import NAMED, RunFolder, models_in, work_folder
 from whisperq.settings import Common, Context
 
@@ -238,7 +239,7 @@ def _holds(path: Path, kinds: tuple[str, ...], wanted: str) -> Path:
     """The path, unless it is an artifact of another kind or holds models; a foreign folder shows later what it is."""
     if artifact.is_artifact(path):
         if (kind := artifact.load(path, verify=False).kind) not in kinds:
-            raise InputError(f"{path} holds a {kind}, but a {wanted} is needed here")
+            raise InputError(f"{path} holds {noun(kind)}, but a {wanted} is needed here")
     elif not (path / "config.json").exists() and (inside := models_in(path)):
         more = f" and {len(inside) - NAMED} more" if len(inside) > NAMED else ""
         raise InputError(f"{path} is no model, but holds {', '.join(map(str, inside[:NAMED]))}{more}; name one of them")

@@ -38,6 +38,23 @@ RESULTS: dict[str, Any] = {
     "robustness": Robustness,
     "report": Report,
 }
+# How a sentence names what a folder of this kind holds.
+NOUNS = {
+    "student": "a student",
+    "distilled": "a distilled model",
+    "calibration": "a calibration",
+    "quantized": "a quantized model",
+    "evaluation": "an evaluation",
+    "scores": "scores",
+    "comparison": "a comparison",
+    "sensitivity": "a sensitivity analysis",
+    "outliers": "outlier statistics",
+    "attention": "attention pictures",
+    "onnx": "an exported model",
+    "pseudo-labels": "pseudo-labels",
+    "robustness": "a robustness comparison",
+    "report": "a report",
+}
 # What one key of an earlier version says by another today.
 EARLIER: dict[str, Callable[[Any], None]] = {
     "quantized": todays_weight_observer,
@@ -45,6 +62,11 @@ EARLIER: dict[str, Callable[[Any], None]] = {
     "evaluation": single_averages,
     "scores": single_averages,
 }
+
+
+def noun(kind: str) -> str:
+    """The kind with its article, also of one that only another version knows."""
+    return NOUNS.get(kind, f"an artifact of the kind {kind}")
 
 
 def in_todays_form(kind: str, results: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from whisperq import artifact
 from whisperq.artifact import Artifact
 from whisperq.errors import InputError, UsageError
+from whisperq.kinds import noun
 from whisperq.kinds.scores import Measure, Scores
 from whisperq.names import set_file
 
@@ -41,7 +42,7 @@ def open_evaluation(place: Path) -> Evaluation:
         raise InputError(f"{place} is neither a hypotheses file nor a finished evaluation or score")
     sealed: Artifact[Scores] = artifact.load(place)
     if sealed.kind not in KINDS:
-        raise InputError(f"{place} holds a {sealed.kind}, but an evaluation or score is needed here")
+        raise InputError(f"{place} holds {noun(sealed.kind)}, but an evaluation or score is needed here")
     sets = sealed.results["sets"]
     files = {name: set_file(place / FOLDER, name, ".jsonl") for name in sets}
     normalizers = {name: r["normalizer"] for name, r in sets.items()}
