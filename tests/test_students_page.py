@@ -57,9 +57,12 @@ def test_a_gate_is_compared_with_the_same_seeds_without_it(scripts, tmp_path):
             found.append(measured.Student("4+2", gate, seed, run))
     words = table.Words(found, ("float", "gemm"))
     (saved,) = table.savings(words, list(dict.fromkeys(map(table.key_of, found))), ("gemm",))
-    assert saved["seeds"] == 2
+    assert saved["seeds"] == [1, 2]
     assert saved["float"]["points"] == pytest.approx(100 * ((18 - 20) + (11 - 14)) / 2 / 120)
     assert saved["gemm"]["points"] == pytest.approx(100 * ((8 - 3) + (4 - 2)) / 2 / 120)
+    apart = table.savings(words, list(dict.fromkeys(map(table.key_of, found))), ("gemm",), apart=True)
+    each = [(one["seeds"], one["gemm"]["points"]) for one in apart]
+    assert each == [([1], pytest.approx(100 * (8 - 3) / 120)), ([2], pytest.approx(100 * (4 - 2) / 120))]
     assert words.rate(("4+2", "none", None), "gemm", [1])[0] == pytest.approx([100 * 28 / 120])
     write_evaluation(run, run / "distilled", "other", [Transcribed("clean", 1, utterances=39)], "float", 3)
     with pytest.raises(SystemExit, match="eval/other is of other utterances"):

@@ -94,18 +94,28 @@ def summary(found: Sequence[Student]) -> dict[str, Any]:
     measured = [s for s in SYSTEMS if all(is_artifact(student.run / "eval" / s) for student in found)]
     words = Words(found, ("float", *measured))
     keys = list(dict.fromkeys(map(key_of, found)))
+    alike = [[s for s in found if key_of(s) == key] for key in keys]
     models = []
-    for key in keys:
-        mine = [s for s in found if key_of(s) == key]
-        entry: dict[str, Any] = {"depth": key[0], "gate": mine[0].title, "seeds": [s.seed for s in mine]}
-        entry["training"] = [trained(s) for s in mine]
-        entry["wer"] = said(*words.rate(key, "float", entry["seeds"]), sign=False)
-        costs = {system: words.cost(key, system, entry["seeds"]) for system in measured}
-        entry["costs"] = {system: said(*cost) | kl_of(mine, system) for system, cost in costs.items()}
-        entry["outliers"] = {when: mean_outliers(mine, when) for when in ("before", "after")}
-        models.append(entry)
-    words_said = {"reference_words": int(words.words.sum()), "utterances": len(words.words)}
-    return {**words_said, "models": models, "saved": list(savings(words, keys, measured))}
+    for mine in alike:
+        statistics = {when: mean_outliers(mine, when) for when in ("before", "after")}
+        models.append({**described(mine, words, measured), "outliers": statistics})
+    each = [described([s], words, measured) for mine in alike if len(mine) > 1 for s in mine]
+    return {
+        "reference_words": int(words.words.sum()),
+        "utterances": len(words.words),
+        "models": models,
+        "saved": list(savings(words, keys, measured)),
+        "each": {"models": each, "saved": [s for s in savings(words, keys, measured, apart=True) if each]},
+    }
+
+
+def described(mine: Sequence[Student], words: Words, systems: Sequence[str]) -> dict[str, Any]:
+    """What seeds of one student came to in words, together."""
+    key, seeds = key_of(mine[0]), [s.seed for s in mine]
+    costs = {system: said(*words.cost(key, system, seeds)) | kl_of(mine, system) for system in systems}
+    wer = said(*words.rate(key, "float", seeds), sign=False)
+    training = [trained(s) for s in mine]
+    return {"depth": key[0], "gate": mine[0].title, "seeds": seeds, "training": training, "wer": wer, "costs": costs}
 
 
 def trained(student: Student) -> dict[str, Any]:
@@ -128,19 +138,22 @@ def mean_outliers(mine: Sequence[Student], when: str) -> dict[str, Any]:
     }
 
 
-def savings(words: Words, keys: Sequence[Key], systems: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What each gate changes, of the seeds that were trained with it and without: word errors in float, and costs."""
+def savings(words: Words, keys: Sequence[Key], systems: Sequence[str], apart: bool = False) -> Iterator[dict[str, Any]]:
+    """What each gate changes, of the seeds that were trained with it and without: word errors in float, and costs.
+
+    apart: of each seed by itself.
+    """
     for gated in keys:
         depth, gate, way = gated
         if gate in ("none", "teacher") or (bare := (depth, "none", way)) not in keys:
             continue
-        if not (seeds := words.seeds(bare, gated)):
-            continue
-        entry: dict[str, Any] = {"depth": depth, "gate": f"{gate}{WAYS[way]}", "seeds": len(seeds)}
-        entry["float"] = said(*less(*(words.rate(k, "float", seeds) for k in (gated, bare))))
-        for system in systems:
-            entry[system] = said(*less(*(words.cost(k, system, seeds) for k in (bare, gated))))
-        yield entry
+        shared = words.seeds(bare, gated)
+        for seeds in [[seed] for seed in shared] if apart else [shared][: len(shared)]:
+            entry: dict[str, Any] = {"depth": depth, "gate": f"{gate}{WAYS[way]}", "seeds": seeds}
+            entry["float"] = said(*less(*(words.rate(k, "float", seeds) for k in (gated, bare))))
+            for system in systems:
+                entry[system] = said(*less(*(words.cost(k, system, seeds) for k in (bare, gated))))
+            yield entry
 
 
 def words_table(found: dict[str, Any]) -> str:
@@ -168,7 +181,8 @@ def savings_table(found: dict[str, Any]) -> str:
     systems = found["models"][0]["costs"]
     header = ["layers", "gate", "seeds", "WER float32, beside no gate", *(f"{SYSTEMS[s]}: saved" for s in systems)]
     rows = [
-        [s["depth"], s["gate"], str(s["seeds"]), *(cell(s[k]) for k in ("float", *systems))] for s in found["saved"]
+        [s["depth"], s["gate"], ", ".join(map(str, s["seeds"])), *(cell(s[k]) for k in ("float", *systems))]
+        for s in found["saved"]
     ]
     return table(header, rows) if rows else ""
 
@@ -191,7 +205,8 @@ NOTES = (
     "WER in percent, Whisper's English normaliser, LibriSpeech dev and LJ Speech kept out of training together; an "
     "utterance ends where its last words came six times in a row. Costs are points of WER that INT8 adds to the same "
     "student; saved is the cost without a gate minus the cost with it, positive where the gate saves errors. 95 % "
-    "intervals are over utterances, and over seeds where there are several; differences are paired. KL: of "
+    "intervals are over utterances and, where there are several seeds, over these as well, widened as Student's t is, "
+    "so that two seeds alone leave nearly everything open; differences are paired. KL: of "
     "teacher-forced logits from float32's, on the first utterances of each set. The paper's recipe is emulated."
 )
 
@@ -200,6 +215,9 @@ def markdown(found: dict[str, Any]) -> str:
     parts = ["# Gated students of whisper-tiny.en", NOTES]
     parts += [f"## Words: {found['utterances']} utterances, {found['reference_words']:,} words", words_table(found)]
     parts += ["## What a gate changes", savings_table(found)] if found["saved"] else []
+    if found["each"]["models"]:
+        parts += ["## Each seed by itself: intervals over utterances alone", words_table(found["each"])]
+        parts += [savings_table(found["each"])] if found["each"]["saved"] else []
     parts += ["## KL from float32, thousandths of a nat a token", divergence_table(found)]
     for title, key, form in (
         ("Kurtosis, the mean over sites (Gaussian = 3)", "kurtosis", ",.1f"),
