@@ -95,27 +95,32 @@ def summary(found: Sequence[Student]) -> dict[str, Any]:
     words = Words(found, ("float", *measured))
     keys = list(dict.fromkeys(map(key_of, found)))
     alike = [[s for s in found if key_of(s) == key] for key in keys]
-    models = []
-    for mine in alike:
-        statistics = {when: mean_outliers(mine, when) for when in ("before", "after")}
-        models.append({**described(mine, words, measured), "outliers": statistics})
     each = [described([s], words, measured) for mine in alike if len(mine) > 1 for s in mine]
     return {
         "reference_words": int(words.words.sum()),
         "utterances": len(words.words),
-        "models": models,
+        "models": [described(mine, words, measured) for mine in alike],
         "saved": list(savings(words, keys, measured)),
         "each": {"models": each, "saved": [s for s in savings(words, keys, measured, apart=True) if each]},
     }
 
 
 def described(mine: Sequence[Student], words: Words, systems: Sequence[str]) -> dict[str, Any]:
-    """What seeds of one student came to in words, together."""
+    """What seeds of one student came to, together."""
     key, seeds = key_of(mine[0]), [s.seed for s in mine]
     costs = {system: said(*words.cost(key, system, seeds)) | kl_of(mine, system) for system in systems}
     wer = said(*words.rate(key, "float", seeds), sign=False)
     training = [trained(s) for s in mine]
-    return {"depth": key[0], "gate": mine[0].title, "seeds": seeds, "training": training, "wer": wer, "costs": costs}
+    statistics = {when: mean_outliers(mine, when) for when in ("before", "after")}
+    return {
+        "depth": key[0],
+        "gate": mine[0].title,
+        "seeds": seeds,
+        "training": training,
+        "wer": wer,
+        "costs": costs,
+        "outliers": statistics,
+    }
 
 
 def trained(student: Student) -> dict[str, Any]:
