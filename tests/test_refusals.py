@@ -23,7 +23,7 @@ REFUSED = {
         2,
         "two sets are named a",
     ),
-    "a float model's sensitivity": ("sensitivity --model distilled", 3, "a quantized is needed"),
+    "a float model's sensitivity": ("sensitivity --model distilled", 3, "a quantized model is needed"),
     "a float model in integers": ("eval --model distilled --runtime int8", 2, "it runs with --runtime float"),
     "recipe paper in integers": ("eval --model paper-w8a8 --runtime int8", 2, "--runtime emulated"),
     "recipe paper in graphs": ("eval --model paper-w8a8 --runtime onnx", 2, "no form in integers"),

@@ -142,4 +142,4 @@ def test_the_report_has_a_table_of_it(looked, invoke):
 
 def test_a_float_model_is_refused(copied_run, invoke):
     refused = invoke("robustness", "--model", "distilled")
-    assert refused.exit_code == 3 and "a quantized is needed" in " ".join(refused.stderr.split())
+    assert refused.exit_code == 3 and "a quantized model is needed" in " ".join(refused.stderr.split())
