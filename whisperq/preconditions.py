@@ -105,8 +105,7 @@ def check_runtime(folder: Path, kind: str, execution: Execution, context: Contex
         held = "a float model" if kind == "float" else noun(kind)
         remedy = f"; whisperq calibrate --model {folder} and whisperq quantize make one for {name}"
         raise UsageError(
-            f"{folder} holds {held}; it runs with --runtime {fitting}, not {name}"
-            f"{remedy if kind == 'float' else ''}"
+            f"{folder} holds {held}; it runs with --runtime {fitting}, not {name}{remedy if kind == 'float' else ''}"
         )
     if execution.reduce_range is not None and "reduce_range" not in runtime.takes:
         raise UsageError(f"--reduce-range is for --runtime {taking('reduce_range')}, not for {name}")

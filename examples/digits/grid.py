@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from whisperq.results.cells import with_interval
+from whisperq.results.cells import in_brackets
 from whisperq.scoring.two_way_bootstrap import t_interval
 
 FILES = ("table1", "table2", "costs", "distortion")
@@ -64,7 +64,7 @@ def cost(tables: Mapping, test: str, **model: str) -> str:
         return "-"
     (one,) = found
     low, high = float(one["difference_low_95"]), float(one["difference_high_95"])
-    return "{} ({})".format(*with_interval(float(one["difference"]), (low, high)))
+    return in_brackets(float(one["difference"]), (low, high))
 
 
 def over_seeds(values: Sequence[float], written: Callable[[float], str]) -> str:

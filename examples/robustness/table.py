@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from whisperq import artifact
-from whisperq.results.cells import with_interval
+from whisperq.results.cells import in_brackets
 from whisperq.scoring.normalizers import get_normalizer, published_spelling
 from whisperq.scoring.words import count_errors
 
@@ -78,7 +78,7 @@ def level_rows(model: str, found: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, one in found.items():
         rates = [f"{100 * one[key]:.2f}" for key in ("wer_a", "wer_b")]
-        points = "{} ({})".format(*with_interval(one["difference"], one["interval_95"]))
+        points = in_brackets(one["difference"], one["interval_95"])
         rows.append([model, name, str(one["reference_words"]), *rates, points, one["verdict"]])
     return rows
 

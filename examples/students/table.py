@@ -18,60 +18,18 @@ import numpy as np
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
 from growth import draw_growth
-from measured import GROUPS, WAYS, Student, errors_of, outliers, students
+from measured import GROUPS, WAYS, Student, outliers, students
 from pictures import draw_pictures
 from tables import table
+from words import SEED, Key, Words, key_of, less
 
 from whisperq.artifact import is_artifact
-from whisperq.results.cells import with_interval
-from whisperq.scoring.two_way_bootstrap import interval_95, resample_blocks, resample_seeds
+from whisperq.results.cells import in_brackets
+from whisperq.scoring.two_way_bootstrap import interval_95, resample_seeds
 
 SYSTEMS = {
     "plain": "static, nothing eased", "gemm": "static, as by default", "dynamic": "dynamic", "paper": "paper's recipe",
 }  # fmt: skip
-SEED = 0
-Key = tuple[str, str, str | None]  # depth, gate and way of training
-
-
-def key_of(student: Student) -> Key:
-    return student.depth, student.gate, student.way
-
-
-class Words:
-    """Word errors of every student and system on the utterances that all of them were given."""
-
-    def __init__(self, found: Sequence[Student], systems: Sequence[str]) -> None:
-        self.columns: dict[tuple[Key, str], dict[int, int]] = {}  # seed -> column
-        errors, self.words = [], np.zeros(0)
-        for student in found:
-            for system in systems:
-                sets = errors_of(student.run, system)
-                words = np.concatenate([words for words, _ in sets.values()])
-                if errors and not np.array_equal(words, self.words):
-                    sys.exit(f"{student.run / 'eval' / system} is of other utterances than the first student's")
-                self.words = words
-                self.columns.setdefault((key_of(student), system), {})[student.seed] = len(errors)
-                errors.append(np.concatenate([wrong for _, wrong in sets.values()]))
-        self.errors = np.stack(errors)
-        self.rates = resample_blocks(self.errors, self.words, SEED)
-
-    def seeds(self, *keys: Key) -> list[int]:
-        """Those of all keys."""
-        return [s for s in self.columns[keys[0], "float"] if all(s in self.columns[key, "float"] for key in keys)]
-
-    def rate(self, key: Key, system: str, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """WER in percent: of each seed (seeds,), and resampled (resamples, seeds)."""
-        chosen = [self.columns[key, system][seed] for seed in seeds]
-        return 100 * self.errors[chosen].sum(axis=1) / self.words.sum(), self.rates[:, chosen]
-
-    def cost(self, key: Key, system: str, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Points of WER that a system adds to float: of each seed (seeds,), and resampled (resamples, seeds)."""
-        return less(self.rate(key, system, seeds), self.rate(key, "float", seeds))
-
-
-def less(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """one - other, seed by seed."""
-    return one[0] - other[0], one[1] - other[1]
 
 
 def said(points: np.ndarray, resampled: np.ndarray, sign: bool = True) -> dict[str, Any]:
@@ -84,7 +42,7 @@ def cell(found: dict[str, Any] | None) -> str:
     if found is None:
         return "-"
     if found["signed"]:
-        return "{} ({})".format(*with_interval(found["points"], found["interval_95"]))
+        return in_brackets(found["points"], found["interval_95"])
     low, high = found["interval_95"]
     return f"{found['points']:.2f} ({low:.2f} to {high:.2f})"
 
@@ -101,7 +59,7 @@ def summary(found: Sequence[Student]) -> dict[str, Any]:
         "utterances": len(words.words),
         "models": [described(mine, words, measured) for mine in alike],
         "saved": list(savings(words, keys, measured)),
-        "each": {"models": each, "saved": [s for s in savings(words, keys, measured, apart=True) if each]},
+        "each": {"models": each, "saved": list(savings(words, keys, measured, apart=True)) if each else []},
     }
 
 
@@ -152,8 +110,9 @@ def savings(words: Words, keys: Sequence[Key], systems: Sequence[str], apart: bo
         depth, gate, way = gated
         if gate in ("none", "teacher") or (bare := (depth, "none", way)) not in keys:
             continue
-        shared = words.seeds(bare, gated)
-        for seeds in [[seed] for seed in shared] if apart else [shared][: len(shared)]:
+        if not (shared := words.seeds(bare, gated)):
+            continue
+        for seeds in [[seed] for seed in shared] if apart else [shared]:
             entry: dict[str, Any] = {"depth": depth, "gate": f"{gate}{WAYS[way]}", "seeds": seeds}
             entry["float"] = said(*less(*(words.rate(k, "float", seeds) for k in (gated, bare))))
             for system in systems:

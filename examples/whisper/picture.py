@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from whisperq.results.cells import with_interval
+from whisperq.results.cells import in_brackets
 
 MARGIN = 0.3  # points: what may be lost
 BEYOND = 4.0  # points: who loses more stands at the edge, with a number
@@ -46,7 +46,7 @@ def fill(panel: plt.Axes, found: Sequence[tuple[str, dict[str, Any], bool]]) -> 
         low, high = one["interval_95"]
         if one["difference"] > BEYOND:
             panel.plot([BEYOND], [row], ">", color=colour)
-            label = "{} ({})".format(*with_interval(one["difference"], (low, high), digits=0))
+            label = in_brackets(one["difference"], (low, high), digits=0)
             panel.annotate(label, (BEYOND, row), (-8, 0), textcoords="offset points", ha="right", va="center")
             continue
         panel.plot([max(low, -BEYOND), min(high, BEYOND)], [row, row], color=colour)

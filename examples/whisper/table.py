@@ -16,8 +16,8 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from tables import machine_line, spread, table
 
 from whisperq.report.robustness import robustness_tables
+from whisperq.results.cells import in_brackets
 from whisperq.results.cells import markdown as symptoms
-from whisperq.results.cells import with_interval
 from whisperq.results.comparisons import sentence
 
 TITLES = {
@@ -52,7 +52,7 @@ def rate(found: dict[str, Any]) -> str:
 def difference(found: dict[str, Any] | None) -> str:
     if not found:
         return "-"
-    return "{} ({})".format(*with_interval(found["difference"], found["interval_95"]))
+    return in_brackets(found["difference"], found["interval_95"])
 
 
 def kl(found: dict[str, Any]) -> str:

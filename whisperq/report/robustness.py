@@ -8,7 +8,7 @@ from whisperq.kinds.comparisons import Robustness, Symptom
 from whisperq.kinds.scores import RangeEnds
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.report_tables import Cell, Grid, grid
-from whisperq.results.cells import table, with_interval
+from whisperq.results.cells import in_brackets, table, with_interval
 from whisperq.results.comparisons import p_value
 
 TITLES = {
@@ -43,8 +43,8 @@ def words(row: Symptom) -> str:
     """Words of A and of B, and how many more or fewer B has in a recording, with the interval."""
     if "words_a" not in row:
         return ""
-    change, ends = with_interval(row["words_change"], row["words_interval_95"])
-    return f"{row['words_a']:,} and {row['words_b']:,}; {change} ({ends}) each"
+    change = in_brackets(row["words_change"], row["words_interval_95"])
+    return f"{row['words_a']:,} and {row['words_b']:,}; {change} each"
 
 
 CAPTION = (

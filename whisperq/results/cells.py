@@ -83,6 +83,11 @@ def with_interval(value: float, ends: tuple[float, float], digits: int = 2) -> t
     return signed(value, digits), " to ".join(signed(end, digits) for end in ends)
 
 
+def in_brackets(value: float, ends: tuple[float, float], digits: int = 2) -> str:
+    """The same as one text: +0.12 (-0.10 to +0.30)."""
+    return "{} ({})".format(*with_interval(value, ends, digits))
+
+
 def megabytes(size: int) -> str:
     return f"{size / 1e6:.2f} MB"
 

@@ -47,7 +47,7 @@ class Job:
 
     @contextmanager
     def alone(self, force: bool, processes: Processes) -> Iterator[None]:
-        """Nobody else trains this inside. Raises Finished where all is done, Interrupted where somebody is at work.
+        """Nobody else trains this inside. Raises as `refuse_overwrite` does, Interrupted where somebody is at work.
 
         What is finished is said without the lock: commands that find it finished never collide.
         """
