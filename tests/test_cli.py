@@ -10,7 +10,9 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import typer.rich_utils
 from conftest import sample_lines
 
@@ -195,9 +197,15 @@ def test_show_prints_an_artifact_that_is_whole(copied_run, invoke):
 UNEXPECTED = {
     "bug": (RuntimeError("two\nlines"), 1, "unexpected RuntimeError: two lines (WHISPERQ_DEBUG=1 shows where)"),
     "disk": (OSError(28, "No space left on device", "run/student"), 1, "No space left on device: run/student"),
+    "GPU's memory": (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"),
+        1, "out of memory, where 2.00 GiB were asked for",
+    ),
+    "GPU's memory, elsewhere": (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"), 1, "out of memory"),
+    "Python's memory": (MemoryError(), 1, "out of memory"),
     "rights": (PermissionError(13, "Permission denied", "run"), 3, "Permission denied: run"),
     "interrupt": (KeyboardInterrupt(), 130, "interrupted; no half-written artifact is left"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("error, code, sentence", UNEXPECTED.values(), ids=UNEXPECTED)
@@ -211,3 +219,23 @@ def test_what_nobody_expects_is_one_sentence_too(error, code, sentence, workspac
     assert result.stderr.splitlines()[-1] == f"whisperq: {sentence}"
     monkeypatch.setenv("WHISPERQ_DEBUG", "1")
     assert ("Traceback" in invoke("init-student").stderr) == (code != 130)
+
+
+TOO_MUCH = {
+    "PyTorch's": lambda **inputs: torch.empty(1 << 46),
+    "NumPy's": lambda **inputs: np.empty(1 << 60, np.uint8),
+}
+LESS = {
+    "quantize": "were asked for",
+    "calibrate": "were asked for; a smaller --batch-size needs less",
+    "distill": "the same command with a smaller --micro-batch, or with --recompute, goes on from its checkpoint",
+}
+
+
+@pytest.mark.parametrize("command", LESS)
+@pytest.mark.parametrize("allocate", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_out_of_memory_is_said_with_what_needs_less(allocate, command, copied_run, invoke, monkeypatch):
+    monkeypatch.setattr("whisperq.cli.commands.step", lambda name: allocate)
+    result = invoke(command, "--out", "new")
+    assert result.exit_code == 1 and result.stderr.splitlines()[-1].startswith("whisperq: out of memory, where ")
+    assert result.stderr.endswith(f"{LESS[command]}\n")

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from conftest import configuration, run_command, write_configuration
+from safetensors.torch import load_file
 from support.feeding import make_feed, write_noises
 from support.training_batch import batch, make_distiller
 
@@ -169,6 +170,35 @@ def test_a_training_keeps_what_it_began_with(workspace, teacher, digits, told):
     assert weights("parts") == weights("whole") and artifact.load(Path("parts")).results["micro_batch"] == 2
     assert "--micro-batch auto: 1 at a time\n" in done("--out", "anew")
     assert artifact.load(Path("anew")).results["micro_batch"] == 1
+
+
+OTHERWISE = {
+    "a smaller micro-batch": ("--micro-batch", "1"),
+    "one for auto": ("--micro-batch", "auto"),
+    "recomputed": ("--recompute",),
+    "both": ("--micro-batch", "1", "--recompute"),
+}
+
+
+@pytest.mark.parametrize("flags", OTHERWISE.values(), ids=OTHERWISE)
+def test_a_training_goes_on_computed_otherwise(flags, workspace, teacher, digits, told):
+    """Where a batch comes for which the memory does not suffice, nothing is lost: the same weights, nearly."""
+    told(1)
+    assert run_command("init-student").exit_code == 0
+    write_configuration(workspace, configuration(teacher, digits))
+    said = done("--out", "whole", "--micro-batch", "2")
+    assert "than before" not in said
+    done("--out", "parts", "--micro-batch", "2", "--max-time", "0:00:00", code=75)
+    said = " ".join(done("--out", "parts", *("--micro-batch", "2")[: 2 * (flags == ("--recompute",))], *flags).split())
+    assert "going on from" in said and f"another {' and '.join(f for f in flags if f[:2] == '--')} than before" in said
+    found = artifact.load(Path("parts"))
+    assert found.results["micro_batch"] == (1 if "1" in flags else 2) and found.results["steps"] > 1
+    last = [f"{name}-checkpoints/step-{found.results['steps']:08d}/student.safetensors" for name in ("parts", "whole")]
+    ours, theirs = map(load_file, last)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-5) for name in theirs)
+    same = all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert same == ("1" not in flags)
 
 
 @pytest.mark.parametrize("value", ["some", "1.5", "AUTO", ""])

@@ -333,12 +333,30 @@ def test_another_command_does_not_go_on_with_it(stopped):
     before = {path: path.read_bytes() for path in partial(stopped).iterdir()}
     with open(stopped / "words.jsonl", "a") as file:
         file.write(json.dumps({**real_lines("validation", 1)[0], "id": "new"}) + "\n")
-    job = Job(stopped, *COMMAND, "4")
+    job = Job(stopped, *COMMAND, "2", "--loop-limit", "6")
     assert job.exit_code() == 2
-    assert "it differs in batch_size, input data" in job.said and "--force" in job.said
+    assert "it differs in input data, loop_limit" in job.said and "--force" in job.said
     assert before == {path: path.read_bytes() for path in partial(stopped).iterdir()}
-    jobs = finish(stopped, 1, *COMMAND, "4", "--force")
+    jobs = finish(stopped, 1, *COMMAND, "2", "--loop-limit", "6", "--force")
     assert "going on" not in jobs[0].said and len(entries(place(stopped))) == COUNT + 1
+
+
+def test_a_smaller_batch_goes_on_where_a_greater_one_took_too_much_memory(stopped, uninterrupted):
+    done = count(stopped)
+    assert f"going on after {done} of" in finish(stopped, 1, *COMMAND, "1")[0].said
+    ours, theirs = entries(place(stopped)), entries(place(uninterrupted))
+    assert [e["text"] for e in ours] == [e["text"] for e in theirs]
+    assert json.loads((place(stopped) / "manifest.json").read_text())["config"]["batch_size"] == 1
+
+
+def test_windows_decoded_again_are_counted_across_kills(stopped, uninterrupted):
+    path = partial(stopped) / "labels-0.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text(json.dumps({**json.loads(first), "again": 3}) + "\n" + "".join(rest))
+    assert "3 windows were decoded again in full" in finish(stopped, 1, *COMMAND, "2")[0].said
+    found = json.loads((place(stopped) / "manifest.json").read_text())["results"]
+    plain = json.loads((place(uninterrupted) / "manifest.json").read_text())["results"]
+    assert found["decoded_again"] == 3 and plain["decoded_again"] == 0
 
 
 def test_force_goes_on_with_the_same_command(stopped, uninterrupted):

@@ -7,7 +7,7 @@ A line names its utterance by number, its place in the data, so that any number 
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from whisperq.jobs.journal import Journal, appending, whole_lines
 from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import ONCE, Care, Decoding
 from whisperq.runtime.interface import Runtime
+from whisperq.runtime.padding import again_in_full
 
 UNREADABLE, TOO_LONG, UNFINISHED = "unreadable", "longer than the window", "unfinished"
 
@@ -29,6 +30,7 @@ class Label:
     suppression, over their number.
     left_out: UNREADABLE; TOO_LONG, no window of a training; UNFINISHED, a text that filled the decoder, or came to
     the bound of its length, before its end came: as a rule one that runs in circles.
+    again: windows that --padding short decoded again in full, of the whole batch, on the line of its last.
     """
 
     number: int
@@ -36,6 +38,7 @@ class Label:
     text: str = ""
     avg_logprob: float = 0.0
     left_out: str | None = None
+    again: int = 0
 
 
 def label_batch(
@@ -57,16 +60,20 @@ def label_batch(
     features = loader.features(list(usable.values()))
     decoding = Decoding(runtime, rules, loader.codec.decode, care)
     room = rules.max_tokens - len(rules.prompt)
+    before = again_in_full(runtime)
     found = decoding.windows(features, list(usable.values()))
     short = rules.cut_short(features, [one.ids for one in found])
     for (number, audio), one, cut in zip(usable.items(), found, short, strict=True):
         why = UNFINISHED if cut or len(one.ids) == room else None
         labels.append(Label(number, len(audio) / rate, loader.codec.decode(one.ids), one.mean_logprob, why))
+    labels[-1] = replace(labels[-1], again=again_in_full(runtime) - before)
     return labels
 
 
 class LabelBook(Journal):
     """The labels so far, beside the place where the finished ones will lie."""
+
+    computation = ("batch_size",)
 
     def __init__(self, out: Path, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> None:
         super().__init__(out, config, inputs, "labels", "labels-*.jsonl")

@@ -111,7 +111,7 @@ def function(command: Command) -> Callable[..., None]:
 
 def execute(command: Command, flags: dict[str, Any]) -> None:
     """Run a command with its flags, and print its result, or its plan under --dry-run."""
-    with reported():
+    with reported(flags):
         flags = todays_settings(command.name, flags)
         common = Common(**{f.name: flags[f.name] for f in fields(Common) if flags[f.name] is not None})
         session = Session.open(command.name, common, {k: _tuple(v) for k, v in flags.items()})

@@ -33,6 +33,8 @@ Line = TypeVar("Line", bound=Dataclass)
 class Journal:
     """One command's work folder; `what` names its lines to the user, and `pattern` their files."""
 
+    computation: ClassVar[tuple[str, ...]] = ()  # settings on which no line depends, rounding apart
+
     def __init__(
         self, out: Path, config: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]], what: str, pattern: str
     ) -> None:
@@ -65,13 +67,15 @@ class Journal:
     def check(self) -> None:
         """Raises UsageError where the lines belong to another command, InputError where that cannot be determined.
 
-        --skip-bad may be added: what was done without it is the same with it.
+        --skip-bad may be added: what was done without it is the same with it. Settings of the computation may change:
+        where the memory does not suffice for a batch, a smaller one goes on.
         """
         if (old := self._read_settings()) is None:
             return
         if old.get("skip_bad") is False:
             old["skip_bad"] = self.settings["skip_bad"]
-        keys = sorted(k for k in {*old, *self.settings} if old.get(k) != self.settings.get(k))
+        deciding = {*old, *self.settings}.difference(self.computation)
+        keys = sorted(k for k in deciding if old.get(k) != self.settings.get(k))
         if keys:
             raise UsageError(
                 f"{self.folder} holds unfinished {self.what} of another command (it differs in {', '.join(keys)}); "

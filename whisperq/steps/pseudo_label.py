@@ -35,7 +35,7 @@ from whisperq.runtime.decoding import Rules
 from whisperq.runtime.fallback import careful
 from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.runtime.open import Opened, open_model, with_padding
-from whisperq.runtime.padding import again_in_full, left_out_padding
+from whisperq.runtime.padding import left_out_padding
 from whisperq.scoring.normalizers import VERSION, Normalizer, normalizer_of
 from whisperq.scoring.words import WordErrors, count_errors
 from whisperq.settings import Context
@@ -75,11 +75,11 @@ def pseudo_label(
             care = careful(opened.rules, config.temperature_fallback, context.seed)
             pipeline = replace(opened, runtime=Stoppable(opened.runtime, stopping), care=care)
             listen(pipeline, utterances, book, config.batch_size, processes, stopping)
-            again = sum(processes.gather(again_in_full(opened.runtime)))
             normalizers = [normalizer_of(name, opened.processor.tokenizer) for name in names]
         if processes.main:
             with artifact.create(out, "pseudo-labels", "pseudo-label", settings, inputs, context.force) as draft:
                 labels = book.labels()
+                again = sum(label.again for label in labels.values())
                 ids = sorted({n.id for n in normalizers})
                 results: PseudoLabels = {
                     **write(labelled(group, labels, normalizers), ids, draft.folder, out),

@@ -60,6 +60,7 @@ def _choose(
     if problems:  # aside, or they would count as the newest that are kept
         say(f"what is damaged is now in {checkpoints.set_aside(list(problems))}")
     say(f"going on from {newest.path}")
+    _say_computed_otherwise(newest, checkpoints, say)
     return with_best(newest, checkpoints, say)
 
 
@@ -78,7 +79,14 @@ def _named(checkpoints: Checkpoints, path: Path, say: Callable[[str], None]) -> 
         raise UsageError(f"--resume {path} is no checkpoint in {checkpoints.folder}, this training's folder")
     if newer := checkpoints.newer(chosen.progress.step):
         say(f"newer checkpoints are now in {checkpoints.set_aside(newer)}")
+    _say_computed_otherwise(chosen, checkpoints, say)
     return with_best(chosen, checkpoints, say)
+
+
+def _say_computed_otherwise(checkpoint: Checkpoint, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
+    if keys := checkpoint.identity.computed_otherwise(checkpoints.identity):
+        flags = " and ".join(f"--{key.replace('_', '-')}" for key in keys)
+        say(f"another {flags} than before: the same training from here on, rounding apart")
 
 
 def with_best(checkpoint: Checkpoint, checkpoints: Checkpoints, say: Callable[[str], None]) -> Checkpoint:

@@ -6,7 +6,7 @@ that one short again, or jobs of less than a validation's time would repeat it f
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from safetensors import SafetensorError
@@ -67,7 +67,7 @@ class Training:
             self.learner.load_optimizer_state(tensors["optimizer"])
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise damaged(checkpoint.path, error) from error
-        self.progress = checkpoint.progress
+        self.progress = replace(checkpoint.progress, micro_batch=self.feed.micro_batch)
         self.seconds_before = checkpoint.progress.seconds
         self.feed.loader.skipped |= set(checkpoint.progress.skipped)
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+# Settings of how a step is computed, and of nothing else: with others the same numbers come out, rounding apart.
+COMPUTATION = ("micro_batch", "recompute", "compile")
+
 
 @dataclass
 class Progress:
@@ -35,17 +38,22 @@ class Identity:
     def differences(self, other: "Identity") -> tuple[list[str], list[str]]:
         """Settings and inputs that differ; a greater max_steps in `other` is the same training, going on.
 
-        So is one with --skip-bad after one without, which has met nothing bad so far: else nobody could go on who meets
-        the first bad recording after a week.
+        So is one with --skip-bad after one without, which has met nothing bad so far, and one that is computed
+        otherwise: else nobody could go on who meets the first bad recording, or the first batch for which the memory
+        does not suffice, after a week.
         """
         mine, theirs = dict(self.settings), dict(other.settings)
         if theirs.get("max_steps", 0) >= mine.get("max_steps", 0):
             mine.pop("max_steps", None), theirs.pop("max_steps", None)
         if mine.get("skip_bad") is False:
             mine.pop("skip_bad"), theirs.pop("skip_bad", None)
-        keys = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+        keys = sorted(k for k in {*mine, *theirs}.difference(COMPUTATION) if mine.get(k) != theirs.get(k))
         roles = sorted(r for r in {*self.inputs, *other.inputs} if self.inputs.get(r) != other.inputs.get(r))
         return keys, roles
+
+    def computed_otherwise(self, other: "Identity") -> list[str]:
+        """The settings of the computation that differ."""
+        return [key for key in COMPUTATION if self.settings.get(key) != other.settings.get(key)]
 
 
 def read_state(text: str) -> tuple[Progress, Identity]:
