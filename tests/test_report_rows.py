@@ -13,6 +13,7 @@ from support.reported import (
     Transcribed,
     write_evaluation,
     write_grid,
+    write_outliers,
     write_quantized,
     write_sensitivity,
     write_teacher,
@@ -25,6 +26,7 @@ from whisperq.report.divergence_by_bits import narrowing_figure, narrowings
 from whisperq.report.error_tables import cost_table, error_tables
 from whisperq.report.figure_list import draw
 from whisperq.report.gathering import gather
+from whisperq.report.outlier_tables import outlier_tables
 from whisperq.report.pareto import Point, apart, pareto_figure, points
 from whisperq.report.report_tables import manifest_link
 from whisperq.report.speed_tables import speed_table, speeds
@@ -119,9 +121,9 @@ def test_costs_are_against_what_was_decoded_alike_on_the_same_device(run):
 
 
 def said(out: Path, **changed: object) -> None:
-    """Change what an evaluation's manifest says: its device in the results, all else in the settings."""
+    """Change what a manifest says: an evaluation's device in the results, all else in the settings."""
     manifest = json.loads((out / "manifest.json").read_text())
-    manifest["results"]["device"] = changed.pop("device", manifest["results"]["device"])
+    manifest["results"] |= {"device": changed.pop("device")} if "device" in changed else {}
     manifest["config"] |= changed
     (out / "manifest.json").write_text(json.dumps(manifest))
 
@@ -151,6 +153,41 @@ def test_the_same_once_more_is_left_out_and_named(run, capsys):
         write_evaluation(run, run / "distilled", name, [Transcribed("clean", wrong)], "float", batch_size=wrong)
     assert list(rows(run).values()) == [pytest.approx(100 * 9 / 120)]
     assert "clean of run/eval/a is left out: run/eval/b is the same again" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("setting", TOLD)
+def test_outliers_and_outputs_are_compared_with_what_was_told_alike(setting, run, capsys):
+    value, words = TOLD[setting]
+    data = run / "test.jsonl"
+    data.write_text('{"audio_filepath": "a.wav", "text": "one"}\n')
+    for kurtosis, name in ((4.0, "usual"), (9.0, "zother")):
+        write_sensitivity(run, run / "quantized" / "gemm-w8a8", data, kurtosis * 1e-3, 30.0)
+        for place in (write_outliers(run, kurtosis, data), run / "sensitivity" / "gemm-w8a8"):
+            if name == "zother":
+                said(place, **{setting.split()[0]: value})
+            place.rename(place.with_name(f"{place.name}-{name}"))
+    gathered = gather([run], False)
+    outliers, outputs = outlier_tables(gathered), distortion_tables(distorted(gathered))
+    assert [[r["kurtosis"] for r in table.records] for table in outliers] == [[4.0], [9.0]]
+    assert [[r["kl_nats"] for r in table.records] for table in outputs] == [[4e-3], [pytest.approx(9e-3)]]
+    how = words.removeprefix("float, ")
+    assert [how in table.caption for table in (*outliers, *outputs)] == [False, True, False, True]
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_outliers_and_outputs_measured_once_more_are_named(run, capsys):
+    data = run / "test.jsonl"
+    data.write_text('{"audio_filepath": "a.wav", "text": "one"}\n')
+    for number, name in enumerate("ab"):
+        write_sensitivity(run, run / "quantized" / "gemm-w8a8", data, (1 + number) * 1e-3, 30.0)
+        for place in (write_outliers(run, 4.0 + number, data), run / "sensitivity" / "gemm-w8a8"):
+            place.rename(place.with_name(name))
+    gathered = gather([run], False)
+    ((outliers,), (outputs,)) = outlier_tables(gathered), distortion_tables(distorted(gathered))
+    assert [r["kurtosis"] for r in outliers.records] == [5.0] and [r["kl_nats"] for r in outputs.records] == [0.002]
+    words = " ".join(capsys.readouterr().err.split())
+    assert "outliers of run/outliers/distilled/a are left out: run/outliers/distilled/b is the same again" in words
+    assert "distortion of run/sensitivity/a is left out: run/sensitivity/b is the same again" in words
 
 
 def test_rows_of_several_devices_say_which(run):

@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from whisperq.jobs.progress import say
 from whisperq.kinds.observations import Sensitivity
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.report_tables import Cell, Grid, grid
 from whisperq.report.seed_statistics import seeds_cell
-from whisperq.report.system_labels import Model, Subjects, as_columns, plain_last
+from whisperq.report.system_labels import Model, Subjects, as_columns, plain_last, told
 
 
 @dataclass(frozen=True)
@@ -22,20 +23,32 @@ class Distorted:
     snr: float  # dB; infinite where nothing differs
 
     @property
-    def condition(self) -> tuple[str, int]:
-        """The data's hash, and tokens: only equal ones are compared."""
-        return self.entry.artifact.inputs["data"]["sha256"], self.entry.results["tokens"]
+    def condition(self) -> tuple[str, int, str]:
+        """The data's hash, tokens, and what the command was told: only equal ones are compared."""
+        entry = self.entry
+        return entry.artifact.inputs["data"]["sha256"], entry.results["tokens"], ", ".join(told(entry))
+
+    @property
+    def heard(self) -> str:
+        """Number of tokens, and what the command was told, in words."""
+        _, tokens, how = self.condition
+        return ", ".join(filter(None, (f"{tokens:,} tokens", how)))
 
 
 def distorted(gathered: Gathered) -> list[Distorted]:
     """What `sensitivity` measured of whole models."""
-    subjects, found = Subjects(gathered), []
+    subjects = Subjects(gathered)
+    found: dict[tuple, Distorted] = {}
     for entry in gathered.of_kind("sensitivity"):
         subject, whole = subjects.of_input(entry), entry.results["everything"]
         if subject and whole["kl"] is not None:
             snr = math.inf if whole["snr_db"] is None else whole["snr_db"]  # JSON knows no infinity
-            found.append(Distorted(subject.model, subject.seed, entry, whole["kl"], snr))
-    return found
+            one = Distorted(subject.model, subject.seed, entry, whole["kl"], snr)
+            place = one.model, one.seed, one.condition
+            if (other := found.get(place)) and (other.kl, other.snr) != (one.kl, one.snr):
+                say(f"notice: the distortion of {other.entry.name} is left out: {entry.name} is the same again")
+            found[place] = one
+    return list(found.values())
 
 
 def distortion_tables(found: Sequence[Distorted]) -> list[Grid]:
@@ -52,10 +65,10 @@ def _grid(found: Sequence[Distorted], stem: str) -> Grid:
     models = sorted({d.model for d in found}, key=lambda m: (*m.order(), plain_last(m.gate)))
     rows = [_row(model, found) for model in models]
     caption = (
-        f"Teacher-forced outputs of {found[0].condition[1]:,} tokens, quantized against float: KL divergence in "
-        "thousandths of a nat per token, the geometric mean of the seeds, and signal-to-noise ratio of the logits in "
-        "dB. The interval (95 %, Student's t, of KL in logarithms) is over seeds. Bold: the least KL of rows that "
-        "differ in their gate alone, where the paired interval of the difference over seeds leaves out zero."
+        f"Teacher-forced outputs of {found[0].heard}, quantized against float: KL divergence in thousandths of a nat "
+        "per token, the geometric mean of the seeds, and signal-to-noise ratio of the logits in dB. The interval "
+        "(95 %, Student's t, of KL in logarithms) is over seeds. Bold: the least KL of rows that differ in their gate "
+        "alone, where the paired interval of the difference over seeds leaves out zero."
     )
     columns = ("model", "layers", "gate", "quantized", "#KL (mnat)", "#SNR (dB)")
     records = tuple(_record(d) for d in sorted(found, key=lambda d: (models.index(d.model), d.seed or 0)))

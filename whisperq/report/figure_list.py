@@ -94,11 +94,11 @@ def _pareto(measured: Measured, speeds: Mapping[System, Speed]) -> Iterator[Made
 
 
 def _narrowing(outputs: Sequence[Distorted]) -> Iterator[Made]:
-    every = [(some[0].condition[1], *one) for some in by_condition(outputs) for one in narrowings(some).items()]
-    for number, (tokens, title, panels) in enumerate(every):
+    every = [(some[0].heard, *one) for some in by_condition(outputs) for one in narrowings(some).items()]
+    for number, (heard, title, panels) in enumerate(every):
         caption = (
             f"Divergence of the quantized outputs from the float ones as activations get fewer bits, {title}, over "
-            f"{tokens:,} tokens: geometric means of the seeds (lines) and each seed (dashes). Filled: gated."
+            f"{heard}: geometric means of the seeds (lines) and each seed (dashes). Filled: gated."
         )
         sources = [d.entry for lines in panels.values() for line in lines.values() for d in line]
         yield "distortion", f"distortion-{number + 1}", caption, narrowing_figure(title, panels), sources

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from whisperq.jobs.progress import say
 from whisperq.kinds.observations import ObservedOutliers, Outliers, of_roles
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.report_tables import Cell, Grid
 from whisperq.report.seed_statistics import seeds_cell
-from whisperq.report.system_labels import Model, Subjects, as_columns, observed_sites, plain_last
+from whisperq.report.system_labels import Model, Subjects, as_columns, observed_sites, plain_last, told
 
 Figure = Literal["kurtosis", "max_inf_norm"]
 FIGURES: dict[Figure, str] = {"kurtosis": "average kurtosis", "max_inf_norm": "infinity norm"}
@@ -23,6 +24,7 @@ class Condition:
     data: str  # its hash: one list may lie in several places
     padding: str
     utterances: int
+    told: str  # number format, language and task, where they are not the usual ones
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ def outlier_tables(gathered: Gathered) -> list[Grid]:
     subjects = Subjects(gathered)
     for entry in gathered.of_kind("outliers"):
         for one in observed(entry, subjects):
-            conditions.setdefault(_condition(entry), {})[one.model, one.seed] = one
+            alike = conditions.setdefault(_condition(entry), {})
+            if (other := alike.get((one.model, one.seed))) and other.figures != one.figures:
+                say(f"notice: the outliers of {other.entry.name} are left out: {entry.name} is the same again")
+            alike[one.model, one.seed] = one
     found = sorted(conditions.items(), key=lambda item: item[0].sites != "attention outputs")
     return [_grid(c, list(o.values()), f"table1{f'-{n + 1}' if n else ''}") for n, (c, o) in enumerate(found)]
 
@@ -53,7 +58,7 @@ def observed(entry: Entry[Outliers], subjects: Subjects) -> Iterable[Observed]:
 
 def _condition(entry: Entry[Outliers]) -> Condition:
     data, results = entry.artifact.inputs["data"]["sha256"], entry.results
-    return Condition(observed_sites(entry), data, results["padding"], results["utterances"])
+    return Condition(observed_sites(entry), data, results["padding"], results["utterances"], ", ".join(told(entry)))
 
 
 def _grid(condition: Condition, found: Sequence[Observed], stem: str) -> Grid:
@@ -67,12 +72,12 @@ def _grid(condition: Condition, found: Sequence[Observed], stem: str) -> Grid:
         count = Cell(f"{len(some[0].figures['sites'])}")
         rows.append((Cell(model.origin), Cell(model.layers), Cell(model.gate), Cell(model.numbers), *cells, count))
         records += [_record(condition, o) for o in some]
+    heard = (f"Sites: {condition.sites}", condition.padding, f"{condition.utterances:,} utterances", condition.told)
     caption = (
-        f"Sites: {condition.sites}; {condition.padding}; {condition.utterances:,} utterances. Kurtosis is 3 for a "
-        "Gaussian, averaged over utterances, then sites; the infinity norm is averaged over utterances, the largest "
-        "of the sites is printed. The interval (95 %, Student's t) is over seeds; one seed has none, and nothing is "
-        "bold then. Bold: the lower figure of rows that differ in their gate alone, where the paired interval of the "
-        "difference over seeds leaves out zero."
+        f"{'; '.join(filter(None, heard))}. Kurtosis is 3 for a Gaussian, averaged over utterances, then sites; the "
+        "infinity norm is averaged over utterances, the largest of the sites is printed. The interval (95 %, Student's "
+        "t) is over seeds; one seed has none, and nothing is bold then. Bold: the lower figure of rows that differ in "
+        "their gate alone, where the paired interval of the difference over seeds leaves out zero."
     )
     columns = ("model", "layers", "gate", "quantized", *(f"#{title}" for title in FIGURES.values()), "#sites")
     first = "Table 1. " if condition.sites == "attention outputs" else ""

@@ -171,9 +171,14 @@ def numbers(quantized: Entry[Quantized] | None, seed: int | None = None) -> str:
 def execution(entry: Entry[Evaluation]) -> str:
     """What ran an evaluation, with the settings that are not the usual ones."""
     changed = {k: v for k, v in unusual("eval", entry.config).items() if k not in UNSAID}
-    changed |= {k: v or "auto" for k in TOLD if (v := entry.config.get(k, TOLD[k][0])) not in TOLD[k]}
     said = [f"{name.replace('_', ' ')} {value}" for name, value in changed.items()]
-    return ", ".join([entry.results["runtime"], *said])
+    return ", ".join([entry.results["runtime"], *said, *told(entry)])
+
+
+def told(entry: Entry) -> list[str]:
+    """Number format, language and task that a command was told, where they are not the usual ones."""
+    changed = {k: v or "auto" for k in TOLD if (v := entry.config.get(k, TOLD[k][0])) not in TOLD[k]}
+    return [f"{name} {value}" for name, value in changed.items()]
 
 
 def _model(folder: Path, name: str, training: str, numbers: str = FLOAT) -> Model:
