@@ -10,11 +10,13 @@ from safetensors.torch import load_file, save_file
 from support import tiny_ctc
 from support.audio_files import utterance
 from support.damage import Case, check_refused
+from transformers import WhisperForConditionalGeneration
 
 from whisperq.data.audio import load_audio
 from whisperq.data.lists import Source, read
 from whisperq.errors import InputError
 from whisperq.models.loading import load_model
+from whisperq.models.weight_files import weight_files, weights_size
 from whisperq.ptq.arrays import open_stored
 from whisperq.ptq.checkpoint import stored_dtypes
 
@@ -66,6 +68,49 @@ def test_other_weights_beside_safetensors_are_ignored(tmp_path, teacher):
     for name in ("pytorch_model.bin", "flax_model.msgpack", "model.onnx"):
         (folder / name).write_bytes(b"weights")
     load_model(folder, torch.float32, "cpu")
+
+
+def copies(folder: Path, sharded: bool) -> None:
+    """The weights in one file or several, and as whisper-large-v3 comes from the Hub: once more, in another format."""
+    model = load_model(folder, torch.float32, "cpu").half()
+    if sharded:
+        (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB" if sharded else "1GB")
+    others = {name: t + 1 for name, t in model.float().state_dict().items() if name != "proj_out.weight"}
+    names = [name for name in others if name.startswith("model.decoder")]
+    save_file({name: others[name] for name in names}, folder / "model.fp32-00002-of-00002.safetensors")
+    save_file({n: others[n] for n in others.keys() - {*names}}, folder / "model.fp32-00001-of-00002.safetensors")
+    save_file(others, folder / "model.zz.safetensors")
+    save_file({"exp_avg": torch.zeros(10_000)}, folder / "optimizer.safetensors")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "encoder_model.onnx").write_bytes(bytes(100_000))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_weights_in_another_format_beside_those_that_are_read(sharded, tmp_path, workspace, teacher, invoke):
+    folder = Path(shutil.copytree(teacher, workspace / "model"))
+    copies(folder, sharded)
+    shards = [p for p in folder.glob("model*.safetensors") if p.name.split(".")[1] == "safetensors"]
+    assert weight_files(folder) == sorted(shards) and (len(shards) > 1) == sharded
+    theirs = WhisperForConditionalGeneration.from_pretrained(folder).state_dict()
+    stored = open_stored(folder)
+    assert all((stored.float(name) == theirs[name].numpy()).all() for name in theirs if "layers" in name)
+    assert {*stored_dtypes(folder).values()} == {torch.float16}
+    done = invoke("quantize", "--model", "model", "--activations", "none", "--out", "made", "--json")
+    assert done.exit_code == 0, done.output
+    size = sum(p.stat().st_size for p in shards)
+    assert json.loads(done.stdout)["results"]["float_bytes"] == size == weights_size(folder)
+    assert weights_size(workspace / "made") == json.loads(done.stdout)["results"]["bytes"]
+
+
+@pytest.mark.parametrize(
+    "index", ["{", "[]", '{"weight_map": 1}', '{"weight_map": {"a": ["b"]}}', '{"weight_map": {}}']
+)
+def test_an_index_that_cannot_be_used_leaves_the_files(index, tmp_path):
+    for name in ("model-1.safetensors", "model-2.safetensors"):
+        (tmp_path / name).touch()
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    assert [path.name for path in weight_files(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
 
 
 def wrap(folder: Path, rename) -> dict[str, torch.Tensor]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from whisperq.errors import InputError
-from whisperq.models.headers import Held, headers, weight_files
+from whisperq.models.headers import Held, headers
 from whisperq.models.incomplete import plain_name
 from whisperq.models.schemas import ID, SHARED, Claims, fields
+from whisperq.models.weight_files import weight_files
 from whisperq.schema import Wrong, anything, count, each, items, maybe, read_json, record, switch
 
 # What base classes of transformers read there, about nobody's sounds or words: what a forward pass gives back, and

@@ -18,7 +18,6 @@ from whisperq.models.incomplete import plain_name
 from whisperq.models.layer_weights import layer_weights
 from whisperq.models.sites import canonical, model_sites
 
-QUANTIZED = "quantized.safetensors"
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -52,11 +51,6 @@ class Expected:
         """Channels of a site that quantizable weights take in; None of any other."""
         widths = [self.shapes[name][1] for name, weight in self.weights.items() if weight.site == site]
         return max(widths, default=None)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The quantized weights, else the float ones."""
-    return [folder / QUANTIZED] if (folder / QUANTIZED).exists() else sorted(folder.glob("model*.safetensors"))
 
 
 def headers(paths: Iterable[Path]) -> dict[str, Held]:

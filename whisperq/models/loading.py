@@ -28,8 +28,9 @@ from whisperq.models import gated_whisper
 from whisperq.models.configurations import IGNORED, check_content, check_generation, check_values, check_weights
 from whisperq.models.families import WHISPER, family_of
 from whisperq.models.gated_whisper import GatedWhisperConfig, GatedWhisperForConditionalGeneration
-from whisperq.models.headers import QUANTIZED, all_finite
+from whisperq.models.headers import all_finite
 from whisperq.models.incomplete import refuse_nearly
+from whisperq.models.weight_files import QUANTIZED
 from whisperq.schema import Wrong
 
 CODE = "modeling_gated_whisper"

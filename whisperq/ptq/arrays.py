@@ -11,10 +11,11 @@ from safetensors import safe_open
 from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError
-from whisperq.models.headers import QUANTIZED as WEIGHTS
-from whisperq.models.headers import all_finite, expected_of, headers, weight_files
+from whisperq.models.headers import all_finite, expected_of, headers
 from whisperq.models.incomplete import stored_name
 from whisperq.models.loading import load_config
+from whisperq.models.weight_files import QUANTIZED as WEIGHTS
+from whisperq.models.weight_files import weight_files
 from whisperq.ptq.checkpoint import PerToken, QuantizedWeight, read_weight
 from whisperq.ptq.folding import divisors, read_scales, table_divisor
 from whisperq.ptq.tensors import check_floats, read_qparams

@@ -22,11 +22,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from whisperq.models.families import family_of, tied_names
-from whisperq.models.headers import QUANTIZED as WEIGHTS
 from whisperq.models.incomplete import plain_name
 from whisperq.models.layer_weights import Weight
 from whisperq.models.loading import load_config
 from whisperq.models.sites import Watcher
+from whisperq.models.weight_files import QUANTIZED as WEIGHTS
+from whisperq.models.weight_files import weight_files
 from whisperq.native.emulation import Put, on_grid, on_token_grids
 from whisperq.ptq.folding import divide, read_scales, write_scales
 from whisperq.ptq.plan import CONVOLVED
@@ -115,7 +116,7 @@ def _quantizer(address: str, grid: ActivationGrid) -> Watcher:
 def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:
     """The number format of every tensor of a float model's folder, by name."""
     found: dict[str, torch.dtype] = {}
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in weight_files(folder):
         with safe_open(path, "pt") as file:
             found |= {plain_name(n): file.get_slice(n)[:0].dtype for n in file.keys() if file.get_slice(n).get_shape()}
     return found

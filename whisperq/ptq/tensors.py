@@ -17,7 +17,8 @@ from transformers import PreTrainedConfig
 
 from whisperq.errors import InputError
 from whisperq.models.families import tied_names
-from whisperq.models.headers import FLOATS, QUANTIZED, Expected, Held, all_finite, expected_of, headers
+from whisperq.models.headers import FLOATS, Expected, Held, all_finite, expected_of, headers
+from whisperq.models.weight_files import QUANTIZED
 from whisperq.ptq.folding import SCALES
 from whisperq.ptq.plan import CONVOLVED
 from whisperq.quant.grid import WIDE_BITS

@@ -14,6 +14,7 @@ import numpy as np
 
 from whisperq.errors import InputError
 from whisperq.kinds.scores import Evaluation
+from whisperq.models.weight_files import weights_size
 from whisperq.report.gathering import Entry, Gathered
 from whisperq.report.report_tables import Cell, Grid
 from whisperq.report.system_labels import FLOAT, Subjects, as_columns, execution
@@ -40,14 +41,13 @@ def speeds(gathered: Gathered, seed: int) -> dict[System, Speed]:
     for entry in gathered.of_kind("evaluation"):
         if subject := subjects.of_input(entry):
             system = System(subject.model, execution(entry), entry.results["device"])
-            size = sum(f.stat().st_size for f in subject.folder.rglob("*") if f.suffix in WEIGHTS) / 1e6
+            size = weights_size(subject.folder) / 1e6
             sizes.setdefault(system, {})[subject.seed] = size
             heard = seeds.setdefault(system, {}).setdefault(subject.seed, {})
             heard |= dict.fromkeys(entry.results["sets"], entry)
     return {s: _speed([*seeds[s].values()], [*sizes[s].values()], seed) for s in sorted(seeds, key=System.order)}
 
 
-WEIGHTS = (".safetensors", ".onnx", ".data")
 Heard = dict[str, Entry[Evaluation]]  # set -> the evaluation that has it, of one system and seed; of several the last
 
 

@@ -12,6 +12,7 @@ from whisperq.errors import InputError, UsageError
 from whisperq.jobs.progress import say, track
 from whisperq.kinds.models import Quantized, Scheme
 from whisperq.models.loading import compute_device, load_model, load_processor
+from whisperq.models.weight_files import weights_size
 from whisperq.options import QuantizeConfig
 from whisperq.ptq.activation_ranges import alpha_of, prepare_activations
 from whisperq.ptq.checkpoint import (
@@ -81,8 +82,8 @@ def quantize(
             "cross_cache": "int8" if cached else "float",
             "kept_worst": list(exclude[len(config.exclude) :]),
             **describe(plan),
-            "bytes": sum(p.stat().st_size for p in draft.folder.glob("*.safetensors")),
-            "float_bytes": sum(p.stat().st_size for p in model.glob("*.safetensors")),
+            "bytes": weights_size(draft.folder),
+            "float_bytes": weights_size(model),
         }
         draft.results |= results
     warn_of_growth(finished := artifact.load(out, "quantized"))
