@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import configuration, run_command, write_configuration
 from support.exported import CPU, float_folder
 from support.tiny import PROMPT, gated_model, utterances
 
@@ -52,3 +53,15 @@ def test_a_single_language_needs_no_listening(folder):
         opened.loader.decode = english.loader.decode = noise
         tokens = [one.loader.labelled(SPOKEN).tokens for one in (opened, english)]
     assert torch.equal(tokens[0].inputs, tokens[1].inputs) and torch.equal(tokens[0].labels, tokens[1].labels)
+
+
+@pytest.mark.parametrize("command", ["distill", "mixed-precision"])
+def test_no_training_begins_before_the_language_is_said(command, workspace, teacher, digits, monkeypatch):
+    """It would take its whole time to teach a prompt without a language."""
+    write_configuration(workspace, configuration(teacher, digits) | {"language": "auto"})
+    assert run_command("init-student").exit_code == 0
+    monkeypatch.setattr("whisperq.data.tokens.languages_of", lambda _: {"en": PROMPT[1], "fr": PROMPT[1] - 1})
+    given = ("--model", "run/student") if command == "mixed-precision" else ()
+    refused = run_command(command, *given)
+    assert refused.exit_code == 2 and "the language is auto, which no training finds out" in refused.stderr
+    assert not list((workspace / "run").glob("*checkpoints/step-*"))

@@ -12,8 +12,8 @@ from whisperq.bounded_folder import GIB
 from whisperq.data.audio_cache import AudioCache
 from whisperq.data.batches import Loader, epoch_order
 from whisperq.data.sources import UtteranceGroup
+from whisperq.errors import UsageError
 from whisperq.jobs.distributed import Processes
-from whisperq.jobs.progress import say
 from whisperq.kinds.models import LastStep, Trained
 from whisperq.runtime.beams import with_loop_limit, with_tokens_per_second
 from whisperq.runtime.pipeline import make_loader
@@ -67,15 +67,16 @@ def prepare(
     context: Context,
     processes: Processes,
 ) -> Material:
-    """data: to train on, to validate on, and the normaliser of the validation's WER; raises InputError.
+    """data: to train on, to validate on, and the normaliser of the validation's WER.
 
-    Every recording that validates is decoded once, and of more than `eval_limit` the seed draws.
+    Raises InputError, and UsageError where nobody says which language is spoken. Every recording that validates is
+    decoded once, and of more than `eval_limit` the seed draws.
     """
     train, validation, normalizer_name = data
     device = next(network.parameters()).device.type
     loader, rules = make_loader(processor, network, context, device, config.skip_bad)
-    if processes.main and getattr(loader.codec, "open_language", False):
-        say("warning: the language is auto, which no training finds out: set it in whisperq.yaml, such as language: en")
+    if getattr(loader.codec, "open_language", False):  # the student would learn a prompt that nobody gives it later
+        raise UsageError("the language is auto, which no training finds out: set it in whisperq.yaml, as language: en")
     if config.audio_cache is not None:
         loader.decode = AudioCache(Path(config.audio_cache).absolute(), config.audio_cache_gib * GIB).load
     rules = with_tokens_per_second(with_loop_limit(rules, config.loop_limit), config.tokens_per_second)
