@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "examples" / "students" / "run.sh"
 SETTINGS = {
     "STUDENTS": "2+1-headwise-3 2+2-none-3-range", "STEPS": "2", "KEPT_STEPS": "1", "EVAL_EVERY": "2", "WARMUP": "1",
-    "SYSTEMS": "gemm dynamic", "MICRO": "8", "KEPT_OUT": "2", "VALIDATION": "2", "LIMIT": "4", "TEST_LIMIT": "2",
-    "KL_LIMIT": "1", "OUTLIER_LIMIT": "1", "BATCHES": "1", "WHISPERQ_VENV": "", "ITSELF": "yes",
+    "SYSTEMS": "gemm dynamic", "LEFT": "sums", "MICRO": "8", "KEPT_OUT": "2", "VALIDATION": "2", "LIMIT": "4",
+    "TEST_LIMIT": "2", "KL_LIMIT": "1", "OUTLIER_LIMIT": "1", "BATCHES": "1", "WHISPERQ_VENV": "", "ITSELF": "yes",
 }  # fmt: skip
 
 
@@ -55,6 +55,11 @@ def check_results(results: Path, student: Path) -> None:
     norms = [s["roles"]["padding"]["inf_norm"] for a, s in sites.items() if a.endswith("fc2:input") and a[0] == "e"]
     assert len(norms) == 2
     assert found["outliers"]["after"]["enc.*.fc2:input"]["padding"]["max_inf_norm"] == pytest.approx(max(norms))
+    kl = artifact.load(student / "sensitivity" / "without-sums").results["everything"]["kl"]
+    assert found["left"] == {"attention": {}, "fc2": {}, "sums": {"kl": pytest.approx(kl)}}
+    quantized = artifact.load(student / "quantized" / "without-sums")
+    assert quantized.config["recipe"] == "paper" and quantized.results["float_activations_by_reason"]["--exclude"] > 0
+    assert f"| 2+1 | headwise | 3 | - | - | - | {1000 * kl:.3g} |" in (results / "table.md").read_text()
     assert [one["depth"] for one in everything if one["gate"] == "teacher"] == ["4+4"]
     assert f"| {wer:.2f} (" in (results / "table.md").read_text()
     for name in ("growth", "outliers-2+1", "attention-2+1"):

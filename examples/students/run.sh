@@ -19,6 +19,7 @@
 #   STEPS       of training, of 16 windows each; 1000.  EVAL_EVERY 100, SAVE_EVERY 25, WARMUP 100, RATE 3e-4, MICRO 8
 #   DISTILL     further options of whisperq distill
 #   SYSTEMS     "plain gemm dynamic paper": what is quantized; plain: as gemm, without what whisperq does about outliers
+#   LEFT        "attention fc2 sums": what of the paper's recipe is left in float, each for a KL of its own
 #   ITSELF      yes: whether the teacher is measured, too
 #   LIMIT       first N utterances of each list that is trained on; TEST_LIMIT of each test list; all
 #   KEPT_OUT, VALIDATION  utterances that are drawn for tests (150, of LJ Speech) and to choose the best step (48)
@@ -74,6 +75,16 @@ system() {
     esac
 }
 
+# NAME -> what --exclude leaves in float: layers with their weights, or sites.
+sites() {
+    case $1 in
+        attention) echo "enc.*.out_proj dec.*.out_proj dec.*.cross.out_proj" ;;
+        fc2) echo "enc.*.fc2:input enc.*.fc2 dec.*.fc2:input dec.*.fc2" ;;
+        sums) echo "enc.*.attn_sum enc.*.mlp_sum dec.*.attn_sum dec.*.cross.attn_sum dec.*.mlp_sum" ;;
+        *) echo "LEFT: $1 is none of attention, fc2 and sums" >&2 && return 2 ;;
+    esac
+}
+
 # evaluate NAME MODEL RUNTIME
 evaluate() {
     local limit=()
@@ -93,9 +104,20 @@ measure() {
         evaluate "$name" "$WHISPERQ_RUN/quantized/$name" "${line[0]}"
         wq compare "$WHISPERQ_RUN/eval/float" "$WHISPERQ_RUN/eval/$name" --common \
             --out "$WHISPERQ_RUN/comparisons/$name-vs-float"
-        wq sensitivity --by model --model "$name" "${data[@]}" --limit "$kl_limit" --out "$WHISPERQ_RUN/sensitivity/$name"
+        diverge "$name"
+    done
+    for name in ${LEFT-attention fc2 sums}; do
+        read -r -a line <<<"$(sites "$name")"
+        wq quantize --model "$1" --recipe paper "${line[@]/#/--exclude=}" --out "$WHISPERQ_RUN/quantized/without-$name"
+        diverge "without-$name"
     done
     outliers "$1" after
+}
+
+# diverge NAME: KL of a quantized model from float
+diverge() {
+    wq sensitivity --by model --model "$WHISPERQ_RUN/quantized/$1" "${data[@]}" --limit "$kl_limit" \
+        --out "$WHISPERQ_RUN/sensitivity/$1"
 }
 
 # outliers MODEL NAME: with the paper's two figures

@@ -32,6 +32,9 @@ SYSTEMS = {
 }  # fmt: skip
 
 
+LEFT = {"attention": "attention's out_proj", "fc2": "fc2 and its inputs", "sums": "residual sums"}
+
+
 def said(points: np.ndarray, resampled: np.ndarray, sign: bool = True) -> dict[str, Any]:
     """points: (seeds,); resampled: (resamples, seeds)."""
     low, high = interval_95(resample_seeds(resampled, SEED))
@@ -77,6 +80,7 @@ def described(mine: Sequence[Student], words: Words, systems: Sequence[str]) -> 
         "training": training,
         "wer": wer,
         "costs": costs,
+        "left": {part: kl_of(mine, f"without-{part}") for part in LEFT},
         "outliers": statistics,
     }
 
@@ -141,6 +145,18 @@ def divergence_table(found: dict[str, Any]) -> str:
     return table(["layers", "gate", *(SYSTEMS[s] for s in systems)], rows)
 
 
+def left_table(found: dict[str, Any]) -> str:
+    """KL under the paper's recipe as it is and with some of its sites in float, of each training by itself."""
+    each = [m for m in found["models"] if len(m["seeds"]) == 1] + found["each"]["models"]
+    measured = [m for m in each if any(m["left"].values())]
+    rows = []
+    for m in sorted(measured, key=lambda m: [k["depth"] == m["depth"] for k in found["models"]].index(True)):
+        nats = [one["kl"] if one else None for one in (m["costs"].get("paper"), *m["left"].values())]
+        cells = ["-" if kl is None else f"{1000 * kl:.3g}" for kl in nats]
+        rows.append([m["depth"], m["gate"], ", ".join(map(str, m["seeds"])), *cells])
+    return table(["layers", "gate", "seed", "nothing left", *LEFT.values()], rows) if rows else ""
+
+
 def savings_table(found: dict[str, Any]) -> str:
     systems = found["models"][0]["costs"]
     header = ["layers", "gate", "seeds", "WER float32, beside no gate", *(f"{SYSTEMS[s]}: saved" for s in systems)]
@@ -183,6 +199,8 @@ def markdown(found: dict[str, Any]) -> str:
         parts += ["## Each seed by itself: intervals over utterances alone", words_table(found["each"])]
         parts += [savings_table(found["each"])] if found["each"]["saved"] else []
     parts += ["## KL from float32, thousandths of a nat a token", divergence_table(found)]
+    if left := left_table(found):
+        parts += ["## KL under the paper's recipe, with some of its sites left in float, thousandths of a nat", left]
     for title, key, form in (
         ("Kurtosis, the mean over sites (Gaussian = 3)", "kurtosis", ",.1f"),
         ("Infinity norm, the largest of the sites", "max_inf_norm", ",.1f"),
