@@ -136,12 +136,19 @@ def words_table(found: dict[str, Any]) -> str:
     return table(header, rows)
 
 
+def millinats(found: dict[str, Any]) -> str:
+    """KL in thousandths of a nat, three digits of it."""
+    if "kl" not in found:
+        return "-"
+    kl = 1000 * found["kl"]
+    return f"{kl:.3g}" if kl < 100 else f"{kl:,.0f}"
+
+
 def divergence_table(found: dict[str, Any]) -> str:
     systems = found["models"][0]["costs"]
     rows = []
     for m in found["models"]:
-        nats = [f"{1000 * cost['kl']:.3g}" if "kl" in (cost := m["costs"][s]) else "-" for s in systems]
-        rows.append([m["depth"], m["gate"], *nats])
+        rows.append([m["depth"], m["gate"], *(millinats(m["costs"][s]) for s in systems)])
     return table(["layers", "gate", *(SYSTEMS[s] for s in systems)], rows)
 
 
@@ -151,9 +158,8 @@ def left_table(found: dict[str, Any]) -> str:
     measured = [m for m in each if any(m["left"].values())]
     rows = []
     for m in sorted(measured, key=lambda m: [k["depth"] == m["depth"] for k in found["models"]].index(True)):
-        nats = [one["kl"] if one else None for one in (m["costs"].get("paper"), *m["left"].values())]
-        cells = ["-" if kl is None else f"{1000 * kl:.3g}" for kl in nats]
-        rows.append([m["depth"], m["gate"], ", ".join(map(str, m["seeds"])), *cells])
+        cells = map(millinats, (m["costs"].get("paper", {}), *m["left"].values()))
+        rows.append([m["depth"], m["gate"], "-" if m["gate"] == "teacher" else str(m["seeds"][0]), *cells])
     return table(["layers", "gate", "seed", "nothing left", *LEFT.values()], rows) if rows else ""
 
 
