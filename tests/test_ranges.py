@@ -58,6 +58,49 @@ def test_a_soft_peaks_gradient_is_that_of_differences():
         assert x.grad[place].item() == pytest.approx((direct(moved[0]) - direct(moved[1])) / 2e-5, abs=1e-4)
 
 
+def plain(x: torch.Tensor, used: torch.Tensor | None) -> torch.Tensor:
+    """In PyTorch's own operations and float64, with PyTorch's gradient."""
+    found = []
+    for one, mask in zip(x.double(), [slice(None)] * len(x) if used is None else used, strict=True):
+        values = one[mask].flatten()
+        apart = (values - values.mean()).abs() / values.std(correction=0)
+        found.append((SHARPNESS * apart).logsumexp(dim=0) / SHARPNESS)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", ["all", "padded", "massive", "far from zero"])
+def test_a_soft_peak_and_its_gradient_are_those_of_pytorch(case, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 50, 24, generator=generator)
+    used = torch.arange(50) < torch.tensor([[50], [7], [23]]) if case == "padded" else None
+    if case == "padded":
+        x[1, 9:] = 1e30  # not even this
+    x[0, 3, 5] = {"massive": 3e3}.get(case, 4.0)
+    ours, theirs = ((x + 10 * (case == "far from zero")).to(dtype).requires_grad_() for _ in range(2))
+    weights = torch.tensor([0.5, 2.0, -1.0])
+    found, expected = soft_peak(ours, used), plain(theirs, used)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert ours.grad.dtype == dtype
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4 if dtype == torch.float32 else 1e-2, atol=1e-6)
+
+
+def test_a_signal_that_stands_still_has_no_peak_and_no_gradient():
+    x = torch.full((2, 6, 4), 3.0).requires_grad_()
+    soft_peak(x).sum().backward()
+    assert not x.grad.any() and soft_peak(x).tolist() == pytest.approx([np.log(24) / SHARPNESS] * 2)
+
+
+def test_of_a_site_nothing_but_its_own_tensor_is_kept():
+    x, kept = torch.randn(2, 40, 16).requires_grad_(), []
+    y = x * 2
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        soft_peak(y)
+    assert [t.numel() for t in kept if t.data_ptr() != y.data_ptr()] == [2] * 5
+
+
 def test_the_penalty_of_a_step_is_the_mean_over_sites_and_windows():
     distiller, data = make_distiller(), batch()
     student, lengths = distiller.student, data.tokens.lengths

@@ -16,30 +16,98 @@ et al. fine-tune gates (arXiv 2306.12929, appendix B.6).
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from whisperq.models.sites import Site, Watcher, model_sites, watch
 
 SHARPNESS = 4.0
+SMALLEST = 1e-6  # standard deviation
 INSIDE = ("scores", "probs", "gate")  # of attention
 
 
 def soft_peak(x: Tensor, used: Tensor | None = None) -> Tensor:
     """(batch, time, width) -> r of each window, (batch,), float32; used (batch, time): which times are no padding."""
-    x = x.float().flatten(2)
-    weight = torch.ones(x.shape[:2], device=x.device) if used is None else used.float()
-    count = weight.sum(dim=1) * x.shape[2]
-    mean = (x.sum(dim=2) * weight).sum(dim=1) / count
-    apart = x - mean[:, None, None]
-    std = ((apart.square().sum(dim=2) * weight).sum(dim=1) / count).clamp(min=1e-12).sqrt()
-    logits = SHARPNESS * apart.abs() / std[:, None, None]
-    if used is not None:
-        logits = logits.masked_fill(~used[:, :, None], -torch.inf)
-    return logits.flatten(1).logsumexp(dim=1) / SHARPNESS
+    return _SoftPeak.apply(x.flatten(2), used)
+
+
+class _SoftPeak(torch.autograd.Function):
+    """r with a gradient of its own, which keeps nothing for the backward pass but x and five numbers of each window.
+
+    With u = (x - mean(x)) / std(x), p = softmax(b |u|), g = p sign(u) and n values:
+
+        dr/dx = (g - sum(g)/n - u sum(g u)/n) / std(x)
+
+    On a CPU window by window, so that what lies between two operations stays in its caches.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, used: Tensor | None) -> Tensor:
+        found = [_Window.measured(*part) for part in _parts(x, used)]
+        r, *others = (torch.cat(values) for values in zip(*found, strict=True))
+        ctx.save_for_backward(x, used, r, *others)
+        return r
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        x, used, *numbers = ctx.saved_tensors
+        gradient = torch.empty_like(x)
+        places = _parts(x, used)
+        values = zip(*(y.chunk(len(places)) for y in (*numbers, *upstream)), strict=True)
+        for into, (part, mask), (*known, factor) in zip(gradient.chunk(len(places)), places, values, strict=True):
+            into.copy_(_Window(*known).gradient(part, mask, factor))
+        return gradient, None
+
+
+class _Window(NamedTuple):
+    """What the gradient needs of each window, (batch,) each."""
+
+    r: Tensor
+    mean: Tensor
+    std: Tensor
+    signs: Tensor  # sum(g) / n
+    slope: Tensor  # sum(g u) / n
+
+    @classmethod
+    def measured(cls, x: Tensor, used: Tensor | None) -> "_Window":
+        """x (batch, time, width), used (batch, time)."""
+        sums = x.sum(dim=2, dtype=torch.float32)
+        count = torch.full_like(sums[:, 0], sums.shape[1]) if used is None else used.sum(dim=1, dtype=torch.float32)
+        count = count * x.shape[2]
+        mean = (sums if used is None else sums.masked_fill(~used, 0)).sum(dim=1) / count
+        u = _masked(x - mean[:, None, None], used)
+        norm = torch.linalg.vector_norm(torch.linalg.vector_norm(u, dim=2), dim=1)
+        std = (norm.square() / count).clamp(min=SMALLEST**2).sqrt()
+        u.div_(std[:, None, None])
+        g = u.abs()
+        peak = g.amax(dim=(1, 2))
+        _masked(g.sub_(peak[:, None, None]).mul_(SHARPNESS).exp_(), used)
+        total = g.sum(dim=2).sum(dim=1)
+        g.copysign_(u)
+        signs, slope = (y.sum(dim=2).sum(dim=1) / total / count for y in (g, u.mul_(g)))
+        return cls(peak + total.log() / SHARPNESS, mean, std, signs, slope)
+
+    def gradient(self, x: Tensor, used: Tensor | None, upstream: Tensor) -> Tensor:
+        """dr/dx times upstream (batch,), float32; zero in padding, and of a window that stands still."""
+        factor = (upstream / self.std).masked_fill(self.std <= SMALLEST, 0)
+        r, mean, std, signs, slope, factor = (y[:, None, None] for y in (*self, factor))
+        u = (x - mean).div_(std)
+        g = u.abs().sub_(r).mul_(SHARPNESS).exp_().copysign_(u)
+        return _masked(g.sub_(u.mul_(slope).add_(signs)).mul_(factor), used)
+
+
+def _parts(x: Tensor, used: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    count = len(x) if x.device.type == "cpu" else 1
+    masks = [None] * count if used is None else used.chunk(count)
+    return list(zip(x.chunk(count), masks, strict=True))
+
+
+def _masked(x: Tensor, used: Tensor | None) -> Tensor:
+    """x (batch, time, width) itself, with zeros in padding."""
+    return x if used is None else x.masked_fill_(~used[:, :, None], 0)
 
 
 class Ranges:
@@ -63,8 +131,7 @@ def _watcher(found: list[Tensor], site: Site, used: Tensor) -> Watcher:
 
     def see(x: Tensor) -> None:
         with torch.autocast(x.device.type, enabled=False):
-            # Computed again in the backward pass: nothing but the site's own tensor is kept for that.
-            found.append(checkpoint(soft_peak, x, mask, use_reentrant=False, preserve_rng_state=False))
+            found.append(soft_peak(x, mask))
 
     return see
 
