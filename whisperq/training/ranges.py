@@ -26,6 +26,7 @@ from whisperq.models.sites import Site, Watcher, model_sites, watch
 
 SHARPNESS = 4.0
 SMALLEST = 1e-6  # standard deviation
+LOWEST = -80.0  # of an exponent: exp of less is no normal float32, which a CPU computes thirty times more slowly
 INSIDE = ("scores", "probs", "gate")  # of attention
 
 
@@ -84,7 +85,7 @@ class _Window(NamedTuple):
         u.div_(std[:, None, None])
         g = u.abs()
         peak = g.amax(dim=(1, 2))
-        _masked(g.sub_(peak[:, None, None]).mul_(SHARPNESS).exp_(), used)
+        _masked(_exponentials(g, peak[:, None, None]), used)
         total = g.sum(dim=2).sum(dim=1)
         g.copysign_(u)
         signs, slope = (y.sum(dim=2).sum(dim=1) / total / count for y in (g, u.mul_(g)))
@@ -95,7 +96,7 @@ class _Window(NamedTuple):
         factor = (upstream / self.std).masked_fill(self.std <= SMALLEST, 0)
         r, mean, std, signs, slope, factor = (y[:, None, None] for y in (*self, factor))
         u = (x - mean).div_(std)
-        g = u.abs().sub_(r).mul_(SHARPNESS).exp_().copysign_(u)
+        g = _exponentials(u.abs(), r).copysign_(u)
         return _masked(g.sub_(u.mul_(slope).add_(signs)).mul_(factor), used)
 
 
@@ -103,6 +104,11 @@ def _parts(x: Tensor, used: Tensor | None) -> list[tuple[Tensor, Tensor | None]]
     count = len(x) if x.device.type == "cpu" else 1
     masks = [None] * count if used is None else used.chunk(count)
     return list(zip(x.chunk(count), masks, strict=True))
+
+
+def _exponentials(sizes: Tensor, top: Tensor) -> Tensor:
+    """exp(b (sizes - top)), in the place of the sizes."""
+    return sizes.sub_(top).mul_(SHARPNESS).clamp_(min=LOWEST).exp_()
 
 
 def _masked(x: Tensor, used: Tensor | None) -> Tensor:
