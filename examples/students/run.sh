@@ -15,6 +15,8 @@
 #               that is not by cross-entropy and KL: -kl by KL alone, -range by KL and the penalty on ranges, both for
 #               KEPT_STEPS and judged at the last one. Default: made of DEPTHS, SEEDS and KEPT
 #   DEPTHS      "4+2 2+2";  SEEDS "1 2";  KEPT "4+4", which keeps all layers of the teacher;  KEPT_STEPS 300
+#   KEPT_RATE   of learning, where all layers are kept; 3e-5. Such a student begins where KL is zero: at 3e-4 KL rose by
+#               itself to a tenth of a nat within 60 steps
 #   RANGE       weight of the penalty on ranges; 0.01
 #   STEPS       of training, of 16 windows each; 1000.  EVAL_EVERY 100, SAVE_EVERY 25, WARMUP 100, RATE 3e-4, MICRO 8
 #   DISTILL     further options of whisperq distill
@@ -131,13 +133,14 @@ outliers() {
 
 # student NAME: from the teacher's layers to its numbers.
 student() {
-    local depth gate seed way options=(--max-steps "${STEPS:-1000}" --eval-every "${EVAL_EVERY:-100}")
-    local kept=(--max-steps "${KEPT_STEPS:-300}" --eval-every "${KEPT_STEPS:-300}" --ce-weight 0)
+    local depth gate seed way
+    local options=(--max-steps "${STEPS:-1000}" --eval-every "${EVAL_EVERY:-100}" --learning-rate "${RATE:-3e-4}")
+    local kept=(--max-steps "${KEPT_STEPS:-300}" --eval-every "${KEPT_STEPS:-300}" --learning-rate "${KEPT_RATE:-3e-5}")
     IFS=- read -r depth gate seed way <<<"$1"
     case $way in
         "") ;;
-        kl) options=("${kept[@]}") ;;
-        range) options=("${kept[@]}" --range-weight "${RANGE:-0.01}") ;;
+        kl) options=("${kept[@]}" --ce-weight 0) ;;
+        range) options=("${kept[@]}" --ce-weight 0 --range-weight "${RANGE:-0.01}") ;;
         *) echo "STUDENTS: $1 ends in none of -kl and -range" >&2 && return 2 ;;
     esac
     export WHISPERQ_RUN="$runs/students/$depth-$gate${way:+-$way}/seed-$seed"
@@ -146,9 +149,8 @@ student() {
     outliers "$WHISPERQ_RUN/student" before
     # shellcheck disable=SC2086 # DISTILL: several words
     wq distill --teacher "$teacher" --train "$labels/utterances.jsonl" --validation "$lists/validation.jsonl" --seed "$seed" \
-        "${options[@]}" --batch-size 16 --micro-batch "${MICRO:-8}" --learning-rate "${RATE:-3e-4}" \
-        --warmup-steps "${WARMUP:-100}" --beta1 0.9 --save-every "${SAVE_EVERY:-25}" \
-        --keep 1 --teacher-cache "$cache" ${DISTILL:-}
+        "${options[@]}" --batch-size 16 --micro-batch "${MICRO:-8}" --warmup-steps "${WARMUP:-100}" --beta1 0.9 \
+        --save-every "${SAVE_EVERY:-25}" --keep 1 --teacher-cache "$cache" ${DISTILL:-}
     measure "$WHISPERQ_RUN/distilled"
 }
 
