@@ -15,13 +15,13 @@
 #               that is not by cross-entropy and KL: -kl by KL alone, -range by KL and the penalty on ranges, both for
 #               KEPT_STEPS and judged at the last one. Default: made of DEPTHS, SEEDS and KEPT
 #   DEPTHS      "4+2 2+2";  SEEDS "1 2";  KEPT "4+4", which keeps all layers of the teacher;  KEPT_STEPS 300
-#   KEPT_RATE   of learning, where all layers are kept; 3e-5. Such a student begins where KL is zero: at 3e-4 KL rose by
-#               itself to a tenth of a nat within 60 steps
+#   KEPT_RATE   of learning, where all layers are kept; 3e-5. Such a student begins where KL is zero, and the small
+#               gradients there, which Adam scales up, take it away from that at RATE
 #   RANGE       weight of the penalty on ranges; 0.01
 #   STEPS       of training, of 16 windows each; 1000.  EVAL_EVERY 100, SAVE_EVERY 25, WARMUP 100, RATE 3e-4, MICRO 8
 #   DISTILL     further options of whisperq distill
 #   SYSTEMS     "plain gemm dynamic paper": what is quantized; plain: as gemm, without what whisperq does about outliers
-#   LEFT        "attention fc2 sums": what of the paper's recipe is left in float, each for a KL of its own
+#   LEFT        "attention fc2 sums": under the paper's recipe, KL with each of these left in float; "" for none
 #   ITSELF      yes: whether the teacher is measured, too
 #   LIMIT       first N utterances of each list that is trained on; TEST_LIMIT of each test list; all
 #   KEPT_OUT, VALIDATION  utterances that are drawn for tests (150, of LJ Speech) and to choose the best step (48)
@@ -135,12 +135,13 @@ outliers() {
 student() {
     local depth gate seed way
     local options=(--max-steps "${STEPS:-1000}" --eval-every "${EVAL_EVERY:-100}" --learning-rate "${RATE:-3e-4}")
-    local kept=(--max-steps "${KEPT_STEPS:-300}" --eval-every "${KEPT_STEPS:-300}" --learning-rate "${KEPT_RATE:-3e-5}")
+    local steps="${KEPT_STEPS:-300}"
+    local kept=(--max-steps "$steps" --eval-every "$steps" --learning-rate "${KEPT_RATE:-3e-5}" --ce-weight 0)
     IFS=- read -r depth gate seed way <<<"$1"
     case $way in
         "") ;;
-        kl) options=("${kept[@]}" --ce-weight 0) ;;
-        range) options=("${kept[@]}" --ce-weight 0 --range-weight "${RANGE:-0.01}") ;;
+        kl) options=("${kept[@]}") ;;
+        range) options=("${kept[@]}" --range-weight "${RANGE:-0.01}") ;;
         *) echo "STUDENTS: $1 ends in none of -kl and -range" >&2 && return 2 ;;
     esac
     export WHISPERQ_RUN="$runs/students/$depth-$gate${way:+-$way}/seed-$seed"

@@ -155,9 +155,9 @@ def divergence_table(found: dict[str, Any]) -> str:
 def left_table(found: dict[str, Any]) -> str:
     """KL under the paper's recipe as it is and with some of its sites in float, of each training by itself."""
     each = [m for m in found["models"] if len(m["seeds"]) == 1] + found["each"]["models"]
-    measured = [m for m in each if any(m["left"].values())]
+    depths = [m["depth"] for m in found["models"]]
     rows = []
-    for m in sorted(measured, key=lambda m: [k["depth"] == m["depth"] for k in found["models"]].index(True)):
+    for m in sorted((m for m in each if any(m["left"].values())), key=lambda m: depths.index(m["depth"])):
         cells = map(millinats, (m["costs"].get("paper", {}), *m["left"].values()))
         rows.append([m["depth"], m["gate"], "-" if m["gate"] == "teacher" else str(m["seeds"][0]), *cells])
     return table(["layers", "gate", "seed", "nothing left", *LEFT.values()], rows) if rows else ""

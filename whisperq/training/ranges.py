@@ -107,7 +107,7 @@ def _parts(x: Tensor, used: Tensor | None) -> list[tuple[Tensor, Tensor | None]]
 
 
 def _exponentials(sizes: Tensor, top: Tensor) -> Tensor:
-    """exp(b (sizes - top)), in the place of the sizes."""
+    """exp(b (sizes - top)), never below exp(LOWEST), in the place of the sizes."""
     return sizes.sub_(top).mul_(SHARPNESS).clamp_(min=LOWEST).exp_()
 
 
