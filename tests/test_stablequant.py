@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -154,6 +155,22 @@ def test_the_search_follows_its_four_steps():
     assert questions == [("b", {"a": full["a"]}), ("d", {"a": full["a"], "b": found["b"], "c": full["c"]})]
     assert all(trials[0].range == full[trials[0].layer] and not before for trials, before in asked[1:5])
     assert [t.cut_off for t in asked[5][0]] == [None, *CUT_OFFS]
+
+
+def test_a_range_that_mathematics_knows_is_tried_and_kept():
+    """However much it costs: there is nothing to cut off, and what was seen of it is less than there can be."""
+    layers, asked = ["enc.conv1:input", "b"], []
+    sites = {"enc.conv1:input": Estimation(("stablequant",)).site((-1.5, 1.8)), "b": observed(0)}
+    sites["enc.conv1:input"].observe([torch.tensor([-0.4, 0.9])])
+
+    def ask(trials, before):
+        asked.append((trials, dict(before)))
+        return [replace(trial, snr_db=1.0) for trial in trials]
+
+    desk = Desk(ask, lambda text: None, lambda items, *_: items)
+    found, log = search(layers, sites, 8, Criterion("snr", 0.25, 0.0), desk)
+    assert (log[0].layer, log[0].range, log[0].decision) == ("enc.conv1:input", (-1.5, 1.8), FULL)
+    assert found.keys() == {"b"} and asked[-1][1] == {"enc.conv1:input": (-1.5, 1.8)}
 
 
 def whisper(_: Path):

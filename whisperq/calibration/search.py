@@ -6,7 +6,8 @@
 
 A layer is a site that integer products take in, with the weights that they multiply it by, in 8 bits per output
 channel whatever the recipe will have: q, k, v and gate are one. Layers are searched in the order of computation, so
-that each cut-off is judged on the input that the layer will really get, and what lies before it is computed once.
+that each cut-off is judged on the input that the layer will really get, and what lies before it is computed once. One
+whose range mathematics knows, as the spectrogram's, has that range in every trial and is never searched.
 """
 
 import json
@@ -18,7 +19,6 @@ from typing import Any
 from whisperq.artifact import plain
 from whisperq.jobs.journal import Journal, whole_lines
 from whisperq.kinds.observations import Searched
-from whisperq.quant.observers.minmax import minmax_range
 from whisperq.quant.ranges import RangeEnds, SiteRange
 from whisperq.quant.stable import CUT_OFFS, best_cut_off, costly_by_snr, costly_by_wer, stable_range
 
@@ -113,7 +113,7 @@ def search(
     layers: Sequence[str], observed: Mapping[str, SiteRange], bits: int, criterion: Criterion, desk: Desk
 ) -> tuple[dict[str, RangeEnds], list[Trial]]:
     """The ranges of the costly layers, and the log of all trials with what was decided on them."""
-    full = {a: minmax_range(observed[a].minima, observed[a].maxima) for a in layers}
+    full = {a: observed[a].full for a in layers}
     log = desk.ask([Trial(bits, "float")], {}) if criterion.metric == "wer" else []
     exact = log[0].value if log else None
     for trial in log:
@@ -123,6 +123,7 @@ def search(
         (alone[layer],) = desk.ask([Trial(bits, "alone", layer, None, full[layer])], {})
         desk.say(f"{alone[layer]}, alone")
     costly = criterion.costly({layer: trial.value for layer, trial in alone.items()}, exact)
+    costly = [layer for layer in costly if observed[layer].known is None]  # beyond a known range there is nothing
     desk.say(f"to be searched: {', '.join(costly) or 'none'}; the rest keep their full range")
     log += [replace(trial, decision=SEARCHED if layer in costly else FULL) for layer, trial in alone.items()]
     ranges = dict(full)

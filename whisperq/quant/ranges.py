@@ -15,7 +15,7 @@ from torch import Tensor
 
 from whisperq.quant.histogram import Histogram
 from whisperq.quant.observer import EstimatorSettings, Observations, RangeEnds, check_observer
-from whisperq.quant.observers import OBSERVERS
+from whisperq.quant.observers import OBSERVERS, minmax_range
 from whisperq.quant.reading import Read, now
 
 NEEDS_HISTOGRAM = tuple(name for name, observer in OBSERVERS.items() if observer.needs_histogram)
@@ -87,6 +87,11 @@ class SiteRange(Observations):
         self.minima, self.maxima = [minima[i] for i in order], [maxima[i] for i in order]
         if self.histogram is not None and other.histogram is not None:
             self.histogram.merge(other.histogram)
+
+    @property
+    def full(self) -> RangeEnds:
+        """The range that mathematics gives the site, else that of everything seen."""
+        return minmax_range(self.minima, self.maxima) if self.known is None else self.known
 
     def estimate(self, observer: str, how: EstimatorSettings, bits: int) -> RangeEnds:
         """One observer's range; of stablequant the full one, which its search starts from. Raises UsageError."""
