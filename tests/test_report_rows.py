@@ -11,8 +11,10 @@ from rich.console import Console
 from scipy.stats import ttest_1samp
 from support.reported import (
     Transcribed,
+    create,
     write_evaluation,
     write_grid,
+    write_model,
     write_outliers,
     write_quantized,
     write_sensitivity,
@@ -93,6 +95,22 @@ def test_seeds_of_a_mean_over_sets_are_drawn_once(tmp_path):
     rates = [next(iter(r.values())) for r in measure(gather([tmp_path / "runs"], True), 0).values()]
     mean, each = np.std(mean_rate(rates).resampled), np.mean([np.std(r.resampled) for r in rates])
     assert 0.9 * each < mean < 1.02 * each
+
+
+def test_a_mean_over_sets_is_of_the_same_seeds_on_each(tmp_path):
+    """INT8 errs as float does; its other seeds have not heard the second set yet, and they err more."""
+    teacher = write_teacher(tmp_path / "teacher")
+    for seed, wrong in enumerate((2, 10, 18)):
+        run, sets = tmp_path / "runs" / str(seed), [Transcribed("clean", wrong), Transcribed("noisy", wrong)]
+        write_training(run, teacher, 3, "none", seed)
+        write_evaluation(run, run / "distilled", "float", sets, "float")
+        write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8", sets[: 1 if seed else 2], "int8")
+    measured = measure(gather([tmp_path / "runs"], True), 0)
+    rates, costs = error_tables(measured)
+    assert [r["difference"] for r in costs.records] == [0]
+    means = {r["numbers"]: (r["wer_percent"], r["seeds"]) for r in rates.records if "mean" in r["set"]}
+    assert means == {"float": (pytest.approx(25 / 3), "0 1 2")}
+    assert len(rates.records) == 5 and "mean" in rates.caption
 
 
 def test_two_seeds_decide_nothing_and_one_only_over_utterances():
@@ -257,6 +275,30 @@ def test_speed_is_over_all_sets_also_of_several_evaluations(run):
     (found,) = speeds(gather([run], True), 0).values()
     assert found.rtfx == pytest.approx((40 + 120) * 2 / (40 * 0.1 + 120 * 0.1 / 4))
     assert [entry.path.name for entry in found.sources] == ["a", "b"]
+
+
+def test_a_model_is_smaller_than_the_float_one_of_its_own_form(run):
+    """Graphs hold weights twice: those of a float model say nothing of the folder that integers were made from."""
+    for name, size in (("float", 9000), ("int8", 3000)):
+        model = run / ("distilled" if name == "float" else "quantized/gemm-w8a8")
+        with create(run / "onnx" / name, "onnx", "export", {"model": model}) as draft:
+            write_model(draft.folder, 3, "none", size)
+        write_evaluation(run, run / "onnx" / name, f"onnx-{name}", [Transcribed("clean", 2)], "onnx")
+    write_evaluation(run, run / "quantized" / "gemm-w8a8", "int8", [Transcribed("clean", 2)], "int8")
+    assert ratios(run) == {
+        ("float", "onnx"): "",
+        ("gemm W8A8", "onnx"): "3.00 times smaller",
+        ("gemm W8A8", "int8"): "",
+    }
+    write_evaluation(run, run / "distilled", "float", [Transcribed("clean", 2)], "float")
+    assert ratios(run)["gemm W8A8", "int8"] == "4.00 times smaller"
+    assert ratios(run)["gemm W8A8", "onnx"] == "3.00 times smaller"
+
+
+def ratios(run: Path) -> dict[tuple[str, str], str]:
+    """Numbers and runtime -> what stands below the size."""
+    (table,) = speed_table(speeds(gather([run], True), 0))
+    return {(row[3].text, row[4].text): row[6].note for row in table.rows}
 
 
 @pytest.mark.parametrize("wall, shown", [(0.5, "160"), (8.0, "10"), (60.0, "1.3"), (200.0, "0.4"), (2000.0, "0.04")])

@@ -47,7 +47,10 @@ def means(measured: Measured, group: str) -> Iterator[Line]:
 
 
 def shared_sets(measured: Measured) -> Iterator[tuple[list[MeasuredSet], Rates]]:
-    """Each collection of sets that is exactly what some system transcribed, with rates of all systems that have it."""
+    """Each collection of sets that is exactly what some system transcribed, with rates of all systems that have it.
+
+    With the same seeds on every set: a mean of a set's three seeds and another's first one is a figure of neither.
+    """
     transcribed: dict[System, list[MeasuredSet]] = {}
     for one, rates in measured.items():
         for system in rates:
@@ -55,9 +58,11 @@ def shared_sets(measured: Measured) -> Iterator[tuple[list[MeasuredSet], Rates]]
     # Without systems that have two versions of one list.
     apart = (sets for sets in transcribed.values() if len({s.name for s in sets}) == len(sets))
     collections = {tuple(sets): sets for sets in apart}
+    least = 1 if len(collections) == 1 else 2  # a system that alone has more sets is compared with none
     for sets in collections.values():
-        systems = [system for system, all_of_it in transcribed.items() if set(sets) <= set(all_of_it)]
-        if len(systems) > 1 or len(collections) == 1:  # a system that alone has more sets is compared with none
+        heard_all = [system for system, heard in transcribed.items() if set(sets) <= set(heard)]
+        systems = [s for s in heard_all if len({measured[one][s].seeds for one in sets}) == 1]
+        if len(systems) >= least:
             yield sets, {system: mean_rate([measured[s][system] for s in sets]) for system in systems}
 
 
@@ -81,8 +86,8 @@ def rate_table(measured: Measured, rule: Sequence[str], stem: str) -> Grid:
         "interval, over utterances (or the blocks they were recorded in) and seeds. Columns: encoder + decoder layers. "
         "Bold: of the gates in otherwise equal rows the best, where the paired interval of its difference from every "
         "other leaves out zero. Of one seed the interval is over utterances alone and does not know how another "
-        "training would have come out; of several it is widened as Student's t is, and with two nothing is bold. Small "
-        "numbers lead to the other seeds."
+        "training would have come out; of several it is widened as Student's t is, and with two nothing is bold. A "
+        "mean over sets is of systems that have the same seeds on each. Small numbers lead to the other seeds."
     )
     columns = ("group", "set", "model", "quantized", "device", "gate", *(f"#{layers} layers" for _, layers in depths))
     title = f"Table 2. {UNITS[measure].capitalize()} error rates, normaliser {rule[0]}"

@@ -88,10 +88,12 @@ def times_real(rtfx: float) -> str:
 def speed_table(found: Mapping[System, Speed]) -> list[Grid]:
     if not found:
         return []
-    floats = {_but_precision(s): v.megabytes for s, v in found.items() if s.model.numbers == FLOAT}
+    floats = {(*_but_precision(s), s.runtime): v.megabytes for s, v in found.items() if s.model.numbers == FLOAT}
     rows, records = [], []
     for system, speed in found.items():
-        whole = floats.get(_but_precision(system))
+        # The same runtime's float model: graphs are larger than the folder that they were made from.
+        alike = [(*_but_precision(system), runtime) for runtime in (system.runtime, FLOAT)]
+        whole = next((floats[key] for key in alike if key in floats), None)
         smaller = whole and speed.megabytes and system.model.numbers != FLOAT and whole / speed.megabytes
         ratio = f"{smaller:.2f} times smaller" if smaller else ""
         note = "\u2013".join(map(times_real, speed.interval)) if speed.interval else ""
