@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from scipy import stats
 
 from whisperq import artifact
 from whisperq.data.sounds import MAKERS, make_sounds
+from whisperq.options import RobustnessConfig
 from whisperq.scoring.normalizers import get_normalizer
 from whisperq.scoring.proportions import Pairs, wilson
-from whisperq.scoring.robustness import SPEECH, goes_backwards, judge, symptoms
+from whisperq.scoring.robustness import SPEECH, WORDLESS, goes_backwards, judge, symptoms
+from whisperq.steps.robustness import gathered
 
 RATE = 16_000
 VOICE = np.random.default_rng(1).normal(size=RATE).astype(np.float32)
@@ -101,6 +104,22 @@ def test_rates_are_those_of_the_recordings_in_which_they_are_asked():
     assert (words["words_a"], words["words_b"]) == (1, 11) and words["words_change"] == pytest.approx(10 / 3)
     assert found["empty", SPEECH]["difference"] == 0 and found["empty", SPEECH]["pairs"]["first"] == 1
     assert found["loops", "no speech"]["count_b"] == 1 and found["loops", SPEECH]["count_b"] == 0
+
+
+def test_a_listed_recording_without_words_is_no_speech():
+    """That nothing is heard in it is right, and that something is is not; nobody's voice is taken from it."""
+    texts = {"spoken": "one two", "silent": "", "laughter": "[laughs]"}
+    sounds = {name: np.full(16_000, 0.1 * i, np.float32) for i, name in enumerate(texts)}
+    extractor = SimpleNamespace(sampling_rate=16_000)
+    opened = SimpleNamespace(loader=SimpleNamespace(audio=lambda u: sounds[u.id], extractor=extractor))
+    listed = [SimpleNamespace(id=name, text=text) for name, text in texts.items()]
+    found = list(gathered(opened, listed, BASIC, RobustnessConfig(sounds=4), 0))
+    assert {r.name: r.kind for r in found[:3]} == {"spoken": SPEECH, "silent": WORDLESS, "laughter": WORDLESS}
+    noise = make_sounds(4, 16_000, [sounds["spoken"]], 0)
+    assert all(np.array_equal(r.samples, s.samples) for r, s in zip(found[3:], noise, strict=True))
+    heard = [symptoms(text, "", BASIC, None) for text in ("one two", "", "thank you")]
+    rows = {(r["symptom"], r["recordings"]): r["count_a"] for r in judge([r.kind for r in found[:3]], heard, heard)}
+    assert rows["words", WORDLESS] == rows["words", "no speech"] == 1 and rows["empty", SPEECH] == 0
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What word error rates do not see: words where nobody speaks, nothing where somebody does, loops, times that fall.
 
-words       in silence, noise and music: a recording whose hypothesis has words
+words       in silence, noise, music, and recordings of a test set whose reference has no word:
+            a recording whose hypothesis has words
             (what stands in brackets, such as [Music], the normaliser takes for no word)
 empty       in speech: a recording whose hypothesis has none
 loops       as scoring/loops.py finds them, where people speak and where they do not
@@ -19,6 +20,7 @@ from whisperq.scoring.proportions import Pairs, wilson
 from whisperq.scoring.two_way_bootstrap import interval_95
 
 SPEECH = "speech"
+WORDLESS = "reference without words"  # of a test set, where nobody speaks
 ROUNDING = 1e-6  # seconds
 RESAMPLES = 10_000
 

@@ -18,7 +18,7 @@ import soundfile
 from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import require_texts
-from whisperq.data.sounds import make_sounds
+from whisperq.data.sounds import MAKERS, make_sounds
 from whisperq.data.sources import read_all
 from whisperq.data.timed_words import Segment
 from whisperq.errors import InputError, UsageError
@@ -32,7 +32,7 @@ from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.transcription import AnyRules, cut, transcribe_pieces
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
-from whisperq.scoring.robustness import SPEECH, Symptoms, judge, symptoms
+from whisperq.scoring.robustness import SPEECH, WORDLESS, Symptoms, judge, symptoms
 from whisperq.settings import Context
 
 TEXTS, SOUNDS = "heard.jsonl", "sounds"
@@ -42,7 +42,7 @@ TEXTS, SOUNDS = "heard.jsonl", "sounds"
 class Recording:
     name: str
     kind: str
-    text: str  # the reference; "" where nobody speaks
+    text: str  # the reference; no word where nobody speaks
     samples: np.ndarray  # float32 (samples,)
 
 
@@ -110,8 +110,8 @@ def listen(
     """`recordings`: those of the other model; for the first model they are read and made."""
     with open_runtime(folder, config, context, config.skip_bad) as opened:
         say_how(opened.runtime)
-        recordings = recordings or list(gathered(opened, utterances, config, context.seed))
         normalize = normalizer_of(rule, opened.processor.tokenizer)
+        recordings = recordings or list(gathered(opened, utterances, normalize, config, context.seed))
         plain = transcripts(opened, opened.rules, recordings, config.batch_size)
         timed = None
         if isinstance(opened.rules, Rules) and opened.rules.knows_times:
@@ -126,14 +126,17 @@ def listen(
     return System(recordings, texts, timed, examine(recordings, texts, timed, normalize), how)
 
 
-def gathered(opened: Opened, utterances: Sequence[Any], config: RobustnessConfig, seed: int) -> Iterator[Recording]:
-    """Speech first, as its own recordings lend their voices to the noise. Raises InputError where there is none."""
+def gathered(
+    opened: Opened, utterances: Sequence[Any], normalize: Normalizer, config: RobustnessConfig, seed: int
+) -> Iterator[Recording]:
+    """Listed ones first, as those with speech lend their voices to the noise. Raises InputError where there is none."""
     loaded = [(u, samples) for u in utterances if (samples := opened.loader.audio(u)) is not None]
     if not loaded:
         raise InputError("the test sets have no usable recording")
-    for utterance, samples in loaded:
-        yield Recording(utterance.id, SPEECH, utterance.text or "", samples)
-    voices, rate = [samples for _, samples in loaded], opened.loader.extractor.sampling_rate
+    listed = [Recording(u.id, SPEECH if normalize(u.text or "") else WORDLESS, u.text or "", s) for u, s in loaded]
+    yield from listed
+    voices = [r.samples for r in listed if r.kind == SPEECH] or [r.samples for r in listed]
+    rate = opened.loader.extractor.sampling_rate
     for sound in make_sounds(config.sounds, rate, voices, seed):
         yield Recording(sound.name, sound.kind, "", sound.samples)
 
@@ -170,7 +173,7 @@ def texts_of(a: System, b: System) -> Iterator[dict[str, Any]]:
 
 def write_sounds(recordings: Sequence[Recording], rate: int, folder: Path) -> None:
     """sounds/NAME.flac and the utterance list sounds.jsonl, whose texts are empty."""
-    made = [r for r in recordings if r.kind != SPEECH]
+    made = [r for r in recordings if r.kind in MAKERS]
     (folder / SOUNDS).mkdir()
     for one in made:
         soundfile.write(folder / SOUNDS / f"{one.name}.flac", one.samples, rate, subtype="PCM_16")
