@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Invoke, write_lines
-from scipy.stats import bootstrap, ttest_rel
+from scipy.stats import binomtest, bootstrap, ttest_rel
 
 from whisperq.results.cells import signed
 from whisperq.scoring.alignment import align
@@ -269,6 +269,17 @@ def test_a_few_speakers_decide_nothing(here: Path, invoke: Invoke) -> None:
     found = compared(invoke, "a.jsonl", "b.jsonl", "--blocks", "speaker")["sets"]["a"]
     low, high = found["interval_95"]
     assert (found["blocks"], found["verdict"]) == (1, "undecided") and low == high > 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 19])
+def test_a_few_utterances_have_no_p_value(count: int, here: Path, invoke: Invoke) -> None:
+    """Each of them one error worse: of three the sign test's p is 0.25, but no resample knows that it may be chance."""
+    assert binomtest(count, count).pvalue == pytest.approx(2.0 ** (1 - count))
+    lines = [{"id": f"u{i}", "text": "one two"} for i in range(count)]
+    write_lines(here / "a.jsonl", [line | {"pred_text": "one two"} for line in lines])
+    write_lines(here / "b.jsonl", [line | {"pred_text": "one too"} for line in lines])
+    found = compared(invoke, "a.jsonl", "b.jsonl")["sets"]["a"]
+    assert (found["difference"], found["p"], found["verdict"]) == (50, None, "undecided")
 
 
 def test_many_speakers_are_not_called_few(here: Path, invoke: Invoke) -> None:

@@ -114,11 +114,27 @@ def test_a_mean_over_sets_is_of_the_same_seeds_on_each(tmp_path):
 
 
 def test_two_seeds_decide_nothing_and_one_only_over_utterances():
-    def of(seeds: int, points: float) -> Rate:
-        return Rate(points, np.full(100, points), (), tuple(range(seeds)), "utterance")
+    def of(seeds: int, points: float, blocks: int = 20) -> Rate:
+        return Rate(points, np.full(100, points), (), tuple(range(seeds)), "utterance", blocks)
 
     assert of(1, 4.0).surely_below(of(1, 5.0)) and of(3, 4.0).surely_below(of(3, 5.0))
     assert not of(2, 4.0).surely_below(of(2, 5.0)) and not of(1, 4.0).surely_below(of(3, 5.0))
+    assert not of(3, 4.0, 19).surely_below(of(3, 5.0, 19)), "as for compare, a few utterances decide nothing"
+
+
+@pytest.mark.parametrize("utterances", [1, 12, 40])
+def test_a_few_utterances_decide_nothing(utterances, tmp_path):
+    """With eval --limit 1, say, one system has no error and the other has some: whatever is drawn, it is as far."""
+    teacher, runs = write_teacher(tmp_path / "teacher"), tmp_path / "runs"
+    for gate, wrong in (("none", utterances), ("headwise", 0)):
+        write_training(runs / gate, teacher, 3, gate)
+        for model, runtime, more in (("distilled", "float", 0), ("quantized/gemm-w8a8", "int8", utterances - wrong)):
+            heard = [Transcribed("clean", wrong + more, utterances=utterances)]
+            write_evaluation(runs / gate, runs / gate / model, runtime, heard, runtime)
+    rates, costs = error_tables(measure(gather([runs], True), 0))
+    bold = [cell for table in (rates, costs) for row in table.rows for cell in row if cell.bold]
+    assert len(bold) == (2 if utterances == 40 else 0)
+    assert {cell.note == "" for row in rates.rows for cell in row if cell.sources} == {utterances == 1}
 
 
 def test_costs_are_against_what_was_decoded_alike_on_the_same_device(run):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from whisperq.report.report_tables import Cell, Grid, grid
 from whisperq.report.system_labels import FLOAT, as_columns, plain_last
 from whisperq.report.word_errors import MeasuredSet, Rate, Rates, System, mean_rate
-from whisperq.results.cells import with_interval
+from whisperq.results.cells import signed, with_interval
 from whisperq.scoring.measures import UNITS
 
 Measured = Mapping[MeasuredSet, Rates]
@@ -85,9 +85,10 @@ def rate_table(measured: Measured, rule: Sequence[str], stem: str) -> Grid:
         f"{measure.upper()} in %, normaliser {rule[0]}, scorer {rule[1]}, {_decoding(systems)}; below each its 95 % "
         "interval, over utterances (or the blocks they were recorded in) and seeds. Columns: encoder + decoder layers. "
         "Bold: of the gates in otherwise equal rows the best, where the paired interval of its difference from every "
-        "other leaves out zero. Of one seed the interval is over utterances alone and does not know how another "
-        "training would have come out; of several it is widened as Student's t is, and with two nothing is bold. A "
-        "mean over sets is of systems that have the same seeds on each. Small numbers lead to the other seeds."
+        "other leaves out zero; of two seeds, or of fewer than 20 utterances or blocks, nothing is bold. Of one seed "
+        "the interval is over utterances alone and does not know how another training would have come out; of several "
+        "it is widened as Student's t is. A mean over sets is of systems that have the same seeds on each. Small "
+        "numbers lead to the other seeds."
     )
     columns = ("group", "set", "model", "quantized", "device", "gate", *(f"#{layers} layers" for _, layers in depths))
     title = f"Table 2. {UNITS[measure].capitalize()} error rates, normaliser {rule[0]}"
@@ -107,8 +108,8 @@ def _rate_cell(system: System | None, rates: Rates, best: set[System]) -> Cell:
     if system is None:
         return Cell("")
     rate = rates[system]
-    low, high = rate.interval
-    return Cell(f"{rate.points:.2f}", f"{low:.2f}\u2013{high:.2f}", rate.sources, system in best)
+    note = "{:.2f}\u2013{:.2f}".format(*rate.interval) if rate.interval else ""
+    return Cell(f"{rate.points:.2f}", note, rate.sources, system in best)
 
 
 def distinguished(rates: Rates) -> set[System]:
@@ -127,7 +128,7 @@ def _but_gate(system: System) -> tuple:
 
 
 def record(group: str, title: str, words: int, system: System, rate: Rate, measure: str) -> dict:
-    low, high = rate.interval
+    low, high = rate.interval or ("", "")
     return {
         "group": group,
         "set": title,
@@ -157,12 +158,13 @@ def cost_table(measured: Measured, rule: Sequence[str], stem: str) -> list[Grid]
             cells = (
                 Cell(f"{reference.points:.2f}", sources=reference.sources),
                 Cell(f"{rate.points:.2f}", sources=rate.sources),
-                Cell(*with_interval(points, (low, high)), bold=sure),
+                Cell(*with_interval(points, (low, high)), bold=sure) if rate.interval else Cell(signed(points)),
             )
             m = system.model
             words_of = group, title, m.origin, m.layers, m.gate, system.numbers, system.where(systems)
             rows.append((*map(Cell, words_of), *cells))
-            difference = {"difference": points, "difference_low_95": low, "difference_high_95": high}
+            ends = (low, high) if rate.interval else ("", "")
+            difference = {"difference": points, "difference_low_95": ends[0], "difference_high_95": ends[1]}
             known = {f"float_{measure}_percent": reference.points} | difference
             records.append(record(group, title, words, system, rate, measure) | known)
     if not rows:
@@ -170,8 +172,8 @@ def cost_table(measured: Measured, rule: Sequence[str], stem: str) -> list[Grid]
     caption = (
         f"{measure.upper()} in %, normaliser {rule[0]}, and the difference from the float model on the same "
         "utterances in points with its paired 95 % interval; bold where that leaves out zero, but never with two "
-        "seeds. Both were decoded alike and on the same kind of device. An interval that includes zero does not "
-        "prove equality: its upper end is what the integers may cost."
+        "seeds, or fewer than 20 utterances or blocks. Both were decoded alike and on the same kind of device. An "
+        "interval that includes zero does not prove equality: its upper end is what the integers may cost."
     )
     numbers = "#float", f"#quantized {measure.upper()}", "#difference"
     columns = ("group", "set", "model", "layers", "gate", "quantized", "device", *numbers)

@@ -37,7 +37,9 @@ def points(measured: Measured, speeds: Mapping[System, Speed]) -> list[tuple[str
         names = ", ".join(s.name for s in sets) if len(sets) <= NAMED else f"{len(sets)} sets"
         title = f"{'mean of ' if len(sets) > 1 else ''}{names}; {sum(s.words for s in sets):,} {sets[0].unit}s"
         some = [(s, *v, rates[s]) for s, v in sorted(known.items(), key=lambda x: x[0].order())]
-        found += apart(title, [Point(s, size, v.rtfx, r.points, r.interval) for s, v, size, r in some])
+        found += apart(
+            title, [Point(s, size, v.rtfx, r.points, r.interval or (r.points,) * 2) for s, v, size, r in some]
+        )
     return found
 
 

@@ -19,7 +19,7 @@ from whisperq.report.system_labels import Model, Subjects, execution, plain_last
 from whisperq.results.cells import percent
 from whisperq.results.evaluations import open_evaluation, read_spelling
 from whisperq.results.hypotheses import read_hypotheses
-from whisperq.scoring.comparison import choose_blocks
+from whisperq.scoring.comparison import ENOUGH_BLOCKS, choose_blocks
 from whisperq.scoring.measures import UNITS, rule_of
 from whisperq.scoring.normalizers import Normalizer, get_normalizer
 from whisperq.scoring.sets import score_set
@@ -102,10 +102,13 @@ class Rate:
     sources: tuple[Entry, ...]
     seeds: tuple[int | None, ...]
     blocked_by: str
+    blocks: int
 
     @cached_property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the rate; its lower end is never below zero."""
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the rate; its lower end is never below zero. None of one block, which says nothing."""
+        if self.blocks < 2:
+            return None
         low, high = interval_95(self.resampled)
         return max(0.0, low), high
 
@@ -117,9 +120,12 @@ class Rate:
         return self.comparable(other) and self.minus(other)[2] < 0
 
     def comparable(self, other: "Rate") -> bool:
-        """Two seeds tell too little of how seeds spread: three, or one each, which then is no claim about seeds."""
+        """Two seeds tell too little of how seeds spread: three, or one each, which then is no claim about seeds.
+
+        A few blocks tell too little of utterances, as for `compare`.
+        """
         counts = {len(self.seeds), len(other.seeds)}
-        return counts == {1} or min(counts) >= ENOUGH_SEEDS
+        return min(self.blocks, other.blocks) >= ENOUGH_BLOCKS and (counts == {1} or min(counts) >= ENOUGH_SEEDS)
 
 
 Rates = Mapping[System, Rate]
@@ -129,7 +135,8 @@ def mean_rate(rates: Sequence[Rate]) -> Rate:
     """The unweighted mean over sets."""
     resampled = np.mean([r.resampled for r in rates], axis=0)
     sources = tuple(dict.fromkeys(e for r in rates for e in r.sources))
-    return Rate(float(np.mean([r.points for r in rates])), resampled, sources, rates[0].seeds, rates[0].blocked_by)
+    points, blocked_by = float(np.mean([r.points for r in rates])), " ".join(dict.fromkeys(r.blocked_by for r in rates))
+    return Rate(points, resampled, sources, rates[0].seeds, blocked_by, min(r.blocks for r in rates))
 
 
 def measure(gathered: Gathered, seed: int) -> dict[MeasuredSet, Rates]:
@@ -221,5 +228,5 @@ def _rates(
         points = float(100 * errors[columns].sum() / (len(columns) * words.sum()))
         resampled = resample_seeds(rates[:, columns], draws.seeds)
         sources, seeds = tuple(order[i].entry for i in columns), tuple(order[i].seed for i in columns)
-        found[system] = Rate(points, resampled, sources, seeds, kind)
+        found[system] = Rate(points, resampled, sources, seeds, kind, size)
     return found

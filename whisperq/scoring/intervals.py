@@ -20,15 +20,15 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of the WER, a fraction, from (errors, reference words) of each utterance.
 
-    NaN where there are no utterances. Every utterance needs a reference word.
+    NaN where there are fewer than two utterances: one says nothing of others. Every utterance needs a reference word.
     """
-    if not per_utterance:
-        return math.nan, math.nan
     if not 0.0 < level < 1.0 or resamples < 1:
         raise ValueError(f"level must be in (0, 1) and resamples 1 or more, not {level} and {resamples}")
-    errors, words = np.asarray(per_utterance, dtype=np.int64).T
-    if words.min() < 1:
+    if any(words < 1 for _, words in per_utterance):
         raise ValueError("an utterance without reference words cannot be resampled")
+    if len(per_utterance) < 2:
+        return math.nan, math.nan
+    errors, words = np.asarray(per_utterance, dtype=np.int64).T
     rates = _resampled_rates(errors, words, resamples, np.random.default_rng(seed))
     low, high = np.quantile(rates, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return float(low), float(high)
