@@ -113,6 +113,23 @@ def test_a_mean_over_sets_is_of_the_same_seeds_on_each(tmp_path):
     assert len(rates.records) == 5 and "mean" in rates.caption
 
 
+VARIANTS = {"gate_init": 0.25, "cross_gate": False, "copy_rule": "spread"}
+
+
+@pytest.mark.parametrize("setting", VARIANTS)
+def test_students_that_began_otherwise_are_no_seeds_of_one(setting, tmp_path):
+    """Two seeds of each: what stands in one row is the mean of two, and of no more."""
+    teacher, runs = write_teacher(tmp_path / "teacher"), tmp_path / "runs"
+    for name, init, errors in (("usual", {}, (2, 4)), ("other", {setting: VARIANTS[setting]}, (10, 12))):
+        for number, wrong in enumerate(errors):
+            run = runs / name / str(number)
+            write_training(run, teacher, 3, "headwise", number + (2 if init else 0), **init)
+            write_evaluation(run, run / "distilled", "float", [Transcribed("clean", wrong)], "float")
+    (table,) = error_tables(measure(gather([runs], True), 0))
+    found = {record["seeds"]: record["wer_percent"] for record in table.records}
+    assert found == {"0 1": pytest.approx(100 * 3 / 120), "2 3": pytest.approx(100 * 11 / 120)}
+
+
 def test_two_seeds_decide_nothing_and_one_only_over_utterances():
     def of(seeds: int, points: float, blocks: int = 20) -> Rate:
         return Rate(points, np.full(100, points), (), tuple(range(seeds)), "utterance", blocks)

@@ -44,18 +44,20 @@ def write_teacher(folder: Path) -> Path:
     return folder
 
 
-def write_model(folder: Path, layers: int, gate: str, size: int) -> None:
-    (folder / "config.json").write_text(json.dumps({"encoder_layers": layers, "decoder_layers": 2, "gate": gate}))
+def write_model(folder: Path, layers: int, gate: str, size: int, **gates) -> None:
+    config = {"encoder_layers": layers, "decoder_layers": 2, "gate": gate, **gates}
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(bytes(size))
 
 
-def write_training(run: Path, teacher: Path, layers: int, gate: str, seed: int = 0) -> None:
-    """student/, distilled/ with its log, quantized/gemm-w8a8/."""
-    with create(run / "student", "student", "init-student", {"teacher": teacher}, seed, gate=gate) as draft:
-        write_model(draft.folder, layers, gate, 4000)
+def write_training(run: Path, teacher: Path, layers: int, gate: str, seed: int = 0, **init) -> None:
+    """student/, distilled/ with its log, quantized/gemm-w8a8/; init: other settings of init-student."""
+    gates = {name: init[name] for name in ("gate_init", "cross_gate") if name in init}
+    with create(run / "student", "student", "init-student", {"teacher": teacher}, seed, gate=gate, **init) as draft:
+        write_model(draft.folder, layers, gate, 4000, **gates)
     inputs = {"student": run / "student", "teacher": teacher}
     with create(run / "distilled", "distilled", "distill", inputs, seed) as draft:
-        write_model(draft.folder, layers, gate, 4000)
+        write_model(draft.folder, layers, gate, 4000, **gates)
         (draft.folder / "metrics.jsonl").write_text("".join(f"{json.dumps(e)}\n" for e in log(gate)))
     with create(run / "calibration", "calibration", "calibrate", {"model": run / "distilled"}, seed) as draft:
         site = {"ranges": {"ema": [-1.0, 2.0]}, "minima": [-1.5, -1.0], "maxima": [1.0, 2.5]}
@@ -63,7 +65,7 @@ def write_training(run: Path, teacher: Path, layers: int, gate: str, seed: int =
         (draft.folder / "ranges.json").write_text(json.dumps({"observers": ["ema"], "sites": sites}))
     inputs = {"model": run / "distilled", "calibration": run / "calibration"}
     with create(run / "quantized" / "gemm-w8a8", "quantized", "quantize", inputs, seed) as draft:
-        write_model(draft.folder, layers, gate, 1000)
+        write_model(draft.folder, layers, gate, 1000, **gates)
         draft.results |= {"recipe": "gemm", "weight_bits": 8, "activation_bits": 8, "bytes": 1000, "float_bytes": 4000}
 
 

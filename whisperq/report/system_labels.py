@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ FLOAT = "float"
 UNSAID = ("runtime", "batch_size", "normalizer", "scorer", "measure", "skip_bad")
 # Of what every command is told these change what a model writes: the usual value, and what else stands for it.
 TOLD = {"dtype": ("float32", "auto"), "language": ("en",), "task": ("transcribe",)}
+
+# Of init-student: which of the teacher's layers the student began with.
+LAYERS = ("copy_rule", "encoder_indices", "decoder_indices")
 
 
 @dataclass(frozen=True)
@@ -184,23 +187,32 @@ def told(entry: Entry) -> list[str]:
 def _model(folder: Path, name: str, training: str, numbers: str = FLOAT) -> Model:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     encoder = config.get("encoder_layers", config.get("num_hidden_layers", 0))
-    return Model(name, training, encoder, config.get("decoder_layers", 0), config.get("gate", "none"), numbers)
+    return Model(name, training, encoder, config.get("decoder_layers", 0), _gate(config), numbers)
+
+
+def _gate(config: Mapping[str, Any]) -> str:
+    """headwise; or, where it is not the usual one, headwise, init 0.25, none in cross-attention."""
+    if (kind := config.get("gate", "none")) == "none":
+        return kind
+    said = [f"init {start:g}"] if (start := config.get("gate_init", 0.5)) != 0.5 else []
+    return ", ".join([kind, *said, *([] if config.get("cross_gate", True) else ["none in cross-attention"])])
 
 
 def _trainings(gathered: Gathered) -> dict[str, str]:
     """sha256 of a trained model -> its training, where there are several: the folder common to all trained alike."""
     groups: dict[str, list[Entry]] = {}
     for entry in gathered.of_kind("distilled"):
-        groups.setdefault(_condition(entry), []).append(entry)
+        groups.setdefault(_condition(entry, gathered.input(entry, "student")), []).append(entry)
     if len(groups) < 2:
         return {}
     titles = _apart([os.path.commonpath([os.path.dirname(e.name) for e in alike]) for alike in groups.values()])
     return {e.sha256: title for title, alike in zip(titles, groups.values(), strict=True) for e in alike}
 
 
-def _condition(entry: Entry) -> str:
-    """All that a training depends on but its seed and its student."""
+def _condition(entry: Entry, student: Entry | None) -> str:
+    """All that a training depends on but its seed, and of its student but what a title says: depth and gate."""
     settings = {name: value for name, value in entry.config.items() if name != "seed"}
+    settings |= {name: value for name in LAYERS if student and (value := student.config.get(name)) is not None}
     inputs = {role: named["sha256"] for role, named in entry.artifact.inputs.items() if role != "student"}
     return bytes_sha256(json.dumps([settings, inputs], sort_keys=True).encode())
 
