@@ -70,6 +70,61 @@ def test_each_quantization_has_its_own_row(run):
     assert set(found) == {"gemm W8A8", *(f"gemm W8A8, {kind}" for kind in kinds)}
 
 
+def eased(count: int) -> dict:
+    """What quantize finds by itself, and says: so many sites scaled, and as many with massive channels."""
+    sites = [f"enc.{i}.mlp_norm" for i in range(count)]
+    ranges = {"observer": "minmax" if count else "ema", "smoothed_observer": "minmax" if count > 1 else None}
+    massive = {site: {"channels": 4, "products": 0.01, "error_saved": 0.1} for site in sites}
+    scaled = {site: {"alpha": 0.5, "error_before": 0.2, "error": 0.1} for site in sites if count > 1}
+    return {
+        "smooth": "auto",
+        "smoothed": [*scaled],
+        "scaled": scaled,
+        "massive": massive,
+        "extra_products": 0.0,
+    } | ranges
+
+
+def test_what_quantize_found_by_itself_parts_neither_seeds_nor_gates(tmp_path):
+    """One model has fewer outliers than another; all were quantized by the same command."""
+    teacher, runs = write_teacher(tmp_path / "teacher"), tmp_path / "runs"
+    for gate, wrong in (("none", 20), ("headwise", 2)):
+        for seed in range(3):
+            run = runs / f"{gate}-{seed}"
+            write_training(run, teacher, 3, gate, seed)
+            model = write_quantized(run, "eased", eased(2 + seed if gate == "none" else seed))
+            write_evaluation(run, model, "int8", [Transcribed("clean", wrong)], "int8")
+    (table,) = [t for t in error_tables(measure(gather([runs], True), 0)) if t.stem == "table2"]
+    assert {(r["gate"], r["numbers"], r["seeds"]) for r in table.records} == {
+        (gate, "gemm W8A8", "0 1 2") for gate in ("none", "headwise")
+    }
+    assert [row[-1].bold for row in table.rows] == [False, True]
+
+
+def test_seeds_of_mixed_precision_have_the_bits_that_were_asked_for(tmp_path):
+    teacher, runs = write_teacher(tmp_path / "teacher"), tmp_path / "runs"
+    for seed, mean in enumerate((3.46, 3.5, 3.49)):
+        run, bits = runs / str(seed), {"mode": "one-stage", "target_bits": 3.5, "average_bits": mean}
+        write_training(run, teacher, 3, "none", seed)
+        write_evaluation(run, write_quantized(run, "mixed", bits, seed=seed), "int8", [Transcribed("clean", 2)], "int8")
+    (table,) = error_tables(measure(gather([runs], True), 0))
+    assert [(r["numbers"], r["seeds"]) for r in table.records] == [("mixed precision one-stage, 3.5 bits", "0 1 2")]
+
+
+def test_what_quantize_was_told_to_ease_has_rows_of_its_own(run):
+    told = {
+        "scaled": {"massive": "none"},
+        "massive": {"smooth": "none"},
+        "nothing": {"smooth": "none", "massive": "none"},
+    }
+    for name, settings in {"auto": {}, **told}.items():
+        model = write_quantized(run, name, eased(2), **settings)
+        write_evaluation(run, model, name, [Transcribed("clean", len(name))], "int8")
+    found = {name.removeprefix("gemm W8A8"): round(wer * 1.2) for name, wer in rows(run).items()}
+    both = ", no site scaled", ", no channel on 16 bits"
+    assert found == {"": 4, both[0]: 7, both[1]: 6, "".join(both): 7}
+
+
 def test_different_models_of_one_title_are_told_apart_by_their_folders(run, tmp_path):
     write_quantized(run, "again", {"bytes": 1001})
     for wrong, name in enumerate(("gemm-w8a8", "again")):
