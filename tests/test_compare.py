@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Invoke, write_lines
-from scipy.stats import binomtest, bootstrap, ttest_rel
+from scipy.stats import binomtest, bootstrap, norm, t, ttest_1samp, ttest_rel
 
 from whisperq.results.cells import signed
 from whisperq.scoring.alignment import align
@@ -280,6 +280,19 @@ def test_a_few_utterances_have_no_p_value(count: int, here: Path, invoke: Invoke
     write_lines(here / "b.jsonl", [line | {"pred_text": "one too"} for line in lines])
     found = compared(invoke, "a.jsonl", "b.jsonl")["sets"]["a"]
     assert (found["difference"], found["p"], found["verdict"]) == (50, None, "undecided")
+
+
+@pytest.mark.parametrize("count, few", [(4, True), (60, False)])
+def test_the_normal_distribution_is_not_taken_for_granted(count: int, few: bool, here: Path, invoke: Invoke) -> None:
+    """Of four segments z is -3, for which Student's t, as the differences are paired, has a p twenty times as large."""
+    assert ttest_1samp([-1, -1, -1, -3], 0).statistic == pytest.approx(-3)
+    assert (t.sf(3, 3) / norm.sf(3)) > 20
+    lines = [{"id": f"u{i}", "text": "one two three", "pred_text": "one two three"} for i in range(count)]
+    wrong = [line | {"pred_text": "four five six" if i % 4 == 3 else "one two four"} for i, line in enumerate(lines)]
+    write_lines(here / "a.jsonl", wrong), write_lines(here / "b.jsonl", lines)
+    done = invoke("compare", "a.jsonl", "b.jsonl", "--normalizer", "none", "--out", "found")
+    shown = (here / "found" / "comparison.md").read_text()
+    assert done.exit_code == 0 and f"| {count} | -1.500 |" in shown and ("few segments" in shown) == few
 
 
 def test_many_speakers_are_not_called_few(here: Path, invoke: Invoke) -> None:

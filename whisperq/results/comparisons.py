@@ -16,7 +16,9 @@ def comparison(results: Comparison) -> list[Table]:
     pairs = table("Matched pairs sentence segment errors", "set", "#segments", "#mean B - A", "#z", "#p")
     for name in names:
         m = results["sets"][name]["matched_pairs"]
-        pairs.add_row(name, figure(m["segments"]), figure(m["mean"], 3), figure(m["z"]), p_value(m["p"]))
+        few = m["p"] is not None and not m.get("enough_segments", True)  # for z to be a normal distribution's
+        p = p_value(m["p"]) + ("; few segments" if few else "")
+        pairs.add_row(name, figure(m["segments"]), figure(m["mean"], 3), figure(m["z"]), p)
     return [*found, pairs]
 
 
