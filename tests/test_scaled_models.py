@@ -13,6 +13,7 @@ from whisperq import artifact
 from whisperq.options import ExportConfig
 from whisperq.ptq.checkpoint import QPARAMS
 from whisperq.ptq.folding import SCALES
+from whisperq.ptq.statistics import CHANNELS
 from whisperq.steps.export import export
 
 PLAIN = ("--smooth", "none", "--massive", "none")
@@ -101,6 +102,18 @@ def test_the_budget_is_kept_and_none_is_none(models, finished_run, invoke):
     assert 0 < little["extra_products"] <= 0.001
     nothing = run(invoke, finished_run, *common, "--massive", "none", "--out", models / "nothing").results
     assert nothing.get("massive", {}) == {} and nothing["smoothed"]
+
+
+def test_one_alpha_for_all_norms_has_the_decoders_margin_too(models, finished_run, invoke):
+    common = ("quantize", "--model", models / "planted", "--calibration", models / "calibration", "--smooth", 0.5)
+    made = run(invoke, finished_run, *common, "--budget", 0, "--out", models / "alpha")
+    scales, seen = load_file(made.path / SCALES), load_file(models / "calibration" / CHANNELS)
+    grids = json.loads((made.path / QPARAMS).read_text())["activations"]
+    assert {site.split(".")[0] for site in made.results["smoothed"]} == {"enc", "dec"}
+    for site in made.results["smoothed"]:
+        ends = (seen[f"{site}.minima"] / scales[site]).min(), (seen[f"{site}.maxima"] / scales[site]).max()
+        factor = 1.25 if site.startswith("dec.") else 1.0
+        assert grids[site]["range"] == pytest.approx([factor * float(end) for end in ends], rel=1e-6), site
 
 
 def test_sites_are_put_on_16_bits_by_name(models, finished_run, digits, invoke):

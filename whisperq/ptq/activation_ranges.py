@@ -85,7 +85,7 @@ def prepare_activations(
         found.dynamic = {a: PerToken(bits) for a in plan.activations}
     if alpha is not None:
         assert calibration and estimate, "channels' maxima come from a calibration"
-        _smooth_norms(network, calibration, plan, alpha, estimate, found)
+        _smooth_norms(network, calibration, plan, alpha, estimate, found, outliers)
     if raw:
         assert estimate, "rows come from a calibration"
         _search(network, plan, raw, config, estimate, found)
@@ -126,8 +126,9 @@ def _estimate(calibration: Path, observer: str, bits: int) -> Estimate:
 
 
 def _smooth_norms(
-    network: PreTrainedModel, calibration: Path, plan: Plan, alpha: float, estimate: Estimate, found: Activations
-) -> None:
+    network: PreTrainedModel, calibration: Path, plan: Plan, alpha: float, estimate: Estimate, found: Activations,
+    outliers: bool,
+) -> None:  # fmt: skip
     """SmoothQuant: the norms whose outputs are quantized, in place; their new ranges are exact for what was observed.
 
     Raises UsageError for a model that has no such norms, InputError where the calibration kept no channels.
@@ -140,7 +141,8 @@ def _smooth_norms(
     found.results["smoothed"] = list(found.scales)
     for a in sites if found.ranges else ():
         low, high = (ends / found.scales[a] for ends in channels[a])
-        found.ranges[a] = ActivationRange(estimate(Observed(low, high, low)), found.ranges[a].bits)
+        ends = estimate(Observed(low, high, low))
+        found.ranges[a] = ActivationRange(widened(a, ends) if outliers else ends, found.ranges[a].bits)
 
 
 def _searched(config: QuantizeConfig) -> tuple[bool, bool]:
