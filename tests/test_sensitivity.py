@@ -25,8 +25,11 @@ from whisperq.ptq.partial import Part, PartiallyQuantized, divide, smooth_alike
 from whisperq.ptq.plan import make_plan
 from whisperq.ptq.smoothing import norm_readers, smooth
 from whisperq.report.sensitivity import columns, heat_map, place, plot_sensitivity, rows
+from whisperq.report.tables import BUILDERS
 from whisperq.runtime.open import open_model
+from whisperq.scoring.normalizers import get_normalizer
 from whisperq.settings import Context
+from whisperq.steps.sensitivity import Measure, describe, summary
 
 
 def batch_of(seed: int = 0) -> Batch:
@@ -277,6 +280,26 @@ def test_every_part_is_in_the_file_the_worst_first(measured):
     assert list(results["worst"]) == list(content["parts"])[:10]
     assert content["everything"] == results["everything"]
     assert all((out / name).is_file() for name in results["figures"])
+
+
+@pytest.mark.parametrize("first", ["harmless", "broken", "noisy"])
+def test_a_part_that_breaks_the_logits_is_the_worst_and_its_ratio_no_infinity(first):
+    """NaN is neither greater nor less than anything, and in JSON the same as what stands for infinity."""
+    z = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    found = {"harmless": z, "broken": torch.full_like(z, torch.nan), "noisy": z + 0.1 * torch.eye(3, 5)}
+    names = [first, *(name for name in ("noisy", "broken", "harmless") if name != first)]
+    measures = {"nothing": Measure(), "everything": Measure()} | {
+        f"{state} {name}": Measure() for name in names for state in ("alone", "all but")
+    }
+    for name in names:
+        measures[f"alone {name}"].distortion.update(z, found[name])
+    parts, words = {name: Part(name) for name in names}, get_normalizer("none")
+    costs = describe(parts, {name: measure.as_dict(words) for name, measure in measures.items()})
+    assert list(costs["parts"]) == ["broken", "noisy", "harmless"]
+    results = {"recipe": "gemm", "tokens": 3, **artifact.plain(summary(costs, parts, 0))}
+    _, table = BUILDERS["sensitivity"](results)
+    snr, kl = ([*map(str, column.cells)] for column in table.columns[1:3])
+    assert (snr[0], snr[2], kl[0], kl[2]) == ("-", "infinite", "-", "0.00e+00")
 
 
 def test_its_word_error_rates_are_those_of_eval(measured, finished_run, digits, tmp_path, invoke):

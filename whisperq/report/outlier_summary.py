@@ -52,8 +52,9 @@ def massive_table(title: str, found: MassiveValues, utterances: int) -> Table:
     least = found["definition"]
     result.caption = (
         f"Massive: magnitude above {least['magnitude']} and at least {least['times_median']:,} times the median of the "
-        "utterance's tensor (-: that is zero). The largest value of each site that has one of that magnitude; in "
-        "how many utterances its channel is massive in rows of that role, and in how many it holds the site's largest."
+        "utterance's tensor (-: that is zero). Of each site that has a value of that magnitude the largest massive one "
+        "or, where none is massive, the largest; in how many utterances its channel is massive in rows of that role, "
+        "and in how many it holds the site's largest."
     )
     result.caption_justify = "left"
     return result

@@ -125,10 +125,13 @@ def _mixed(results: MixedPrecision) -> list[Table]:
 
 
 def _sensitivity(results: Sensitivity) -> list[Table]:
-    """null, JSON's infinity, where a part's grids change nothing; a word error rate only where it was measured."""
+    """A ratio is null, JSON's infinity, where a part's grids change nothing, so that KL is zero; and with KL, where the
+    logits are NaN. A word error rate stands only where it was measured.
+    """
 
     def cells(state: State) -> list[str]:
-        snr = "infinite" if state["snr_db"] is None else figure(state["snr_db"], 1)
+        nothing = state["snr_db"] is None and state["kl"] is not None
+        snr = "infinite" if nothing else figure(state["snr_db"], 1)
         kl = "-" if state["kl"] is None else f"{state['kl']:.2e}"
         return [snr, kl] + ([percent(state["wer"])] if state["wer"] is not None else [])
 

@@ -6,6 +6,7 @@ while it was quantized (mixed precision), the norms and biases are its own where
 """
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -182,7 +183,8 @@ def describe(parts: Mapping[str, Part], entries: Mapping[str, State]) -> Costs:
 
     def gain(name: str) -> tuple[float, float]:
         alone = entries[f"alone {name}"]
-        return -(alone["kl"] or 0.0), alone["snr_db"] or 0.0
+        kl, snr = alone["kl"] or 0.0, alone["snr_db"] or 0.0
+        return (-math.inf, -math.inf) if math.isnan(kl) else (-kl, snr)  # it broke the logits
 
     # JSON knows no infinity: null stands for it, where a part's grids change nothing at all.
     return {
