@@ -392,6 +392,23 @@ def test_evaluations_compare_set_by_set_and_over_all(here: Path, invoke: Invoke)
     assert "finished already" in invoke("compare", "a-scored", "b-scored").stderr
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_one_utterance_in_several_sets_is_drawn_once(alike: bool, here: Path, invoke: Invoke) -> None:
+    """The same recordings with more and more noise: they err together, and two sets of them know no more than one."""
+    for name, rate in (("a", 0.1), ("b", 0.3)):
+        system(here / f"{name}.jsonl", rate, seed=2, count=100)
+        lines = [json.loads(line) for line in (here / f"{name}.jsonl").read_text().splitlines()]
+        other = [line | ({} if alike else {"text": f"{line['text']} ten", "pred_text": f"{line['pred_text']} ten"})
+                 for line in lines]  # fmt: skip
+        write_lines(here / f"noisy-{name}.jsonl", other)
+        sets = (f"clean={name}.jsonl", f"noisy=noisy-{name}.jsonl")
+        assert invoke("score", *sets, "--normalizer", "none", "--out", f"s{name}").exit_code == 0
+    results = compared(invoke, "sa", "sb")
+    (mean,), sets = results["means"], results["sets"].values()
+    widths = [high - low for low, high in (one["interval_95"] for one in (mean, *sets))]
+    assert widths[0] / np.mean(widths[1:]) == pytest.approx(1 if alike else np.sqrt(0.5), abs=0.03)
+
+
 def test_different_normalisers_are_refused_until_one_is_named(here: Path, invoke: Invoke) -> None:
     system(here / "x.jsonl", 0.2)
     for name in ("none", "basic"):

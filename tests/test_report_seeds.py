@@ -1,11 +1,12 @@
 """What a row of a report is the mean of, and when seeds and utterances are enough to say which row is better."""
 
+import numpy as np
 import pytest
 from support.reported import Transcribed, write_evaluation, write_quantized, write_teacher, write_training
 
 from whisperq.report.error_tables import error_tables
 from whisperq.report.gathering import gather
-from whisperq.report.word_errors import measure
+from whisperq.report.word_errors import mean_rate, measure
 
 
 def eased(count: int) -> dict:
@@ -111,3 +112,15 @@ def test_a_few_utterances_decide_nothing(utterances, tmp_path):
     bold = [cell for table in (rates, costs) for row in table.rows for cell in row if cell.bold]
     assert len(bold) == (2 if utterances == 40 else 0)
     assert {cell.note == "" for row in rates.rows for cell in row if cell.sources} == {utterances == 1}
+
+
+@pytest.mark.parametrize("start, least, most", [(0, 0.99, 1.01), (20, 0.0, 0.2)])
+def test_one_utterance_in_several_sets_is_drawn_once(start, least, most, tmp_path):
+    """The same utterances in two rooms: where they err in the same ones, the mean knows no more than either set."""
+    run = tmp_path / "run"
+    write_training(run, write_teacher(tmp_path / "teacher"), 3, "none")
+    sets = [Transcribed("clean", 20), Transcribed("noisy", 20, start=start)]
+    write_evaluation(run, run / "distilled", "float", sets, "float")
+    (clean,), (noisy,) = (rates.values() for rates in measure(gather([run], True), 0).values())
+    mean = np.std(mean_rate([clean, noisy]).resampled)
+    assert least < mean / np.std(clean.resampled) < most

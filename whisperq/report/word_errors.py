@@ -39,6 +39,7 @@ class MeasuredSet:
     scorer: str
     words: int  # of the references; characters where the measure is CER
     identity: str  # hash of ids and references
+    spoken: str  # hash of references alone: of the same recordings with more noise, say, it is the same
     measure: str = "wer"
 
     @property
@@ -159,7 +160,9 @@ def measure(gathered: Gathered, seed: int) -> dict[MeasuredSet, Rates]:
         except WhisperqError as error:
             say(f"notice: {entry.name} is left out of the tables of word errors: {error}")
     ordered = sorted(collected.items(), key=_set_order)
-    return {s: _rates(*found, Draws(seed + n, seed)) for n, (s, found) in enumerate(ordered)}
+    first: dict[str, int] = {}  # set of the same utterances
+    draws = [Draws(seed + first.setdefault(s.spoken, n), seed) for n, (s, _) in enumerate(ordered)]
+    return {s: _rates(*found, drawn) for drawn, (s, found) in zip(draws, ordered, strict=True)}
 
 
 def _set_order(item: tuple[MeasuredSet, object]) -> tuple:
@@ -188,9 +191,10 @@ def read_errors(
             )
         kept = [(x, u) for x, u in zip(lines, scored.utterances, strict=True) if u.reference]
         texts = "\n".join(f"{u.id}\t{u.reference}" for _, u in kept)
+        said = "\n".join(u.reference for _, u in kept)
         words = np.array([u.counts.words for _, u in kept])
-        identity = bytes_sha256(texts.encode(errors="backslashreplace"))
-        test_set = MeasuredSet(name, results["group"], known, scorer, int(words.sum()), identity, measure)
+        identity, spoken = (bytes_sha256(text.encode(errors="backslashreplace")) for text in (texts, said))
+        test_set = MeasuredSet(name, results["group"], known, scorer, int(words.sum()), identity, spoken, measure)
         blocks = choose_blocks([x.speaker for x, _ in kept], [x.source for x, _ in kept])
         yield test_set, words, blocks, np.array([u.counts.errors for _, u in kept])
 
@@ -204,7 +208,10 @@ def _normalizer(known: str, spelling: dict[str, str] | None) -> Normalizer:
 
 @dataclass(frozen=True)
 class Draws:
-    """What the draws begin with: each set's blocks are drawn by themselves, but seeds alike for all sets."""
+    """What the draws begin with: each set's blocks are drawn by themselves, but seeds alike for all sets.
+
+    Sets of the same utterances, in other noise say, have the same draws of blocks: they err together.
+    """
 
     blocks: int
     seeds: int

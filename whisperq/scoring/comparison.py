@@ -95,7 +95,10 @@ def paired_bootstrap(
 
 
 def mean_difference(differences: Sequence[Difference]) -> Difference:
-    """Difference of the unweighted mean over sets, which were resampled independently."""
+    """Difference of the unweighted mean over sets, which were resampled independently.
+
+    But sets of the same utterances, such as recordings with more and more noise, by the same draws: they err together.
+    """
     resampled = np.mean([d.resampled for d in differences], axis=0)
     return Difference(float(np.mean([d.points for d in differences])), resampled)
 

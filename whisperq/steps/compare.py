@@ -51,10 +51,12 @@ def compare(a: Path, b: Path, normalizer: str, out: Path, config: CompareConfig,
     with artifact.create(out, "comparison", "compare", settings, inputs, context.force) as draft:
         (draft.folder / "changed").mkdir()
         judged = {}
+        draws: dict[tuple[str, ...], int] = {}  # by the references of a set: one that has them too is drawn alike
         for number, (name, files) in enumerate(track(sets.items(), len(sets), "compare", "sets")):
             rule = normalizers[name], scorer, measures[name]
             one = pair(name, files, rule, config.common)
-            judged[name] = judge(name, one, config, context.seed + number)
+            drawn = draws.setdefault(tuple(u.reference for u in one.a.utterances), number)
+            judged[name] = judge(name, one, config, context.seed + drawn)
             text = changed_text(one.a.utterances, one.b.utterances, config.changed, UNITS[one.a.measure])
             file = draft.folder / "changed" / f"{file_name(name)}.txt"
             file.write_text(text, encoding="utf-8", errors="backslashreplace")
