@@ -86,6 +86,15 @@ def test_layers_that_cost_more_points_than_the_threshold_are_searched():
     assert costly_by_wer(alone, 0.05, 0.1) == ["b", "c"]
 
 
+@pytest.mark.parametrize("words", [400, 1200, 2000, 8000])
+def test_a_layer_that_costs_the_threshold_exactly_is_not_searched(words):
+    """A quarter of a point is so many errors of so many words, whatever the rounding of both rates makes of it."""
+    costs = [
+        costly_by_wer({"a": (errors + words // 400) / words}, errors / words, 0.25) for errors in range(words // 4)
+    ]
+    assert not any(costs) and costly_by_wer({"a": (words // 400 + 1) / words}, 0.0, 0.25) == ["a"]
+
+
 @pytest.mark.parametrize("decibels", [0.0, 0.5, 3.0])
 def test_those_that_are_left_out_by_noise_could_win_no_more(decibels):
     ratios = np.random.default_rng(0).uniform(20, 60, 30)

@@ -31,9 +31,11 @@ def results(folder: Path) -> dict:
 
 
 def percent(result: dict | None) -> str:
-    """The word error rate with its 95 % interval."""
+    """The word error rate with its 95 % interval, which one utterance does not have."""
     if result is None:
         return MISSING
+    if None in result["wer_interval_95"]:
+        return f"{100 * result['wer']:.2f}"
     low, high = (100 * end for end in result["wer_interval_95"])
     return f"{100 * result['wer']:.2f} ({low:.1f}-{high:.1f})"
 

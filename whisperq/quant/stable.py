@@ -26,6 +26,7 @@ from whisperq.quant.histogram import Histogram
 from whisperq.quant.observers.mse import mse_range
 from whisperq.quant.observers.percentile import percentile_range
 
+ROUNDING = 1e-9  # points: so many errors of so many words may be the threshold exactly
 CUT_OFFS = (100.0, 99.999, 99.99, 99.95, 99.9, 99.8, 99.5, 99.0)
 
 
@@ -51,7 +52,7 @@ def stable_range(histogram: Histogram, kept: float, bits: int) -> tuple[float, f
 
 def costly_by_wer(alone: Mapping[str, float], exact: float, points: float) -> list[str]:
     """alone: WER, a fraction, with one layer quantized, by layer; exact: of the float model."""
-    return [layer for layer, wer in alone.items() if 100 * (wer - exact) > points]
+    return [layer for layer, wer in alone.items() if 100 * (wer - exact) > points + ROUNDING]
 
 
 def costly_by_snr(alone: Mapping[str, float], decibels: float) -> list[str]:
