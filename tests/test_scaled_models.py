@@ -116,6 +116,23 @@ def test_one_alpha_for_all_norms_has_the_decoders_margin_too(models, finished_ru
         assert grids[site]["range"] == pytest.approx([factor * float(end) for end in ends], rel=1e-6), site
 
 
+@pytest.mark.parametrize("observer", ["minmax", "percentile"])
+def test_what_an_observer_cuts_off_no_margin_brings_back(observer, models, finished_run, tmp_path, invoke):
+    """The decoder's quarter is for ends that were seen; a percentile's range is what ranges.json says."""
+    model, calibration = ("--model", models / "planted"), tmp_path / "calibration"
+    flags = ("--observer", "minmax,percentile", "--percentile", 99)
+    run(invoke, finished_run, "calibrate", *model, *flags, "--out", calibration)
+    common = ("quantize", *model, "--calibration", calibration, "--observer", observer, "--budget", 0)
+    made = run(invoke, finished_run, *common, "--out", tmp_path / "q")
+    sites = json.loads((calibration / "ranges.json").read_text())["sites"]
+    grids = json.loads((made.path / QPARAMS).read_text())["activations"]
+    left = [a for a in grids if a.startswith("dec.") and a not in made.results["smoothed"]]
+    assert made.results["smoothed"] and len(left) >= 2
+    for site in left:
+        wanted = [end * (1.25 if observer == "minmax" else 1) for end in sites[site]["ranges"][observer]]
+        assert grids[site]["range"] == pytest.approx(wanted), site
+
+
 def test_sites_are_put_on_16_bits_by_name(models, finished_run, digits, invoke):
     common = ("quantize", "--model", models / "planted", "--calibration", models / "calibration", "--smooth", "none")
     out = models / "named"

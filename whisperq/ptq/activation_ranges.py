@@ -79,7 +79,8 @@ def prepare_activations(
     if config.activations == "static":
         assert calibration and observer, "static ranges come from a calibration"
         ends = site_ranges(calibration, plan.activations, observer, bits)
-        found.ranges = {a: ActivationRange(widened(a, e) if outliers else e, bits) for a, e in ends.items()}
+        margin = outliers and not OBSERVERS[observer].needs_histogram  # it would bring back what others cut off
+        found.ranges = {a: ActivationRange(widened(a, e) if margin else e, bits) for a, e in ends.items()}
         found.results["observer"] = observer
     elif config.activations == "dynamic":
         found.dynamic = {a: PerToken(bits) for a in plan.activations}
