@@ -1,5 +1,7 @@
 """What a row of a report is the mean of, and when seeds and utterances are enough to say which row is better."""
 
+import shutil
+
 import numpy as np
 import pytest
 from support.reported import Transcribed, write_evaluation, write_quantized, write_teacher, write_training
@@ -80,6 +82,16 @@ def test_a_mean_over_sets_is_of_the_same_seeds_on_each(tmp_path):
     means = {r["numbers"]: (r["wer_percent"], r["seeds"]) for r in rates.records if "mean" in r["set"]}
     assert means == {"float": (pytest.approx(25 / 3), "0 1 2")}
     assert len(rates.records) == 5 and "mean" in rates.caption
+
+
+def test_a_student_that_is_gone_parts_no_seeds(tmp_path):
+    teacher, runs = write_teacher(tmp_path / "teacher"), tmp_path / "runs"
+    for seed in range(3):
+        write_training(runs / str(seed), teacher, 3, "none", seed)
+        write_evaluation(runs / str(seed), runs / str(seed) / "distilled", "float", [Transcribed("clean", 2)], "float")
+    shutil.rmtree(runs / "1" / "student")
+    (table,) = error_tables(measure(gather([runs], True), 0))
+    assert [record["seeds"] for record in table.records] == ["0 1 2"]
 
 
 VARIANTS = {"gate_init": 0.25, "cross_gate": False, "copy_rule": "spread"}

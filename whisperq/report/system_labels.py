@@ -212,7 +212,8 @@ def _trainings(gathered: Gathered) -> dict[str, str]:
 def _condition(entry: Entry, student: Entry | None) -> str:
     """All that a training depends on but its seed, and of its student but what a title says: depth and gate."""
     settings = {name: value for name, value in entry.config.items() if name != "seed"}
-    settings |= {name: value for name in LAYERS if student and (value := student.config.get(name)) is not None}
+    chosen = unusual("init-student", student.config) if student else {}  # of one that is gone, the usual ones
+    settings |= {name: value for name, value in chosen.items() if name in LAYERS}
     inputs = {role: named["sha256"] for role, named in entry.artifact.inputs.items() if role != "student"}
     return bytes_sha256(json.dumps([settings, inputs], sort_keys=True).encode())
 
