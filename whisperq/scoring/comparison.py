@@ -2,11 +2,12 @@
 
     d   = 100 (sum_i b_i - a_i) / sum_i n_i                    points of WER, positive where B is worse
     d_r = the same over as many blocks as there are, drawn with replacement; interval = its 2.5 and 97.5 percentiles
-    p   = min(1, 2 (1 + min(#{d_r <= 0}, #{d_r >= 0})) / (R + 1))
+    p   = min(1, max(2^(1 - k), 2 (1 + min(#{d_r <= 0}, #{d_r >= 0})) / (R + 1)))
 
 a_i, b_i, n_i: errors of A and B and reference words of utterance i. A block is a speaker's or a recording's utterances,
 drawn together because errors of one voice or room go together (Liu and Peng 2019); both systems see the same draw.
-Of a few blocks there is no p: of three that are all worse every resample is, though chance does that one time in four.
+k: blocks in which A and B differ, of which the sign test has that p at least: where three are all worse, so is every
+resample, though chance alone does that one time in four.
 """
 
 import math
@@ -35,6 +36,7 @@ class Difference:
 
     points: float
     resampled: np.ndarray  # (resamples,) points
+    differing: int  # blocks in which A and B make not as many errors
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -45,7 +47,8 @@ class Difference:
     def p(self) -> float:
         """Two-sided; 1 where no resample differs from zero."""
         below, above = int((self.resampled <= 0).sum()), int((self.resampled >= 0).sum())
-        return min(1.0, 2 * (1 + min(below, above)) / (len(self.resampled) + 1))
+        least = 2.0 ** (1 - self.differing)
+        return min(1.0, max(least, 2 * (1 + min(below, above)) / (len(self.resampled) + 1)))
 
     def verdict(self, margin: float, enough_words: bool = True, enough_blocks: bool = True) -> Verdict:
         """Better or worse where the interval leaves out zero, non-inferior where it ends below the margin.
@@ -91,7 +94,7 @@ def paired_bootstrap(
         shape = (min(rows, resamples - start), len(sizes))
         picked = generator.integers(0, len(sizes), size=shape, dtype=np.int32)
         drawn.append(100 * changes[picked].sum(axis=1) / sizes[picked].sum(axis=1))
-    return Difference(float(100 * changes.sum() / sizes.sum()), np.concatenate(drawn))
+    return Difference(float(100 * changes.sum() / sizes.sum()), np.concatenate(drawn), int(np.count_nonzero(changes)))
 
 
 def mean_difference(differences: Sequence[Difference]) -> Difference:
@@ -100,7 +103,7 @@ def mean_difference(differences: Sequence[Difference]) -> Difference:
     But sets of the same utterances, such as recordings with more and more noise, by the same draws: they err together.
     """
     resampled = np.mean([d.resampled for d in differences], axis=0)
-    return Difference(float(np.mean([d.points for d in differences])), resampled)
+    return Difference(float(np.mean([d.points for d in differences])), resampled, sum(d.differing for d in differences))
 
 
 def blocks_of(names: Sequence[str]) -> list[int]:
@@ -132,7 +135,7 @@ def judgement(difference: Difference, margin: float, words: int, blocks: int, me
     return {
         "difference": difference.points,
         "interval_95": difference.interval,
-        "p": difference.p if enough_blocks else None,
+        "p": difference.p,
         "verdict": verdict,
         "within_margin": difference.interval[1] < margin,
         **units,
