@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import run_command
 from support.processes import Job
 
+from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.stopping import STOPPING, leave_when_told, raised
 
 
@@ -179,3 +181,33 @@ def test_a_training_whose_terminal_closes_saves_its_step(copied_run):
         process.send_signal(signal.SIGHUP)
         assert process.wait(60) == 75
     assert list(log.parent.glob("step-*/COMPLETE"))
+
+
+@pytest.mark.parametrize("owed", [False, True], ids=["in its step", "made up for"])
+def test_a_validation_hears_a_signal_in_the_middle_of_a_batch(owed, workspace, monkeypatch):
+    """A batch of 32 windows takes minutes on a CPU, longer than a cluster waits before it kills."""
+    assert run_command("init-student").exit_code == 0
+    steps, log = ("distill", "--max-steps", "2", "--eval-every", "2"), Path("run", "distilled", "metrics.jsonl")
+    if owed:
+        assert run_command(*steps, "--max-time", "0:00").exit_code == 75
+        assert run_command(*steps, "--max-time", "0:00").exit_code == 75
+    decoded: list[bool] = []
+    encode, decode_step = PyTorchRuntime.encode, PyTorchRuntime.decode_step
+
+    def told(self, features):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return encode(self, features)
+
+    def counted(self, *arguments):
+        decoded.append(True)
+        return decode_step(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PyTorchRuntime, "encode", told)
+        patched.setattr(PyTorchRuntime, "decode_step", counted)
+        stopped = run_command(*steps)
+    assert stopped.exit_code == 75 and not decoded and "validation WER" not in stopped.stderr, stopped.stderr
+    assert f"step 2 {'was saved before' if owed else 'is saved'}" in stopped.stderr
+    done = run_command(*steps)
+    assert done.exit_code == 0 and done.stderr.count("step 2: validation WER") == 1, done.stderr
+    assert log.read_text().count("validation_wer") == 1

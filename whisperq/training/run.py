@@ -84,7 +84,7 @@ class Training:
             if progress.step == 0:  # where the growth of outliers begins
                 self.learner.ready()
                 self._write({"step": 0, **self.validation.observe(self.learner.student)})
-            if not self._validate_if_due(self.around.stopping.told):
+            if not self._validate_if_due(timed=False):
                 raise self._interrupted("was saved before")
             rest = self.config.max_steps - progress.step
             where = progress.position, rest, processes.rank, processes.world, progress.step
@@ -108,7 +108,7 @@ class Training:
             self._read(due_log or last)
         self.around.advance(f"loss {progress.last['loss']:.3f}" if progress.last else "")
         if not stop:
-            stop = not self._validate_if_due(self.around.stopping)
+            stop = not self._validate_if_due()
         if due_save or stop:
             self._save()
         if stop and not (last and progress.validated == progress.step):
@@ -149,13 +149,14 @@ class Training:
         due = step > 0 and (step % self.config.eval_every == 0 or step == self.config.max_steps)
         return self.progress.owed or (due and self.progress.validated < step)
 
-    def _validate_if_due(self, stopping: Callable[[], bool]) -> bool:
-        """False where it was told to stop before the end."""
+    def _validate_if_due(self, timed: bool = True) -> bool:
+        """False where it was told to stop before the end; timed: whether the end of the job's time says so, too."""
         if not self._validation_due():
             return True
+        stopping = self.around.stopping
         with self.speed.paused():
             self.learner.ready()
-            found = self.validation.measure(self.learner.student, stopping)
+            found = self.validation.measure(self.learner.student, stopping, None if timed else stopping.told)
         if found is None:
             return False
         progress, wer = self.progress, found["validation_wer"]

@@ -17,6 +17,7 @@ from whisperq.errors import InputError
 from whisperq.jobs.distributed import Processes
 from whisperq.models.sites import Site, Watcher, model_sites, watch
 from whisperq.quant.reading import Later
+from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.runtime.pipeline import output_of
 from whisperq.runtime.site_statistics import watcher
 from whisperq.runtime.transcription import AnyRules, transcribe
@@ -48,18 +49,29 @@ class Validation:
         self.observed = fitting(utterances, loader)
 
     @torch.inference_mode()
-    def measure(self, student: PreTrainedModel, stopping: Callable[[], bool]) -> dict[str, Any] | None:
-        """WER, reference words, and what `observe` says; None where it was told to stop before the end."""
+    def measure(
+        self, student: PreTrainedModel, stopping: Callable[[], bool], over: Callable[[], bool] | None = None
+    ) -> dict[str, Any] | None:
+        """WER, reference words, and what `observe` says; None where it was told to stop before the end.
+
+        stopping: as `stop_requested` gives it, whose signals are heard in the middle of a batch; over: what is asked
+        between batches in its place.
+        """
         student.eval()
         pairs: list[tuple[str, str, bool]] = []
-        runtime = output_of(student.config).pytorch(student, "float")
-        batches = self.processes.batches(self.utterances, BATCH)
+        runtime = Stoppable(output_of(student.config).pytorch(student, "float"), stopping)
+        batches, lost = self.processes.batches(self.utterances, BATCH), False
         for _ in range(0, len(self.utterances), BATCH * self.processes.world):
-            if self.processes.any(stopping()):  # by all after each batch: at the end it would be too late
+            if self.processes.any(lost or (over or stopping)()):  # by all: at the end it would be too late
                 return None
             for _, batch in islice(batches, 1):
-                found = transcribe(runtime, self.loader, self.rules, batch, BATCH)
-                pairs += [(h.utterance.text or "", h.text, h.cut_short) for h in found]
+                try:
+                    found = transcribe(runtime, self.loader, self.rules, batch, BATCH)
+                    pairs += [(h.utterance.text or "", h.text, h.cut_short) for h in found]
+                except Stopped:
+                    lost = True
+        if self.processes.any(lost):
+            return None
         pairs = [pair for share in self.processes.gather(pairs) for pair in share]
         errors = count_errors([r for r, _, _ in pairs], [h for _, h, _ in pairs], self.normalizer)
         loops = sum(find_loop(*(self.normalizer(t).split() for t in (h, r))) is not None for r, h, _ in pairs)
