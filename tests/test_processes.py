@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import configuration, run_command, sample_lines, write_configuration, write_lines
 from support.several_processes import all_at_once, processes
@@ -14,6 +15,7 @@ from whisperq.jobs.distributed import Processes
 
 pytestmark = pytest.mark.slow
 
+TRAIN = sample_lines("train", 12)
 TIMES = ("wall_seconds", "features_seconds", "decoding_seconds", "warm_up_seconds", "rtfx", "peak_memory_gib")
 
 
@@ -111,6 +113,21 @@ def test_what_any_process_left_out_of_a_training_is_counted(folder, invoke):
         jobs = all_at_once(folder, 2, *command)
         results = json.loads((folder / "run" / f"of-{bad}" / "manifest.json").read_text())["results"]
         assert results["skipped"] == 1 and f"some.jsonl line {bad + 1}" in jobs[0].said, jobs[0].said
+
+
+def test_one_processs_bad_recording_loses_no_step_of_a_training(folder):
+    """It is drawn in the third step of four; no checkpoint was due before it."""
+    bad = np.random.default_rng([0, 1, 0]).permutation(12)[-1]  # of the first epoch, as epochs.py draws it
+    lines = [{**one, "audio_filepath": "broken.wav"} if i == bad else one for i, one in enumerate(TRAIN)]
+    write_lines(folder / "some.jsonl", lines)
+    command = ("distill", "--train", "some.jsonl", "--max-steps", "4", "--eval-every", "4")
+    jobs = processes(folder, 2, *command)
+    codes = [job.exit_code() for job in jobs]
+    assert sorted(codes) == [1, 3], [job.said for job in jobs]
+    assert "broken.wav cannot be decoded" in jobs[codes.index(3)].said
+    assert "another process of this task ended" in jobs[codes.index(1)].said and "step 2 is saved" in jobs[0].said
+    jobs = all_at_once(folder, 2, *command, "--skip-bad")
+    assert "going on from run/checkpoints/step-00000002" in jobs[0].said, jobs[0].said
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])

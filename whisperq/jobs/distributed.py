@@ -21,6 +21,7 @@ from whisperq.locking import locked
 from whisperq.publishing import destination
 
 PATIENCE = timedelta(hours=2)  # for the slowest shard of a validation; a process that died is noticed at once
+ENDED = "another process of this task ended or cannot be reached any more"
 T = TypeVar("T")
 
 
@@ -114,7 +115,7 @@ def joined(device: str) -> Iterator[Processes]:
             raise
         # The process that failed says why; the others only notice a lost connection.
         lost = True
-        raise TrainingError("another process of this task ended or cannot be reached any more") from error
+        raise TrainingError(ENDED) from error
     finally:
         if dist.is_initialized() and lost and cuda:
             dist.distributed_c10d._abort_process_group()  # NCCL's orderly end would wait for the dead

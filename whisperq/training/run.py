@@ -5,14 +5,15 @@ finishes the step, saves and says so; when it resumes, it repeats a validation t
 that one short again, or jobs of less than a validation's time would repeat it for ever.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from safetensors import SafetensorError
 
-from whisperq.errors import Interrupted
-from whisperq.jobs.distributed import Processes
+from whisperq.errors import Interrupted, TrainingError
+from whisperq.jobs.distributed import ENDED, Processes
 from whisperq.jobs.signals import Stopping
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, damaged
 from whisperq.training.feed import Feed, TrainingStep
@@ -54,6 +55,7 @@ class Training:
         self.seconds_before = 0.0
         self.log: MetricsLog | None = None
         self.told_of_waiting = False
+        self.saved: int | None = None  # the step of the last checkpoint that this process saw written
         self.pending: list[Step] = []  # updates whose figures are not read yet
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
@@ -86,14 +88,39 @@ class Training:
                 self._write({"step": 0, **self.validation.observe(self.learner.student)})
             if not self._validate_if_due(timed=False):
                 raise self._interrupted("was saved before")
-            rest = self.config.max_steps - progress.step
-            where = progress.position, rest, processes.rank, processes.world, progress.step
-            for data in self.feed.steps(*where):
+            for data in self._data():
                 self._step(data)
             return progress
         finally:
             if self.log:
                 self.log.close()
+
+    def _data(self) -> Iterator[TrainingStep]:
+        """The data of the steps that are left. Where reading it fails, in any process, what is learned is saved."""
+        progress, processes = self.progress, self.around.processes
+        begun, rest = progress.step, self.config.max_steps - progress.step
+        with closing(self.feed.steps(progress.position, rest, processes.rank, processes.world, begun)) as steps:
+            for _ in range(rest):
+                data: TrainingStep | None = None
+                problem: Exception | None = None
+                try:
+                    data = next(steps)
+                except Exception as error:
+                    problem = error
+                if processes.any(problem is not None):
+                    self._save_at_failure(begun)
+                    raise problem or TrainingError(ENDED)
+                assert data is not None, "a feed has as many steps as it was asked for"
+                yield data
+
+    def _save_at_failure(self, begun: int) -> None:
+        """Between two steps, unless nothing has been learned since `begun` or the last checkpoint."""
+        if self.progress.step in (begun, self.saved):
+            return
+        if self.pending:
+            self._read(logs=False)
+        self._save()
+        self.around.say(f"step {self.progress.step} is saved")
 
     def _step(self, data: TrainingStep) -> None:
         progress, config = self.progress, self.config
@@ -184,3 +211,4 @@ class Training:
                 tensors = {"student": self.learner.weights(), "optimizer": self.learner.optimizer_state()}
                 self.checkpoints.save(tensors, progress)
             processes.wait()  # where the first could not save, nobody says that it did
+        self.saved = progress.step
