@@ -127,6 +127,12 @@ def test_micro_batches_change_nothing():
         torch.testing.assert_close(parameter.grad, whole.trained[name].grad, atol=1e-4, rtol=2e-3, msg=name)
 
 
+def test_every_weight_learns_in_every_step_though_its_config_drops_layers():
+    dropping = learner(partial(whisper, encoder_layerdrop=0.9, decoder_layerdrop=0.9))
+    dropping.step(0, [batch()])
+    assert all(parameter.grad is not None for parameter in dropping.trained.values())
+
+
 def test_the_target_is_met_whatever_is_learned():
     """From logits that say eight bits nearly everywhere."""
     ours = learner(max_steps=30, bits_rate=0.2, finetune_steps=5, max_grad_norm=1.0)

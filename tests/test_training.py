@@ -164,6 +164,18 @@ def test_dropout_is_a_function_of_seed_and_step():
     assert len({loss(0, 0), loss(0, 1), loss(1, 0)}) == 3
 
 
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_every_layer_learns_in_every_step(part):
+    """What a step leaves out has no gradient, for which other processes wait, and nothing to go on from."""
+    whole, dropping = make_distiller(), make_distiller(**{f"{part}_layerdrop": 0.9})
+    for distiller in (whole, dropping):
+        distiller.step(0, [batch()])
+    expected, found = gradients(whole), gradients(dropping)
+    assert found.keys() == expected.keys() == whole.trained.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    whole.load_optimizer_state(dropping.optimizer_state())
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_the_utterances_and_trains_nothing(bad):
     distiller = make_distiller()

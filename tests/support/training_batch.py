@@ -24,7 +24,8 @@ def make_distiller(
     autocast: torch.dtype = torch.float32,
     **changes,
 ) -> Distiller:
-    student = gated_model(gate, seed=1, encoder_layers=1, decoder_layers=teacher_layers, dropout=dropout)
+    drops = {name: changes.pop(name) for name in ("encoder_layerdrop", "decoder_layerdrop") if name in changes}
+    student = gated_model(gate, seed=1, encoder_layers=1, decoder_layers=teacher_layers, dropout=dropout, **drops)
     teacher = gated_model("none", seed=2, encoder_layers=teacher_layers, decoder_layers=teacher_layers)
     config = DistillConfig(**{"max_grad_norm": 0.0, "warmup_steps": 0, "max_steps": 10, "temperature": 2.0} | changes)
     return Distiller(student, teacher, config, autocast, seed)

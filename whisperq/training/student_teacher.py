@@ -46,6 +46,8 @@ class Pair(TrainingPair):
         self.ranges = Ranges(student) if weighting.ranges else None
         self.terms = ("range",) if self.ranges else ()  # of the loss, beside the task's own and KL
         self.student, self.weighting, self.task = student, weighting, "ce"
+        # Few layers are left of the teacher's, so that all of them learn in every step, whatever its config.json drops.
+        student.model.encoder.layerdrop = student.model.decoder.layerdrop = 0.0
         self.encoder_frozen = not any(p.requires_grad for p in student.model.encoder.parameters())
         self.shares_encoder = self.encoder_frozen and same_encoder(student, teacher)
         # In a list: no submodule, neither saved nor synchronised.
