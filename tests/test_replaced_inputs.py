@@ -1,5 +1,6 @@
 """What a manifest names as an input is what was read, whoever replaces that meanwhile."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from support.processes import Job
 
 from whisperq import artifact, reading
 from whisperq.errors import InputError, Interrupted
+from whisperq.training.run import Training
 
 
 def write(out: Path, text: str, force: bool = False) -> artifact.Artifact:
@@ -145,6 +147,35 @@ def test_every_step_refuses_what_was_replaced_after_it_was_named(command, copied
     result = invoke(*command.split(), "--out", "out")
     assert result.exit_code == 75 and "was replaced while this command read it" in result.stderr, result.output
     assert not Path("out").exists() and not list(Path().glob(".out*"))
+
+
+TRAININGS = {
+    "distill": "run/student",
+    "mixed-precision --mode uniform --target-bits 4 --max-steps 1": "run/distilled",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [rewritten, shutil.rmtree])
+@pytest.mark.parametrize("command", TRAININGS)
+def test_a_training_of_days_is_sealed_though_its_model_changes_meanwhile(
+    command, change, copied_run, invoke, monkeypatch
+):
+    """It has read all of it before its first step; what it began with is what its manifest names."""
+    model = Path(TRAININGS[command])
+    before = hashlib.sha256((model / "manifest.json").read_bytes()).hexdigest()
+    run = Training.run
+
+    def meanwhile(self):
+        change(model)
+        return run(self)
+
+    monkeypatch.setattr(Training, "run", meanwhile)
+    result = invoke(*command.split(), "--out", "out")
+    assert result.exit_code == 0, result.output
+    role = "student" if command == "distill" else "model"
+    assert json.loads(Path("out", "manifest.json").read_text())["inputs"][role]["sha256"] == before
+    assert Path("out", "config.json").is_file() and Path("out", "tokenizer_config.json").is_file()
 
 
 def swapped(one: Path, two: Path) -> Callable[[], None]:

@@ -29,7 +29,7 @@ from whisperq.models.families import family_of
 from whisperq.models.loading import compute_device, load_model, load_processor
 from whisperq.preconditions import check_batches, check_weights, seconds_of
 from whisperq.ptq.checkpoint import Quantization, save_quantization
-from whisperq.ptq.descriptions import copy_descriptions, describe, descriptions
+from whisperq.ptq.descriptions import describe, descriptions
 from whisperq.ptq.plan import make_plan
 from whisperq.report.bits import plot_bits
 from whisperq.settings import Context
@@ -83,6 +83,7 @@ def mixed_precision(
         beginning = job.begin(config, context.force, processes, say)
         fresh = beginning.start is None
         work = MixedPrecisionRun(model, (train, validation, data.normalizer), config, context, processes, fresh)
+        artifact.all_read(inputs)
         settle_micro_batch(work.learner, work.material.feed, beginning.start, processes, say)
         book = SearchBook(out, {**settings, "micro_batch": work.material.feed.micro_batch}, inputs)
         if fresh:
@@ -93,7 +94,7 @@ def mixed_precision(
             training.seconds_before = work.search_seconds
             reached = beginning.train(training)
         if processes.main:
-            with beginning.draft() as draft:
+            with beginning.draft(all_read=True) as draft:
                 work.finish(draft, reached, beginning)
             say_left_out(material.left_out())
             book.remove()
@@ -114,8 +115,9 @@ class MixedPrecisionRun:
     ) -> None:
         """fresh: whether it begins, or goes on from a checkpoint."""
         device = compute_device(context.device)
-        self.model, self.config = model, config
-        descriptions(model)  # what cannot be copied is refused before the training
+        self.config = config
+        # What cannot be copied is refused before the training; at its end another model may lie there.
+        self.descriptions = {name: path.read_bytes() for name, path in descriptions(model).items()}
         self.student, floats = (load_model(model, torch.float32, device) for _ in range(2))
         check_family(self.student, config)
         self.material = prepare(self.student, load_processor(model), data, config, context, processes)
@@ -155,7 +157,8 @@ class MixedPrecisionRun:
         """The best weights as a quantized model, with the widths, the metrics and what was reached."""
         self.learner.load_weights(load_file(beginning.checkpoints.best_path(reached.best_step)))
         choice = self.weights.settled()
-        copy_descriptions(self.model, draft.folder)
+        for name, content in self.descriptions.items():
+            (draft.folder / name).write_bytes(content)
         save_quantization(self.student, Quantization(self.weights.quantized(choice), {}), {}, draft.folder)
         if self.student.can_generate():
             self.student.generation_config.save_pretrained(draft.folder)
