@@ -3,8 +3,13 @@
 import json
 from collections import Counter
 from itertools import chain
+from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+import yaml
+from conftest import write_configuration
 from support.feeding import ids, make_feed, run, same_steps, write_noises, write_parquet
 
 from whisperq.config import Source, read_config
@@ -157,3 +162,21 @@ def test_what_save_to_disk_wrote_is_streamed_from_there(twenty, tmp_path):
     settings = {"batch_size": 5, "shuffle_buffer": 10}
     saved, plain = (run(make_feed(stream(place), **settings), 6) for place in (tmp_path / "saved", twenty))
     assert numbers(saved) == numbers(plain)
+
+
+def test_what_filters_leave_out_is_counted_once_over_all_jobs(workspace, digits, invoke):
+    """One after each step; each of their blocks, of eight rows and six windows, is read again where a job begins."""
+    rows = [json.loads(line) for line in (digits / "train.jsonl").read_text().splitlines()]
+    audio = [{"bytes": Path(row["audio_filepath"]).read_bytes(), "path": f"{i}.flac"} for i, row in enumerate(rows)]
+    wers = [0.9 if i % 4 == 1 else 0.0 for i in range(len(rows))]
+    table = pyarrow.table({"audio": audio, "text": [row["text"] for row in rows], "label_wer": wers})
+    (workspace / "set").mkdir()
+    pyarrow.parquet.write_table(table, workspace / "set" / "train.parquet")
+    content = yaml.safe_load((workspace / "whisperq.yaml").read_text())
+    write_configuration(workspace, content | {"train": [{"path": "set", "streaming": True}]})
+    command = ("distill", "--max-steps", "5", "--eval-every", "5", "--shuffle-buffer", "8", "--max-label-wer", "50")
+    assert invoke("init-student").exit_code == 0 and invoke(*command, "--out", "whole").exit_code == 0
+    while (code := invoke(*command, "--out", "jobs", "--max-time", "0:00").exit_code) == 75:
+        pass
+    whole, jobs = (json.loads(Path(name, "manifest.json").read_text())["results"] for name in ("whole", "jobs"))
+    assert code == 0 and whole["dropped"] == jobs["dropped"] == {"label WER above 50 %": 8}  # 20 windows: 4 blocks

@@ -11,6 +11,7 @@ apart. Of several processes each reads the whole stream and decodes its share.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -113,6 +114,7 @@ class Blocks:
             for number, one in enumerate(group.lists)
         ]
         self._empty_since: list[list[int]] | None = None
+        self._dropped: dict[int, Counter[str]] = {}  # by block
 
     def start(self) -> Place:
         return {"block": 0, "sources": [[0, 0] for _ in self.supplies]}
@@ -124,9 +126,16 @@ class Blocks:
             found, where = supply.take(count, (epoch, row))
             items += found
             after.append(list(where))
+        before = Counter(self.filters.dropped)
         chapter = self._chapter(items, block)
+        self._dropped[block] = Counter(self.filters.dropped) - before
         self._check_progress(chapter, place["sources"], after)
         return chapter, {"block": block + 1, "sources": after}
+
+    def dropped(self, after: Place | None, place: Place) -> dict[str, int]:
+        """Of all blocks, each counted once, however often it was read."""
+        first = 0 if after is None else after["block"] + 1
+        return dict(sum((self._dropped.get(b, Counter()) for b in range(first, place["block"] + 1)), Counter()))
 
     def _chapter(self, items: list[Item], block: int) -> Chapter:
         utterances = [utterance for utterance, _ in items]

@@ -23,7 +23,7 @@ class Epochs:
         self.utterances, self.seed = group.utterances, seed
         parts = [facts_of(one.utterances) for one in group.lists]
         self.facts = Index.joined(parts)
-        self.pack = filters.config.pack
+        self.filters, self.pack = filters, filters.config.pack
         kept, seconds = filters.apply(self.utterances, self.facts)
         self.parts = in_parts(seconds, filters.loader.window_seconds) if self.pack else None
         ends = np.cumsum([len(p) for p in parts])
@@ -44,6 +44,10 @@ class Epochs:
             self._latest = None  # of a million utterances two epochs need not be held
             self._latest = epoch, Chapter(self._windows(epoch), self.utterances, self.facts)
         return self._latest[1], {"epoch": epoch + 1}
+
+    def dropped(self, after: Place | None, place: Place) -> dict[str, int]:
+        """Decided once, for all epochs."""
+        return dict(self.filters.dropped) if after is None else {}
 
     def _windows(self, epoch: int) -> Windows:
         generator = np.random.default_rng([self.seed, ORDER, epoch])

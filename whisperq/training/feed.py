@@ -71,7 +71,7 @@ class DrawnStep:
 
 
 class Feed:
-    """The training data of one distillation; `dropped` counts what its filters left out, by reason."""
+    """The training data of one distillation; `dropped` counts what its filters have left out here, by reason."""
 
     def __init__(self, group: UtteranceGroup, loader: Loader, config: TrainingConfig, seed: int) -> None:
         if config.timestamp_prob and TIME_STEP * (len(loader.codec.times) - 1) < loader.window_seconds - TIME_STEP / 2:

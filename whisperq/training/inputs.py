@@ -54,7 +54,7 @@ class Material:
             "device": self.loader.device,
             "autocast": str(autocast).removeprefix("torch."),
             "skipped": len(self.loader.skipped) + len(self.bad_lines),
-            "dropped": self.feed.dropped,
+            "dropped": self.feed.dropped if reached.dropped is None else reached.dropped,
             "micro_batch": self.feed.micro_batch,
         }
 

@@ -5,6 +5,7 @@ finishes the step, saves and says so; when it resumes, it repeats a validation t
 that one short again, or jobs of less than a validation's time would repeat it for ever.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from whisperq.errors import Interrupted, TrainingError
 from whisperq.jobs.distributed import ENDED, Processes
 from whisperq.jobs.signals import Stopping
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, damaged
-from whisperq.training.feed import Feed, TrainingStep
+from whisperq.training.feed import Feed, Position, TrainingStep
 from whisperq.training.logs import MetricsLog
 from whisperq.training.loop import Learner, Step
 from whisperq.training.speed import Speed
@@ -55,6 +56,8 @@ class Training:
         self.seconds_before = 0.0
         self.log: MetricsLog | None = None
         self.told_of_waiting = False
+        # Position up to which, and what filters had left out there, in the jobs before this one.
+        self.counted: tuple[Position | None, Counter[str]] = None, Counter()
         self.saved: int | None = None  # the step of the last checkpoint that this process saw written
         self.pending: list[Step] = []  # updates whose figures are not read yet
 
@@ -70,6 +73,8 @@ class Training:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise damaged(checkpoint.path, error) from error
         self.progress = replace(checkpoint.progress, micro_batch=self.feed.micro_batch)
+        if checkpoint.progress.dropped is not None:
+            self.counted = checkpoint.progress.position, Counter(checkpoint.progress.dropped)
         self.seconds_before = checkpoint.progress.seconds
         self.feed.loader.skipped |= set(checkpoint.progress.skipped)
 
@@ -205,6 +210,9 @@ class Training:
         progress.seconds, progress.owed = self.seconds_before + self.speed.seconds, self._validation_due()
         self.feed.loader.skipped.update(*processes.gather(self.feed.loader.skipped))  # each knows its own share's
         progress.skipped = sorted(self.feed.loader.skipped)
+        if progress.position is not None:
+            after, before = self.counted
+            progress.dropped = dict(before + Counter(self.feed.window_source.dropped(after, progress.position)))
         with self.speed.paused():
             if processes.main and self.log is not None:
                 progress.log_bytes = self.log.sync()

@@ -46,6 +46,13 @@ class WindowSource(Protocol):
         """The chapter, and the place of the next."""
         ...
 
+    def dropped(self, after: Place | None, place: Place) -> dict[str, int]:
+        """How many utterances filters left out, by reason, up to the chapter at `place`, of those that were read.
+
+        after: without the chapter at this place and those before it.
+        """
+        ...
+
 
 class Reading:
     """Window after window, from a position on."""

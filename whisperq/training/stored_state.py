@@ -25,6 +25,7 @@ class Progress:
     seconds: float = 0.0  # of training; validations and checkpoints are not counted
     last: dict[str, Any] | None = None  # the last step's figures
     skipped: list[str] = field(default_factory=list)  # origins of utterances that were unusable
+    dropped: dict[str, int] | None = None  # utterances that filters left out so far, by reason
     micro_batch: int | None = None  # that --micro-batch auto came to, or that it was given
 
 
@@ -82,8 +83,9 @@ def check_counts(progress: Progress) -> None:
         or progress.log_bytes < 0
         or (progress.micro_batch is not None and progress.micro_batch < 1)
         or not all(isinstance(origin, str) for origin in progress.skipped)
+        or not all(type(count) is int and count >= 0 for count in (progress.dropped or {}).values())
     ):
-        raise ValueError("seconds, log_bytes, micro_batch or skipped are none")
+        raise ValueError("seconds, log_bytes, micro_batch, skipped or dropped are none")
 
 
 def require(value: Any, hint: Any, name: str) -> Any:
