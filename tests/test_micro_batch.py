@@ -16,9 +16,10 @@ from whisperq.errors import UsageError
 from whisperq.jobs.distributed import ALONE
 from whisperq.training import micro_batch
 from whisperq.training.feed import Feed
-from whisperq.training.loop import Distiller
+from whisperq.training.loop import Distiller, Learner
 from whisperq.training.memory import free_memory
 from whisperq.training.micro_batch import affordable, fullest, kept_bytes, largest_that_fits, try_out
+from whisperq.training.validation import Validation
 from whisperq.training_options import DistillConfig
 
 pytestmark = pytest.mark.slow
@@ -199,6 +200,31 @@ def test_a_training_goes_on_computed_otherwise(flags, workspace, teacher, digits
     assert all(torch.allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-5) for name in theirs)
     same = all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert same == ("1" not in flags)
+
+
+@pytest.mark.parametrize("where", ["forward pass", "validation"])
+def test_memory_that_does_not_suffice_costs_one_step(where, workspace, monkeypatch):
+    """No checkpoint was due before; the same command goes on, to the same bits as one that was never broken off."""
+    assert run_command("init-student").exit_code == 0
+    common = ("--max-steps", "4", "--eval-every", "3", "--micro-batch", "2")
+    done("--out", "whole", *common)
+    owner, name, calls = (Learner, "accumulate", 5) if where == "forward pass" else (Validation, "measure", 1)
+    method, count = getattr(owner, name), iter(range(1, 100))
+
+    def full(self, *arguments, **others):
+        if next(count) == calls:  # of the third step the first micro-batch, or its validation
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return method(self, *arguments, **others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, full)
+        said = done("--out", "parts", *common, code=1)
+    step = 2 if where == "forward pass" else 3
+    assert f"step {step} is saved" in said and "out of memory" in said
+    assert f"going on from parts-checkpoints/step-0000000{step}" in done("--out", "parts", *common)
+    assert weights("parts") == weights("whole")
+    logs = [Path(name, "metrics.jsonl").read_text() for name in ("whole", "parts")]
+    assert [log.count("validation_wer") for log in logs] == [2, 2]
 
 
 @pytest.mark.parametrize("value", ["some", "1.5", "AUTO", ""])

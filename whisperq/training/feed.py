@@ -11,7 +11,7 @@ The order, which windows have times in their labels and what is blanked out of t
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,7 +89,7 @@ class Feed:
 
     def steps(
         self, position: Position | None, count: int, rank: int, world: int, first: int = 0
-    ) -> Iterator[TrainingStep]:
+    ) -> Generator[TrainingStep, None, None]:
         """`count` steps from `position` on (None: the beginning); `first` is the number of the first, from zero.
 
         Raises InputError at the step that holds what cannot be used, TrainingError for a worker that died.

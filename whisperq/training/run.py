@@ -3,17 +3,19 @@
 One step: the update; then what is due: its figures, a validation, a checkpoint. A training that is told to stop
 finishes the step, saves and says so; when it resumes, it repeats a validation that was cut short. No limit of time cuts
 that one short again, or jobs of less than a validation's time would repeat it for ever.
+Where the data fails, a recording that is none or a disk that does not answer, the steps so far are saved as well, and
+where memory fails, of one process alone.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from safetensors import SafetensorError
 
-from whisperq.errors import Interrupted, TrainingError
+from whisperq.errors import Interrupted, TrainingError, WhisperqError
 from whisperq.jobs.distributed import ENDED, Processes
 from whisperq.jobs.signals import Stopping
 from whisperq.training.checkpoints import Checkpoint, Checkpoints, damaged
@@ -58,7 +60,7 @@ class Training:
         self.told_of_waiting = False
         # Position up to which, and what filters had left out there, in the jobs before this one.
         self.counted: tuple[Position | None, Counter[str]] = None, Counter()
-        self.saved: int | None = None  # the step of the last checkpoint that this process saw written
+        self.saved = 0  # the step of the last checkpoint
         self.pending: list[Step] = []  # updates whose figures are not read yet
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
@@ -93,8 +95,10 @@ class Training:
                 self._write({"step": 0, **self.validation.observe(self.learner.student)})
             if not self._validate_if_due(timed=False):
                 raise self._interrupted("was saved before")
+            self.saved = progress.step
             for data in self._data():
-                self._step(data)
+                with self._saved_at_failure():
+                    self._step(data)
             return progress
         finally:
             if self.log:
@@ -103,8 +107,9 @@ class Training:
     def _data(self) -> Iterator[TrainingStep]:
         """The data of the steps that are left. Where reading it fails, in any process, what is learned is saved."""
         progress, processes = self.progress, self.around.processes
-        begun, rest = progress.step, self.config.max_steps - progress.step
-        with closing(self.feed.steps(progress.position, rest, processes.rank, processes.world, begun)) as steps:
+        rest = self.config.max_steps - progress.step
+        where = progress.position, rest, processes.rank, processes.world, progress.step
+        with closing(self.feed.steps(*where)) as steps:
             for _ in range(rest):
                 data: TrainingStep | None = None
                 problem: Exception | None = None
@@ -113,14 +118,29 @@ class Training:
                 except Exception as error:
                     problem = error
                 if processes.any(problem is not None):
-                    self._save_at_failure(begun)
+                    self._save_what_is_new()
                     raise problem or TrainingError(ENDED)
                 assert data is not None, "a feed has as many steps as it was asked for"
                 yield data
 
-    def _save_at_failure(self, begun: int) -> None:
-        """Between two steps, unless nothing has been learned since `begun` or the last checkpoint."""
-        if self.progress.step in (begun, self.saved):
+    @contextmanager
+    def _saved_at_failure(self) -> Iterator[None]:
+        """Of one process alone: what its memory does not suffice for, say, costs this step and none of those before.
+
+        An error of ours says that nothing should be saved, or that nothing could be.
+        """
+        try:
+            yield
+        except WhisperqError:
+            raise
+        except Exception:
+            if self.around.processes.world == 1:
+                self._save_what_is_new()
+            raise
+
+    def _save_what_is_new(self) -> None:
+        """A checkpoint between two steps, unless the last one holds all that is learned."""
+        if self.progress.step == self.saved:
             return
         if self.pending:
             self._read(logs=False)
