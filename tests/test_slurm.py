@@ -311,3 +311,31 @@ def test_an_open_quote_starts_nothing(tmp_path, cluster) -> None:
     environment = variables(cluster, **of_a_job, WHISPERQ="env 'whisperq")
     done = subprocess.run(["bash", "-c", script, "job", SLURM / "common.sh"], env=environment, capture_output=True)
     assert done.returncode != 0 and not done.stdout and b"quote" in done.stderr
+
+
+# Cores that a task sees on a node of four tasks with eight each, and how many tasks share them.
+CORES = {"bound": (8, 1), "unbound": (32, 4)}
+
+
+@pytest.mark.parametrize("seen, sharing", CORES.values(), ids=CORES)
+def test_who_is_bound_to_cores_of_its_own_divides_them_by_nobody(seen: int, sharing: int, tmp_path, cluster) -> None:
+    """A quarter of a quarter of the node's cores would decode for each GPU."""
+    programs = {
+        "srun": 'shift; SLURM_PROCID=0 SLURM_LOCALID=0 exec "$@"',
+        "nproc": f'echo "${{OMP_NUM_THREADS:-{seen}}}"',
+        "whisperq": 'echo "$LOCAL_WORLD_SIZE"',
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    of_a_job = {
+        "STUDENTS": "8-none", "RUNS": tmp_path, "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": 1,
+        "SLURM_NTASKS": 4, "SLURM_NTASKS_PER_NODE": 4, "SLURM_CPUS_PER_TASK": 8,
+    }  # fmt: skip
+    environment = variables(cluster, **of_a_job)
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    script = 'set -euo pipefail; source "$1"; run distill'
+    done = subprocess.run(
+        ["bash", "-c", script, "job", SLURM / "common.sh"], env=environment, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == str(sharing)

@@ -115,7 +115,7 @@ class Feed:
 
     @staticmethod
     def _cores() -> int:
-        """CPU cores for this process: an equal share, since all processes on a machine see all of its cores."""
+        """CPU cores for this process: of those that it sees, LOCAL_WORLD_SIZE processes have an equal share."""
         return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
     def _find(self, number: int) -> Utterance:
