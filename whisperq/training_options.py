@@ -49,7 +49,7 @@ class TrainingConfig(Settings):
     beta1: float = option(0.99, "AdamW's first beta (0.99 as the paper prints it).", low=0, high=0.999999)
     beta2: float = option(0.999, "AdamW's second beta.", low=0, high=0.999999)
     epsilon: float = option(1e-8, "AdamW's epsilon.", low=0)
-    weight_decay: float = option(1e-4, "AdamW's decoupled weight decay.", low=0)
+    weight_decay: float = option(1e-4, "AdamW's decoupled weight decay, of biases and norms too.", low=0)
     max_grad_norm: float = option(1.0, "Clip the gradient's global norm here; 0: off.", low=0)
     temperature: float = option(1.0, "Softmax temperature of the KL term, which is scaled by its square.", low=1e-6)
     eval_every: int = option(1_000, "Steps between validations (greedy WER); the best step is kept.", low=1)
@@ -143,7 +143,7 @@ class MixedPrecisionConfig(TrainingConfig, MixedPrecision):
     warmup_steps: int = option(100, "Steps of linear warm-up.", low=0)
     batch_size: int = option(32, "Utterances of one optimiser step (effective batch).", low=1)
     beta1: float = option(0.9, "AdamW's first beta.", low=0, high=0.999999)
-    weight_decay: float = option(0.0, "AdamW's decoupled weight decay, of weights alone.", low=0)
+    weight_decay: float = option(0.0, "AdamW's decoupled weight decay, of all but scales and widths.", low=0)
 
 
 @dataclass(frozen=True)

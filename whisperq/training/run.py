@@ -75,8 +75,8 @@ class Training:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise damaged(checkpoint.path, error) from error
         self.progress = replace(checkpoint.progress, micro_batch=self.feed.micro_batch)
-        if checkpoint.progress.dropped is not None:
-            self.counted = checkpoint.progress.position, Counter(checkpoint.progress.dropped)
+        known = checkpoint.progress.dropped
+        self.counted = (None, Counter()) if known is None else (checkpoint.progress.position, Counter(known))
         self.seconds_before = checkpoint.progress.seconds
         self.feed.loader.skipped |= set(checkpoint.progress.skipped)
 
