@@ -22,13 +22,14 @@ SCRIPTS = sorted(SLURM.glob("*.sh"))
 PATH = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
 
 # A whisperq that only keeps a journal. FAIL="STUDENT COMMAND CODE" makes one command exit with that code, and
-# INTERRUPT="STUDENT COMMAND" makes that student's first such command go on until a signal.
+# INTERRUPT="STUDENT COMMAND" makes that student's first such command go on until a signal; its first process, the one
+# that saves, is the last to end.
 FAKE = """#!/usr/bin/env bash
 student=$(basename "$WHISPERQ_RUN")
 echo "$student $1 $RANK/$WORLD_SIZE" >>"$JOURNAL"
 [ "$student $1" != "${FAIL% *}" ] || exit "${FAIL##* }"
 if [ "$student $1 ${SLURM_RESTART_COUNT:-0}" = "$INTERRUPT 0" ]; then
-    trap 'exit 75' USR2 TERM
+    trap '[ "$RANK" != 0 ] || sleep 0.3; exit 75' USR2 TERM
     until [ "$RANK" = 0 ] || [ -e "$JOURNAL.0" ]; do sleep 0.02; done
     touch "$JOURNAL.$RANK"
     while :; do sleep 0.02; done
@@ -321,7 +322,7 @@ CORES = {"bound": (8, 1), "unbound": (32, 4)}
 def test_who_is_bound_to_cores_of_its_own_divides_them_by_nobody(seen: int, sharing: int, tmp_path, cluster) -> None:
     """A quarter of a quarter of the node's cores would decode for each GPU."""
     programs = {
-        "srun": 'shift; SLURM_PROCID=0 SLURM_LOCALID=0 exec "$@"',
+        "srun": 'shift 2; SLURM_PROCID=0 SLURM_LOCALID=0 exec "$@"',
         "nproc": f'echo "${{OMP_NUM_THREADS:-{seen}}}"',
         "whisperq": 'echo "$LOCAL_WORLD_SIZE"',
     }

@@ -35,10 +35,11 @@ run() {
     local code=0
     echo "$(date -Iseconds) $(hostname), start $((${SLURM_RESTART_COUNT:-0} + 1)) of $student: whisperq $*"
     # Not torchrun, which makes 1 of every exit code and keeps USR2 to itself. The signal goes to each task's own
-    # process, hence `exec`. When a task has ended, the others have ten minutes: a broken one would hang them all.
+    # process, hence `exec`. When a task has ended, the others have ten minutes: a broken one would hang them all. But 75
+    # of the first to end must not end the one that still saves, as it would where a cluster sets KillOnBadExit.
     # Most clusters bind a task to its own cores, which it then shares with nobody (nproc obeys OMP_NUM_THREADS, too).
     # shellcheck disable=SC2016  # each task's own variables
-    srun --wait=600 bash -c '
+    srun --kill-on-bad-exit=0 --wait=600 bash -c '
         [ "$(env -u OMP_NUM_THREADS nproc)" -gt "${SLURM_CPUS_PER_TASK:-1}" ] || LOCAL_WORLD_SIZE=1
         RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$@"' \
         task "${whisperq[@]}" "$@" || code=$?

@@ -273,6 +273,7 @@ def scancel(cluster: Cluster, arguments: list[str]) -> int:
 def srun(cluster: Cluster, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("srun", allow_abbrev=False)
     parser.add_argument("--wait", type=float, default=float("inf"))
+    parser.add_argument("--kill-on-bad-exit", type=int, default=1)  # as clusters with KillOnBadExit=1 have it
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
     own = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(int(os.environ["SLURM_NTASKS"]))]
@@ -280,18 +281,18 @@ def srun(cluster: Cluster, arguments: list[str]) -> int:
     place = cluster.tasks(int(os.environ["SLURM_JOB_ID"]))
     place.with_suffix(".new").write_text(" ".join(str(task.pid) for task in tasks))
     place.with_suffix(".new").rename(place)
-    wait_for(tasks, options.wait)
+    wait_for(tasks, options.wait, bool(options.kill_on_bad_exit))
     place.unlink()
     return max(code if code >= 0 else 128 - code for code in (task.returncode for task in tasks))
 
 
-def wait_for(tasks: list[subprocess.Popen], patience: float) -> None:
-    """All of them; the others are killed when the first has ended so many seconds ago."""
+def wait_for(tasks: list[subprocess.Popen], patience: float, at_once: bool) -> None:
+    """All of them; the others are killed when the first has ended so many seconds ago, or at once if it failed."""
     ended = None
     while None in (states := [task.poll() for task in tasks]):
         if ended is None and any(state is not None for state in states):
             ended = time.monotonic()
-        if ended is not None and time.monotonic() - ended > patience:
+        if ended is not None and (time.monotonic() - ended > patience or (at_once and any(states))):
             for task in tasks:
                 task.kill()
         time.sleep(POLL)
