@@ -20,7 +20,12 @@ from support.tiny import (
     stock_twin,
     token_id,
 )
-from transformers import AutoModelForSpeechSeq2Seq, WhisperForConditionalGeneration
+from transformers import (
+    AutoModelForSpeechSeq2Seq,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
 
 from whisperq.data.tokens import make_codec
 from whisperq.errors import InputError
@@ -176,6 +181,15 @@ def test_the_processor_survives(tmp_path, audio):
     assert again.feature_extractor.n_samples == 16_000
     digits.save_processor(processor, tmp_path / "twice")
     assert load_processor(tmp_path / "twice").feature_extractor.nb_max_frames == 100
+
+
+def test_the_extractor_has_the_file_that_others_look_for(tmp_path):
+    """faster-whisper reads no other, and without it takes 80 mel bins for granted."""
+    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=1)
+    save_model(gated_model("none", num_mel_bins=128), WhisperProcessor(extractor, processor.tokenizer), tmp_path)
+    stated = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert (stated["feature_size"], stated["n_samples"], stated["hop_length"]) == (128, 16_000, 160)
+    assert load_processor(tmp_path).feature_extractor.to_dict() == extractor.to_dict()
 
 
 @pytest.mark.parametrize("damage", ["missing", "shape", "type"])

@@ -171,6 +171,7 @@ def load_processor(folder: Path) -> WhisperProcessor | Wav2Vec2Processor:
 def save_model(model: GatedWhisperForConditionalGeneration, processor: WhisperProcessor, folder: Path) -> None:
     """Weights, configuration, processor; for a gated model also the code that rebuilds it."""
     processor.save_pretrained(folder)
+    processor.feature_extractor.save_pretrained(folder)  # in a file of its own, which others look for: faster-whisper
     if spelling := processor.tokenizer.english_spelling_normalizer:  # transformers reads this file, but forgets it here
         (folder / "normalizer.json").write_text(json.dumps(spelling, indent=0), encoding="utf-8")
     model.save_pretrained(folder)
