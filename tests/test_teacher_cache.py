@@ -105,11 +105,11 @@ def test_a_folder_that_takes_no_file_is_refused(tmp_path):
         make_cache(tmp_path / "file")
 
 
-def cached_distiller(folder: Path | None, seed: int = 2, **settings) -> Distiller:
+def cached_distiller(folder: Path | None, seed: int = 2, autocast=torch.float32, **settings) -> Distiller:
     student, teacher = gated_model("headwise", seed=1), gated_model("none", seed=seed)
     config = DistillConfig(**{"warmup_steps": 0, "max_steps": 10, "learning_rate": 1e-3} | settings)
     cache = make_cache(folder, teacher=str(seed)) if folder else None
-    return Distiller(student, teacher, config, torch.float32, 0, cache=cache)
+    return Distiller(student, teacher, config, autocast, 0, cache=cache)
 
 
 def known_batch():
@@ -123,6 +123,16 @@ def test_a_cached_teacher_gives_the_same_losses_and_gradients(tmp_path):
         assert found.as_dict() == pytest.approx(expected.as_dict(), rel=1e-5)
     for name, gradient in gradients(cached).items():
         torch.testing.assert_close(gradient, gradients(plain)[name], atol=1e-6, rtol=1e-3, msg=name)
+
+
+def test_an_entry_has_the_teachers_number_format_wherever_it_is_made(tmp_path):
+    """The autocast of a GPU computes norms in float32, which the loss rounds at once."""
+    plain, cached = (cached_distiller(folder, autocast=torch.bfloat16) for folder in (None, tmp_path))
+    for distiller in (plain, cached):
+        distiller.teacher.model.decoder.layer_norm.register_forward_hook(lambda _, __, output: output.float())
+    expected, found = (d.step(0, [known_batch()]).read() for d in (plain, cached))
+    assert found.as_dict() == pytest.approx(expected.as_dict(), rel=2e-2)
+    assert cached.pair.cache.get("a").dtype == torch.bfloat16
 
 
 def test_the_teacher_runs_once_for_every_window(tmp_path):

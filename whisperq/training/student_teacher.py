@@ -125,7 +125,8 @@ class Pair(TrainingPair):
         device, length = batch.features.device, batch.tokens.lengths[number]
         inputs = batch.tokens.inputs[number : number + 1, :length].to(device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self._asked(batch.features[number : number + 1], inputs, torch.arange(length, device=device)).cpu()
+            found = self._asked(batch.features[number : number + 1], inputs, torch.arange(length, device=device))
+        return found.to(self.dtype).cpu()  # a GPU's autocast makes the last norm's output float32, for twice the room
 
     def _encoded(self, model: Whisper, features: Tensor, mode: Any) -> Tensor:
         with mode():
