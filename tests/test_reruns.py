@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import sample_lines, write_lines
+from conftest import configuration, sample_lines, write_configuration, write_lines
+from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 EVAL = "eval --model distilled --out e"
 
@@ -161,3 +162,21 @@ def test_a_student_that_learnt_times_says_so_wherever_it_goes(share, knows, work
     for place in ("distilled", "quantized/gemm-w8a8", "onnx/gemm-w8a8"):
         content = json.loads((workspace / "run" / place / "generation_config.json").read_text())
         assert content.get("trained_with_times") is knows, place
+
+
+@pytest.mark.slow
+def test_each_validation_list_has_the_normaliser_that_it_names(workspace, teacher, digits, invoke):
+    """As a test set has: under the other one "one two three" is a single word, right or wrong as a whole."""
+    lines = sample_lines("validation", 8)
+    write_lines(workspace / "words.jsonl", lines[:4]), write_lines(workspace / "numbers.jsonl", lines[4:])
+    named = [{"path": "words.jsonl", "normalizer": "basic"}, {"path": "numbers.jsonl"}]
+    content = configuration(teacher, digits) | {"normalizer": "english", "validation": named}
+    write_configuration(workspace, content)
+    assert invoke("init-student").exit_code == 0 and invoke("distill", "--eval-limit", "8").exit_code == 0
+    found = json.loads((workspace / "run" / "distilled" / "manifest.json").read_text())
+    assert found["config"]["normalizer"] == found["results"]["normalizer"] == "basic, english"
+    log = (workspace / "run" / "distilled" / "metrics.jsonl").read_text().splitlines()
+    words = {entry["reference_words"] for entry in map(json.loads, log) if "reference_words" in entry}
+    english = EnglishTextNormalizer({})
+    counts = [len(one["text"].split()) for one in lines[:4]] + [len(english(one["text"]).split()) for one in lines[4:]]
+    assert words == {sum(counts)} and sum(counts) < sum(len(one["text"].split()) for one in lines)

@@ -3,7 +3,7 @@
     teacher: openai/whisper-large-v2        # Hub id or folder
     language: en                            # the prompt's language, null for an English-only model
     task: transcribe
-    normalizer: english                     # of the test sets that name none
+    normalizer: english                     # of the sets that name none
     train:       [train.jsonl, {dataset: mozilla-foundation/common_voice_16_1, config: en, split: train,
                                 weight: 2, streaming: true}]
     validation:  [validation.jsonl]

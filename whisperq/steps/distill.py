@@ -59,7 +59,7 @@ def distill(
             "validation": validation.reference,
         }
         warn_of_another_teacher(student, inputs["teacher"]["sha256"])
-        settings = context.settings(config, normalizer=data.normalizer)
+        settings = context.settings(config, normalizer=data.normalizers)
         job = Job("distill", "distilled", out, settings, inputs)
         held.enter_context(job.alone(context.force, processes))
         beginning = job.begin(config, context.force, processes, say)

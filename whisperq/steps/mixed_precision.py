@@ -77,7 +77,7 @@ def mixed_precision(
         train, validation = data.read(config.skip_bad)
         inputs = {"model": artifact.reference(model), "train": train.reference, "validation": validation.reference}
         # Where the search ends hangs on max_steps: more steps are another search, and so not the same training.
-        settings = context.settings(config, normalizer=data.normalizer, search_steps=search_steps(config))
+        settings = context.settings(config, normalizer=data.normalizers, search_steps=search_steps(config))
         job = Job("mixed-precision", "quantized", out, settings, inputs)
         held.enter_context(job.alone(context.force, processes))
         beginning = job.begin(config, context.force, processes, say)

@@ -17,7 +17,7 @@ from whisperq.jobs.distributed import Processes
 from whisperq.kinds.models import LastStep, Trained
 from whisperq.runtime.beams import with_loop_limit, with_tokens_per_second
 from whisperq.runtime.pipeline import make_loader
-from whisperq.scoring.normalizers import Normalizer, normalizer_of
+from whisperq.scoring.normalizers import normalizer_of
 from whisperq.settings import Context
 from whisperq.training.checkpoints import Progress
 from whisperq.training.feed import Feed
@@ -29,7 +29,7 @@ from whisperq.training_options import TrainingConfig
 @dataclass(frozen=True)
 class Material:
     loader: Loader
-    normalizer: Normalizer
+    normalizers: str  # of the validation, ids
     validation: Validation
     feed: Feed
     bad_lines: Sequence[str]
@@ -47,7 +47,7 @@ class Material:
         return {  # the best step and the last one's log are those of a training that has ended
             "best_step": cast(int, reached.best_step),
             "validation_wer": reached.best_wer,
-            "normalizer": self.normalizer.id,
+            "normalizer": self.normalizers,
             "steps": reached.step,
             "final": cast(LastStep, reached.last),
             "training_seconds": reached.seconds,
@@ -67,7 +67,7 @@ def prepare(
     context: Context,
     processes: Processes,
 ) -> Material:
-    """data: to train on, to validate on, and the normaliser of the validation's WER.
+    """data: to train on, to validate on, and the normaliser of the validation lists that name none.
 
     Raises InputError, and UsageError where nobody says which language is spoken. Every recording that validates is
     decoded once, and of more than `eval_limit` the seed draws.
@@ -80,10 +80,15 @@ def prepare(
     if config.audio_cache is not None:
         loader.decode = AudioCache(Path(config.audio_cache).absolute(), config.audio_cache_gib * GIB).load
     rules = with_tokens_per_second(with_loop_limit(rules, config.loop_limit), config.tokens_per_second)
-    normalizer = normalizer_of(normalizer_name, processor.tokenizer)
-    drawn = epoch_order(len(validation.utterances), context.seed, epoch=0)[: config.eval_limit]
-    utterances = [validation.utterances[i] for i in sorted(drawn)]
-    check_validation(loader, normalizer, utterances)
-    judged = Validation(loader, rules, normalizer, utterances, processes)
+    named = [
+        normalizer_of(one.source.normalizer or normalizer_name, processor.tokenizer)
+        for one in validation.lists
+        for _ in range(len(one.utterances))
+    ]
+    drawn = sorted(epoch_order(len(validation.utterances), context.seed, epoch=0)[: config.eval_limit])
+    utterances, normalizers = [validation.utterances[i] for i in drawn], [named[i] for i in drawn]
+    check_validation(loader, normalizers, utterances)
+    judged = Validation(loader, rules, normalizers, utterances, processes)
     feed = Feed(train, loader, config, context.seed)
-    return Material(loader, normalizer, judged, feed, [*train.skipped, *validation.skipped])
+    ids = ", ".join(dict.fromkeys(normalizer.id for normalizer in normalizers))
+    return Material(loader, ids, judged, feed, [*train.skipped, *validation.skipped])

@@ -11,6 +11,7 @@ from whisperq import artifact
 from whisperq.config import Source
 from whisperq.data.batches import Loader, require_texts
 from whisperq.data.sources import UtteranceGroup, read_all
+from whisperq.data.utterance import Utterance
 from whisperq.errors import InputError, TrainingError, UsageError
 from whisperq.jobs.distributed import Processes, alone
 from whisperq.run_folder import work_folder
@@ -25,7 +26,12 @@ from whisperq.training_options import TrainingConfig
 class TrainingData:
     train: Sequence[Source]
     validation: Sequence[Source]
-    normalizer: str  # of the validation WER
+    normalizer: str  # of the validation lists that name none
+
+    @property
+    def normalizers(self) -> str:
+        """The name of the validation WER's, or several."""
+        return ", ".join(dict.fromkeys(source.normalizer or self.normalizer for source in self.validation))
 
     def read(self, skip_bad: bool) -> tuple[UtteranceGroup, UtteranceGroup]:
         """Raises InputError for data that is not there or has no texts."""
@@ -130,12 +136,12 @@ def identity_of(settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, s
     return Identity(settings, {role: entry["sha256"] for role, entry in inputs.items()})
 
 
-def check_validation(loader: Loader, normalizer: Normalizer, utterances: Sequence) -> None:
+def check_validation(loader: Loader, normalizers: Sequence[Normalizer], utterances: Sequence[Utterance]) -> None:
     """Before the first step rather than at the first validation: every recording decodes, there are words.
 
     With skip_bad, words in those that decode: a WER of nothing would call the first step the best, whatever comes.
     """
-    usable = [u for u in utterances if loader.audio(u) is not None]
-    if not any(normalizer(u.text) for u in usable):
+    usable = [(u, n) for u, n in zip(utterances, normalizers, strict=True) if loader.audio(u) is not None]
+    if not any(normalizer(u.text or "") for u, normalizer in usable):
         of = "" if len(usable) == len(utterances) else f" in the {len(usable)} of {len(utterances)} usable recordings"
         raise InputError(f"the validation data has no reference words{of}, so that no step can be called the best")

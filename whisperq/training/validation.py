@@ -20,7 +20,7 @@ from whisperq.quant.reading import Later
 from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.runtime.pipeline import output_of
 from whisperq.runtime.site_statistics import watcher
-from whisperq.runtime.transcription import AnyRules, transcribe
+from whisperq.runtime.transcription import AnyRules, Hypothesis, transcribe
 from whisperq.scoring.by_role import SiteStatistics, summarize_roles
 from whisperq.scoring.loops import find_loop
 from whisperq.scoring.normalizers import Normalizer
@@ -30,6 +30,7 @@ from whisperq.scoring.words import count_errors
 BATCH = 32  # utterances decoded together
 OBSERVED = 8  # utterances whose activations are looked at, always the same
 OBSERVED_SITES = "out_proj", "fc2:input", "mlp_sum"
+AS_IT_IS = Normalizer("none", str)  # of texts that are normalised already
 GROWTH = "kurtosis", "max_inf_norm", "outliers", "values"
 
 
@@ -40,12 +41,13 @@ class Validation:
         self,
         loader: Loader,
         rules: AnyRules,
-        normalizer: Normalizer,
+        normalizers: Sequence[Normalizer],
         utterances: Sequence[Utterance],
         processes: Processes,
     ) -> None:
-        self.loader, self.rules, self.normalizer, self.processes = loader, rules, normalizer, processes
-        self.utterances = utterances
+        """normalizers: each utterance's, since each list may name its own."""
+        self.loader, self.rules, self.processes, self.utterances = loader, rules, processes, utterances
+        self.normalizers = {u.origin: n for u, n in zip(utterances, normalizers, strict=True)}
         self.observed = fitting(utterances, loader)
 
     @torch.inference_mode()
@@ -67,18 +69,23 @@ class Validation:
             for _, batch in islice(batches, 1):
                 try:
                     found = transcribe(runtime, self.loader, self.rules, batch, BATCH)
-                    pairs += [(h.utterance.text or "", h.text, h.cut_short) for h in found]
+                    pairs += [(*self._normalized(h), h.cut_short) for h in found]
                 except Stopped:
                     lost = True
         if self.processes.any(lost):
             return None
         pairs = [pair for share in self.processes.gather(pairs) for pair in share]
-        errors = count_errors([r for r, _, _ in pairs], [h for _, h, _ in pairs], self.normalizer)
-        loops = sum(find_loop(*(self.normalizer(t).split() for t in (h, r))) is not None for r, h, _ in pairs)
+        errors = count_errors([r for r, _, _ in pairs], [h for _, h, _ in pairs], AS_IT_IS)
+        loops = sum(find_loop(h.split(), r.split()) is not None for r, h, _ in pairs)
         wer = {"validation_wer": errors.wer, "reference_words": errors.reference_words, "loops": loops}
         if getattr(self.rules, "tokens_per_second", None) is not None:
             wer["cut_short"] = sum(cut for _, _, cut in pairs)
         return wer | self.observe(student)
+
+    def _normalized(self, found: Hypothesis) -> tuple[str, str]:
+        """Reference and hypothesis."""
+        normalizer = self.normalizers[found.utterance.origin]
+        return normalizer(found.utterance.text or ""), normalizer(found.text)
 
     @torch.inference_mode()
     def observe(self, student: PreTrainedModel) -> dict[str, Any]:
