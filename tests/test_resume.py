@@ -282,6 +282,24 @@ def test_best_weights_that_are_gone_are_found_again(fresh):
     assert json.loads((fresh / "run" / "distilled" / "manifest.json").read_text())["results"]["best_step"]
 
 
+def test_another_normaliser_forgets_the_best_and_nothing_else(fresh):
+    """It goes on from the third step, which is validated although none was due."""
+    steps = ("--eval-every", "2", "--max-steps", "4")
+    for _ in range(3):
+        assert Job(fresh, "distill", *steps, "--max-time", "0:00").exit_code() == 75
+    assert list((fresh / "run" / "checkpoints").glob("best-*"))
+    content = yaml.safe_load((fresh / "whisperq.yaml").read_text())
+    (fresh / "run" / "whisperq.yaml").unlink(missing_ok=True)
+    write_configuration(fresh, content | {"normalizer": "none"})
+    job = Job(fresh, "distill", *steps)
+    assert job.exit_code() == 0 and "another normaliser than before" in job.said, job.said
+    assert "going on from run/checkpoints/step-00000003" in job.said
+    found = json.loads((fresh / "run" / "distilled" / "manifest.json").read_text())
+    assert found["results"]["normalizer"] == found["config"]["normalizer"] == "none"
+    validated = [line["step"] for line in metrics(fresh) if "validation_wer" in line]
+    assert validated == [2, 3, 4] and found["results"]["best_step"] in (3, 4)
+
+
 def test_a_validation_owed_at_the_last_step_is_not_forgotten_when_steps_are_added(fresh, tmp_path_factory):
     """Told to stop at the last step, then prolonged: as if it had never been stopped."""
     other = tmp_path_factory.mktemp("owed")

@@ -90,11 +90,18 @@ def _say_computed_otherwise(checkpoint: Checkpoint, checkpoints: Checkpoints, sa
 
 
 def with_best(checkpoint: Checkpoint, checkpoints: Checkpoints, say: Callable[[str], None]) -> Checkpoint:
-    """The checkpoint; where the best weights that it names are gone or damaged, none are, and it is validated anew."""
+    """The checkpoint; it names no best weights and is validated anew where those that it named do not count any more.
+
+    They are gone or damaged, or another normaliser found them.
+    """
     progress = checkpoint.progress
-    if checkpoints.holds_best(progress):
+    if progress.best_step is not None and checkpoint.identity.judged_otherwise(checkpoints.identity):
+        say("warning: the validation has another normaliser than before: the best weights so far are forgotten")
+    elif checkpoints.holds_best(progress):
         return checkpoint
-    say(f"warning: {checkpoints.best_path(progress.best_step)}, the best weights so far, is gone or damaged; forgotten")
+    else:
+        best = checkpoints.best_path(progress.best_step)
+        say(f"warning: {best}, the best weights so far, is gone or damaged; forgotten")
     forgotten = replace(progress, best_step=None, best_wer=None, best_sha256=None, owed=True)
     return replace(checkpoint, progress=forgotten)
 

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 # Settings of how a step is computed, and of nothing else: with others the same numbers come out, rounding apart.
 COMPUTATION = ("micro_batch", "recompute", "compile")
+NORMALIZER = "normalizer"  # decides which step is the best, and nothing that is learned
 
 
 @dataclass
@@ -41,16 +42,19 @@ class Identity:
 
         So is one with --skip-bad after one without, which has met nothing bad so far, and one that is computed
         otherwise: else nobody could go on who meets the first bad recording, or the first batch for which the memory
-        does not suffice, after a week.
+        does not suffice, after a week. What another normaliser called the best is forgotten (resuming.py).
         """
         mine, theirs = dict(self.settings), dict(other.settings)
         if theirs.get("max_steps", 0) >= mine.get("max_steps", 0):
             mine.pop("max_steps", None), theirs.pop("max_steps", None)
         if mine.get("skip_bad") is False:
             mine.pop("skip_bad"), theirs.pop("skip_bad", None)
-        keys = sorted(k for k in {*mine, *theirs}.difference(COMPUTATION) if mine.get(k) != theirs.get(k))
+        keys = sorted(k for k in {*mine, *theirs}.difference(COMPUTATION, [NORMALIZER]) if mine.get(k) != theirs.get(k))
         roles = sorted(r for r in {*self.inputs, *other.inputs} if self.inputs.get(r) != other.inputs.get(r))
         return keys, roles
+
+    def judged_otherwise(self, other: "Identity") -> bool:
+        return self.settings.get(NORMALIZER) != other.settings.get(NORMALIZER)
 
     def computed_otherwise(self, other: "Identity") -> list[str]:
         """The settings of the computation that differ."""
