@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import run_command
@@ -85,6 +87,23 @@ def test_only_the_first_is_raised_but_a_ctrl_c_always():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert received == [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT] and callable(leave_when_told)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["quantize", "transcribe"])
+def test_a_signal_that_a_library_swallowed_still_stops(name, number, copied_run, invoke, monkeypatch):
+    """As Python does it in every `__del__`: libraries have many while they are imported."""
+    done = []
+
+    def imported(_: str) -> SimpleNamespace:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        return SimpleNamespace(**{name: lambda **_: done.append(name) or ""})
+
+    monkeypatch.setattr("whisperq.cli.commands.import_module", imported)
+    words = ("talk.wav", "--model", "gemm-w8a8") if name == "transcribe" else ()
+    result = invoke(name, *words)
+    assert result.exit_code == (130 if number == signal.SIGINT else 75) and not done, result.output
 
 
 COMMANDS = {

@@ -15,6 +15,7 @@ INTERRUPT = signal.SIGINT
 STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, INTERRUPT)
 AGAIN, INTERRUPTED = 75, 130  # exit codes: EX_TEMPFAIL of sysexits.h; 128 and SIGINT's number
 Handler = Callable[[int, FrameType | None], None]
+_received: list[int] = []  # the signals of the innermost `raised`
 
 
 class Told(KeyboardInterrupt):
@@ -48,6 +49,7 @@ def raised() -> Iterator[list[int]]:
 
     Gives the list of signals received so far, since a library may swallow or replace the exception.
     """
+    global _received
     received: list[int] = []
 
     def handle(number: int) -> None:
@@ -61,11 +63,19 @@ def raised() -> Iterator[list[int]]:
         yield received
         return
     before = {number: signal.signal(number, _of_this_process(handle)) for number in watched_signals()}
+    outer, _received = _received, received
     try:
         yield received
     finally:
+        _received = outer
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def raise_swallowed() -> None:
+    """Raise what a signal raised before, inside `raised`, where nobody heard it: Python swallows all in a `__del__`."""
+    if _received:
+        raise KeyboardInterrupt if INTERRUPT in _received else Told(_received[0])
 
 
 def _of_this_process(handle: Callable[[int], None]) -> Handler:

@@ -18,6 +18,7 @@ from whisperq.declaration import InputFlag
 from whisperq.declared import DECLARED as COMMANDS
 from whisperq.jobs.progress import say
 from whisperq.names import LONGEST, file_name
+from whisperq.stopping import raise_swallowed
 
 __all__ = [
     "COMMANDS", "Command", "CommandCall", "InputFlag", "label", "model_label", "part", "perform", "run_step", "step",
@@ -48,7 +49,11 @@ def run_step(s: Session, name: str, out: Path, config: Any, **inputs: Any) -> Ar
 
 def part(name: str, noun: str) -> Callable[..., Any]:
     """The object `noun` of the file of step `name`; under --dry-run no step is imported, and a stand-in is returned."""
-    return planning.parts if planning.under_way() else getattr(import_module(f"whisperq.steps.{name}"), noun)
+    if planning.under_way():
+        return planning.parts
+    module = import_module(f"whisperq.steps.{name}")
+    raise_swallowed()  # in seconds of importing libraries
+    return getattr(module, noun)
 
 
 def usual(declared: Command, s: Session, config: Any) -> Artifact:
