@@ -47,6 +47,7 @@ GROUND = {
     "schemes",
     "sealing",
     "standard_error",
+    "standard_streams",
     "stopping",
     "training_options",
 }  # "": its version
@@ -92,6 +93,7 @@ GROUND_ORDER = {
     "manifests": {"kinds", "schema"},
     "registered": set(),
     "standard_error": set(),
+    "standard_streams": set(),
     "stopping": set(),
     "locking": {"errors"},
     "publishing": {"disk", "errors", "locking"},
