@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from whisperq.cli.commands import COMMANDS
 
@@ -134,6 +136,11 @@ MISSING = {
     "a missing list": (("distill", "--train", "nowhere.jsonl", "--out", "new"), 3),
     "no such model": (("quantize", "--model", "distiled"), 3),
     "a missing recording": (("transcribe", "nowhere.wav", "--model", "distilled"), 3),
+    "one of a folder that is missing": (("transcribe", "run/nowhere.wav", "--model", "distilled"), 3),
+    "a list in its place": (("transcribe", "list.jsonl", "--model", "distilled"), 3),
+    "none to go on with": (("transcribe", "run", "no.wav", "--skip-bad", "--model", "distilled"), 3),
+    "one beside a missing one": (("transcribe", "there.wav", "no.wav", "--model", "distilled"), 3),
+    "which is left out": (("transcribe", "there.wav", "sub/no.wav", "run", "--skip-bad", "--model", "distilled"), 0),
     "a hub model that is not at hand": (("init-student", "--teacher", "nobody/nothing", "--out", "new"), 3),
     "a value outside its limits": (("calibrate", "--batches", "0"), 2),
     "no such option": (("calibrate", "--batchs", "1"), 2),
@@ -143,6 +150,8 @@ MISSING = {
 @pytest.mark.parametrize("words, code", MISSING.values(), ids=MISSING)
 def test_what_stops_the_real_run_early_stops_this_one_alike(words, code, copied_run, invoke, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    Path("list.jsonl").write_text("")
+    soundfile.write("there.wav", np.zeros(8000), 16000)
     result = invoke(*words, "--dry-run")
     assert result.exit_code == code, result.output
     assert invoke(*words).exit_code == code

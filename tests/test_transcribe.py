@@ -340,6 +340,9 @@ BEHIND = {
     "missing": (["no.wav", "a.ogg", "b.wav"], 3),
     "cut off": (["a.ogg", "cut.ogg", "b.wav"], 3),
     "whose header is good": (["a.ogg", "hurt.flac", "b.wav"], 3),
+    "a folder": (["sub", "a.ogg", "b.wav"], 3),
+    "a folder, --skip-bad": (["a.ogg", "sub", "b.wav", "--skip-bad"], 0),
+    "a list": (["a.ogg", "b.wav", "list.jsonl"], 3),
 }
 
 
@@ -350,6 +353,8 @@ def test_good_recordings_are_kept_beside_bad_ones(arguments, code, place, clips,
     Path("bad.wav").write_bytes(b"RIFF nothing")
     content = Path("a.ogg").read_bytes()
     Path("cut.ogg").write_bytes(content[: len(content) // 2])
+    Path("sub").mkdir()
+    Path("list.jsonl").write_text("{}")
     soundfile.write("whole.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 16_000), 16_000)
     Path("hurt.flac").write_bytes(Path("whole.flac").read_bytes()[:-10_000])
     wanted = {"stdout": (), "joint": ("--out", "t.txt"), "srt": ("--out", "s", "--format", "srt"),
@@ -358,7 +363,8 @@ def test_good_recordings_are_kept_beside_bad_ones(arguments, code, place, clips,
         Path("s").mkdir()
     result = invoke("transcribe", *arguments, "--model", TEACHER, *wanted)
     assert result.exit_code == code, result.stderr
-    assert "left out: the audio file" in result.stderr
+    bad = next(name for name in arguments if name not in ("a.ogg", "b.wav"))
+    assert re.search(rf"left out: (the audio file )?{bad} ", result.stderr)
     if place in ("stdout", "joint"):
         text = result.stdout if place == "stdout" else Path("t.txt").read_text()
         assert text == "a.ogg\tzero zero\nb.wav\tone zero six zero\n"
@@ -366,6 +372,25 @@ def test_good_recordings_are_kept_beside_bad_ones(arguments, code, place, clips,
         assert sorted(p.name for p in Path("s").iterdir()) == ["a.srt", "b.srt"]
     if code:
         assert "1 of 3 recordings could not be used" in result.stderr
+
+
+@pytest.mark.parametrize("flags", [(), ("--force",)], ids=["", "forced"])
+@pytest.mark.parametrize("format", ["text", "json", "srt"])
+def test_a_pipe_takes_the_transcript_once_and_is_never_replaced(flags, format, clips, invoke):
+    """So does a device, such as /dev/null and /dev/stdout."""
+    os.mkfifo("pipe")
+    files = clips[:1] if format == "srt" else clips
+    command = ("transcribe", *files, "--model", TEACHER, "--format", format, "--batch-size", "1")
+    expected = invoke(*command).stdout
+    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        try:
+            assert invoke(*command, "--out", "pipe", *flags).exit_code == 0
+            assert reader.communicate(timeout=10)[0] == expected
+        finally:
+            reader.kill()
+    assert Path("pipe").is_fifo() and sorted(p.name for p in Path().iterdir()) == ["a.ogg", "b.wav", "pipe"]
+    planned = invoke(*command, "--out", "pipe", "--dry-run")
+    assert planned.exit_code == 0 and "a pipe or a device" in planned.stdout
 
 
 @pytest.mark.parametrize("format", ["text", "json", "srt"])

@@ -21,7 +21,7 @@ from whisperq.errors import UsageError
 from whisperq.hashing import file_sha256
 from whisperq.publishing import destination
 from whisperq.report.gathering import gather
-from whisperq.results.transcripts import STDIN, named_once, output_files
+from whisperq.results.transcripts import STDIN, is_stream, named_once, no_recording, output_files
 from whisperq.run_folder import work_folder
 from whisperq.settings import Common
 
@@ -66,19 +66,31 @@ def read(session: Session, calls: list[Call]) -> Iterator[Read]:
     for role, what in announced:
         yield Read(role, what, *state(sources.get(what, what)))
     known = {what for _, what in announced} | {str(call.out) for call in calls}
+    if calls[-1].declared.text:
+        yield from recordings(calls[-1])
+        return
     for name in calls[-1].declared.named:
         for one in leaves([calls[-1].inputs[name]]):
-            title = one.title if isinstance(one, Source) else str(one)
-            if title not in known:
-                yield Read(name.rstrip("s"), title, *(state(one) if name != "files" else recording(title)))
+            if (title := one.title if isinstance(one, Source) else str(one)) not in known:
+                yield Read(name.rstrip("s"), title, *state(one))
     if utterance := calls[-1].inputs.get("utterance"):
         here = "file" if Path(utterance).is_file() else "not looked for in the test data"
         yield Read("utterance", utterance, here)
 
 
-def recording(name: str) -> tuple[str, bool]:
-    """State of an audio file, as `state` gives it; a folder in its place is a problem."""
-    return ("a folder; name the recordings in it", True) if Path(name).is_dir() else state(name)
+def recordings(call: Call) -> Iterator[Read]:
+    """The audio files of a step that gives text; with --skip-bad only one that can use none of them stops."""
+    files = call.inputs["files"]
+    bad = {name: what for name in files if (what := no_recording(name) or _absent(name))}
+    stops = len(bad) == len(files) or not call.config.skip_bad
+    for name in files:
+        here = "standard input" if name == STDIN else "file"
+        left_out = "" if stops else ", left out"
+        yield Read("file", name, f"{bad[name]}{left_out}" if name in bad else here, name in bad and stops)
+
+
+def _absent(name: str) -> str | None:
+    return None if name == STDIN or os.path.exists(name) else "not there"
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -141,6 +153,8 @@ def transcripts(call: Call) -> Iterator[Write]:
     for place in output_files(named_once(call.inputs["files"]), call.out, call.config.format):
         if not place.exists():
             yield Write(str(place), "new")
+        elif is_stream(place):
+            yield Write(str(place), "a pipe or a device")
         elif call.context.force and not place.is_dir():
             yield Write(str(place), "there; replaced (--force)")
         else:

@@ -12,6 +12,7 @@ from whisperq.data.timed_words import Transcript
 from whisperq.errors import InputError
 from whisperq.jobs.progress import say
 from whisperq.results.subtitles import as_text, write
+from whisperq.results.transcripts import is_stream
 
 PATIENCE = 20  # times as long as writing a joint file took, nobody writes it again
 
@@ -41,7 +42,7 @@ class Scribe:
         elif len(self.places) > 1:
             write_whole(self.places[number], write(self.format, [transcript], self.heading))
             say(f"transcript: {self.places[number]}")
-        elif time.monotonic() >= self.next:
+        elif time.monotonic() >= self.next and not is_stream(self.places[0]):
             self._write_joint()
 
     def close(self) -> None:
@@ -68,13 +69,17 @@ class Scribe:
 
 def check_writable(places: Sequence[Path]) -> None:
     """Raises InputError where a file cannot be put at any of these places; makes the folders that they lie in."""
-    for place in {place.parent: place for place in places}.values():
+    for place in {place.parent: place for place in places if not is_stream(place)}.values():
         with _partial(place) as temporary:
             temporary.write_bytes(b"")
 
 
 def write_whole(place: Path, content: str) -> None:
-    """UTF-8, written beside and renamed: the file is there whole or not at all. Raises InputError."""
+    """UTF-8, written beside and renamed: a file is there whole or not at all. Raises InputError."""
+    if is_stream(place):
+        with _reported(place):
+            place.write_text(content, encoding="utf-8", newline="\n")
+        return
     with _partial(place) as temporary:
         temporary.write_text(content, encoding="utf-8", newline="\n")
         temporary.replace(place)
@@ -85,10 +90,17 @@ def _partial(place: Path) -> Iterator[Path]:
     """Context with a temporary file beside `place`, removed afterwards. Raises InputError for errors of writing."""
     temporary = place.with_name(f".{place.name}.partial-{os.getpid()}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-    except OSError as error:
-        raise InputError(f"{place} cannot be written ({error.strerror or error}); name another --out") from error
+        with _reported(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reported(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{place} cannot be written ({error.strerror or error}); name another --out") from error

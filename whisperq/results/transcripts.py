@@ -1,5 +1,6 @@
-"""Which files transcripts go to."""
+"""Which files transcripts are made of and go to."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,20 @@ def output_files(files: Sequence[str], out: Path | None, format: str) -> list[Pa
     if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
         raise UsageError(f"two recordings would both be written to {out / twice}.{EXTENSIONS[format]}; do them apart")
     return [out / f"{stem}.{EXTENSIONS[format]}" for stem in stems]
+
+
+def is_stream(place: Path) -> bool:
+    """Whether a pipe or a device is there, such as /dev/stdout: it takes what is written, and is never replaced."""
+    return place.exists() and not place.is_file() and not place.is_dir()
+
+
+def no_recording(name: str) -> str | None:
+    """What a name is that can be no recording, and what to do; None of all others. It may be of any length."""
+    if name != STDIN and os.path.isdir(name):
+        return "a folder; name the recordings in it"
+    if name != STDIN and os.path.isfile(name) and Path(name).suffix in (".jsonl", ".csv"):
+        return "a list; name the recordings in it (whisperq eval and pseudo-label take lists)"
+    return None
 
 
 def named_once(files: Sequence[str]) -> Sequence[str]:

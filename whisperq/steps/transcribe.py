@@ -19,7 +19,7 @@ from whisperq.jobs.signals import stop_requested
 from whisperq.options import TranscribeConfig
 from whisperq.publishing import destination
 from whisperq.results.transcript_writer import Scribe, check_writable
-from whisperq.results.transcripts import STDIN, named_once, output_files
+from whisperq.results.transcripts import STDIN, is_stream, named_once, no_recording, output_files
 from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.fallback import Care
 from whisperq.runtime.interruptible import Stoppable, Stopped
@@ -50,8 +50,9 @@ def transcribe(
     that cannot be used, in the end for recordings that could not (without skip_bad), and at once where none can;
     Interrupted where it was told to stop.
     """
-    places = [destination(place) for place in output_files(files, out, config.format)]
-    if taken := next((place for place in places if place.exists()), None):
+    named = output_files(files, out, config.format)
+    places = [place if is_stream(place) else destination(place) for place in named]
+    if taken := next((place for place in places if place.exists() and not is_stream(place)), None):
         if not context.force or taken.is_dir():
             raise UsageError(f"{taken} exists; give --force to replace it, or another --out")
     context = replace(context, language=chosen_language(config, context))
@@ -92,15 +93,10 @@ def chosen_language(config: TranscribeConfig, context: Context) -> str | None:
 
 
 def open_recording(name: str) -> Utterance:
-    """A named file; what cannot be read twice, standard input or a pipe, is taken into memory. Raises InputError."""
+    """A named file; what cannot be read twice, standard input or a pipe, is taken into memory."""
     if name == STDIN:
         return Utterance(STDIN, sys.stdin.buffer.read(), None, None, origin="standard input")
-    path = Path(name)
-    if path.is_dir():
-        raise InputError(f"{name} is a folder; name the recordings in it")
-    if path.is_file() and path.suffix in (".jsonl", ".csv"):
-        raise InputError(f"{name} is a list; name the recordings in it (whisperq eval and pseudo-label take lists)")
-    audio = path.read_bytes() if path.is_fifo() else name
+    audio = path.read_bytes() if (path := Path(name)).is_fifo() else name
     return Utterance(name, audio, None, None, origin=name)
 
 
@@ -135,6 +131,8 @@ class Task:
         total = 0.0
         for number, recording in enumerate(self.recordings):
             try:
+                if what := no_recording(recording.id):
+                    raise InputError(f"{recording.id} is {what}")
                 total += audio_seconds(recording)
             except (InputError, ReadError) as error:
                 self.leave_out(number, error)
