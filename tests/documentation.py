@@ -82,11 +82,11 @@ def _is_union(hint: typing.Any) -> bool:
 
 def page() -> str:
     """The page as the commands' help makes it."""
-    steps, shared = {c.name for c in COMMANDS}, {f.name for f in fields(Common)}
+    steps, shared = {c.name: c for c in COMMANDS}, {f.name for f in fields(Common)}
     blocks = [INTRODUCTION]
     for name, (help, found) in commands().items():
         about, example = help.split("Example: ")
-        own = [o for o in found if name not in steps or o.name not in shared]
+        own = [o for o in found if name not in steps or o.name not in shared or o.name in steps[name].shared]
         blocks.append(f"## {name}\n\n{about.strip()}\n\n```\n{example.strip()}\n```\n\n{_table(own)}")
     first = commands()[COMMANDS[0].name][1]
     blocks.append(f"{SHARED}\n{_table([o for o in first if o.name in shared])}")

@@ -135,5 +135,7 @@ def test_a_large_vocabulary_is_multilingual():
 def test_unknown_languages_are_refused():
     with pytest.raises(InputError, match="English only.*'de'"):
         codec_for("de", is_multilingual=False)
+    with pytest.raises(InputError, match="English only, and cannot translate"):
+        codec_for(task="translate", vocab_size=51864)
     with pytest.raises(InputError, match=r"no token <\|de\|>"):
         codec_for("de", is_multilingual=True)

@@ -71,6 +71,7 @@ REFUSED = {
     "limit": (lambda: wq.quantize(weight_bits=99), "--weight-bits must be at most 8, not 99"),
     "type": (lambda: wq.distill(max_steps="many"), "--max-steps is 'many', but must be of type int"),
     "shared": (lambda: wq.eval(device="tpu"), "--device is 'tpu', but must be one of auto, cpu, cuda"),
+    "flag of the experiment": (lambda: wq.transcribe("x", task="sing"), "--task is 'sing', but must be one of"),
     "experiment": (lambda: wq.calibrate(task="sing"), "'sing', but must be one of transcribe, translate"),
     "no path": (lambda: wq.quantize(3), "--model is 3, but must be a path"),
     "no data": (lambda: wq.calibrate(data=[]), "--data is empty"),
@@ -145,6 +146,14 @@ def test_text_comes_back_and_nothing_is_printed(workspace, digits, invoke, capfd
     assert [entry["text"] for entry in json.loads(both)["files"]] == [line["text"] for line in lines[:2]]
     assert both == shell.stdout and wq.transcribe(audio[0], model=model, out="kept.txt") == ""
     assert Path("kept.txt").read_text() == f"{one}\n"
+
+
+def test_the_help_of_transcribe_is_about_transcripts(invoke):
+    """What it says of flags of all steps holds for artifacts, which transcribe makes none of."""
+    shell = " ".join(invoke("transcribe", "--help").stdout.replace("│", " ").split())
+    for text in (wq.transcribe.__doc__, shell):
+        assert not any(word in text for word in ("artifact", "manifest", "nothing is returned"))
+    assert "default: standard output" in wq.transcribe.__doc__ and "artifact here instead" in wq.quantize.__doc__
 
 
 def test_a_package_of_a_command_s_name_can_be_called(workspace, capfd):

@@ -31,6 +31,7 @@ from whisperq.runtime.pytorch import PyTorchRuntime
 from whisperq.runtime.timestamps import restrict_times
 from whisperq.runtime.transcription import Piece, transcribe_pieces
 from whisperq.settings import Context
+from whisperq.steps.transcribe import chosen_language
 
 RATE = 16_000
 TEACHER = DIGITS / "teacher"
@@ -226,6 +227,29 @@ def test_what_runs_a_quantized_model_by_default(copied_run, invoke, monkeypatch)
     for model in ("gemm-w8a8", "paper-w8a8", "distilled"):
         assert invoke("transcribe", "x.wav", "--model", model).exit_code == 0
     assert seen == ["int8", "emulated", "float"]
+
+
+SPOKEN = {
+    "nothing said": ("", (), (None, "transcribe")),
+    "a configuration that says nothing of it": ("teacher: x", (), (None, "transcribe")),
+    "its task alone": ("task: translate", (), (None, "translate")),
+    "its language": ("language: fr", (), ("fr", "transcribe")),
+    "its language, that is auto": ("language: auto", (), (None, "transcribe")),
+    "both": ("{language: fr, task: translate}", (), ("fr", "translate")),
+    "flags over it": ("{language: fr, task: translate}", ("--task", "transcribe", "--language", "de"), ("de", None)),
+    "the flag alone": ("", ("--task", "translate"), (None, "translate")),
+}
+
+
+@pytest.mark.parametrize("content, flags, expected", SPOKEN.values(), ids=SPOKEN)
+def test_the_language_is_found_out_unless_somebody_says_it(content, flags, expected, clips, invoke, monkeypatch):
+    seen = []
+    monkeypatch.setattr("whisperq.cli.resolve.step", lambda name: lambda **k: seen.append(k) or "")
+    if content:
+        Path("whisperq.yaml").write_text(content)
+    assert invoke("transcribe", "a.ogg", "--model", TEACHER, *flags).exit_code == 0
+    language = chosen_language(seen[0]["config"], seen[0]["context"])
+    assert (language, seen[0]["context"].task) == (expected[0], expected[1] or "transcribe")
 
 
 AWKWARD = (Segment(0, 1.2345, "a & b <i> --> c"), Segment(3599.9996, 3661.5, "two\n\nlines"))

@@ -83,7 +83,8 @@ def arguments(command: Command) -> Iterator[Argument]:
         hints = typing.get_type_hints(kind)
         for f in (f for f in fields(kind) if names is None or f.name in names):
             hint = hints[f.name] | os.PathLike[str] if f.name in PLACES else hints[f.name]
-            yield Argument(f.name, f.metadata["help"], hint, f.default)
+            help = command.shared.get(f.name) if kind is Common else None
+            yield Argument(f.name, help or f.metadata["help"], hint, f.default)
     hints = typing.get_type_hints(Experiment)
     for f in (f for f in fields(Experiment) if f.name in EXPERIMENT):
         yield Argument(f.name, EXPERIMENT[f.name], hints[f.name], f.default)

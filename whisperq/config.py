@@ -80,6 +80,10 @@ class Experiment:
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     path: Path | None = None
 
+    def says(self, key: str) -> bool:
+        """Whether the file has this key, where it has a default as well."""
+        return self.path is not None and key in _content(self.path)
+
     def as_yaml(self) -> str:
         content = {
             "teacher": self.teacher,
@@ -107,12 +111,7 @@ def read_config(path: Path | None) -> Experiment:
     """Raises InputError in one sentence for YAML that is damaged or says what this version does not know."""
     if path is None:
         return Experiment()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content := {} if content is None else content, dict):
-        raise InputError(f"{path} must hold a mapping such as 'teacher: ...'")
+    content = _content(path)
     known = {f.name for f in fields(Experiment)} - {"path"}
     if unknown := _strange(content, known):
         raise InputError(f"{path}: unknown key {unknown!r}{meant(unknown, known)}; known: {', '.join(sorted(known))}")
@@ -125,6 +124,16 @@ def read_config(path: Path | None) -> Experiment:
         content["teacher"] = _local(content["teacher"], base, str(path))
     content["defaults"] = _check_defaults(content.get("defaults") or {}, path)
     return Experiment(**content, path=path.resolve())
+
+
+def _content(path: Path) -> dict[Any, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content := {} if content is None else content, dict):
+        raise InputError(f"{path} must hold a mapping such as 'teacher: ...'")
+    return content
 
 
 def _check_defaults(defaults: Any, path: Path) -> dict[str, dict[str, Any]]:

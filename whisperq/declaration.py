@@ -5,8 +5,8 @@ A file of declared/ holds declarations; the step itself is steps/<name>.py, and 
     step(<inputs>, out: Path, config: <settings>, context: Context) -> Artifact
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -45,6 +45,7 @@ class Declaration:
     checkpoints: bool = False  # work that stays when it is done, so that a training can be prolonged
     compared: tuple[str, ...] | None = None  # settings that tell results apart; None: all that are not operational
     left_to_inputs: tuple[str, ...] = ()  # settings that, where they are None, the step takes from its inputs
+    shared: Mapping[str, str] = field(default_factory=dict)  # help of flags of all steps that mean something else here
     gathers: bool = False  # its inputs are the artifacts found in the folders that are named, and all are compared
 
     @property

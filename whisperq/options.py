@@ -210,6 +210,9 @@ class TranscribeConfig(Execution):
         None,
         "Spoken language by code or name, or auto: found out by the model; default: the configuration's, else auto.",
     )
+    task: Literal["transcribe", "translate"] | None = option(
+        None, "translate: write in English what is said in any language; default: the configuration's, else transcribe."
+    )
     timestamps: bool | None = option(
         None, "Decode with times and go on from the last one, or give the pieces' times; default: where it knows how."
     )

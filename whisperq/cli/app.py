@@ -65,7 +65,7 @@ def parameter(
     )
 
 
-def field_parameter(field: Field, hint: Any) -> inspect.Parameter:
+def field_parameter(field: Field, hint: Any, help: str) -> inspect.Parameter:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         words, hint = of_union(hint)
         hint = str if words else hint
@@ -74,7 +74,7 @@ def field_parameter(field: Field, hint: Any) -> inspect.Parameter:
     extra: dict[str, Any] = {"envvar": "WHISPERQ_RUN"} if field.name == "run" else {}
     values = field.default if isinstance(field.default, tuple) else (field.default,)
     default = None if field.default is MISSING else ", ".join(map(str, values))
-    return parameter(field.name, hint, default, field.metadata["help"], field.metadata["off"], **extra)
+    return parameter(field.name, hint, default, help, field.metadata["off"], **extra)
 
 
 def former_parameter(name: str, today: Former) -> inspect.Parameter:
@@ -95,7 +95,8 @@ def signature(command: Command) -> inspect.Signature:
     parameters = [input_parameter(flag) for flag in command.inputs]
     for kind in (command.settings, Common):
         hints = typing.get_type_hints(kind)
-        parameters += [field_parameter(f, hints[f.name]) for f in fields(kind)]
+        texts = {f.name: f.metadata["help"] for f in fields(kind)} | (command.shared if kind is Common else {})
+        parameters += [field_parameter(f, hints[f.name], texts[f.name]) for f in fields(kind)]
     parameters += [former_parameter(name, one) for name, one in FORMER.get(command.name, {}).items()]
     return inspect.Signature(parameters)
 

@@ -203,7 +203,8 @@ def transcribe(s: Session, config: o.TranscribeConfig) -> str:
         config = replace(config, format="json")
     model, runtime = runnable(s, config, "int8")
     out, context = Path(s.common.out) if s.common.out else None, s.context()
-    if config.language is None and s.experiment.path is None:  # nobody has said which
+    context = replace(context, task=config.task or context.task)
+    if config.language is None and not s.experiment.says("language"):  # nobody has said which
         context = replace(context, language=None)
     config = replace(config, runtime=runtime)
     return step("transcribe")(

@@ -178,6 +178,8 @@ def make_codec(processor: WhisperProcessor, model: Described, language: str | No
         names += [f"<|{code_of(language, tokenizer)}|>", f"<|{task}|>"]
     elif not multilingual and language is not None and code_of(language, tokenizer) != "en":
         raise InputError(f"this model is English only, but the language asked for is {language!r}")
+    elif not multilingual and task == "translate":
+        raise InputError("this model is English only, and cannot translate; take a multilingual one")
     names.append("<|notimestamps|>")
     ids: list[int] = []
     for name in names:

@@ -24,6 +24,11 @@ DECLARED = (
         TranscribeConfig,
         named=("files",),
         text=True,
+        shared={
+            "out": "The transcripts' file, or the folder for a file of each recording; default: standard output.",
+            "force": "Replace files that are there.",
+            "json": "The same as --format json.",
+        },
     ),
     Declaration(
         "outliers",
@@ -46,6 +51,7 @@ DECLARED = (
         (RUNS,),
         ReportConfig,
         named=("runs",),
+        shared={"out": "Write the report here instead of in report/ of the working folder."},
         one_run=False,
         gathers=True,
     ),

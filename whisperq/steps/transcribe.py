@@ -39,12 +39,11 @@ def transcribe(
     out: Path | None,
     config: TranscribeConfig,
     context: Context,
-    output: TextIO | None = None,
+    output: TextIO | None = None,  # in the place of standard output
 ) -> str:
-    """The transcripts of all files, in their order, on standard output or where `out` takes them; nothing is returned.
+    """The transcripts of all files, in their order: where `out` takes them, else printed; in Python, returned as text.
 
-    `output` takes what would go to standard output. A file named - is read from standard input.
-    `out` is a file, or a folder that takes one file for each recording:
+    A file named - is read from standard input. `out` is a file, or a folder that takes one file for each recording:
     where it is a folder already, and where several recordings become srt or vtt. Each is written when it is done.
     Raises UsageError for an output that exists (without --force) or cannot hold the transcripts, InputError for models
     that cannot be used, in the end for recordings that could not (without skip_bad), and at once where none can;
@@ -77,7 +76,7 @@ def transcribe(
             scribe.close()
         say_again(again_in_full(opened.runtime))
     task.conclude(config.skip_bad)
-    return ""
+    return ""  # all is written
 
 
 def chosen_language(config: TranscribeConfig, context: Context) -> str | None:
