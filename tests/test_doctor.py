@@ -70,6 +70,15 @@ def test_codecs_that_are_said_to_be_there_can_be_written_and_read(findings, tmp_
             assert len(soundfile.read(tmp_path / "a")[0]) > 0
 
 
+def test_ffmpeg_is_looked_for_on_the_path(findings, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = findings()["ffmpeg"]
+    assert found["state"] == "missing" and "m4a" in found["said"] and found["remedy"]
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    assert (findings()["ffmpeg"]["state"], findings()["ffmpeg"]["said"]) == ("ok", str(tmp_path / "ffmpeg"))
+
+
 def test_an_extra_that_is_missing_comes_with_its_line(findings, monkeypatch):
     find_spec = doctor.importlib.util.find_spec
     monkeypatch.setattr(

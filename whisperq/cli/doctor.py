@@ -162,6 +162,11 @@ def codecs() -> Iterator[Finding]:
         there = soundfile.check_format(container, codec) if codec else container in soundfile.available_formats()
         remedy = "" if there else "pip install --upgrade soundfile, whose wheels carry a newer libsndfile"
         yield Finding("audio", name, "ok" if there else "warning", "yes" if there else "cannot be read", remedy)
+    if program := shutil.which("ffmpeg"):
+        yield Finding("audio", "ffmpeg", "ok", program)
+    else:
+        said = "without it m4a, webm, wma and their like cannot be read"
+        yield Finding("audio", "ffmpeg", "missing", said, "install the system's package ffmpeg")
 
 
 def compiler() -> Iterator[Finding]:
