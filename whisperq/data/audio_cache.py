@@ -23,7 +23,7 @@ from whisperq.data.utterance import Utterance
 from whisperq.hashing import bytes_sha256, file_sha256
 
 SUFFIX = ".pcm"
-FORMAT = 1
+FORMAT = 2
 FULL_SCALE = 2**15
 FILES = 1 << 16  # whose hashes a process remembers, for lists of segments
 

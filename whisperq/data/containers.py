@@ -57,12 +57,9 @@ def checked_head(file: Readable, where: str) -> tuple[bytes, int] | None:
     Raises InputError for a file that ends too early. Leaves the file's position anywhere.
     """
     size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    magic = file.read(4)
-    if magic == b"OggS":
+    if _at(file, 0, 4) == b"OggS":
         _check_last_page(file, size, where)
-    finder = FINDERS.get(magic)
-    promise = finder(file, size) if finder else None
+    promise = promised(file)
     if promise is None:
         return None
     there = max(size - promise.start, 0)
@@ -74,6 +71,12 @@ def checked_head(file: Readable, where: str) -> tuple[bytes, int] | None:
             f"{where} is truncated: its header promises {promise.count} bytes of sound, but only {there} are there"
         )
     return None
+
+
+def promised(file: Readable) -> Promise | None:
+    """What the header of a WAV and its like states; None of other files. Leaves the file's position anywhere."""
+    size, finder = file.seek(0, os.SEEK_END), FINDERS.get(_at(file, 0, 4))
+    return finder(file, size) if finder else None
 
 
 def _riff(file: Readable, size: int) -> Promise | None:

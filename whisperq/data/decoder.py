@@ -12,6 +12,7 @@ import soxr
 
 from whisperq.data.encoded import Encoded
 from whisperq.data.ffmpeg import converted, kind_of
+from whisperq.data.mp3 import open_beginning
 from whisperq.data.retries import PatientFile, Readable, is_file, patiently
 from whisperq.data.utterance import Utterance
 from whisperq.disk import is_pointer
@@ -28,7 +29,10 @@ UNKNOWN = (1 << 63) - 1  # libsndfile's number of frames where the header of a F
 
 
 class Piped(soundfile.SoundFile):
-    """Read forwards alone: in a stream of unknown length libsndfile seeks until it comes to the end, and fails."""
+    """Read forwards alone, to the end: its length is unknown.
+
+    In such a stream of FLAC libsndfile seeks until it comes to the end, and fails.
+    """
 
     def seekable(self) -> bool:
         return False
@@ -49,7 +53,7 @@ class Sound:
         self._place = 0  # the frame that is read next
         file = patiently(self._open, self.where)
         self.rate, self.frames, self.channels, self.format = file.samplerate, file.frames, file.channels, file.format
-        if self.frames == UNKNOWN:
+        if isinstance(file, Piped):
             self.frames = self._counted()
         self.start, self.count = _part(utterance, self.frames, self.rate, self.where)
 
@@ -83,9 +87,10 @@ class Sound:
             encoded = self._encoded = _encoded(self.audio, self.where)
             file = self._file = soundfile.SoundFile(encoded)
             self._place = 0
-            if file.frames == UNKNOWN:
+            beginning = open_beginning(encoded.file) if file.subtype.startswith("MPEG") else None
+            if file.frames == UNKNOWN or beginning:
                 file.close()
-                encoded.seek(0)
+                encoded.restart(beginning)
                 file = self._file = Piped(encoded)
         if not LOWEST_RATE <= (rate := file.samplerate) <= HIGHEST_RATE:
             self.close()

@@ -7,6 +7,9 @@ from typing import Any
 from whisperq.data.containers import checked_head
 from whisperq.data.retries import Readable
 
+MORE = 64  # times: of an MP3 the greatest bit rate is 40 times the least
+TAG = 128  # bytes: ID3v1, at the end of an MP3
+
 
 class Encoded(io.RawIOBase):
     """A file or memory, behind another head where its own is wrong. Raises InputError where its end is missing.
@@ -19,7 +22,19 @@ class Encoded(io.RawIOBase):
         self.file, self.place = file, 0
         self.head, self.skipped = checked_head(file, where) or (b"", 0)
         self.size = file.seek(0, os.SEEK_END) + len(self.head) - self.skipped
+        self.blank = self.size  # from this place on there are zeros
         self.fault: BaseException | None = None
+
+    def restart(self, beginning: tuple[bytes, int] | None) -> None:
+        """Begin anew; with `beginning`, bytes in place of so many of the file's, nothing tells the end before it comes.
+
+        Then a size is claimed that no guess falls short of. At its end are the bytes of a tag, and they say nothing.
+        """
+        self.place = 0
+        if beginning:
+            self.head, self.skipped = beginning
+            self.blank = self.size * MORE
+            self.size = self.blank + TAG
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self.place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
@@ -38,6 +53,8 @@ class Encoded(io.RawIOBase):
         return len(content)
 
     def _behind_head(self, count: int) -> bytes:
+        if self.place >= self.blank:
+            return bytes(max(0, min(count, self.size - self.place)))
         self.file.seek(self.place - len(self.head) + self.skipped)
         return self.file.read(count)
 
