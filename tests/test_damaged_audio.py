@@ -56,6 +56,15 @@ def test_a_file_that_ends_before_its_header_says_is_refused(tmp_path, format, su
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_streams_one_behind_the_other_are_refused(tmp_path, subtype):
+    """What is behind the first one was left out, and nobody was told."""
+    audio = 2 * encoded(SOUND, format="OGG", subtype=subtype)
+    refused(audio, "several streams one behind the other.*ffmpeg")
+    (tmp_path / "a.ogg").write_bytes(audio)
+    refused(str(tmp_path / "a.ogg"), "several streams")
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_an_ogg_file_cut_between_its_pages_or_filled_up_with_zeros_is_refused(subtype):
     audio = encoded(SOUND, format="OGG", subtype=subtype)
     refused(audio[: audio.rindex(b"OggS")], "truncated: its last Ogg page does not end the stream")

@@ -16,7 +16,7 @@ SLACK = 64  # bytes: some writers count their header in
 CHUNKS = 1000  # as many are passed on the way to the sound
 LONGEST_HEAD = 1 << 20  # bytes
 OGG_PAGE = 65307  # bytes, the greatest
-END_OF_STREAM = 4  # a flag of an Ogg page
+START_OF_STREAM, END_OF_STREAM = 2, 4  # flags of an Ogg page
 GREATEST = {4: 0xFFFFFFFF, 8: (1 << 64) - 1}  # by the length's own bytes
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
@@ -59,6 +59,7 @@ def checked_head(file: Readable, where: str) -> tuple[bytes, int] | None:
     size = file.seek(0, os.SEEK_END)
     if _at(file, 0, 4) == b"OggS":
         _check_last_page(file, size, where)
+        _check_single(file, size, where)
     promise = promised(file)
     if promise is None:
         return None
@@ -182,6 +183,24 @@ def _check_last_page(file: Readable, size: int, where: str) -> None:
         raise InputError(f"{where} is truncated: it ends within an Ogg page")
     if not tail[place + 5] & END_OF_STREAM:
         raise InputError(f"{where} is truncated: its last Ogg page does not end the stream")
+
+
+def _check_single(file: Readable, size: int, where: str) -> None:
+    """No stream begins behind another one, as in what a radio sends: the first alone would be read. Raises InputError.
+
+    Pages with which streams that lie beside each other begin come before all others.
+    """
+    place, begun = 0, False
+    while place < size and (head := _at(file, place, 27 + 255))[:4] == b"OggS" and len(head) > 26:
+        starts = bool(head[5] & START_OF_STREAM)
+        if starts and begun:
+            raise InputError(
+                f"{where} holds several streams one behind the other, of which the first alone would be read; "
+                "make one of them: ffmpeg -i IN OUT.wav"
+            )
+        begun = begun or not starts
+        lengths = head[27 : 27 + head[26]]
+        place += 27 + len(lengths) + sum(lengths)
 
 
 def _wide(head: bytes, there: int) -> bytes:
