@@ -95,8 +95,8 @@ def signature(command: Command) -> inspect.Signature:
     parameters = [input_parameter(flag) for flag in command.inputs]
     for kind in (command.settings, Common):
         hints = typing.get_type_hints(kind)
-        texts = {f.name: f.metadata["help"] for f in fields(kind)} | (command.shared if kind is Common else {})
-        parameters += [field_parameter(f, hints[f.name], texts[f.name]) for f in fields(kind)]
+        own = command.shared if kind is Common else {}
+        parameters += [field_parameter(f, hints[f.name], own.get(f.name, f.metadata["help"])) for f in fields(kind)]
     parameters += [former_parameter(name, one) for name, one in FORMER.get(command.name, {}).items()]
     return inspect.Signature(parameters)
 
