@@ -59,6 +59,8 @@ def check_results(results: Path, student: Path) -> None:
     assert found["left"] == {"attention": {}, "fc2": {}, "sums": {"kl": pytest.approx(kl)}}
     quantized = artifact.load(student / "quantized" / "without-sums")
     assert quantized.config["recipe"] == "paper" and quantized.results["float_activations_by_reason"]["--exclude"] > 0
+    spread = json.loads((student / "outliers" / "after" / "spread.json").read_text())
+    assert found["spread"]["after"]["padding"]["deviation"] == spread["padding"]["deviation"] > 0
     said = f"{1000 * kl:.3g}" if kl < 0.1 else f"{1000 * kl:,.0f}"
     assert f"| 2+1 | headwise | 3 | - | - | - | {said} |" in (results / "table.md").read_text()
     assert [one["depth"] for one in everything if one["gate"] == "teacher"] == ["4+4"]

@@ -98,6 +98,12 @@ def outliers(student: Student, when: str) -> dict[str, dict[str, dict[str, float
     return found
 
 
+def spread(student: Student, when: str) -> dict[str, dict[str, float]]:
+    """Role -> rows, the share of them with a magnitude above 100, standard deviation, as spread.py counts them."""
+    file = student.run / "outliers" / when / "spread.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def growth(student: Student) -> Iterator[dict[str, Any]]:
     """The log's entries that tell of outliers, step by step."""
     log = student.run / "distilled" / "metrics.jsonl"

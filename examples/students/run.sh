@@ -129,6 +129,8 @@ outliers() {
     wq outliers --model "$1" "${sets[@]}" --limit "${OUTLIER_LIMIT:-24}" --out "$WHISPERQ_RUN/outliers/$2/mlp" \
         --layer "enc.*.fc2:input,enc.*.mlp_sum,dec.*.fc2:input,dec.*.mlp_sum"
     wq plot-attention --model "$1" "${sets[@]:2:2}" --layer dec.-1 --head all --out "$WHISPERQ_RUN/attention/$2"
+    python "$here/spread.py" "$1" "$speech/librispeech_dev.jsonl" "$lists/ljspeech_kept_out.jsonl" \
+        --limit "${OUTLIER_LIMIT:-24}" --out "$WHISPERQ_RUN/outliers/$2/spread.json"
 }
 
 # student NAME: from the teacher's layers to its numbers.

@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
 from growth import draw_growth
-from measured import GROUPS, WAYS, Student, outliers, students
+from measured import GROUPS, WAYS, Student, outliers, spread, students
 from pictures import draw_pictures
 from tables import table
 from words import SEED, Key, Words, key_of, less
@@ -82,6 +82,7 @@ def described(mine: Sequence[Student], words: Words, systems: Sequence[str]) -> 
         "costs": costs,
         "left": {part: kl_of(mine, f"without-{part}") for part in LEFT},
         "outliers": statistics,
+        "spread": {when: mean_spread(mine, when) for when in ("before", "after")},
     }
 
 
@@ -102,6 +103,15 @@ def mean_outliers(mine: Sequence[Student], when: str) -> dict[str, Any]:
     return {
         group: {role: {k: float(np.mean([o[group][role][k] for o in each])) for k in r} for role, r in roles.items()}
         for group, roles in (each[0].items() if each else ())
+    }
+
+
+def mean_spread(mine: Sequence[Student], when: str) -> dict[str, Any]:
+    """The mean over seeds, by role."""
+    each = [s for one in mine if (s := spread(one, when))]
+    return {
+        role: {k: float(np.mean([s[role][k] for s in each])) for k in ("share", "deviation")}
+        for role in (each[0] if each else ())
     }
 
 
@@ -187,6 +197,19 @@ def outlier_table(found: dict[str, Any], key: str, form: str) -> str:
     return table(header, rows)
 
 
+def spread_table(found: dict[str, Any]) -> str:
+    """Before and after, of each model in one row; of the teacher once."""
+    rows = []
+    for m in found["models"]:
+        for when in [w for w in ("before", "after") if m["spread"][w]]:
+            by_role = [m["spread"][when][role] for role in ("speech", "padding")]
+            shares = [f"{figures['share']:.1%}" for figures in by_role]
+            deviations = [f"{figures['deviation']:.2f}" for figures in by_role]
+            rows.append([m["depth"], m["gate"], "-" if m["gate"] == "teacher" else when, *shares, *deviations])
+    header = ["layers", "gate", "training", "rows of speech", "rows of padding"]
+    return table([*header, "deviation in speech", "deviation in padding"], rows) if rows else ""
+
+
 NOTES = (
     "WER in percent, Whisper's English normaliser, LibriSpeech dev and LJ Speech kept out of training together; an "
     "utterance ends where its last words came six times in a row. Costs are points of WER that INT8 adds to the same "
@@ -213,6 +236,11 @@ def markdown(found: dict[str, Any]) -> str:
         ("Values beyond six standard deviations, of all values", "rate", ".3%"),
     ):
         parts += [f"## {title}", outlier_table(found, key, form)]
+    if spread_of := spread_table(found):
+        title = (
+            "## Rows of the encoder's last residual sum with a magnitude above 100, and the standard deviation there"
+        )
+        parts += [title, spread_of]
     return "\n\n".join(parts) + "\n"
 
 
