@@ -35,7 +35,7 @@ def scripts(monkeypatch):
         monkeypatch.syspath_prepend(FOLDER.parent / folder)
     before = set(sys.modules)
     yield importlib.import_module("table"), importlib.import_module("measured")
-    for name in {"table", "measured", "tables", "growth", "pictures", "words"} - before:
+    for name in {"table", "measured", "tables", "outlier_tables", "growth", "pictures", "words"} - before:
         sys.modules.pop(name, None)
 
 

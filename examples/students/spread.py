@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from whisperq.config import Source
-from whisperq.data.batches import Batch, Loader
+from whisperq.data.batches import Batch, Loader, teacher_forced
 from whisperq.data.sources import read_all
 from whisperq.disk import replace
 from whisperq.models.sites import Site, model_sites, resolve, watch
@@ -37,14 +37,14 @@ def parts(model: Path, lists: Sequence[str], limit: int) -> Iterator[tuple[str, 
             batch = opened.loader.labelled(utterances[start : start + BATCH])
             seen: list[Tensor] = []
             with watch(opened.model, sites, {address: seen.append}):
-                opened.model.get_encoder()(batch.features)
+                teacher_forced(opened.model, batch, opened.loader.device)
             yield from by_role(seen[0], sites[address], batch, opened.loader)
 
 
 def by_role(x: Tensor, site: Site, batch: Batch, loader: Loader) -> Iterator[tuple[str, Tensor]]:
     for number, rows in enumerate(site.utterances(x, batch.lengths)):
         for role, which in loader.roles(batch, number, site.axis, len(rows)).items():
-            yield role, rows[which.start : which.stop].double()
+            yield role, rows[which.start : which.stop].cpu().double()
 
 
 def spread(found: Iterator[tuple[str, Tensor]]) -> dict[str, dict[str, float]]:
