@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,11 +19,12 @@ from support.tiny_ctc import VARIANTS, save_checkpoint
 from whisperq import artifact
 from whisperq.calibration.evaluator import Development, layers_of
 from whisperq.calibration.prefix_cache import Prefix, stages
-from whisperq.calibration.search import CHOSEN, FULL, SEARCHED, Criterion, Desk, Trial, search
+from whisperq.calibration.search import CHOSEN, FULL, SEARCHED, Criterion, Desk, Trial, search, summary
 from whisperq.config import source
 from whisperq.data.batches import teacher_forced
 from whisperq.data.lists import read
 from whisperq.data.waveforms import Waveforms
+from whisperq.errors import InputError
 from whisperq.models.loading import load_model
 from whisperq.models.sites import model_sites, watch
 from whisperq.ptq.checkpoint import apply_weights, quantize_weight, quantizers
@@ -31,6 +33,7 @@ from whisperq.quant.grid import fake_quantize, range_qparams
 from whisperq.quant.observers import Histogram
 from whisperq.quant.ranges import Estimation
 from whisperq.quant.stable import CUT_OFFS, best_cut_off, clipped, costly_by_snr, costly_by_wer, stable_range
+from whisperq.report.tables import tables
 from whisperq.runtime.open import open_model
 from whisperq.settings import Context
 
@@ -180,6 +183,28 @@ def test_a_range_that_mathematics_knows_is_tried_and_kept():
     found, log = search(layers, sites, 8, Criterion("snr", 0.25, 0.0), desk)
     assert (log[0].layer, log[0].range, log[0].decision) == ("enc.conv1:input", (-1.5, 1.8), FULL)
     assert found.keys() == {"b"} and asked[-1][1] == {"enc.conv1:input": (-1.5, 1.8)}
+
+
+@pytest.mark.parametrize("broken", [math.nan, -math.inf])
+def test_a_layer_whose_full_range_breaks_the_logits_gets_one_that_does_not(broken):
+    """The table says so, and no range at all is a refusal, for a model that is quantized so would break as well."""
+
+    def ask(trials, before, best):
+        return [replace(t, snr_db=best if t.cut_off == 99.0 else broken) for t in trials]
+
+    def found(best):
+        desk = Desk(partial(ask, best=best), lambda text: None, lambda items, *_: items)
+        return search(["a"], {"a": observed(0)}, 8, Criterion("snr", 0.25, 0.5), desk)[1]
+
+    results = {
+        "sites": 1, "observers": ["stablequant"], "metric": "snr", "batches": 1, "batches_asked": 1, "utterances": 1,
+        "audio_seconds": 1.0, "widest": [], "stablequant": artifact.plain(summary(found(12.0))),
+    }  # fmt: skip
+    *_, searched = tables(SimpleNamespace(kind="calibration", results=results))
+    (row,) = zip(*(map(str, column.cells) for column in searched.columns), strict=True)
+    assert row == ("a", "8", "logits broken", "99", "12.0 dB")
+    with pytest.raises(InputError, match="a in 8 bits breaks the logits, to NaN or infinity, with every range"):
+        found(broken)
 
 
 def whisper(_: Path):

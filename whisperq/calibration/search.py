@@ -11,12 +11,14 @@ whose range mathematics knows, as the spectrogram's, has that range in every tri
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from whisperq.artifact import plain
+from whisperq.errors import InputError
 from whisperq.jobs.journal import Journal, whole_lines
 from whisperq.kinds.observations import Searched
 from whisperq.quant.ranges import RangeEnds, SiteRange
@@ -112,7 +114,10 @@ class Desk:
 def search(
     layers: Sequence[str], observed: Mapping[str, SiteRange], bits: int, criterion: Criterion, desk: Desk
 ) -> tuple[dict[str, RangeEnds], list[Trial]]:
-    """The ranges of the costly layers, and the log of all trials with what was decided on them."""
+    """The ranges of the costly layers, and the log of all trials with what was decided on them.
+
+    Raises InputError for a layer that leaves no finite logits whatever its range.
+    """
     full = {a: observed[a].full for a in layers}
     log = desk.ask([Trial(bits, "float")], {}) if criterion.metric == "wer" else []
     exact = log[0].value if log else None
@@ -131,6 +136,8 @@ def search(
         before = {a: ranges[a] for a in layers[: layers.index(layer)]}
         trials = desk.ask(candidates(layer, observed[layer], full[layer], bits), before)
         best = best_cut_off({t.cut_off: t.value for t in trials}, criterion.metric)
+        if not any(t.value > -math.inf for t in trials):
+            raise InputError(f"{layer} in {bits} bits breaks the logits, to NaN or infinity, with every range of it")
         decided = [replace(t, decision=CHOSEN if t.cut_off == best else None) for t in trials]
         ranges[layer] = next(t.ends for t in decided if t.decision)
         desk.say(f"{next(t for t in decided if t.decision)}, the best of {len(trials)} ranges")
@@ -159,6 +166,6 @@ def summary(log: Sequence[Trial]) -> list[Searched]:
 
 
 def write_log(log: Sequence[Trial], folder: Path) -> None:
-    """decisions.jsonl; an infinite ratio, where nothing changes, is null in JSON."""
+    """decisions.jsonl; null in JSON are an infinite ratio, where nothing changes, and that of logits that are NaN."""
     lines = [json.dumps(plain(asdict(trial)), allow_nan=False) + "\n" for trial in log]
     (folder / DECISIONS).write_text("".join(lines))

@@ -9,13 +9,13 @@ from whisperq.schema import count, number
 
 
 class Searched(TypedDict):
-    """A layer whose range stablequant searched: WER, a fraction, or SNR in dB, null where it is infinite."""
+    """A layer whose range stablequant searched: WER, a fraction, or SNR in dB."""
 
     layer: str
     bits: int
     cut_off: float | None  # percent of the values kept; None: the full range
-    alone: float | None  # at its full range, all else float
-    chosen: float | None
+    alone: float | None  # at its full range, all else float; null: it breaks the logits, to NaN or infinity
+    chosen: float | None  # null where it is infinite: nothing differs
 
 
 class Used(TypedDict):

@@ -84,16 +84,17 @@ def _calibration(results: Calibration) -> list[Table]:
     title = "Searched by stablequant; all other layers keep their full range"
     searched = table(title, "layer", "#bits", "#alone", "#% kept", "#after those before")
     for one in results["stablequant"]:
-        alone, then = (_measured(results["metric"], value) for value in (one["alone"], one["chosen"]))
+        alone = _measured(results["metric"], one["alone"], "logits broken")
+        then = _measured(results["metric"], one["chosen"], "infinite")
         kept = "full range" if one["cut_off"] is None else f"{one['cut_off']:g}"
         searched.add_row(one["layer"], figure(one["bits"]), alone, kept, then)
     return [result, widest, searched]
 
 
-def _measured(metric: str | None, value: float | None) -> str:
-    """A WER, or a signal-to-noise ratio, which is infinite where nothing changes."""
+def _measured(metric: str | None, value: float | None, none: str) -> str:
+    """A WER or a signal-to-noise ratio; none: what a missing one means."""
     if value is None:
-        return "infinite"
+        return none
     return percent(value) if metric == "wer" else f"{value:.1f} dB"
 
 
