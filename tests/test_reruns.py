@@ -166,8 +166,12 @@ def test_a_student_that_learnt_times_says_so_wherever_it_goes(share, knows, work
 
 @pytest.mark.slow
 def test_each_validation_list_has_the_normaliser_that_it_names(workspace, teacher, digits, invoke):
-    """As a test set has: under the other one "one two three" is a single word, right or wrong as a whole."""
+    """As a test set has: under the other one "one two three" is a single word, right or wrong as a whole.
+
+    Of a reference in a script without spaces each character is a word.
+    """
     lines = sample_lines("validation", 8)
+    lines[0]["text"] = "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002"
     write_lines(workspace / "words.jsonl", lines[:4]), write_lines(workspace / "numbers.jsonl", lines[4:])
     named = [{"path": "words.jsonl", "normalizer": "basic"}, {"path": "numbers.jsonl"}]
     content = configuration(teacher, digits) | {"normalizer": "english", "validation": named}
@@ -178,5 +182,5 @@ def test_each_validation_list_has_the_normaliser_that_it_names(workspace, teache
     log = (workspace / "run" / "distilled" / "metrics.jsonl").read_text().splitlines()
     words = {entry["reference_words"] for entry in map(json.loads, log) if "reference_words" in entry}
     english = EnglishTextNormalizer({})
-    counts = [len(one["text"].split()) for one in lines[:4]] + [len(english(one["text"]).split()) for one in lines[4:]]
-    assert words == {sum(counts)} and sum(counts) < sum(len(one["text"].split()) for one in lines)
+    counts = [len(one["text"].split()) for one in lines[1:4]] + [len(english(one["text"]).split()) for one in lines[4:]]
+    assert words == {6 + sum(counts)} and sum(counts) < sum(len(one["text"].split()) for one in lines[1:])

@@ -16,10 +16,11 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer a
 from whisper_normalizer.basic import BasicTextNormalizer
 
 from whisperq.errors import UsageError
+from whisperq.scoring.alignment import align
 from whisperq.scoring.intervals import bootstrap_interval
 from whisperq.scoring.measures import writes_no_spaces
 from whisperq.scoring.normalizers import get_normalizer, normalizer_of, published_spelling
-from whisperq.scoring.words import count_errors
+from whisperq.scoring.words import count_errors, tally
 
 
 def _random_sentences(count: int, seed: int) -> list[str]:
@@ -61,6 +62,14 @@ def test_english_normaliser_makes_one_word_of_digits() -> None:
     basic = count_errors(references, hypotheses, get_normalizer("basic"))
     assert (basic.reference_words, basic.wer) == (3, pytest.approx(1 / 3))
     assert not basic.normalizer_changed_words
+
+
+def test_without_spaces_each_character_is_a_word_beside_words_of_other_utterances() -> None:
+    chinese, heard = "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002", "\u4eca\u5929 \u5929\u6c14\u5f88\u574f"
+    result = count_errors([chinese, "one two", "\u6211 OK"], [heard, "one too", ""], get_normalizer("basic"))
+    assert result.per_utterance == ((1, 6), (1, 2), (2, 2))  # the last has more words of others than such characters
+    assert (result.reference_words, result.normalizer_changed_words) == (10, False)
+    assert result.per_utterance[0][0] / 6 == pytest.approx(jiwer.cer(chinese[:-1], heard.replace(" ", "")))
 
 
 def test_more_than_five_percent_of_words_is_a_change() -> None:
@@ -136,7 +145,8 @@ OTHER_WORDS = {
 @pytest.mark.parametrize("word, other", OTHER_WORDS.values(), ids=OTHER_WORDS)
 def test_marks_are_parts_of_words(word: str, other: str, name: str) -> None:
     normalize = get_normalizer(name)
-    found = count_errors([f"{word} {word}"], [f"{word} {other}"], normalize)
+    reference, hypothesis = f"{word} {word}", f"{word} {other}"
+    found = tally([reference], align([normalize(reference)], [normalize(hypothesis)]))
     assert (found.reference_words, found.substitutions) == (2, 1)
     assert normalize(word) == BasicTextNormalizer(preserve_marks=True)(word)
 

@@ -3,6 +3,9 @@
     CER = (S + D + I) / C     over characters, where a sentence of Chinese, Japanese, Thai, Lao, Khmer or Burmese is
                               "one word"; as openai/whisper scores them, a space between such characters is none
 
+Where utterances of several languages come into one figure, as in a validation, a character of such a script is a word,
+utterance by utterance (`countable`).
+
 A character's script is the beginning of its Unicode name: CJK UNIFIED IDEOGRAPH-4E2D, THAI CHARACTER KO KAI.
 """
 
@@ -48,6 +51,13 @@ def _runs(text: str) -> Iterator[tuple[bool, str]]:
             characters = "".join(run)
             if any(map(str.isalnum, characters)):
                 yield spaceless, characters
+
+
+def countable(reference: str, hypothesis: str) -> tuple[str, str]:
+    """Both texts, normalised, as words for an alignment; where the reference writes no spaces each character is one."""
+    if not writes_no_spaces([reference]):
+        return reference, hypothesis
+    return characters(reference, spaceless=True), characters(hypothesis, spaceless=True)
 
 
 def characters(text: str, spaceless: bool) -> str:

@@ -5,7 +5,8 @@
 S, D, I: substituted, deleted and inserted words of the alignments, summed over utterances;
 N: `reference_words`, the words of all scored references after normalising. A reference that
 normalises to nothing is not scored: it has no words to get wrong. Words of its hypothesis
-are counted apart.
+are counted apart. In an utterance whose reference is in a script without spaces, such as Chinese, each
+character is a word, as there are no others to count.
 """
 
 import math
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 from whisperq.kinds.scores import WordCounts
 from whisperq.scoring.alignment import Alignment, align
+from whisperq.scoring.measures import countable
 
 # Beyond this change of the reference word count a normaliser has redefined the task, as on digits.
 _CHANGED_WORDS = 0.05
@@ -84,7 +86,11 @@ class WordErrors:
 
 def count_errors(references: Sequence[str], hypotheses: Sequence[str], normalizer: Callable[[str], str]) -> WordErrors:
     """Align each hypothesis with its reference, both normalised, by jiwer's rule, and count."""
-    return tally(references, align([normalizer(r) for r in references], [normalizer(h) for h in hypotheses]))
+    normalized = [(normalizer(r), normalizer(h)) for r, h in zip(references, hypotheses, strict=True)]
+    pairs = [countable(*pair) for pair in normalized]
+    # A script without spaces has no words in the raw text that normalising could have changed the number of.
+    raw = [r if pair == n else pair[0] for r, pair, n in zip(references, pairs, normalized, strict=True)]
+    return tally(raw, align([r for r, _ in pairs], [h for _, h in pairs]))
 
 
 def tally(raw_references: Sequence[str], alignments: Sequence[Alignment]) -> WordErrors:

@@ -21,16 +21,17 @@ from whisperq.runtime.interruptible import Stoppable, Stopped
 from whisperq.runtime.pipeline import output_of
 from whisperq.runtime.site_statistics import watcher
 from whisperq.runtime.transcription import AnyRules, Hypothesis, transcribe
+from whisperq.scoring.alignment import align
 from whisperq.scoring.by_role import SiteStatistics, summarize_roles
 from whisperq.scoring.loops import find_loop
+from whisperq.scoring.measures import countable
 from whisperq.scoring.normalizers import Normalizer
 from whisperq.scoring.outliers import summarize
-from whisperq.scoring.words import count_errors
+from whisperq.scoring.words import tally
 
 BATCH = 32  # utterances decoded together
 OBSERVED = 8  # utterances whose activations are looked at, always the same
 OBSERVED_SITES = "out_proj", "fc2:input", "mlp_sum"
-AS_IT_IS = Normalizer("none", str)  # of texts that are normalised already
 GROWTH = "kurtosis", "max_inf_norm", "outliers", "values"
 
 
@@ -75,7 +76,8 @@ class Validation:
         if self.processes.any(lost):
             return None
         pairs = [pair for share in self.processes.gather(pairs) for pair in share]
-        errors = count_errors([r for r, _, _ in pairs], [h for _, h, _ in pairs], AS_IT_IS)
+        references = [r for r, _, _ in pairs]
+        errors = tally(references, align(references, [h for _, h, _ in pairs]))
         loops = sum(find_loop(h.split(), r.split()) is not None for r, h, _ in pairs)
         wer = {"validation_wer": errors.wer, "reference_words": errors.reference_words, "loops": loops}
         if getattr(self.rules, "tokens_per_second", None) is not None:
@@ -85,7 +87,7 @@ class Validation:
     def _normalized(self, found: Hypothesis) -> tuple[str, str]:
         """Reference and hypothesis."""
         normalizer = self.normalizers[found.utterance.origin]
-        return normalizer(found.utterance.text or ""), normalizer(found.text)
+        return countable(normalizer(found.utterance.text or ""), normalizer(found.text))
 
     @torch.inference_mode()
     def observe(self, student: PreTrainedModel) -> dict[str, Any]:
