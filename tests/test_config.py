@@ -108,11 +108,13 @@ def test_what_is_there_as_it_is_written_keeps_its_dollars(tmp_path):
     assert read(tmp_path, "train: ['$1 talk.jsonl']").train[0].path == str(tmp_path / "$1 talk.jsonl")
 
 
-def test_the_configuration_written_for_later_jobs_says_the_same_from_anywhere(tmp_path):
+@pytest.mark.parametrize("language", ["language: fr\n", "language: en\n", "language: auto\n", ""])
+def test_the_configuration_written_for_later_jobs_says_the_same_from_anywhere(language, tmp_path):
     (tmp_path / "models" / "teacher").mkdir(parents=True)
     (tmp_path / "run").mkdir()
-    first = read(tmp_path, FULL)
+    first = read(tmp_path, re.sub("language: .*\n", language, FULL))
     again = read(tmp_path / "run", first.as_yaml())
+    assert again.says_language == bool(language)
     assert replace(again, path=None) == replace(first, path=None)
     paths = [s.path for s in (*again.train, *again.validation, again.test[0])]
     assert all(os.path.isabs(p) for p in paths)

@@ -21,12 +21,12 @@ def written(tmp_path, monkeypatch, invoke) -> Path:
 
 
 def test_as_it_stands_it_says_the_defaults(written):
-    assert asdict(read_config(written)) == {**asdict(Experiment()), "path": written}
+    assert asdict(read_config(written)) == {**asdict(Experiment()), "path": written, "says_language": True}
 
 
 def test_every_key_is_there():
     content = yaml.safe_load(template())
-    assert set(content) == {f.name for f in fields(Experiment)} - {"path"}
+    assert set(content) == {f.name for f in fields(Experiment)} - {"path", "says_language"}
     explained = set(re.findall(r"^#   (\w+): ", template(), re.MULTILINE))
     assert explained == {f.name for f in fields(Source)}
 

@@ -79,15 +79,12 @@ class Experiment:
     test: tuple[Source, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     path: Path | None = None
-
-    def says(self, key: str) -> bool:
-        """Whether the file has this key, where it has a default as well."""
-        return self.path is not None and key in _content(self.path)
+    says_language: bool = False  # whether the file has the key; without it English is no more than a default
 
     def as_yaml(self) -> str:
         content = {
             "teacher": self.teacher,
-            "language": self.language,
+            **({"language": self.language} if self.says_language else {}),
             "task": self.task,
             "normalizer": self.normalizer,
             "train": [s.as_mapping() for s in self.train],
@@ -112,10 +109,11 @@ def read_config(path: Path | None) -> Experiment:
     if path is None:
         return Experiment()
     content = _content(path)
-    known = {f.name for f in fields(Experiment)} - {"path"}
+    known = {f.name for f in fields(Experiment)} - {"path", "says_language"}
     if unknown := _strange(content, known):
         raise InputError(f"{path}: unknown key {unknown!r}{meant(unknown, known)}; known: {', '.join(sorted(known))}")
     base = path.resolve().parent
+    content["says_language"] = "language" in content
     content |= typed(Experiment, {k: content[k] for k in SCALARS if k in content}, str(path))
     content |= {"language": None} if content.get("language") == "auto" else {}  # as transcribe's flag has it
     for key in ("train", "validation", "test"):

@@ -204,7 +204,7 @@ def transcribe(s: Session, config: o.TranscribeConfig) -> str:
     model, runtime = runnable(s, config, "int8")
     out, context = Path(s.common.out) if s.common.out else None, s.context()
     context = replace(context, task=config.task or context.task)
-    if config.language is None and not s.experiment.says("language"):  # nobody has said which
+    if config.language is None and not s.experiment.says_language:  # nobody has said which
         context = replace(context, language=None)
     config = replace(config, runtime=runtime)
     return step("transcribe")(
