@@ -65,6 +65,11 @@ def check_results(results: Path, student: Path) -> None:
     assert f"| 2+1 | headwise | 3 | - | - | - | {said} |" in (results / "table.md").read_text()
     assert [one["depth"] for one in everything if one["gate"] == "teacher"] == ["4+4"]
     assert f"| {wer:.2f} (" in (results / "table.md").read_text()
+    kept = [json.loads(line) for line in (results / "trainings.jsonl").read_text().splitlines()]
+    (mine,) = [one for one in kept if one["depth"] == "2+1"]
+    assert len(kept) == 3 and (mine["gate"], mine["seed"], mine["growth"][-1]["step"]) == ("headwise", 3, 2)
+    assert sum(mine["reference_words"]) == sum(words) and list(mine["word_errors"]) == ["float", "gemm", "dynamic"]
+    assert 100 * sum(mine["word_errors"]["float"]) / sum(words) == pytest.approx(wer)
     for name in ("growth", "outliers-2+1", "attention-2+1"):
         assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,5 +1,8 @@
 """The tables and figures of run.sh: table.md, students.json, growth.png and the pictures, of what the run folders say.
 
+trainings.jsonl keeps of each training what the tables are computed from: word errors of each utterance, and the growth
+of its outliers. With it a later training can be compared pair by pair after the run folders are gone.
+
 python table.py RUNS --out RESULTS
 
 Costs are points of WER that INT8 adds to the same student in float; what a gate saves is the cost without it minus the
@@ -18,7 +21,7 @@ import numpy as np
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
 from growth import draw_growth
-from measured import WAYS, Student, students
+from measured import WAYS, Student, growth, students
 from outlier_tables import mean_outliers, mean_spread, outlier_table, spread_table
 from pictures import draw_pictures
 from tables import table
@@ -51,10 +54,14 @@ def cell(found: dict[str, Any] | None) -> str:
     return f"{found['points']:.2f} ({low:.2f} to {high:.2f})"
 
 
-def summary(found: Sequence[Student]) -> dict[str, Any]:
+def words_of(found: Sequence[Student]) -> Words:
+    """In float and of those systems that all students were measured with."""
+    return Words(found, ("float", *(s for s in SYSTEMS if all(is_artifact(one.run / "eval" / s) for one in found))))
+
+
+def summary(found: Sequence[Student], words: Words) -> dict[str, Any]:
     """All numbers of the tables."""
-    measured = [s for s in SYSTEMS if all(is_artifact(student.run / "eval" / s) for student in found)]
-    words = Words(found, ("float", *measured))
+    measured = words.systems[1:]
     keys = list(dict.fromkeys(map(key_of, found)))
     alike = [[s for s in found if key_of(s) == key] for key in keys]
     each = [described([s], words, measured) for mine in alike if len(mine) > 1 for s in mine]
@@ -84,6 +91,19 @@ def described(mine: Sequence[Student], words: Words, systems: Sequence[str]) -> 
         "left": {part: kl_of(mine, f"without-{part}") for part in LEFT},
         "outliers": statistics,
         "spread": {when: mean_spread(mine, when) for when in ("before", "after")},
+    }
+
+
+def kept(student: Student, words: Words) -> dict[str, Any]:
+    """A line of trainings.jsonl; word errors and reference words are those of each utterance, in the sets' order."""
+    errors = {system: words.of(student, system).tolist() for system in words.systems}
+    return {
+        "depth": student.depth,
+        "gate": student.title,
+        "seed": student.seed,
+        "reference_words": words.words.tolist(),
+        "word_errors": errors,
+        "growth": [{key: entry[key] for key in ("step", "outliers")} for entry in growth(student)],
     }
 
 
@@ -209,9 +229,12 @@ def main() -> None:
     found = students(options.runs)
     if not found:
         sys.exit(f"{options.runs} holds no student that was measured to the end")
-    numbers = summary(found)
+    words = words_of(found)
+    numbers = summary(found, words)
     (options.out / "students.json").write_text(json.dumps(numbers, indent=1) + "\n")
     (options.out / "table.md").write_text(markdown(numbers))
+    lines = (json.dumps(kept(student, words)) + "\n" for student in found)
+    (options.out / "trainings.jsonl").write_text("".join(lines))
     draw_growth(found, options.out / "growth.png")
     draw_pictures(found, options.out)
 

@@ -20,6 +20,7 @@ class Words:
     """Word errors of every student and system on the utterances that all of them were given."""
 
     def __init__(self, found: Sequence[Student], systems: Sequence[str]) -> None:
+        self.systems = tuple(systems)
         self.columns: dict[tuple[Key, str], dict[int, int]] = {}  # seed -> column
         errors, self.words = [], np.zeros(0)
         for student in found:
@@ -37,6 +38,10 @@ class Words:
     def seeds(self, *keys: Key) -> list[int]:
         """Those of all keys."""
         return [s for s in self.columns[keys[0], "float"] if all(s in self.columns[key, "float"] for key in keys)]
+
+    def of(self, student: Student, system: str) -> np.ndarray:
+        """Word errors of each utterance (utterances,)."""
+        return self.errors[self.columns[key_of(student), system][student.seed]]
 
     def rate(self, key: Key, system: str, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """WER in percent: of each seed (seeds,), and resampled (resamples, seeds)."""
