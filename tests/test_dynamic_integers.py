@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from support.cpu import needs_vnni
 from support.dynamic_inputs import random
 from support.exported import pytorch_logits, quantized_folder, step_logits
 from support.int8_folders import NATIVE, distance, opened
@@ -21,6 +22,7 @@ from whisperq.runtime.int8.ctc import Int8Ctc
 from whisperq.runtime.int8.dynamic import DynamicMatmul, MatmulSums, OneDnnSums, TokenGrid, integer_sums
 from whisperq.runtime.int8.kernels import Norm
 from whisperq.runtime.int8.matmuls import IntegerWeight, has_onednn
+from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_tokens import NativeDynamicMatmul, TokenKernels
 from whisperq.runtime.int8.torch_kernels import TorchKernels
 
@@ -82,6 +84,7 @@ def weight_of(outputs: int, inputs: int, extreme: bool = False) -> IntegerWeight
 def one_dnn(weight, bits, align=False):
     if not has_onednn("cpu"):
         pytest.skip("this PyTorch has no oneDNN")
+    needs_vnni(bits)
     return OneDnnSums(weight.codes, bits, align)
 
 
@@ -158,7 +161,7 @@ def test_a_single_row_at_a_time(tmp_path):
 def test_without_kernels_of_the_cpu(gate, tmp_path, no_compiler, monkeypatch):
     monkeypatch.setattr(dynamic, "has_onednn", lambda device: False)
     folder = dynamic_folder(tmp_path, gate)
-    runtime = opened(folder)
+    runtime = opened(folder, reduce_range=False)
     product = runtime.encoder[0].feed_forward.fc1
     assert type(product) is DynamicMatmul and isinstance(product._sums, MatmulSums)
     check_logits(step_logits(runtime, batch=8), pytorch_logits(folder, batch=8))
@@ -172,6 +175,7 @@ def test_bf16_attention_stays_near(tmp_path):
 
 def test_seven_bits_where_sums_would_saturate(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr(NativeKernels, "multiplies_all", False)
     runtime = opened(dynamic_folder(tmp_path))
     assert runtime.encoder[0].feed_forward.fc1.grid == TokenGrid(7) and "lacks VNNI" in runtime.notices[0]
 
@@ -208,6 +212,7 @@ def test_speech_encoders_with_a_ctc_head(variant, portable, tmp_path, monkeypatc
         request.getfixturevalue("no_compiler")
     folder = quantized_ctc(float_folder(tmp_path / "model", variant), activation_ranges="dynamic")
     recordings = waveforms()
-    found, expected = Int8Ctc.load(folder, "cpu", "float32").logits(recordings), emulated_logits(folder, recordings)
+    runtime = Int8Ctc.load(folder, "cpu", "float32", reduce_range=False)
+    found, expected = runtime.logits(recordings), emulated_logits(folder, recordings)
     apart = sorted(difference([a], [b]) for a, b in zip(found, expected, strict=True))
     assert apart[len(apart) // 2] < 1e-3 and apart[-1] < 6e-2  # one code on a tie moves an utterance by percents

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.cpu import needs_bf16
 from support.damage import refusal, reseal
 from support.kernel_inputs import native, random
 from support.quantizing import saved
@@ -225,10 +226,12 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_kernel_gets_no_address_of_what_it_would_not_stay_inside_of(call):
+@pytest.mark.parametrize("name", CALLS)
+def test_a_kernel_gets_no_address_of_what_it_would_not_stay_inside_of(name):
+    if name in ("narrow attention", "a gate of few rows"):
+        needs_bf16(native())
     with pytest.raises(ValueError):
-        call(native())
+        CALLS[name](native())
 
 
 PRODUCTS = {
@@ -242,7 +245,7 @@ PRODUCTS = {
 @pytest.mark.parametrize("call", PRODUCTS.values(), ids=PRODUCTS)
 def test_a_product_writes_where_there_is_room(call):
     kernels = native()
-    if not kernels.multiplies_few_rows:
+    if not kernels.most_rows:
         pytest.skip("this CPU lacks AVX512-VNNI")
     product = FewRowsMatmul(weight(), g(), kernels, TorchMatmul(weight(), g()))
     with pytest.raises(ValueError):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from support.cpu import needs_bf16, needs_vnni
 from support.kernel_inputs import GRIDS, PORTABLE, gates, grid, native, random
 
 from whisperq.quant.grid import range_qparams
@@ -58,6 +59,7 @@ def test_gelu_of_a_layer_norm(kernels, scale):
 @pytest.mark.parametrize("kind", ["none", "headwise", "elementwise"])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 16), (2, 50, 2, 16), (1, 77, 3, 24), (3, 300, 2, 64), (1, 33, 1, 7)])
 def test_encoder_attention(kernels, shape, kind, dtype):
+    needs_bf16(kernels, dtype)
     batch, length, count, dim = shape
     heads, rows = Heads(count, dim), batch * length
     qkv = random(rows, 3 * count * dim + 5, seed=3).to(dtype)  # rows wider than what is read
@@ -71,6 +73,7 @@ def test_encoder_attention(kernels, shape, kind, dtype):
 
 
 def test_bf16_attention_is_as_near_to_float32_as_pytorchs_own(kernels):
+    needs_bf16(kernels)
     heads, qkv = Heads(2, 64), (random(300, 384, seed=4) * 3).to(torch.bfloat16)
     exact = TorchKernels().attention(qkv.double(), 1, heads, None, None)
     ours, theirs = (k.attention(qkv, 1, heads, None, None) for k in (kernels, TorchKernels()))
@@ -79,6 +82,7 @@ def test_bf16_attention_is_as_near_to_float32_as_pytorchs_own(kernels):
 
 @pytest.mark.parametrize("scale", [1e-4, 30.0])
 def test_attention_survives_flat_and_sharp_scores(kernels, scale):
+    needs_bf16(kernels)
     heads, qkv = Heads(1, 32), (random(130, 96, seed=6) * scale).to(torch.bfloat16)
     found = kernels.attention(qkv, 1, heads, None, None)
     expected = TorchKernels().attention(qkv.float(), 1, heads, None, None)
@@ -107,9 +111,14 @@ def test_decoding_against_a_cache(kernels, kind, dtype):
 
 def few_rows(weight: IntegerWeight, g: Grid) -> FewRowsMatmul:
     kernels = native()
-    if not kernels.multiplies_few_rows:
-        pytest.skip("this CPU lacks AVX512-VNNI")
-    return FewRowsMatmul(weight, g, kernels, OneDnnMatmul(weight, g))
+    if not kernels.most_rows:
+        pytest.skip("this CPU has no instructions for few rows")
+    return FewRowsMatmul(weight, g, kernels, None if kernels.multiplies_all else OneDnnMatmul(weight, g))
+
+
+def one_dnn(weight: IntegerWeight, g: Grid) -> OneDnnMatmul:
+    needs_vnni(g.quant_max.bit_length())
+    return OneDnnMatmul(weight, g)
 
 
 def product_case(rows: int, inputs: int, outputs: int, name: str, extreme: bool = False):
@@ -127,7 +136,7 @@ def product_case(rows: int, inputs: int, outputs: int, name: str, extreme: bool 
     return g, codes, weight, sums
 
 
-@pytest.mark.parametrize("kind", [OneDnnMatmul, TorchMatmul, few_rows])
+@pytest.mark.parametrize("kind", [one_dnn, TorchMatmul, few_rows])
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize("name", ["asymmetric", "symmetric", "six bits", "all zero"])
 @pytest.mark.parametrize("rows, inputs, outputs", [(1, 32, 48), (5, 7, 3), (8, 200, 33), (17, 1280, 33), (430, 64, 33)])
@@ -143,7 +152,7 @@ def test_integer_products_are_exact(kind, rows, inputs, outputs, name, extreme):
     torch.testing.assert_close(added.double(), expected + residual, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [OneDnnMatmul, TorchMatmul, few_rows])
+@pytest.mark.parametrize("kind", [one_dnn, TorchMatmul, few_rows])
 @pytest.mark.parametrize("bits", [8, 5])
 @pytest.mark.parametrize("rows", [9, 280])
 def test_gelu_and_requantization_are_fused(kind, rows, bits):
@@ -179,6 +188,7 @@ def test_rows_are_multiplied_in_blocks_of_few_sizes():
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 129])
 def test_attention_to_what_is_kept_beyond_is_that_of_the_longer_window(kernels, length, dtype):
     """Two utterances; the window has 130 rows, and the rows from `length` on are those of silence."""
+    needs_bf16(kernels, dtype)
     heads, window = Heads(2, 32), 130
     silence, own = random(window, 128, seed=8).to(dtype), random(2, length, 192, seed=9).to(dtype)
     behind = torch.cat([torch.zeros(window - length, 64, dtype=dtype), silence[length:]], dim=1)

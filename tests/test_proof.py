@@ -57,16 +57,18 @@ def wide(channels: int | None) -> WideGrid:
 
 def of_this_machine(w: IntegerWeight, grid, few_rows: bool = False):
     """As `Layers` makes them."""
+    kernels = native()
     if isinstance(grid, TokenGrid):
-        return NativeDynamicMatmul(w, grid, integer_sums(w.codes, grid.bits, "cpu"), native(), few_rows)
-    return integer_matmul(w, grid, "cpu")
+        sums = None if kernels.multiplies_all else integer_sums(w.codes, grid.bits, "cpu")
+        return NativeDynamicMatmul(w, grid, sums, kernels, few_rows)
+    return FewRowsMatmul(w, grid, kernels, None) if kernels.multiplies_all else integer_matmul(w, grid, "cpu")
 
 
 PRODUCTS = {
-    "this machine's": lambda w: (integer_matmul(w, static(), "cpu"), static()),
+    "this machine's": lambda w: (of_this_machine(w, static()), static()),
     "seven bits": lambda w: (integer_matmul(w, static(7), "cpu"), static(7)),
     "PyTorch's": lambda w: (TorchMatmul(w, static()), static()),
-    "few rows": lambda w: (FewRowsMatmul(w, static(), native(), integer_matmul(w, static(), "cpu")), static()),
+    "few rows": lambda w: (FewRowsMatmul(w, static(), native(), of_this_machine(w, static())), static()),
     "dynamic": lambda w: (DynamicMatmul(w, TokenGrid(8), MatmulSums(w.codes, "cpu")), TokenGrid(8)),
     "dynamic, compiled": lambda w: (of_this_machine(w, TokenGrid(8)), TokenGrid(8)),
     "dynamic, few rows": lambda w: (of_this_machine(w, TokenGrid(8), few_rows=True), TokenGrid(8)),
@@ -79,8 +81,6 @@ PRODUCTS = {
 @pytest.mark.parametrize("outputs", [OUTPUTS, 5000])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_right_products_pass(name, outputs):
-    if name not in ("seven bits", "PyTorch's") and not torch.cpu._is_vnni_supported():
-        pytest.skip("without VNNI sums of eight bits saturate, which whisperq's range of seven bits keeps out")
     matmul, grid = PRODUCTS[name](weight(outputs))
     prove_matmul(matmul, weight(outputs), grid, "cpu")
 
@@ -186,6 +186,7 @@ def test_a_model_with_a_wrong_kernel_is_not_opened(finished_run, workspace, invo
     told = ("eval", "--model", model, "--runtime", "int8", "--limit", 1, "--out", "scores")
     with monkeypatch.context() as patched:
         patched.setattr(int8_layers, "integer_matmul", partial(_wrong_matmul, integer_matmul))
+        patched.setattr(int8_layers, "FewRowsMatmul", lambda w, *how: FewRowsMatmul(swapped(w), *how))
         refused = invoke(*told)
     assert refused.exit_code == 1 and "computes wrong numbers" in refused.stderr and "Traceback" not in refused.stderr
     assert not (workspace / "scores").exists()

@@ -90,10 +90,16 @@ class Layers:
         weight = self.stored.integers(name)
         return self.dequantized(name, _columns(weight.codes), weight.scale * np.float32(factor))
 
-    def dequantized(self, name: str, codes: np.ndarray, scale: np.ndarray) -> str:
-        """Codes (d_in, d_out) and a scale for each column, or one for all -> their floats."""
+    def dequantized(self, name: str, codes: np.ndarray, scale: np.ndarray, again: bool = False) -> str:
+        """Codes (d_in, d_out) and a scale for each column, or one for all -> their floats.
+
+        again: for a second product. Where ONNX Runtime makes unsigned codes of a weight, for CPUs without VNNI, two
+        products of the same constant are an error; this one is another when the engine opens the graph, not on disk.
+        """
         scales = self.graph.constant(f"{name}.scale", scale.reshape(-1 if scale.size > 1 else ()))
         values = self.graph.constant(name, codes)
+        if again:
+            values = self.graph.op("Reshape", values, self.graph.integers(*codes.shape), name=f"{name}/again")
         return self.graph.op("DequantizeLinear", values, scales, name=f"{name}/dequantize", axis=1)
 
     def activation(self, x: str, address: str, split: Sequence[int] = (), weight: str = "") -> str:

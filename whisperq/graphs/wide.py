@@ -39,7 +39,7 @@ class Layers(Protocol):
     def stored(self) -> Stored: ...
     def rounded(self, x: str, grid: QParams, name: str) -> str: ...
     def product(self, address: str, x: str, weight: str) -> str: ...
-    def dequantized(self, name: str, codes: np.ndarray, scale: np.ndarray) -> str: ...
+    def dequantized(self, name: str, codes: np.ndarray, scale: np.ndarray, again: bool = False) -> str: ...
 
 
 def wide_product(layers: Layers, x: str, address: str, weight: WideWeight) -> str:
@@ -55,11 +55,13 @@ def wide_product(layers: Layers, x: str, address: str, weight: WideWeight) -> st
         x, codes, grid = g.once("Gather", x, indices, name=f"{site}/channels", axis=-1), narrow, grid.wide
     if not isinstance(grid, QParams):
         raise TypeError(f"{site} has no channels of 16 bits")
-    matrix = layers.dequantized(f"{weight.name}.wide", codes, weight.scale)
     high_grid, low_grid = _halves(grid)
     high = layers.rounded(x, high_grid, f"{site}/high")
     rest = g.once("Sub", x, high, name=f"{site}/rest")
-    parts += [layers.product(address, y, matrix) for y in (high, layers.rounded(rest, low_grid, f"{site}/low"))]
+    low = layers.rounded(rest, low_grid, f"{site}/low")
+    for y in (high, low):
+        matrix = layers.dequantized(f"{weight.name}.wide", codes, weight.scale, again=y == low)
+        parts.append(layers.product(address, y, matrix))
     total = parts[0]
     for part in parts[1:]:
         total = g.op("Add", total, part, name=f"{address}/sum")

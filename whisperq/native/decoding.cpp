@@ -5,7 +5,7 @@
 
 #include "common.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
 #include <immintrin.h>
 #endif
 
@@ -42,6 +42,28 @@ void add_rows(const float *factors, const T *x, int64_t stride, int64_t count, f
         for (int c = 0; c < 4; c++)
             even[c] = _mm512_fmadd_ps(_mm512_set1_ps(factors[r]), sixteen(x + r * stride + 16 * c), even[c]);
     for (int c = 0; c < 4; c++) _mm512_storeu_ps(sums + 16 * c, _mm512_add_ps(even[c], odd[c]));
+}
+
+#elif defined(__AVX2__) && defined(__FMA__)
+
+inline __m256 eight(const float *x) { return _mm256_loadu_ps(x); }
+inline __m256 eight(const bf16 *x) {
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i *>(x));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+inline __m256 eight(const int8_t *x) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(x))));
+}
+
+template <typename T>
+void add_rows(const float *factors, const T *x, int64_t stride, int64_t count, float *sums) {
+    __m256 held[8];
+    for (int c = 0; c < 8; c++) held[c] = _mm256_loadu_ps(sums + 8 * c);
+    for (int64_t r = 0; r < count; r++) {
+        const __m256 factor = _mm256_set1_ps(factors[r]);
+        for (int c = 0; c < 8; c++) held[c] = _mm256_fmadd_ps(factor, eight(x + r * stride + 8 * c), held[c]);
+    }
+    for (int c = 0; c < 8; c++) _mm256_storeu_ps(sums + 8 * c, held[c]);
 }
 
 #else

@@ -4,8 +4,12 @@
 
 #include "common.h"
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__AVX2__)
 #include <immintrin.h>
+#define FEW_ROWS
+#endif
+#if defined(FEW_ROWS) && !defined(__AVX512VNNI__)
+#define MANY_ROWS  // as many as there are: what this CPU has for 8-bit integers saturates
 #endif
 
 // y = scale * (codes x - correction) + bias: codes (outputs, inputs), the rest (outputs). correction: the input's
@@ -32,6 +36,32 @@ inline void finish(float y, int64_t at, int32_t kind, void *out, Grid grid) {
         write(Out{static_cast<uint8_t *>(out), nullptr, grid}, at, &y, 1);
 }
 
+constexpr int64_t FEW = 8;  // rows
+constexpr int OUTPUTS = 4;  // at a time: as many streams through memory
+
+constexpr int64_t SPAN = 16 * OUTPUTS;  // outputs that are finished together, in vector instructions
+
+// Stores y, the `count` outputs of a row from `first` on.
+inline void store(float *y, int64_t count, int64_t row, int64_t first, const Weight &w, int32_t kind, void *out, Grid grid) {
+    const int64_t at = row * w.outputs + first;
+    if (kind >= GELU_CODES)
+        for (int64_t i = 0; i < count; i++) y[i] = gelu(y[i]);
+    if (kind == GELU_CODES)
+        write(Out{static_cast<uint8_t *>(out), nullptr, grid}, at, y, count);
+    else if (kind == VALUES || kind == GELU_VALUES)
+        std::memcpy(static_cast<float *>(out) + at, y, count * sizeof(float));
+    else if (kind == HALVES)
+        for (int64_t i = 0; i < count; i++) static_cast<bf16 *>(out)[at + i] = to_bf16(y[i]);
+    else
+        for (int64_t i = 0; i < count; i++) static_cast<float *>(out)[at + i] += y[i];
+}
+
+// Of `codes` (outputs, inputs) the rows from `first` on, OUTPUTS of them. Beyond the last output its neighbours are
+// computed again, and not used.
+inline void streams(const Weight &w, int64_t first, const int8_t **codes) {
+    for (int o = 0; o < OUTPUTS; o++) codes[o] = w.codes + std::min(first + o, w.outputs - 1) * w.inputs;
+}
+
 #if defined(__AVX512VNNI__)
 
 // The sums of four registers' lanes.
@@ -44,16 +74,13 @@ inline void add_lanes(const __m512i *x, int32_t *sums) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(sums), four);
 }
 
-constexpr int OUTPUTS = 4;  // at a time: as many streams through memory
-
 // ROWS rows of x, from `row`, times OUTPUTS rows of codes, from `first` -> totals (OUTPUTS, ROWS); ROWS is 1, 2 or 4.
 template <int ROWS>
 inline void integer_sums(const uint8_t *x, const Weight &w, int64_t first, int64_t row, int32_t *totals) {
     __m512i sums[OUTPUTS * ROWS];
     for (auto &sum : sums) sum = _mm512_setzero_si512();
-    // Beyond the last output its neighbours are computed again, and not used.
     const int8_t *codes[OUTPUTS];
-    for (int o = 0; o < OUTPUTS; o++) codes[o] = w.codes + std::min(first + o, w.outputs - 1) * w.inputs;
+    streams(w, first, codes);
     for (int64_t k = 0; k < w.inputs; k += 64) {
         const int64_t left = w.inputs - k;
         const __mmask64 some = left >= 64 ? ~0ull : (1ull << left) - 1;
@@ -65,6 +92,65 @@ inline void integer_sums(const uint8_t *x, const Weight &w, int64_t first, int64
         }
     }
     for (int i = 0; i < OUTPUTS * ROWS; i += 4) add_lanes(sums + i, totals + i);
+}
+
+#elif defined(__AVX2__)
+
+// Sixteen codes as 16-bit integers: their products are added in pairs to 32 bits, which nothing exceeds. The
+// instruction for 8-bit integers adds to 16 bits, where products of eight bits do not fit.
+inline __m256i sixteen_codes(const int8_t *x) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(x)));
+}
+inline __m256i sixteen_codes(const uint8_t *x) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(x)));
+}
+template <typename T>
+inline __m256i last_codes(const T *x, int64_t count) {
+    T codes[16] = {};
+    std::memcpy(codes, x, count);
+    return sixteen_codes(codes);
+}
+
+// The sums of four registers' lanes.
+inline __m128i add_lanes(const __m256i *x) {
+    const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(x[0], x[1]), _mm256_hadd_epi32(x[2], x[3]));
+    return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+}
+
+// Two rows of x at a time: their sums, weights and inputs fill the sixteen registers.
+template <int ROWS>
+inline void integer_sums(const uint8_t *x, const Weight &w, int64_t first, int64_t row, int32_t *totals) {
+    constexpr int TOGETHER = ROWS < 2 ? 1 : 2;
+    const int8_t *codes[OUTPUTS];
+    streams(w, first, codes);
+    for (int part = 0; part < ROWS; part += TOGETHER) {
+        const uint8_t *inputs = x + (row + part) * w.inputs;
+        __m256i sums[TOGETHER][OUTPUTS];
+        for (auto &of_row : sums)
+            for (auto &sum : of_row) sum = _mm256_setzero_si256();
+        auto add = [&](const __m256i *of_x, const __m256i *weights) {
+            for (int r = 0; r < TOGETHER; r++)
+                for (int o = 0; o < OUTPUTS; o++)
+                    sums[r][o] = _mm256_add_epi32(sums[r][o], _mm256_madd_epi16(of_x[r], weights[o]));
+        };
+        __m256i of_x[TOGETHER], weights[OUTPUTS];
+        int64_t k = 0;
+        for (; k + 16 <= w.inputs; k += 16) {
+            for (int r = 0; r < TOGETHER; r++) of_x[r] = sixteen_codes(inputs + r * w.inputs + k);
+            for (int o = 0; o < OUTPUTS; o++) weights[o] = sixteen_codes(codes[o] + k);
+            add(of_x, weights);
+        }
+        if (const int64_t left = w.inputs - k; left > 0) {
+            for (int r = 0; r < TOGETHER; r++) of_x[r] = last_codes(inputs + r * w.inputs + k, left);
+            for (int o = 0; o < OUTPUTS; o++) weights[o] = last_codes(codes[o] + k, left);
+            add(of_x, weights);
+        }
+        for (int r = 0; r < TOGETHER; r++) {
+            int32_t of_row[OUTPUTS];
+            _mm_storeu_si128(reinterpret_cast<__m128i *>(of_row), add_lanes(sums[r]));
+            for (int o = 0; o < OUTPUTS; o++) totals[o * ROWS + part + r] = of_row[o];
+        }
+    }
 }
 
 #endif

@@ -1,35 +1,24 @@
 // Integer products of a few rows, as decoding has them, the input on one grid, of 8 bits or of 16.
 
 #include "few_rows.h"
+#if defined(MANY_ROWS)
+#include "many_rows.h"
+#endif
 
-extern "C" int few_rows() {
-#if defined(__AVX512VNNI__)
-    return 1;
+// How many rows are best multiplied here.
+extern "C" int64_t most_rows() {
+#if defined(MANY_ROWS)
+    return INT64_MAX;
+#elif defined(FEW_ROWS)
+    return FEW;
 #else
     return 0;
 #endif
 }
 
-#if defined(__AVX512VNNI__)
+#if defined(FEW_ROWS)
 
 namespace {
-
-constexpr int64_t SPAN = 16 * OUTPUTS;  // outputs that are finished together, in vector instructions
-
-// Stores y, the `count` outputs of a row from `first` on.
-void store(float *y, int64_t count, int64_t row, int64_t first, const Weight &w, int32_t kind, void *out, Grid grid) {
-    const int64_t at = row * w.outputs + first;
-    if (kind >= GELU_CODES)
-        for (int64_t i = 0; i < count; i++) y[i] = gelu(y[i]);
-    if (kind == GELU_CODES)
-        write(Out{static_cast<uint8_t *>(out), nullptr, grid}, at, y, count);
-    else if (kind == VALUES || kind == GELU_VALUES)
-        std::memcpy(static_cast<float *>(out) + at, y, count * sizeof(float));
-    else if (kind == HALVES)
-        for (int64_t i = 0; i < count; i++) static_cast<bf16 *>(out)[at + i] = to_bf16(y[i]);
-    else
-        for (int64_t i = 0; i < count; i++) static_cast<float *>(out)[at + i] += y[i];
-}
 
 // `value`(sums, output): y of one output from its ROWS / PER sums, PER of them for each row of the result.
 template <int ROWS, int PER, typename Value>
@@ -46,13 +35,69 @@ void span(const uint8_t *x, const Weight &w, int64_t first, int64_t row, int32_t
     for (int r = 0; r < ROWS / PER; r++) store(y[r], count, row + r, first, w, kind, out, grid);
 }
 
+// y (count) += the products of one row, codes high and low (groups, 4), and 16 outputs of few_rows_narrow_add.
+#if defined(__AVX512VNNI__)
+
+inline void narrow_add(const uint8_t *high, const uint8_t *low, const int8_t *weights, int64_t groups, int32_t half,
+                       int32_t zero_point, const int32_t *sums, const float *weight_scale, int64_t count, float *y) {
+    const __mmask16 some = count >= 16 ? 0xffff : (1u << count) - 1;
+    const __m512i sum = _mm512_loadu_si512(sums);
+    const __m512 factor = _mm512_loadu_ps(weight_scale);
+    __m512i highs = _mm512_setzero_si512(), lows = _mm512_setzero_si512();
+    for (int64_t g = 0; g < groups; g++) {
+        const __m512i w = _mm512_loadu_si512(weights + 64 * g);
+        int32_t four;
+        std::memcpy(&four, high + 4 * g, 4);
+        highs = _mm512_dpbusd_epi32(highs, _mm512_set1_epi32(four), w);
+        std::memcpy(&four, low + 4 * g, 4);
+        lows = _mm512_dpbusd_epi32(lows, _mm512_set1_epi32(four), w);
+    }
+    __m512i total = _mm512_add_epi32(_mm512_slli_epi32(highs, half), lows);
+    total = _mm512_sub_epi32(total, _mm512_mullo_epi32(sum, _mm512_set1_epi32(zero_point)));
+    const __m512 before = _mm512_maskz_loadu_ps(some, y);
+    _mm512_mask_storeu_ps(y, some, _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(total), before));
+}
+
+#else
+
+// The sums of 16 outputs, from those of four outputs and pairs of channels each.
+inline void narrow_sums(const uint8_t *x, const int8_t *weights, int64_t groups, int32_t *totals) {
+    __m256i pairs[4];
+    for (auto &sums : pairs) sums = _mm256_setzero_si256();
+    for (int64_t g = 0; g < groups; g++) {
+        int32_t four;
+        std::memcpy(&four, x + 4 * g, 4);
+        const __m256i inputs = _mm256_broadcastq_epi64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
+        for (int i = 0; i < 4; i++)
+            pairs[i] = _mm256_add_epi32(pairs[i], _mm256_madd_epi16(inputs, sixteen_codes(weights + 64 * g + 16 * i)));
+    }
+    for (int i = 0; i < 4; i += 2) {
+        const __m256i eight = _mm256_permute4x64_epi64(_mm256_hadd_epi32(pairs[i], pairs[i + 1]), 0b11011000);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(totals + 4 * i), eight);
+    }
+}
+
+inline void narrow_add(const uint8_t *high, const uint8_t *low, const int8_t *weights, int64_t groups, int32_t half,
+                       int32_t zero_point, const int32_t *sums, const float *weight_scale, int64_t count, float *y) {
+    int32_t highs[16], lows[16];
+    narrow_sums(high, weights, groups, highs);
+    narrow_sums(low, weights, groups, lows);
+    for (int64_t i = 0; i < count; i++)
+        y[i] += weight_scale[i] * float((highs[i] << half) + lows[i] - sums[i] * zero_point);
+}
+
+#endif
+
 }  // namespace
 
 // x: codes (rows, inputs). Out: (rows, outputs).
 extern "C" void few_rows_product(const uint8_t *x, int64_t rows, Weight w, int32_t kind, void *out, Grid grid) {
-    auto value = [&](const int32_t *total, int64_t n) {
+    auto value = [&](const int32_t *total, int64_t n, int64_t = 0) {
         return w.scale[n] * float(*total - w.correction[n]) + w.bias[n];
     };
+#if defined(MANY_ROWS)
+    if (rows > FEW) return many_rows<1>(x, rows, w, kind, out, grid, value);
+#endif
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < w.outputs; n += SPAN) {
         int64_t row = 0;
@@ -76,10 +121,13 @@ extern "C" void few_rows_wide_product(const float *x, int64_t rows, float scale,
             low[i] = uint8_t(code & mask);
         }
     }
-    auto value = [&](const int32_t *totals, int64_t n) {
+    auto value = [&](const int32_t *totals, int64_t n, int64_t = 0) {
         const int64_t sums = (int64_t(totals[0]) << half) + totals[1];
         return w.scale[n] * float(sums - int64_t(zero_point) * w.correction[n]) + w.bias[n];
     };
+#if defined(MANY_ROWS)
+    if (rows > FEW) return many_rows<2>(codes.data(), rows, w, kind, out, grid, value);
+#endif
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < w.outputs; n += SPAN) {
         int64_t row = 0;
@@ -106,26 +154,11 @@ extern "C" void few_rows_narrow_add(const float *x, int64_t rows, int64_t channe
 #pragma omp parallel for schedule(static)
     for (int64_t block = 0; block < (outputs + 15) / 16; block++) {
         const int8_t *weights = packed + block * groups * 64;
-        const int64_t left = outputs - 16 * block;
-        const __mmask16 some = left >= 16 ? 0xffff : (1u << left) - 1;
-        const __m512i sum = _mm512_loadu_si512(sums + 16 * block);
-        const __m512 factor = _mm512_loadu_ps(weight_scale + 16 * block);
+        const int64_t count = std::min<int64_t>(16, outputs - 16 * block);
         for (int64_t r = 0; r < rows; r++) {
-            const uint8_t *high = codes.data() + 8 * r * groups, *low = high + 4 * groups;
-            __m512i highs = _mm512_setzero_si512(), lows = _mm512_setzero_si512();
-            for (int64_t g = 0; g < groups; g++) {
-                const __m512i w = _mm512_loadu_si512(weights + 64 * g);
-                int32_t four;
-                std::memcpy(&four, high + 4 * g, 4);
-                highs = _mm512_dpbusd_epi32(highs, _mm512_set1_epi32(four), w);
-                std::memcpy(&four, low + 4 * g, 4);
-                lows = _mm512_dpbusd_epi32(lows, _mm512_set1_epi32(four), w);
-            }
-            __m512i total = _mm512_add_epi32(_mm512_slli_epi32(highs, half), lows);
-            total = _mm512_sub_epi32(total, _mm512_mullo_epi32(sum, _mm512_set1_epi32(zero_point)));
-            float *y = out + r * outputs + 16 * block;
-            const __m512 before = _mm512_maskz_loadu_ps(some, y);
-            _mm512_mask_storeu_ps(y, some, _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(total), before));
+            const uint8_t *high = codes.data() + 8 * r * groups;
+            narrow_add(high, high + 4 * groups, weights, groups, half, zero_point, sums + 16 * block,
+                       weight_scale + 16 * block, count, out + r * outputs + 16 * block);
         }
     }
 }

@@ -5,6 +5,9 @@
 #include <cfloat>
 
 #include "few_rows.h"
+#if defined(MANY_ROWS)
+#include "many_rows.h"
+#endif
 
 namespace {
 
@@ -117,14 +120,19 @@ void finish_tokens(const float *sums, int64_t stride, int64_t rows, int64_t firs
     }
 }
 
-#if defined(__AVX512VNNI__)
+#if defined(FEW_ROWS)
 
 // x: codes (rows, inputs). Out: (rows, outputs), of any kind but GELU_CODES.
 void few_rows_tokens(const uint8_t *x, int64_t rows, RowGrids grids, Weight w, int32_t kind, void *out) {
+    auto value = [&](const int32_t *total, int64_t n, int64_t row) {
+        const int32_t sum = *total - grids.zero_point[row] * w.correction[n];
+        return grids.scale[row] * (w.scale[n] * float(sum)) + w.bias[n];
+    };
+#if defined(MANY_ROWS)
+    if (rows > FEW) return many_rows<1>(x, rows, w, kind, out, Grid{}, value);
+#endif
     auto finished = [&](int32_t total, int64_t row, int64_t n) {
-        const int32_t sum = total - grids.zero_point[row] * w.correction[n];
-        const float y = grids.scale[row] * (w.scale[n] * float(sum)) + w.bias[n];
-        finish(y, row * w.outputs + n, kind, out, Grid{});
+        finish(value(&total, n, row), row * w.outputs + n, kind, out, Grid{});
     };
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < w.outputs; n += OUTPUTS) {

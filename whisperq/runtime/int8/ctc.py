@@ -22,7 +22,7 @@ from whisperq.runtime.int8.convolutions import Convolution, PositionalConvolutio
 from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.kernels import Heads, Norm
 from whisperq.runtime.int8.layers import Layers
-from whisperq.runtime.int8.open import check_gelu, choose_kernels, open_integers
+from whisperq.runtime.int8.open import Choice, check_gelu, choose_kernels, open_integers
 from whisperq.runtime.int8.proof import prove_kernels
 from whisperq.runtime.interface import Products
 
@@ -38,13 +38,12 @@ class Int8Ctc:
 
     name = "int8"
 
-    def __init__(self, stored: Stored, device: str, attention_dtype: str, notices: Sequence[str] = ()) -> None:
-        choice = choose_kernels(device, attention_dtype)
+    def __init__(self, stored: Stored, device: str, choice: Choice, notices: Sequence[str] = ()) -> None:
         self.config, self.device = stored.config, device
-        self.kernels, self.dtype, self.notices = choice.kernels, choice.attention, [*notices, *choice.notices]
+        self.kernels, self.dtype, self.notices = choice.kernels, choice.attention, list(notices)
         heads = self.config.num_attention_heads
         prove_kernels(self.kernels, Heads(heads, self.config.hidden_size // heads), self.dtype, device)
-        layers = Layers(stored, device, self.kernels)
+        layers = Layers(stored, device, self.kernels, self.dtype)
         read = Reader(layers, self.config)
         self.waveform_grid = layers.grid("cnn.0:input")
         self.convolutions = [read.convolution(i) for i in range(len(self.config.conv_dim))]
@@ -63,9 +62,10 @@ class Int8Ctc:
         cls, folder: Path, device: str = "cpu", attention_dtype: str = "auto", reduce_range: bool | None = None
     ) -> "Int8Ctc":
         """Raises InputError for a folder that cannot be read, UsageError for a model that has no integer form."""
-        stored, notices = open_integers(folder, device, reduce_range)
+        choice = choose_kernels(device, attention_dtype)
+        stored, notices = open_integers(folder, device, choice, reduce_range)
         check_gelu(folder, (stored.config.hidden_act, stored.config.feat_extract_activation))
-        runtime = cls(stored, device, attention_dtype, notices)
+        runtime = cls(stored, device, choice, notices)
         return runtime
 
     def products(self) -> Products:

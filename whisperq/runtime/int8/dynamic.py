@@ -120,16 +120,23 @@ Sums = OneDnnSums | MatmulSums
 class DynamicMatmul:
     """A `Product` of `TokenCodes`, finished by PyTorch's operators."""
 
-    def __init__(self, weight: IntegerWeight, grid: TokenGrid, sums: Sums) -> None:
+    def __init__(self, weight: IntegerWeight, grid: TokenGrid, sums: Sums | None) -> None:
+        """sums: None where a subclass computes whole products of any number of rows."""
         self.grid, self._sums, self._outputs = grid, sums, len(weight.scale)
         device = weight.bias.device
         # Part by part: a sum in another type makes a copy of what it sums.
         self._totals = torch.cat([part.sum(dim=1, dtype=torch.int32) for part in weight.codes.split(4096)]).to(device)
         self._scale, self._bias = weight.scale.to(device).contiguous(), weight.bias.contiguous()
 
+    @property
+    def sums(self) -> Sums:
+        if self._sums is None:
+            raise TypeError("this product has no sums by another kernel")
+        return self._sums
+
     def __call__(self, x: TokenCodes, dtype: torch.dtype = torch.float32) -> Tensor:
-        sums = self._sums(x.codes)[:, : self._outputs]
-        sums = (sums - (x.zero_point - self._sums.shift)[:, None] * self._totals).float()
+        sums = self.sums(x.codes)[:, : self._outputs]
+        sums = (sums - (x.zero_point - self.sums.shift)[:, None] * self._totals).float()
         return torch.addcmul(self._bias, sums * self._scale, x.scale[:, None]).to(dtype)
 
     def add(self, x: TokenCodes, sum: Tensor) -> Tensor:

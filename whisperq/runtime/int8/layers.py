@@ -44,6 +44,7 @@ class Layers:
     stored: Stored
     device: str
     kernels: Kernels
+    dtype: torch.dtype  # of queries, keys and values
     integer: list[str] = field(default_factory=list)
     floating: dict[str, str] = field(default_factory=dict)
     proven: set[tuple[object, ...]] = field(default_factory=set)  # kinds of products that were tried
@@ -139,23 +140,29 @@ class Layers:
             return self._proven(own, weight, grid, few_rows, align=False)
         if isinstance(grid, TokenGrid):
             return self._proven(self._dynamic(weight, grid, few_rows, align), weight, grid, few_rows, align)
+        native = self.kernels if isinstance(self.kernels, NativeKernels) else None
+        if native and native.multiplies_all:
+            return self._proven(FewRowsMatmul(weight, grid, native, None), weight, grid, few_rows, align)
         product: Matmul = integer_matmul(weight, grid, self.device, align)
-        if few_rows and isinstance(self.kernels, NativeKernels) and self.kernels.multiplies_few_rows:
-            product = FewRowsMatmul(weight, grid, self.kernels, product)
+        if few_rows and native and native.most_rows:
+            product = FewRowsMatmul(weight, grid, native, product)
         return self._proven(product, weight, grid, few_rows, align)
 
     def _proven(self, made: Made, weight: IntegerWeight, grid: AnyGrid, few_rows: bool, align: bool) -> Made:
         """The product, after the first of its kind and shape was tried. Raises KernelError."""
         kind = type(made), weight.codes.shape, type(grid), few_rows, align
         if kind not in self.proven:
-            prove_matmul(made, weight, grid, self.device, plain=align)
+            prove_matmul(made, weight, grid, self.device, align, self.dtype)
             self.proven.add(kind)
         return made
 
     def _dynamic(self, weight: IntegerWeight, grid: TokenGrid, few_rows: bool, align: bool) -> DynamicMatmul:
+        native = self.kernels if isinstance(self.kernels, TokenKernels) else None
+        if native and native.multiplies_all:
+            return NativeDynamicMatmul(weight, grid, None, native, few_rows)
         sums = integer_sums(weight.codes, grid.bits, self.device, align)
-        if isinstance(self.kernels, TokenKernels):
-            return NativeDynamicMatmul(weight, grid, sums, self.kernels, few_rows)
+        if native:
+            return NativeDynamicMatmul(weight, grid, sums, native, few_rows)
         return DynamicMatmul(weight, grid, sums)
 
     def _note(

@@ -37,6 +37,7 @@ class _Out(Structure):
     _fields_ = [("codes", c_void_p), ("values", c_void_p), ("grid", CGrid)]
 
 
+MOST = 2**31  # rows that any tensor has
 _POINTER, _COUNT = c_void_p, c_int64
 _ATTEND = [_POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, c_int32, _Shape, c_float, _Gate, _Out]
 _APPEND = [_POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape]
@@ -80,12 +81,19 @@ class NativeKernels(TorchKernels):
     """One pass over each tensor, in the threads that PyTorch has."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.multiplies_bf16, self.multiplies_few_rows = bool(library.bf16_products()), bool(library.few_rows())
+        self.multiplies_bf16 = bool(library.bf16_products())
+        library.most_rows.restype = c_int64
+        self.most_rows = library.most_rows()  # of a product that is best done here; 0: of none
         for name, types in _ARGUMENTS.items():
             if hasattr(library, name):  # what this CPU has no instructions for is not compiled
                 function = getattr(library, name)
                 function.argtypes, function.restype = types, None
         self.library = library
+
+    @property
+    def multiplies_all(self) -> bool:
+        """Whether no other kernel is needed for products, since what this CPU has for eight bits saturates."""
+        return self.most_rows > MOST
 
     def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None, gelu: bool = False) -> Tensor:
         rows, width = x.shape

@@ -1,4 +1,9 @@
-"""Integer products of a few rows, for decoding, of inputs on grids of 8 or of 16 bits."""
+"""Integer products by the compiled kernels, of inputs on grids of 8 or of 16 bits.
+
+With VNNI they are for the few rows of decoding, up to `most_rows` of the kernels; without it for all.
+"""
+
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +15,6 @@ from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.matmuls import IntegerWeight, Matmul
 from whisperq.runtime.int8.native_kernels import CGrid, NativeKernels, Weight
 
-FEW = 8  # rows, up to which it is the quicker one
 NARROW = 64  # channels, up to which sums of 16-bit codes fit in 32 bits
 VALUES, HALVES, ADDED, GELU_CODES, GELU_VALUES = range(5)  # `Kind` of products.cpp
 
@@ -34,10 +38,13 @@ def result_address(result: Tensor, kind: int, rows: int, outputs: int) -> int:
 
 
 class FewRowsMatmul:
-    """A `Product` whose weight stays codes (N, K), as on disk; beyond FEW rows it hands over to `many`."""
+    """A `Product` whose weight stays codes (N, K), as on disk.
 
-    def __init__(self, weight: IntegerWeight, grid: Grid, kernels: NativeKernels, many: Matmul) -> None:
-        self.grid, self.codes, self._many = grid, weight.codes.contiguous(), many
+    many: what it hands over to beyond the kernels' most rows; None where they take any number.
+    """
+
+    def __init__(self, weight: IntegerWeight, grid: Grid, kernels: NativeKernels, many: Matmul | None) -> None:
+        self.grid, self.codes, self._many, self._most = grid, weight.codes.contiguous(), many, kernels.most_rows
         # Part by part: a sum in another type makes a copy of what it sums.
         sums = torch.cat([part.sum(dim=1, dtype=torch.int32) for part in self.codes.split(4096)])
         self._correction = sums * grid.zero_point
@@ -46,19 +53,19 @@ class FewRowsMatmul:
         self._run = kernels.library.few_rows_product
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        if len(x) > FEW:
+        if self._many and len(x) > self._most:
             return self._many(x, dtype)
         return self._into(
             x, x.new_empty(len(x), len(self.codes), dtype=dtype), HALVES if dtype == torch.bfloat16 else VALUES
         )
 
     def add(self, x: Tensor, sum: Tensor) -> Tensor:
-        if len(x) > FEW:
+        if self._many and len(x) > self._most:
             return self._many.add(x, sum)
         return self._into(x, sum, ADDED)
 
     def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
-        if len(x) > FEW:
+        if self._many and len(x) > self._most:
             return self._many.gelu(x, grid)
         dtype = torch.float32 if grid is None else torch.uint8
         return self._into(
@@ -67,13 +74,21 @@ class FewRowsMatmul:
 
     def _into(self, x: Tensor, result: Tensor, kind: int, grid: Grid | None = None) -> Tensor:
         out = CGrid() if grid is None else CGrid(grid.scale, grid.zero_point, grid.quant_max)
+        x = x.contiguous()  # the windows of a convolution lie over each other
         start = address(x, torch.uint8, len(x), self.codes.shape[1])
         self._run(start, len(x), self._weight, kind, result_address(result, kind, len(x), len(self.codes)), out)
         return result
 
+    def rescaled(self, factor: Tensor, bias: Tensor) -> "FewRowsMatmul":
+        """A copy with scales multiplied by `factor` and another bias; for a product that hands over to none."""
+        other = copy(self)
+        other._scale, other._bias = self._scale * factor, bias.contiguous()
+        other._weight = weight_of(self.codes, self._correction, other._scale, other._bias)
+        return other
+
 
 class FewRowsWideProduct:
-    """Product of at most FEW contiguous rows of floats, (rows, K), which the kernel quantizes to 16 bits."""
+    """Product of at most `most_rows` contiguous rows of floats, (rows, K), which the kernel quantizes to 16 bits."""
 
     def __init__(self, weight: IntegerWeight, grid: QParams, kernels: NativeKernels) -> None:
         self.codes, self._bias = weight.codes.contiguous(), weight.bias.contiguous()
@@ -104,7 +119,7 @@ class FewRowsWideProduct:
 
 
 class FewRowsNarrowProduct:
-    """Product of at most NARROW 16-bit channels of up to FEW rows, (rows, K) floats, added to an existing result."""
+    """Product of at most NARROW 16-bit channels of up to `most_rows` rows, (rows, K) floats, added to a result."""
 
     def __init__(self, weight: IntegerWeight, grid: QParams, kernels: NativeKernels) -> None:
         outputs, channels = weight.codes.shape

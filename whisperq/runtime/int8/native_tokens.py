@@ -13,7 +13,6 @@ from whisperq.runtime.int8.matmuls import IntegerWeight
 from whisperq.runtime.int8.native_kernels import NativeKernels, Weight, norm_addresses
 from whisperq.runtime.int8.native_matmuls import (
     ADDED,
-    FEW,
     GELU_CODES,
     GELU_VALUES,
     HALVES,
@@ -88,19 +87,22 @@ class TokenKernels(NativeKernels):
 
 
 class NativeDynamicMatmul(DynamicMatmul):
-    """`DynamicMatmul` with sums finished in one C++ pass; few_rows: up to FEW rows use the weight as it is on disk."""
+    """`DynamicMatmul` in one C++ pass up to the kernels' most rows, else with sums that C++ finishes.
+
+    few_rows: whether up to so many rows use the weight as it is on disk; without VNNI all do, and there are no `sums`.
+    """
 
     def __init__(
-        self, weight: IntegerWeight, grid: TokenGrid, sums: Sums, kernels: TokenKernels, few_rows: bool
+        self, weight: IntegerWeight, grid: TokenGrid, sums: Sums | None, kernels: TokenKernels, few_rows: bool
     ) -> None:
         super().__init__(weight, grid, sums)
-        self._kernels, self._few = kernels, FEW if few_rows and kernels.multiplies_few_rows else 0
+        self._kernels, self._few = kernels, kernels.most_rows if few_rows or kernels.multiplies_all else 0
         self._codes = weight.codes.contiguous() if self._few else None
         self._inputs = weight.codes.shape[1]
         self._weight = weight_of(self._codes, self._totals, self._scale, self._bias, self._inputs)
 
     def __call__(self, x: TokenCodes, dtype: torch.dtype = torch.float32) -> Tensor:
-        width = self._outputs if len(x) <= self._few else self._sums.width
+        width = self._outputs if len(x) <= self._few else self.sums.width
         result = self._bias.new_empty(len(x), width, dtype=dtype)[:, : self._outputs]
         return self._into(x, result, HALVES if dtype == torch.bfloat16 else VALUES)
 
@@ -123,17 +125,18 @@ class NativeDynamicMatmul(DynamicMatmul):
             start = rows_address(result, dtype, len(x), self._outputs)
             self._finish(x, kind, start, result.stride(0), _Tokens())
         else:
-            run, codes = self._kernels.library.few_rows_tokens, address(x.codes, torch.uint8, len(x), self._inputs)
-            run(codes, len(x), _grids(x), self._weight, kind, result_address(result, kind, len(x), self._outputs))
+            run, codes = self._kernels.library.few_rows_tokens, x.codes.contiguous()
+            start = address(codes, torch.uint8, len(x), self._inputs)
+            run(start, len(x), _grids(x), self._weight, kind, result_address(result, kind, len(x), self._outputs))
         return result
 
     def _finish(self, x: TokenCodes, kind: int, result: int | None, stride: int, tokens: _Tokens) -> None:
         """Multiply and finish ROWS rows at a time, into the memory at `result` or into `tokens`."""
         for first in range(0, len(x), ROWS):
-            sums = self._sums(x.codes[first : first + ROWS]).float()
+            sums = self.sums(x.codes[first : first + ROWS]).float()
             start = rows_address(sums, torch.float32, len(sums), self._outputs)
             self._kernels.library.finish_tokens(
-                start, sums.stride(0), len(sums), first, _grids(x), self._sums.shift, self._weight, kind,
+                start, sums.stride(0), len(sums), first, _grids(x), self.sums.shift, self._weight, kind,
                 result, stride, tokens,
             )  # fmt: skip
 

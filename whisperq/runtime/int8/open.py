@@ -14,6 +14,7 @@ from whisperq.native.build import NoKernels, library
 from whisperq.options import Execution
 from whisperq.ptq.arrays import Stored, open_stored
 from whisperq.runtime.int8.kernels import Kernels
+from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_tokens import TokenKernels
 from whisperq.runtime.int8.proof import require_alike
 from whisperq.runtime.int8.torch_kernels import TorchKernels
@@ -44,24 +45,26 @@ def open_runtime(folder: Path, name: str, config: PreTrainedConfig, execution: E
     if device == "cpu":
         keep_freed_memory()  # from now on: what packing needed for a moment goes back
         return made
-    reduced = True if lacks_vnni() else execution.reduce_range  # seven bits on both where the CPU has no more
+    on_cpu = choose_kernels("cpu", execution.attention_dtype).kernels
+    reduced = True if saturates("cpu", on_cpu) else execution.reduce_range  # on both, where the CPU has no more
     same = made if reduced == execution.reduce_range else load(device, reduced)
     require_alike(same.trial(), load("cpu", reduced).trial(), device)
     return made
 
 
-def lacks_vnni() -> bool:
-    """Whether this CPU's sums of eight-bit products saturate."""
-    return not torch.cpu._is_vnni_supported()
+def saturates(device: str, kernels: Kernels) -> bool:
+    """Whether sums of eight-bit products do: on a CPU without VNNI, where no compiled kernels are exact without it."""
+    exact = isinstance(kernels, NativeKernels) and kernels.multiplies_all
+    return device == "cpu" and not torch.cpu._is_vnni_supported() and not exact
 
 
-def open_integers(folder: Path, device: str, reduce_range: bool | None) -> tuple[Stored, list[str]]:
-    """A model for integer products, and what a user should know of it.
+def open_integers(folder: Path, device: str, choice: Choice, reduce_range: bool | None) -> tuple[Stored, list[str]]:
+    """A model for integer products, and what a user should know of it and of the kernels.
 
     Raises InputError for a folder that cannot be read, UsageError for a model that has no integer form.
     """
-    notices = []
-    if reduce_range is None and device == "cpu" and lacks_vnni():
+    notices = list(choice.notices)
+    if reduce_range is None and saturates(device, choice.kernels):
         reduce_range = True
         notices.append("this CPU lacks VNNI: activations have 7 bits here, so that sums of products cannot saturate")
     stored = open_stored(folder, most_bits=7 if reduce_range else 8)

@@ -51,9 +51,17 @@ class Trial:
     values: Tensor
 
 
-def prove_matmul(matmul: Matmul, weight: IntegerWeight, grid: AnyGrid, device: str, plain: bool = False) -> None:
+def prove_matmul(
+    matmul: Matmul,
+    weight: IntegerWeight,
+    grid: AnyGrid,
+    device: str,
+    plain: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
     """weight: what `matmul` was made of; grid: of its input; plain: it neither adds to a sum nor applies GELU.
 
+    dtype: what the product is asked for beside float32. A CPU without bfloat16 has a kernel that takes seconds for it.
     Raises KernelError, which names kernel, shape, device and versions.
     """
     numbers = torch.Generator().manual_seed(SEED)
@@ -67,7 +75,7 @@ def prove_matmul(matmul: Matmul, weight: IntegerWeight, grid: AnyGrid, device: s
         trial = _trial(grid, rows, inputs, device, numbers)
         exact = trial.values @ scaled.T + bias
         magnitude = trial.values.norm(dim=1)[:, None] * scaled.norm(dim=1) + bias.abs()
-        forms = list(_plain_forms(matmul, trial, exact, magnitude))
+        forms = list(_plain_forms(matmul, trial, exact, magnitude, dtype))
         forms += [] if plain else _other_forms(matmul, trial, grid, exact, magnitude, outputs, columns)
         for form, found, wanted, allowed in forms:
             found = found[:, columns] if found.shape[1] == outputs else found
@@ -94,10 +102,11 @@ def _trial(grid: AnyGrid, rows: int, inputs: int, device: str, numbers: torch.Ge
 Form = tuple[str, Tensor, Tensor, Tensor]  # what was asked for, what came, what is exact, and how far off it may be
 
 
-def _plain_forms(matmul: Matmul, trial: Trial, exact: Tensor, magnitude: Tensor) -> Iterator[Form]:
+def _plain_forms(matmul: Matmul, trial: Trial, exact: Tensor, magnitude: Tensor, dtype: torch.dtype) -> Iterator[Form]:
     rounding = ROUNDING * magnitude
     yield "", matmul(trial.x), exact, rounding
-    yield " in bfloat16", matmul(trial.x, torch.bfloat16), exact, HALF * exact.abs() + rounding
+    if dtype == torch.bfloat16:
+        yield " in bfloat16", matmul(trial.x, dtype), exact, HALF * exact.abs() + rounding
 
 
 def _other_forms(

@@ -20,7 +20,7 @@ from whisperq.runtime.int8.grids import Grid, is_codes
 from whisperq.runtime.int8.kernels import AnyCodes, Cache, Heads
 from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.matmuls import Matmul
-from whisperq.runtime.int8.open import check_gelu, choose_kernels, open_integers
+from whisperq.runtime.int8.open import Choice, check_gelu, choose_kernels, open_integers
 from whisperq.runtime.int8.proof import prove_kernels
 from whisperq.runtime.int8.replay import Replay
 from whisperq.runtime.interface import Products
@@ -55,13 +55,12 @@ class Int8Runtime:
 
     name = "int8"
 
-    def __init__(self, stored: Stored, device: str, attention_dtype: str, notices: Sequence[str] = ()) -> None:
-        choice = choose_kernels(device, attention_dtype)
+    def __init__(self, stored: Stored, device: str, choice: Choice, notices: Sequence[str] = ()) -> None:
         self.config, self.device = stored.config, device
-        self.kernels, self.dtype, self.notices = choice.kernels, choice.attention, [*notices, *choice.notices]
+        self.kernels, self.dtype, self.notices = choice.kernels, choice.attention, list(notices)
         heads = self.config.encoder_attention_heads
         prove_kernels(self.kernels, Heads(heads, self.config.d_model // heads), self.dtype, device)
-        layers = Layers(stored, device, self.kernels)
+        layers = Layers(stored, device, self.kernels, self.dtype)
         read = Reader(layers, self.config)
         self.convolutions = [layers.product(f"enc.conv{i}:input", [(f"enc.conv{i}", f"model.encoder.conv{i}")])
                              for i in (1, 2)]  # fmt: skip
@@ -81,9 +80,10 @@ class Int8Runtime:
         cls, folder: Path, device: str = "cpu", attention_dtype: str = "auto", reduce_range: bool | None = None
     ) -> "Int8Runtime":
         """Raises InputError for a folder that cannot be read, UsageError for a model that has no integer form."""
-        stored, notices = open_integers(folder, device, reduce_range)
+        choice = choose_kernels(device, attention_dtype)
+        stored, notices = open_integers(folder, device, choice, reduce_range)
         check_gelu(folder, (stored.config.activation_function,))
-        runtime = cls(stored, device, attention_dtype, notices)
+        runtime = cls(stored, device, choice, notices)
         return runtime
 
     def products(self) -> Products:

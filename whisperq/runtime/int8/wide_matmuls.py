@@ -22,7 +22,7 @@ from whisperq.runtime.int8.grids import Grid, signed_qparams
 from whisperq.runtime.int8.kernels import AnyGrid, Kernels
 from whisperq.runtime.int8.matmuls import Finished, IntegerWeight, Matmul
 from whisperq.runtime.int8.native_kernels import NativeKernels
-from whisperq.runtime.int8.native_matmuls import FEW, NARROW, FewRowsNarrowProduct, FewRowsWideProduct
+from whisperq.runtime.int8.native_matmuls import NARROW, FewRowsNarrowProduct, FewRowsWideProduct
 
 Integer = Callable[[IntegerWeight, AnyGrid], Matmul]
 
@@ -110,10 +110,11 @@ class WideMatmul:
         self._few: FewRowsWideProduct | None = None  # where all channels are wide
         self._few_wide: FewRowsNarrowProduct | None = None
         self._main: Matmul | None = None
-        native = kernels if isinstance(kernels, NativeKernels) and kernels.multiplies_few_rows else None
+        native = kernels if isinstance(kernels, NativeKernels) and kernels.most_rows else None
+        self._most = native.most_rows if native else 0
         if channels is None:  # both halves add the bias
             self._wide = integer(replace(weight, bias=weight.bias / 2), halves)
-            if few_rows and native:
+            if native and (few_rows or native.multiplies_all):
                 self._few = FewRowsWideProduct(weight, grid.wide, native)
             return
         others = weight.codes.clone()
@@ -128,7 +129,7 @@ class WideMatmul:
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         if self._main is not None:
             return self._add_wide(x, self._main(self._kernels.quantize(x, self._grid.main))).to(dtype)
-        if self._few and len(x) <= FEW:
+        if self._few and len(x) <= self._most:
             return self._few(x.contiguous(), dtype)
         high, low = self._halves(x)
         return self._wide.add(low, self._wide(high)).to(dtype)
@@ -141,14 +142,14 @@ class WideMatmul:
     def _add_wide(self, x: Tensor, sum: Tensor) -> Tensor:
         """The wide channels' part added to `sum`."""
         few = self._few or self._few_wide
-        if few and len(x) <= FEW:
+        if few and len(x) <= self._most:
             channels = self._grid.channels
             return few.add(x.contiguous() if channels is None else x[:, channels], sum)
         high, low = self._halves(x)
         return self._wide.add(low, self._wide.add(high, sum))
 
     def gelu(self, x: Tensor, grid: Grid | None) -> Tensor:
-        if self._few and len(x) <= FEW:
+        if self._few and len(x) <= self._most:
             return self._few.gelu(x.contiguous(), grid)
         y = F.gelu(self(x))
         return y if grid is None else self._kernels.quantize(y, grid)
