@@ -5,12 +5,21 @@
 #include "many_rows.h"
 #endif
 
-// How many rows are best multiplied here.
+// How many rows are best multiplied here, if another kernel is at hand for more.
 extern "C" int64_t most_rows() {
 #if defined(MANY_ROWS)
-    return INT64_MAX;
+    return 64;
 #elif defined(FEW_ROWS)
     return FEW;
+#else
+    return 0;
+#endif
+}
+
+// Whether any number of rows can be multiplied here.
+extern "C" int any_rows() {
+#if defined(MANY_ROWS)
+    return 1;
 #else
     return 0;
 #endif

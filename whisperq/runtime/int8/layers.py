@@ -33,8 +33,14 @@ from whisperq.runtime.int8.proof import prove_matmul
 from whisperq.runtime.int8.wide_matmuls import SideBySide, WideGrid, WideMatmul
 from whisperq.runtime.interface import Products
 
+VOCABULARY = 2**14  # outputs, beyond which a weight is one of all tokens
 FUSED_GATES = ("headwise", "elementwise")
 Made = TypeVar("Made", bound=Matmul)
+
+
+def saturating(quant_max: int) -> bool:
+    """Whether sums of such codes saturate on a CPU without VNNI: of more than seven bits."""
+    return quant_max > 127
 
 
 @dataclass
@@ -141,7 +147,7 @@ class Layers:
         if isinstance(grid, TokenGrid):
             return self._proven(self._dynamic(weight, grid, few_rows, align), weight, grid, few_rows, align)
         native = self.kernels if isinstance(self.kernels, NativeKernels) else None
-        if native and native.multiplies_all:
+        if native and native.multiplies_all and (saturating(grid.quant_max) or len(weight.codes) > VOCABULARY):
             return self._proven(FewRowsMatmul(weight, grid, native, None), weight, grid, few_rows, align)
         product: Matmul = integer_matmul(weight, grid, self.device, align)
         if few_rows and native and native.most_rows:
@@ -158,7 +164,7 @@ class Layers:
 
     def _dynamic(self, weight: IntegerWeight, grid: TokenGrid, few_rows: bool, align: bool) -> DynamicMatmul:
         native = self.kernels if isinstance(self.kernels, TokenKernels) else None
-        if native and native.multiplies_all:
+        if native and native.multiplies_all and saturating(grid.quant_max):
             return NativeDynamicMatmul(weight, grid, None, native, few_rows)
         sums = integer_sums(weight.codes, grid.bits, self.device, align)
         if native:

@@ -37,7 +37,6 @@ class _Out(Structure):
     _fields_ = [("codes", c_void_p), ("values", c_void_p), ("grid", CGrid)]
 
 
-MOST = 2**31  # rows that any tensor has
 _POINTER, _COUNT = c_void_p, c_int64
 _ATTEND = [_POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, c_int32, _Shape, c_float, _Gate, _Out]
 _APPEND = [_POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape]
@@ -84,16 +83,12 @@ class NativeKernels(TorchKernels):
         self.multiplies_bf16 = bool(library.bf16_products())
         library.most_rows.restype = c_int64
         self.most_rows = library.most_rows()  # of a product that is best done here; 0: of none
+        self.multiplies_all = bool(library.any_rows())  # exactly, on a CPU whose own sums of eight bits saturate
         for name, types in _ARGUMENTS.items():
             if hasattr(library, name):  # what this CPU has no instructions for is not compiled
                 function = getattr(library, name)
                 function.argtypes, function.restype = types, None
         self.library = library
-
-    @property
-    def multiplies_all(self) -> bool:
-        """Whether no other kernel is needed for products, since what this CPU has for eight bits saturates."""
-        return self.most_rows > MOST
 
     def layer_norm(self, x: Tensor, norm: Norm, grid: Grid | None, gelu: bool = False) -> Tensor:
         rows, width = x.shape

@@ -1,6 +1,6 @@
 """Integer products by the compiled kernels, of inputs on grids of 8 or of 16 bits.
 
-With VNNI they are for the few rows of decoding, up to `most_rows` of the kernels; without it for all.
+They are for the few rows of decoding, up to `most_rows` of the kernels; where sums of eight bits saturate, for all.
 """
 
 from copy import copy

@@ -21,6 +21,7 @@ from whisperq.runtime.int8.native_matmuls import (
     weight_of,
 )
 
+MOST = 2**63 - 1  # rows
 ROWS = 256  # of sums at a time: they are finished while they lie in the cache
 
 
@@ -89,14 +90,16 @@ class TokenKernels(NativeKernels):
 class NativeDynamicMatmul(DynamicMatmul):
     """`DynamicMatmul` in one C++ pass up to the kernels' most rows, else with sums that C++ finishes.
 
-    few_rows: whether up to so many rows use the weight as it is on disk; without VNNI all do, and there are no `sums`.
+    few_rows: whether up to so many rows use the weight as it is on disk; without `sums` all do.
     """
 
     def __init__(
         self, weight: IntegerWeight, grid: TokenGrid, sums: Sums | None, kernels: TokenKernels, few_rows: bool
     ) -> None:
         super().__init__(weight, grid, sums)
-        self._kernels, self._few = kernels, kernels.most_rows if few_rows or kernels.multiplies_all else 0
+        self._kernels, self._few = kernels, kernels.most_rows if few_rows else 0
+        if sums is None:
+            self._few = MOST
         self._codes = weight.codes.contiguous() if self._few else None
         self._inputs = weight.codes.shape[1]
         self._weight = weight_of(self._codes, self._totals, self._scale, self._bias, self._inputs)

@@ -114,7 +114,7 @@ class WideMatmul:
         self._most = native.most_rows if native else 0
         if channels is None:  # both halves add the bias
             self._wide = integer(replace(weight, bias=weight.bias / 2), halves)
-            if native and (few_rows or native.multiplies_all):
+            if few_rows and native:
                 self._few = FewRowsWideProduct(weight, grid.wide, native)
             return
         others = weight.codes.clone()
