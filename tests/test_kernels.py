@@ -9,6 +9,7 @@ from support.kernel_inputs import GRIDS, PORTABLE, gates, grid, native, random
 from whisperq.quant.grid import range_qparams
 from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.kernels import Cache, Heads, Norm
+from whisperq.runtime.int8.layers import VOCABULARY, Layers
 from whisperq.runtime.int8.matmuls import IntegerWeight, OneDnnMatmul, TorchMatmul, row_blocks
 from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
@@ -119,6 +120,22 @@ def few_rows(weight: IntegerWeight, g: Grid) -> FewRowsMatmul:
 def one_dnn(weight: IntegerWeight, g: Grid) -> OneDnnMatmul:
     needs_vnni(g.quant_max.bit_length())
     return OneDnnMatmul(weight, g)
+
+
+@pytest.mark.parametrize("bits, outputs, alone", [(7, 40, False), (8, 40, True), (7, VOCABULARY + 1, True)], ids=str)
+def test_without_vnni_eight_bits_and_a_vocabulary_are_left_to_no_other_kernel(bits, outputs, alone):
+    """oneDNN's would saturate, and a vocabulary is too large to be kept twice."""
+    kernels = native()
+    if not kernels.multiplies_all:
+        pytest.skip("this CPU's sums of eight bits do not saturate, or it has no kernels of its own for them")
+    g = Grid(range_qparams(-1.0, 1.0, bits))
+    codes = torch.randint(-127, 128, (outputs, 16), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+    weight = IntegerWeight(codes, torch.ones(outputs), torch.zeros(outputs))
+    made = Layers(None, "cpu", kernels, torch.float32)._integer(weight, g)  # type: ignore[arg-type]
+    assert isinstance(made, FewRowsMatmul) == alone
+    x = torch.randint(0, 2**bits, (70, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    exact = g.scale * (x.double() - g.zero_point) @ codes.double().T
+    torch.testing.assert_close(made(x).double(), exact, rtol=1e-6, atol=1e-6)
 
 
 def product_case(rows: int, inputs: int, outputs: int, name: str, extreme: bool = False):

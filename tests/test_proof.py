@@ -130,6 +130,11 @@ def test_every_form_of_few_and_of_many_rows_is_tried(form, beyond, rows):
         prove_matmul(Wrong(form, beyond), weight(), static(), "cpu")
 
 
+def test_bfloat16_is_not_tried_where_nobody_asks_for_it():
+    """A CPU without it takes seconds for such a product of a vocabulary."""
+    prove_matmul(Wrong(" in bfloat16"), weight(), static(), "cpu", dtype=torch.float32)
+
+
 def test_saturating_sums_are_found():
     """As instructions without VNNI add pairs in 16 bits: right for small codes alone."""
 

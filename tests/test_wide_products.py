@@ -74,7 +74,7 @@ GRIDS = {
 
 
 @pytest.mark.parametrize("kind", ["native", "portable"])
-@pytest.mark.parametrize("count", [1, 3, 70])
+@pytest.mark.parametrize("count", [1, 3, 20, 70])
 @pytest.mark.parametrize("name", GRIDS)
 def test_the_products_are_exact(name: str, count: int, kind: str) -> None:
     found, x = product(WideGrid(GRIDS[name]), kind), rows(count)

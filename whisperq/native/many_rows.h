@@ -4,39 +4,43 @@
 
 #include "few_rows.h"
 
+constexpr int TOGETHER = 3;        // rows of x
 constexpr int64_t BLOCK = 24;      // rows whose codes of 16 bits stay in the cache
-constexpr int64_t COLUMNS_AT_ONCE = 8 * SPAN;  // outputs of one task
+constexpr int64_t AT_ONCE = 8 * SPAN;  // outputs of one task
 
-// Three rows of x, `stride` apart, times OUTPUTS rows of codes -> totals, rows SPAN apart.
-constexpr int TOGETHER = 3;
+// sum += 16 products, added in pairs. In one piece, or the compiler computes all products before it adds one, and keeps
+// sums in memory for want of registers.
+inline void add_products(__m256i &sum, __m256i weights, const int16_t *x) {
+    __m256i products;
+    asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+        : "+x"(sum), "=&x"(products)
+        : "x"(weights), "m"(*reinterpret_cast<const int16_t(*)[16]>(x)));
+}
 
-// sum += products of 16 pairs, added in pairs. In one piece, or the compiler computes all products before it adds one,
-// and keeps sums in memory for want of registers.
-#define ADD_PRODUCTS(sum, weights, x)                                                   \
-    asm("vpmaddwd %2, %1, %%ymm15\n\tvpaddd %%ymm15, %0, %0"                            \
-        : "+x"(sum)                                                                     \
-        : "x"(weights), "m"(*reinterpret_cast<const int16_t(*)[16]>(x))                 \
-        : "xmm15")
-
+// TOGETHER rows of x, `stride` apart, times OUTPUTS rows of codes -> totals, rows SPAN apart. Twelve sums, a weight and
+// products fill the sixteen registers; in arrays the compiler would not keep them there.
 static __attribute__((noinline)) void block_sums(const int16_t *x, int64_t stride, const int8_t *const *codes,
                                                  int64_t inputs, int32_t *totals) {
     const __m256i zero = _mm256_setzero_si256();
-    __m256i a0 = zero, a1 = zero, a2 = zero, a3 = zero, b0 = zero, b1 = zero, b2 = zero, b3 = zero, d0 = zero, d1 = zero,
-            d2 = zero, d3 = zero;
+    __m256i x0 = zero, x1 = zero, x2 = zero, x3 = zero;  // of the first row and four outputs
+    __m256i y0 = zero, y1 = zero, y2 = zero, y3 = zero;
+    __m256i z0 = zero, z1 = zero, z2 = zero, z3 = zero;
     const int8_t *c0 = codes[0], *c1 = codes[1], *c2 = codes[2], *c3 = codes[3];
     const int16_t *y = x + stride, *z = y + stride;
     int64_t k = 0;
+    auto meet = [&](const int8_t *weights, __m256i &of_x, __m256i &of_y, __m256i &of_z) {
+        const __m256i w = sixteen_codes(weights + k);
+        add_products(of_x, w, x + k);
+        add_products(of_y, w, y + k);
+        add_products(of_z, w, z + k);
+    };
     for (; k + 16 <= inputs; k += 16) {
-        __m256i w = sixteen_codes(c0 + k);
-        ADD_PRODUCTS(a0, w, x + k); ADD_PRODUCTS(b0, w, y + k); ADD_PRODUCTS(d0, w, z + k);
-        w = sixteen_codes(c1 + k);
-        ADD_PRODUCTS(a1, w, x + k); ADD_PRODUCTS(b1, w, y + k); ADD_PRODUCTS(d1, w, z + k);
-        w = sixteen_codes(c2 + k);
-        ADD_PRODUCTS(a2, w, x + k); ADD_PRODUCTS(b2, w, y + k); ADD_PRODUCTS(d2, w, z + k);
-        w = sixteen_codes(c3 + k);
-        ADD_PRODUCTS(a3, w, x + k); ADD_PRODUCTS(b3, w, y + k); ADD_PRODUCTS(d3, w, z + k);
+        meet(c0, x0, y0, z0);
+        meet(c1, x1, y1, z1);
+        meet(c2, x2, y2, z2);
+        meet(c3, x3, y3, z3);
     }
-    const __m256i sums[TOGETHER][OUTPUTS] = {{a0, a1, a2, a3}, {b0, b1, b2, b3}, {d0, d1, d2, d3}};
+    const __m256i sums[TOGETHER][OUTPUTS] = {{x0, x1, x2, x3}, {y0, y1, y2, y3}, {z0, z1, z2, z3}};
     for (int r = 0; r < TOGETHER; r++)
         _mm_storeu_si128(reinterpret_cast<__m128i *>(totals + r * SPAN), add_lanes(sums[r]));
     for (; k < inputs; k++)  // of widths that are no multiple of 16
@@ -56,8 +60,9 @@ void many_rows(const uint8_t *x, int64_t rows, const Weight &w, int32_t kind, vo
         float y[SPAN];
 #pragma omp for collapse(2) schedule(dynamic)
         for (int64_t first = 0; first < rows; first += RESULTS)
-            for (int64_t column = 0; column < w.outputs; column += COLUMNS_AT_ONCE) {
-                const int64_t count = std::min(RESULTS, rows - first), end = std::min(w.outputs, column + COLUMNS_AT_ONCE);
+            for (int64_t column = 0; column < w.outputs; column += AT_ONCE) {
+                const int64_t count = std::min(RESULTS, rows - first);
+                const int64_t end = std::min(w.outputs, column + AT_ONCE);
                 for (int64_t r = 0; r < count * PER; r++)
                     for (int64_t k = 0; k < w.inputs; k++)
                         codes[r * stride + k] = x[(first * PER + r) * w.inputs + k];
