@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto
+from support.cpu import needs_vnni
 from support.quantizing_ctc import difference, emulated_logits, float_folder, quantized_folder, waveforms
 from support.tiny_ctc import SIZES, VARIANTS, stock_model
 from transformers import AutoConfig, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
@@ -86,14 +87,20 @@ QUANTIZED = [
 @pytest.mark.parametrize("options", QUANTIZED, ids=lambda o: str(next(iter(o.values()))))
 def test_quantized_graphs_compute_the_emulated_logits(options, tmp_path):
     options = {"variant": "wav2vec2-base", "changes": {}} | options
-    source = float_folder(tmp_path / "model", options.pop("variant"), **options.pop("changes"))
-    folder, recordings = quantized_folder(source, **options), waveforms()
+    variant = options.pop("variant")
+    source = float_folder(tmp_path / "model", variant, **options.pop("changes"))
+    folder = quantized_folder(source, **options)
+    recordings = [x for seed in range(3) for x in waveforms(seed=seed)]
     expected, out = emulated_logits(folder, recordings), exported(folder)
     for name in ENGINES:
+        if name == "openvino" and variant == "hubert-other" and not torch.cpu._is_vnni_supported():
+            with pytest.raises(UsageError, match="batch norm wrongly; run this model with --runtime onnx"):
+                opened(out, name)
+            continue
         found = opened(out, name).logits(recordings)
         # A code on a tie moves the logits of one utterance by percents; a wrong grid would move those of all.
         apart = sorted(difference([a], [b]) for a, b in zip(found, expected, strict=True))
-        assert apart[1] < 1e-3 and apart[-1] < 6e-2, name
+        assert apart[len(apart) // 2] < 1e-3 and apart[-1] < 6e-2, name
 
 
 def test_the_graph_is_optimums(folder):
@@ -107,6 +114,7 @@ def test_the_graph_is_optimums(folder):
 
 
 def test_a_batch_of_one_length_is_each_utterance_alone(folder):
+    needs_vnni()  # this session is not the runtime's, which multiplies otherwise where sums saturate
     session = onnxruntime.InferenceSession(folder / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
     recordings = waveforms((4000, 4000))
     (together,) = session.run(None, {"input_values": torch.stack(recordings).numpy()})

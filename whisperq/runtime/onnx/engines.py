@@ -119,7 +119,9 @@ class OnnxRuntimeNetwork:
 class OpenVino:
     """OpenVINO on the CPU; what is float in the graph, attention above all, is computed in `attention_dtype`.
 
-    auto is the engine's choice: bfloat16 where the processor multiplies it. Inputs and outputs stay float32.
+    auto is the engine's choice: bfloat16 where the processor multiplies it. Inputs and outputs stay float32. Without
+    VNNI its sums of eight-bit products saturate, to other logits, so that there the rounded values are multiplied in
+    float.
     """
 
     name = "openvino"
@@ -129,6 +131,8 @@ class OpenVino:
 
         self.library, self.core = openvino, openvino.Core()
         self.settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+        if not torch.cpu._is_vnni_supported():
+            self.settings["LP_TRANSFORMS_MODE"] = "NO"
         if attention_dtype != "auto":
             self.settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[attention_dtype]
         self._compiled: dict[Path, tuple[Any, tuple[str, ...]]] = {}
