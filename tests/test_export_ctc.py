@@ -92,8 +92,9 @@ def test_quantized_graphs_compute_the_emulated_logits(options, tmp_path):
     folder = quantized_folder(source, **options)
     recordings = [x for seed in range(3) for x in waveforms(seed=seed)]
     expected, out = emulated_logits(folder, recordings), exported(folder)
+    rounded = variant == "hubert-other" and "pos_conv:input" not in options.get("exclude", ())
     for name in ENGINES:
-        if name == "openvino" and variant == "hubert-other" and not torch.cpu._is_vnni_supported():
+        if name == "openvino" and rounded and not torch.cpu._is_vnni_supported():
             with pytest.raises(UsageError, match="batch norm wrongly; run this model with --runtime onnx"):
                 opened(out, name)
             continue
