@@ -93,7 +93,7 @@ def test_weights_alone_leave_activations_float(tmp_path):
 
 def test_weights_alone_run_in_float_everywhere_and_it_is_told(tmp_path):
     folder, _ = folder_of(gated_model(), tmp_path / "model", 4, activations="none")
-    expected, runtime = pytorch_logits(folder), Int8Runtime.load(folder, "cpu", "float32", False)
+    expected, runtime = pytorch_logits(folder), Int8Runtime.load(folder, "cpu", "float32")
     assert runtime.products().integer == () and runtime.products().floating["enc.0.fc1"] == "float input"
     assert difference(step_logits(runtime), expected) < 1e-3
     graphs = opened(exported(folder), "onnx")

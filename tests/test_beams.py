@@ -75,7 +75,7 @@ def running(name: str, folders: dict[str, Path], attention_dtype: str = "float32
     """The tiny model in one of the runtimes; the engines run its float export."""
     with open_model(folders["float" if name in ("float", *ENGINES) else "int8"], CPU) as model:
         if name == "int8":
-            yield Int8Runtime.load(folders["int8"], "cpu", attention_dtype, False), model.rules
+            yield Int8Runtime.load(folders["int8"], "cpu", attention_dtype), model.rules
         elif name in ENGINES:
             for library in LIBRARIES[name]:
                 pytest.importorskip(library)

@@ -34,7 +34,7 @@ GRID = Grid(range_qparams(-2.0, 3.0, 8))
 ONE_DNN = OneDnnMatmul if torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported() else TorchMatmul
 
 
-def opened(folder: Path, attention_dtype: str = "float32", reduce_range: bool | None = False) -> Int8Ctc:
+def opened(folder: Path, attention_dtype: str = "float32", reduce_range: bool | None = None) -> Int8Ctc:
     return Int8Ctc.load(folder, "cpu", attention_dtype, reduce_range)
 
 

@@ -72,7 +72,7 @@ def test_groups_and_clipping_each_lessen_the_error(tmp_path):
 @pytest.mark.parametrize("bits", [2, 3, 5, 7])
 def test_fewer_bits_run_in_integers(bits, tmp_path):
     folder, _ = folder_of(gated_model(), tmp_path / "model", bits)
-    expected, runtime = pytorch_logits(folder, batch=5), Int8Runtime.load(folder, "cpu", "float32", False)
+    expected, runtime = pytorch_logits(folder, batch=5), Int8Runtime.load(folder, "cpu", "float32")
     assert len(runtime.products().integer) == 41
     assert difference(step_logits(runtime, batch=5), expected) < 1e-2
     graphs = opened(exported(folder), "onnx")
@@ -84,7 +84,7 @@ def test_fewer_bits_run_in_integers(bits, tmp_path):
 @pytest.mark.parametrize("gate", GATES)
 def test_groups_run_in_float_and_it_is_told(gate, tmp_path):
     folder, _ = folder_of(gated_model(gate), tmp_path / "model", 4, Fit(group=12))
-    expected, runtime = pytorch_logits(folder), Int8Runtime.load(folder, "cpu", "float32", False)
+    expected, runtime = pytorch_logits(folder), Int8Runtime.load(folder, "cpu", "float32")
     products = runtime.products()
     assert products.integer == () and products.floating["enc.0.fc1"] == "weights in groups"
     assert difference(step_logits(runtime), expected) < 1e-2

@@ -77,9 +77,9 @@ def runtime(request, folder):
         with open_model(folder, CPU) as opened:
             yield opened.runtime
     elif "bf16" not in request.param:
-        yield Int8Runtime.load(folder, "cpu", "float32", False)
+        yield Int8Runtime.load(folder, "cpu", "float32")
     elif torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        yield Int8Runtime.load(folder, "cpu", "bfloat16", False)
+        yield Int8Runtime.load(folder, "cpu", "bfloat16")
     else:
         pytest.skip("this CPU multiplies no bf16")
 

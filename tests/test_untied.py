@@ -37,7 +37,7 @@ def test_quantized_it_keeps_both(options, tmp_path):
     emulated = pytorch_logits(folder)
     assert difference(emulated, floats) < 0.5  # one table in the place of the other leaves nothing of them: 1.0
     if options.get("recipe") != "paper":
-        assert difference(step_logits(Int8Runtime.load(folder, "cpu", "float32", False)), emulated) < 1e-2
+        assert difference(step_logits(Int8Runtime.load(folder, "cpu", "float32")), emulated) < 1e-2
     if not options.keys() & {"recipe", "activation_ranges"}:
         assert difference(step_logits(opened(exported(folder), "onnx")), emulated) < 1e-2
 

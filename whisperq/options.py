@@ -121,7 +121,8 @@ class Execution(Settings):
         "auto", "int8, openvino: number format of attention's products; auto: bfloat16 where the CPU multiplies it."
     )
     reduce_range: bool | None = option(
-        None, "int8: activations on 7 bits, so that sums cannot saturate; default: where the CPU lacks VNNI."
+        None,
+        "int8: activations on 7 bits, so that sums cannot saturate; default: where no kernel is exact with 8.",
     )
     padding: Padding = padding_option()
 

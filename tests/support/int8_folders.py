@@ -8,8 +8,7 @@ from whisperq.runtime.int8.whisper import Int8Runtime
 NATIVE = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU multiplies no bf16")
 
 
-def opened(folder, attention_dtype: str = "float32", reduce_range: bool | None = False) -> Int8Runtime:
-    """With eight bits on any CPU: without VNNI by slower kernels than those that users get."""
+def opened(folder, attention_dtype: str = "float32", reduce_range: bool | None = None) -> Int8Runtime:
     return Int8Runtime.load(folder, "cpu", attention_dtype, reduce_range)
 
 
