@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.cpu import needs_vnni
 from support.dynamic_inputs import random
 from support.exported import CPU, difference
 from support.kernel_inputs import gates, grid, native
@@ -96,6 +97,7 @@ def test_scales_are_what_calibration_saw_of_each_channel(copied_run, invoke):
 @pytest.mark.parametrize("portable", [False, True])
 def test_integers_agree_with_emulation(portable, copied_run, digits, invoke, request):
     if portable:
+        needs_vnni()
         request.getfixturevalue("no_compiler")
     found = {}
     for kind in ("int8", "float"):
