@@ -22,7 +22,7 @@ from whisperq.models.sites import model_sites, watch
 from whisperq.native import build
 from whisperq.ptq.checkpoint import Fit, load_quantized, quantizers
 from whisperq.quant.grid import range_qparams, weight_qparams
-from whisperq.runtime.int8 import layers as int8_layers
+from whisperq.runtime.int8 import integer_products
 from whisperq.runtime.int8.convolutions import Convolution, PositionalConvolution, TimeNorm
 from whisperq.runtime.int8.ctc import Int8Ctc
 from whisperq.runtime.int8.grids import Grid
@@ -168,7 +168,8 @@ def test_without_a_compiler_it_runs_and_says_so(tmp_path, monkeypatch):
 
 def test_pytorchs_own_integer_product_will_do(tmp_path, monkeypatch):
     """As on CUDA, and on processors without oneDNN."""
-    monkeypatch.setattr(int8_layers, "integer_matmul", lambda weight, grid, *_, **__: TorchMatmul(weight, grid))
+    for name in ("integer_matmul", "FewRowsMatmul"):
+        monkeypatch.setattr(integer_products, name, lambda weight, grid, *_: TorchMatmul(weight, grid))
     check(quantized(tmp_path))
 
 

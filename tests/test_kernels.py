@@ -8,8 +8,9 @@ from support.kernel_inputs import GRIDS, PORTABLE, gates, grid, native, random
 
 from whisperq.quant.grid import range_qparams
 from whisperq.runtime.int8.grids import Grid
+from whisperq.runtime.int8.integer_products import VOCABULARY
 from whisperq.runtime.int8.kernels import Cache, Heads, Norm
-from whisperq.runtime.int8.layers import VOCABULARY, Layers
+from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.matmuls import IntegerWeight, OneDnnMatmul, TorchMatmul, row_blocks
 from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_matmuls import FewRowsMatmul

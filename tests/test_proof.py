@@ -12,7 +12,7 @@ from whisperq.native.build import NoKernels, library
 from whisperq.options import Execution
 from whisperq.quant.grid import QParams
 from whisperq.quant.wide import WideQParams
-from whisperq.runtime.int8 import layers as int8_layers
+from whisperq.runtime.int8 import integer_products
 from whisperq.runtime.int8.ctc import Int8Ctc
 from whisperq.runtime.int8.dynamic import DynamicMatmul, MatmulSums, TokenCodes, TokenGrid, integer_sums
 from whisperq.runtime.int8.grids import Grid
@@ -190,8 +190,8 @@ def test_a_model_with_a_wrong_kernel_is_not_opened(finished_run, workspace, invo
     model = finished_run / "quantized" / "gemm-w8a8"
     told = ("eval", "--model", model, "--runtime", "int8", "--limit", 1, "--out", "scores")
     with monkeypatch.context() as patched:
-        patched.setattr(int8_layers, "integer_matmul", partial(_wrong_matmul, integer_matmul))
-        patched.setattr(int8_layers, "FewRowsMatmul", lambda w, *how: FewRowsMatmul(swapped(w), *how))
+        patched.setattr(integer_products, "integer_matmul", partial(_wrong_matmul, integer_matmul))
+        patched.setattr(integer_products, "FewRowsMatmul", lambda w, *how: FewRowsMatmul(swapped(w), *how))
         refused = invoke(*told)
     assert refused.exit_code == 1 and "computes wrong numbers" in refused.stderr and "Traceback" not in refused.stderr
     assert not (workspace / "scores").exists()

@@ -16,31 +16,17 @@ from whisperq.ptq.arrays import Stored
 from whisperq.ptq.checkpoint import CHANNEL_SCALE, PerToken
 from whisperq.quant.wide import WideQParams, is_wide
 from whisperq.runtime.int8.block_parts import Attention
-from whisperq.runtime.int8.dynamic import DynamicMatmul, TokenGrid, integer_sums
+from whisperq.runtime.int8.dynamic import TokenGrid
 from whisperq.runtime.int8.grids import Grid, is_codes, of_windows, signed_qparams
+from whisperq.runtime.int8.integer_products import integer_product
 from whisperq.runtime.int8.kernels import AnyGrid, Heads, Kernels, Norm
-from whisperq.runtime.int8.matmuls import (
-    FloatMatmul,
-    IntegerWeight,
-    Matmul,
-    MixedMatmuls,
-    integer_matmul,
-)
-from whisperq.runtime.int8.native_kernels import NativeKernels
-from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
-from whisperq.runtime.int8.native_tokens import NativeDynamicMatmul, TokenKernels
+from whisperq.runtime.int8.matmuls import FloatMatmul, IntegerWeight, Matmul, MixedMatmuls
 from whisperq.runtime.int8.proof import prove_matmul
 from whisperq.runtime.int8.wide_matmuls import SideBySide, WideGrid, WideMatmul
 from whisperq.runtime.interface import Products
 
-VOCABULARY = 2**14  # outputs, beyond which a weight is one of all tokens
 FUSED_GATES = ("headwise", "elementwise")
 Made = TypeVar("Made", bound=Matmul)
-
-
-def saturating(quant_max: int) -> bool:
-    """Whether sums of such codes saturate on a CPU without VNNI: of more than seven bits."""
-    return quant_max > 127
 
 
 @dataclass
@@ -144,15 +130,8 @@ class Layers:
     ) -> Matmul:
         if (own := self.kernels.own_matmul(weight, grid, self.device)) is not None:
             return self._proven(own, weight, grid, few_rows, align=False)
-        if isinstance(grid, TokenGrid):
-            return self._proven(self._dynamic(weight, grid, few_rows, align), weight, grid, few_rows, align)
-        native = self.kernels if isinstance(self.kernels, NativeKernels) else None
-        if native and native.multiplies_all and (saturating(grid.quant_max) or len(weight.codes) > VOCABULARY):
-            return self._proven(FewRowsMatmul(weight, grid, native, None), weight, grid, few_rows, align)
-        product: Matmul = integer_matmul(weight, grid, self.device, align)
-        if few_rows and native and native.most_rows:
-            product = FewRowsMatmul(weight, grid, native, product)
-        return self._proven(product, weight, grid, few_rows, align)
+        made = integer_product(weight, grid, self.kernels, self.device, few_rows, align)
+        return self._proven(made, weight, grid, few_rows, align)
 
     def _proven(self, made: Made, weight: IntegerWeight, grid: AnyGrid, few_rows: bool, align: bool) -> Made:
         """The product, after the first of its kind and shape was tried. Raises KernelError."""
@@ -161,15 +140,6 @@ class Layers:
             prove_matmul(made, weight, grid, self.device, align, self.dtype)
             self.proven.add(kind)
         return made
-
-    def _dynamic(self, weight: IntegerWeight, grid: TokenGrid, few_rows: bool, align: bool) -> DynamicMatmul:
-        native = self.kernels if isinstance(self.kernels, TokenKernels) else None
-        if native and native.multiplies_all and saturating(grid.quant_max):
-            return NativeDynamicMatmul(weight, grid, None, native, few_rows)
-        sums = integer_sums(weight.codes, grid.bits, self.device, align)
-        if native:
-            return NativeDynamicMatmul(weight, grid, sums, native, few_rows)
-        return DynamicMatmul(weight, grid, sums)
 
     def _note(
         self, address: str, grid: Grid | WideGrid | TokenGrid | None, weight: IntegerWeight | None, grouped: bool
