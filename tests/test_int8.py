@@ -60,7 +60,7 @@ def test_other_shapes(options, tmp_path):
 @pytest.mark.parametrize("gate", ["headwise", "elementwise", "none"])
 def test_bf16_attention_stays_near(gate, tmp_path):
     folder = quantized_folder(gated_model(gate), tmp_path / "model")
-    assert distance(step_logits(opened(folder, "bfloat16")), pytorch_logits(folder)) < 8e-2
+    assert distance(step_logits(opened(folder, "bfloat16"), batch=9), pytorch_logits(folder, batch=9)) < 8e-2
 
 
 def test_without_a_compiler_it_runs_and_says_so(tmp_path, no_compiler):
@@ -68,7 +68,7 @@ def test_without_a_compiler_it_runs_and_says_so(tmp_path, no_compiler):
     assert "no C++ compiler is at hand" in opened(folder, reduce_range=None).notices[0]
     needs_vnni()
     runtime = opened(folder)
-    assert distance(step_logits(runtime), pytorch_logits(folder)) < 1e-3
+    assert distance(step_logits(runtime, batch=9), pytorch_logits(folder, batch=9)) < 1e-3
 
 
 def test_a_compiler_that_fails_is_no_error(tmp_path, monkeypatch, no_compiler):
@@ -114,11 +114,11 @@ def test_seven_bits_are_those_of_emulation_with_seven_bits(tmp_path):
     apply_weights(model, quantization.weights)
     seven = {a: range_qparams(*r.ends, bits=7) for a, r in ranges.items()}
     with watch(model, model_sites(model), quantizers(seven)):
-        expected = step_logits(PyTorchRuntime(model))
+        expected = step_logits(PyTorchRuntime(model), batch=9)
     reduced = opened(folder, reduce_range=True)
-    assert distance(step_logits(reduced), expected) < 1e-3
+    assert distance(step_logits(reduced, batch=9), expected) < 1e-3
     assert reduced.encoder[0].feed_forward.fc1.grid.quant_max == 127
-    assert distance(step_logits(opened(folder, reduce_range=False)), expected) > 1e-3
+    assert distance(step_logits(opened(folder, reduce_range=False), batch=9), expected) > 1e-3
 
 
 def test_a_cpu_without_vnni_is_told(tmp_path, monkeypatch, no_compiler):
@@ -131,7 +131,7 @@ def test_a_cpu_without_vnni_is_told(tmp_path, monkeypatch, no_compiler):
 @pytest.mark.parametrize("bits", [4, 6])
 def test_fewer_bits(bits, tmp_path):
     folder = quantized_folder(gated_model(), tmp_path / "model", bits=bits)
-    assert distance(step_logits(opened(folder)), pytorch_logits(folder)) < 1e-3
+    assert distance(step_logits(opened(folder), batch=9), pytorch_logits(folder, batch=9)) < 1e-3
 
 
 def test_every_layer_runs_in_integers_and_is_counted(tmp_path):
@@ -162,14 +162,14 @@ def test_what_was_excluded_runs_in_float_and_is_named(excluded, floating, tmp_pa
     runtime = opened(folder)
     found = {a: why for a, why in runtime.products().floating.items() if not a.endswith((".scores", ".context"))}
     assert found.keys() == floating.keys()
-    assert distance(step_logits(runtime), pytorch_logits(folder)) < 1e-3
+    assert distance(step_logits(runtime, batch=9), pytorch_logits(folder, batch=9)) < 1e-3
 
 
 def test_the_encoder_alone(tmp_path):
     folder = quantized_folder(gated_model(), tmp_path / "model", encoder_only=True)
     runtime = opened(folder)
     assert all(a.startswith("enc.") for a in runtime.products().integer)
-    assert distance(step_logits(runtime), pytorch_logits(folder)) < 1e-3
+    assert distance(step_logits(runtime, batch=9), pytorch_logits(folder, batch=9)) < 1e-3
 
 
 def test_the_paper_recipe_is_refused_with_the_remedy(tmp_path):
@@ -221,7 +221,7 @@ def test_a_damaged_model_is_refused(damage, tmp_path):
 def test_nothing_packed_is_left_on_disk(tmp_path):
     folder = quantized_folder(gated_model(), tmp_path / "model")
     before = {p: p.read_bytes() for p in folder.iterdir()}
-    step_logits(opened(folder))
+    step_logits(opened(folder), batch=9)
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
 

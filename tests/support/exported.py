@@ -43,7 +43,7 @@ def opened(folder: Path, name: str, attention_dtype: str = "float32") -> GraphRu
 
 
 @torch.inference_mode()
-def step_logits(runtime: Runtime, batch: int = 9, steps: int = 5, seed: int = 0) -> torch.Tensor:
+def step_logits(runtime: Runtime, batch: int = 3, steps: int = 5, seed: int = 0) -> torch.Tensor:
     """Logits (steps, batch, vocabulary) of a prompt and then one random token after the other."""
     state = runtime.encode(features(batch, seed))
     prompt = torch.tensor([PROMPT] * batch)
