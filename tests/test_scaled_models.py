@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from planted import planted_folder
 from safetensors.torch import load_file
+from support.cpu import needs_vnni
 from support.exported import CPU, difference
 from support.smoothed_models import spoken_logits
 
@@ -79,6 +80,7 @@ def test_a_model_without_outliers_is_left_alone(models):
 @pytest.mark.parametrize("portable", [False, True])
 def test_integers_agree_with_emulation(portable, models, digits, request):
     if portable:
+        needs_vnni()
         request.getfixturevalue("no_compiler")
     emulated = spoken_logits(models / "auto", digits)
     assert difference(spoken_logits(models / "auto", digits, "int8"), emulated) < 1e-2
