@@ -125,7 +125,7 @@ def processor() -> Iterator[Finding]:
     yield Finding("processor", "capability", "ok", f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}")
     sets = {
         "AVX2": ("_is_avx2_supported", "float and INT8 products are slow without"),
-        "AVX512-VNNI": ("_is_vnni_supported", "INT8 products are several times faster with it"),
+        "AVX512-VNNI": ("_is_vnni_supported", "INT8 products are faster with it"),
         "AVX512-BF16": ("_is_avx512_bf16_supported", "without it attention is computed in float32"),
         "AMX": ("_is_amx_tile_supported", "INT8 and bfloat16 products are several times faster with it"),
     }
