@@ -55,7 +55,7 @@ def test_show_reads_it(name, earlier, invoke):
         ("quantized/gemm-w8a8", "emulated", None),
         ("quantized/paper-w8a8", "emulated", None),
         ("quantized/mixed-one-stage-4bit", "emulated", None),
-        ("onnx/gemm-w8a8", "onnx", None),
+        ("onnx/gemm-w8a8", "onnx", "gemm-w8a8-int8"),  # the same integers
     ],
 )
 def test_eval_writes_what_it_wrote(model, runtime, evaluation, earlier, digits, workspace, invoke):
@@ -71,7 +71,9 @@ def test_report_gathers_it(earlier, workspace, invoke):
     done = invoke("report", earlier / "run", "--out", "report")
     assert done.exit_code == 0, done.output
     results = manifest(Path("report"))["results"]
-    assert results["artifacts"] == len(ARTIFACTS) and not results["unreadable"] and not results["broken"]
+    assert results["artifacts"] == len(ARTIFACTS) and not results["unreadable"]
+    # Its teacher and recordings were never in the archive. What was made in the run folder is found, though it moved.
+    assert not [link for link in results["broken"] if " /tmp/before/run/" in link]
 
 
 def test_later_steps_go_on_from_it(earlier, workspace, invoke):

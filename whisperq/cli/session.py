@@ -213,9 +213,11 @@ class Session:
         return self._input(path, role) if artifact.is_artifact(path) else None
 
     def _input(self, path: Path, role: str) -> Path:
-        """An artifact's input: by content in this run folder, which may have moved, else where it was."""
+        """An artifact's input: by content in this run folder or its own, which may have moved, else where it was."""
         entry = artifact.load(path, verify=False).inputs[role]
-        here = (p for p in self.run.artifacts() if file_sha256(p / artifact.MANIFEST) == entry["sha256"])
+        runs = (self.run, *map(RunFolder, path.resolve().parents[:2]))  # quantized models lie one folder deeper
+        near = (p for run in runs if os.access(run.root, os.R_OK) for p in run.artifacts())
+        here = (p for p in near if file_sha256(p / artifact.MANIFEST) == entry["sha256"])
         return next(here, Path(entry["path"]))
 
 

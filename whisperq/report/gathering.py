@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Generic, Literal, overload
 
@@ -66,6 +67,25 @@ class Gathered:
     def by_hash(self) -> dict[str, Entry]:
         return {entry.sha256: entry for entry in self.entries}
 
+    @cached_property
+    def by_file(self) -> dict[str, list[tuple[Entry, Path]]]:
+        """sha256 of a file in an artifact -> where such files lie."""
+        places: dict[str, list[tuple[Entry, Path]]] = {}
+        for entry in self.entries:
+            for name, sha256 in entry.artifact.manifest["files"].items():
+                places.setdefault(sha256, []).append((entry, entry.path / name))
+        return places
+
+    def found(self, named: Mapping[str, str]) -> tuple[Entry, Path] | None:
+        """An input's artifact and its place: the artifact's folder, or the file in it that the input is.
+
+        Of several files with that content it is the one whose path ends most like the recorded one.
+        """
+        if (entry := self.by_hash.get(named["sha256"])) is not None:
+            return entry, entry.path
+        places = self.by_file.get(named["sha256"], ())
+        return max(places, key=lambda place: _common_end(place[1], Path(named["path"])), default=None)
+
     @overload
     def of_kind(self, kind: Literal["evaluation"], /) -> list[Entry[Evaluation]]: ...
     @overload
@@ -89,6 +109,12 @@ class Gathered:
         while (found := next((p for r in roles if (p := self.input(entry, r))), None)) is not None:
             yield found
             entry = found
+
+
+def _common_end(a: Path, b: Path) -> int:
+    """How many parts of two paths are the same, counted from their ends."""
+    pairs = zip(reversed(a.parts), reversed(b.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def gather(runs: Sequence[Path], verify: bool) -> Gathered:

@@ -1,9 +1,9 @@
 """Where a number comes from: an artifact's inputs as they are now, and whether the chain up to it holds.
 
-An input is whole where an artifact with the hash that was written down is among the gathered ones, or what lies at its
-path still has that hash. It is changed where something else lies there, gone where nothing does, and unchecked where
-its hash cannot be had anew: recordings and data sets. An utterance list's hash holds how it was read (limits, columns),
-which no path tells: where the usual reading gives another hash it is unlike, which proves nothing.
+An input is whole where an artifact with the hash that was written down, or a file of one, is among the gathered ones,
+or what lies at its path still has that hash. It is changed where something else lies there, gone where nothing does, and
+unchecked where its hash cannot be had anew: recordings and data sets. An utterance list's hash holds how it was read
+(limits, columns), which no path tells: where the usual reading gives another hash it is unlike, which proves nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,9 +61,9 @@ class Lineage:
 
     def _look(self, entry: Entry) -> Iterator[Link]:
         for role, named in entry.artifact.inputs.items():
-            found = self.gathered.by_hash.get(named["sha256"])
+            found = self.gathered.found(named)
             there: State = "whole" if found else self._state(role, named["path"], named["sha256"])
-            yield Link(role, named["path"], named["sha256"], there, found)
+            yield Link(role, named["path"], named["sha256"], there, found[0] if found else None)
 
     def _find_breaks(self, entry: Entry, seen: frozenset[str] = frozenset()) -> Iterator[str]:
         if entry.sha256 in seen:

@@ -28,8 +28,8 @@ def command_line(entry: Entry, gathered: Gathered) -> str:
     command = entry.artifact.manifest["command"]
     words, unknown = ["whisperq", command], []
     for role, named in entry.artifact.inputs.items():
-        found = gathered.by_hash.get(named["sha256"])
-        place = found.path if found else Path(named["path"])
+        found = gathered.found(named)
+        place = found[1] if found else Path(named["path"])
         said = list(_input(entry, role, named["path"], place))
         words += said
         if not said and role not in NO_FLAG and role != "calibration":

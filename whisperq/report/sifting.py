@@ -63,7 +63,7 @@ def line(entry: Entry, gathered: Gathered, below: frozenset[str] = frozenset()) 
     """The entry's ancestors, oldest first, then itself; in a circle, which only a forger can make, each once."""
     inside = below | {entry.sha256}
     for named in entry.artifact.inputs.values():
-        found = gathered.by_hash.get(named["sha256"])
-        if found is not None and found.sha256 not in inside:
-            yield from line(found, gathered, inside)
+        found = gathered.found(named)
+        if found is not None and found[0].sha256 not in inside:
+            yield from line(found[0], gathered, inside)
     yield entry

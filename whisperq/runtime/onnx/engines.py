@@ -1,6 +1,7 @@
 """ONNX Runtime and OpenVINO behind one face: load a graph, run it, and tell what became of its products."""
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ INTEGER_OPERATORS = (
 FLOAT_OPERATORS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv", "Attention", "MultiHeadAttention")
 # The same of OpenVINO, where the executed precision tells them apart; attention is one Subgraph.
 PRODUCT_LAYERS = ("FullyConnected", "MatMul", "Convolution", "Subgraph", "ScaledDotProductAttention")
+# Where it says this, it has made one weight's codes unsigned, and meets the weight a second time.
+TWICE = "Attempt to replace the existing tensor"
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,20 @@ class OnnxRuntime:
 
     def _session(self, path: Path, options: Any) -> Any:
         try:
-            return self.library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return self._open(path, options)
         except Exception as error:  # a dozen kinds without a common parent
-            raise InputError(f"ONNX Runtime cannot read {path}: {_one_line(error)}") from error
+            if TWICE not in str(error):
+                raise InputError(f"ONNX Runtime cannot read {path}: {_one_line(error)}") from error
+        warnings.warn(
+            f"{path}: a weight of it serves two products, which ONNX Runtime cannot multiply in integers on a CPU "
+            "without VNNI; all of its products are computed in float. A new whisperq export makes a graph that can be",
+            stacklevel=3,
+        )
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        return self._open(path, options)
+
+    def _open(self, path: Path, options: Any) -> Any:
+        return self.library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True)
