@@ -1,7 +1,7 @@
 """Where a number comes from: an artifact's inputs as they are now, and whether the chain up to it holds.
 
 An input is whole where an artifact with the hash that was written down, or a file of one, is among the gathered ones,
-or what lies at its path still has that hash. It is changed where something else lies there, gone where nothing does, and
+or what lies at its path still has that hash. It is changed where something else lies there, gone where nothing does,
 unchecked where its hash cannot be had anew: recordings and data sets. An utterance list's hash holds how it was read
 (limits, columns), which no path tells: where the usual reading gives another hash it is unlike, which proves nothing.
 """
