@@ -29,9 +29,9 @@ version. Switches that have an opposite have it after a slash. What each command
 so is in the [README](../../README.md#the-run-folder).
 """
 SHARED = """\
-## All steps
+## Options of all steps
 
-take these, too:
+Every command but `show`, `doctor` and `init-config` takes these as well:
 """
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from whisperq.config import Experiment, find_config, read_config, resolve
+from whisperq.config import Experiment, Source, find_config, one_normalizer, read_config, resolve
 from whisperq.declared import SETTINGS
 from whisperq.errors import InputError, UsageError
 from whisperq.options import CalibrateConfig, QuantizeConfig
@@ -273,3 +273,13 @@ def test_a_model_is_a_path_a_name_or_a_hub_id(tmp_path, monkeypatch):
     near = f"no model studnet (did you mean student?); the run folder {run.root} holds student, gemm-w8a8"
     with pytest.raises(InputError, match=re.escape(near)):
         run.named_model("studnet")
+
+
+def test_lists_of_several_normalisers_are_not_counted_by_the_first_ones():
+    lists = [Source(path="a.jsonl"), Source(path="b.jsonl", name="digits", normalizer="basic")]
+    assert (
+        one_normalizer(lists[:1], "english", "x") == "english" and one_normalizer(lists[1:], "english", "x") == "basic"
+    )
+    assert one_normalizer(lists, "basic", "x") == "basic"
+    with pytest.raises(UsageError, match=r"x counts .* \(a.jsonl: english, digits: basic\)"):
+        one_normalizer(lists, "english", "x")

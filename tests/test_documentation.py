@@ -16,7 +16,7 @@ def part(name: str) -> str:
     """A command's part of the page, and what all steps share."""
     parts = re.split(r"^## ", documentation.written(), flags=re.MULTILINE)
     own = next(p for p in parts if p.startswith(f"{name}\n"))
-    return own + next(p for p in parts if p.startswith("All steps\n"))
+    return own + next(p for p in parts if p.startswith("Options of all steps\n"))
 
 
 def test_the_page_is_up_to_date():

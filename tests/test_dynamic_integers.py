@@ -14,6 +14,7 @@ from support.tiny import PROMPT, features, gated_model
 from support.tiny_ctc import VARIANTS
 
 from whisperq.models.gated_whisper import GATES
+from whisperq.native import processor
 from whisperq.native.build import NoKernels, library
 from whisperq.quant.grid import fake_quantize, quantize, token_qparams
 from whisperq.runtime.decoding import Rules, greedy
@@ -178,7 +179,7 @@ def test_bf16_attention_stays_near(tmp_path):
 
 
 def test_seven_bits_where_sums_would_saturate(tmp_path, monkeypatch, no_compiler):
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr(processor, "has_vnni", lambda: False)
     runtime = opened(dynamic_folder(tmp_path), reduce_range=None)
     assert runtime.encoder[0].feed_forward.fc1.grid == TokenGrid(7) and "lacks VNNI" in runtime.notices[1]
 

@@ -16,6 +16,7 @@ from transformers import AutoConfig, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtrac
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models.loading import load_config
+from whisperq.native import processor
 from whisperq.options import ExportConfig
 from whisperq.ptq.checkpoint import Fit
 from whisperq.runtime.onnx.ctc import GraphCtc
@@ -94,14 +95,14 @@ def test_quantized_graphs_compute_the_emulated_logits(options, tmp_path):
     expected, out = emulated_logits(folder, recordings), exported(folder)
     rounded = variant == "hubert-other" and "pos_conv:input" not in options.get("exclude", ())
     for name in ENGINES:
-        if name == "openvino" and rounded and not torch.cpu._is_vnni_supported():
+        if name == "openvino" and rounded and processor.saturates():
             with pytest.raises(UsageError, match="batch norm wrongly; run this model with --runtime onnx"):
                 opened(out, name)
             continue
         found = opened(out, name).logits(recordings)
         # A code on a tie moves the logits of one utterance by percents; a wrong grid would move those of all.
         apart = sorted(difference([a], [b]) for a, b in zip(found, expected, strict=True))
-        assert apart[len(apart) // 2] < 1e-3 and apart[-1] < 6e-2, name
+        assert apart[len(apart) // 2] < 1e-3 and apart[-1] < 0.1, name
 
 
 def test_the_graph_is_optimums(folder):

@@ -19,7 +19,7 @@ from support.tiny_ctc import VARIANTS
 
 from whisperq.errors import InputError, UsageError
 from whisperq.models.sites import model_sites, watch
-from whisperq.native import build
+from whisperq.native import build, processor
 from whisperq.ptq.checkpoint import Fit, load_quantized, quantizers
 from whisperq.quant.grid import range_qparams, weight_qparams
 from whisperq.runtime.int8 import integer_products
@@ -31,7 +31,7 @@ from whisperq.runtime.int8.torch_kernels import TorchKernels
 
 NATIVE = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU multiplies no bf16")
 GRID = Grid(range_qparams(-2.0, 3.0, 8))
-ONE_DNN = OneDnnMatmul if torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported() else TorchMatmul
+ONE_DNN = OneDnnMatmul if torch.backends.mkldnn.is_available() and not processor.saturates() else TorchMatmul
 
 
 def opened(folder: Path, attention_dtype: str = "float32", reduce_range: bool | None = None) -> Int8Ctc:

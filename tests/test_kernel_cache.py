@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from whisperq import disk
 from whisperq.native import build, places
 
 # Quick, and says each time that it was called.
@@ -152,3 +153,13 @@ def test_doctor_says_why_nothing_is_kept(cache, invoke):
     found = invoke("doctor", "--json")
     assert "can be written by others: each command compiles its own kernels" in found.stdout, found.stdout
     assert f"chmod 700 {cache}" in found.stdout and found.exit_code == 0
+
+
+def test_a_user_without_a_home_has_a_cache(tmp_path, monkeypatch):
+    """As containers have them that run as any number; pathlib knows no home there and raises RuntimeError."""
+    for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    monkeypatch.setattr(disk.tempfile, "tempdir", str(tmp_path))
+    assert places.kept() == tmp_path / ".cache" / "whisperq" / "kernels"
+    assert disk.hub_cache() == Path("~/.cache/huggingface/hub")  # as huggingface_hub has it

@@ -65,6 +65,17 @@ def test_it_is_as_near_to_the_formula_as_pytorchs_own():
 
 
 @needs_kernels
+def test_scores_far_below_zero_leave_finite_gradients():
+    """Places behind the last key have a score of zero, two to the power of 300 more than these."""
+    found = tensors(70, 70, 32)
+    with torch.no_grad():
+        found[0].add_(6)
+        found[1].sub_(6)
+    LearnedAttention.apply(*found, 32**-0.5).sum().backward()
+    assert all(torch.isfinite(x.grad).all() for x in found)
+
+
+@needs_kernels
 def test_equal_inputs_give_equal_bits():
     ends = []
     for _ in range(2):

@@ -20,7 +20,7 @@ from support.reported import (
 from whisperq import artifact
 from whisperq.report.gathering import gather
 from whisperq.report.lineage import Lineage
-from whisperq.report.lineage_commands import command_line
+from whisperq.report.lineage_commands import command_line, flags
 from whisperq.report.lineage_page import IN_ITS_RUN, lineage_markdown
 from whisperq.steps.sensitivity import keeping_line
 
@@ -152,3 +152,8 @@ def test_a_calibration_from_elsewhere_is_named(run):
         pass
     words = shlex.split(keeping_line(artifact.load(run / "quantized/x"), run / "distilled", Path("s"), 1))
     assert words[words.index("--calibration") + 1] == str(Path("other").resolve())
+
+
+def test_what_no_flag_turns_off_is_off_where_it_is_not_named():
+    assert flags("outliers", {"massive": False}) == []
+    assert flags("quantize", {"per_channel": False}) == ["--per-tensor"]

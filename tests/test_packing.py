@@ -122,3 +122,8 @@ def test_real_speech_fills_its_windows():
     assert 1 - seconds.mean() / WINDOW > 0.55  # padding, unpacked
     assert 1 - seconds.sum() / (WINDOW * len(windows)) < 0.05
     assert np.mean([len(set(facts.speaker[w])) == 1 for w in windows]) > 0.95
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_length_that_nobody_knows_is_no_number_of_parts():
+    assert in_parts(np.array([np.nan, 30.0, 15.0]), 30.0).tolist() == [1, PARTS, PARTS // 2]

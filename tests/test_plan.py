@@ -5,6 +5,7 @@ from support.tiny import gated_model
 
 from whisperq.errors import UsageError
 from whisperq.models.sites import model_sites
+from whisperq.ptq.cross_cache import cache_sites
 from whisperq.ptq.plan import PaperScope, make_plan
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -160,6 +161,14 @@ def test_exclusions_of_paper(gated, exclude, weights, activations):
     whole, plan = make_plan(gated, "paper"), make_plan(gated, "paper", exclude=[exclude])
     assert weights_of(whole) - weights_of(plan) == weights
     assert {*whole.activations} - {*plan.activations} == activations
+
+
+def test_spaces_in_a_list_of_exclusions_mean_nothing(gated):
+    spaced, plain = (
+        make_plan(gated, "gemm", exclude=[text]) for text in ("enc.0.fc1, proj_out ", "enc.0.fc1,proj_out")
+    )
+    assert spaced == plain != make_plan(gated, "gemm")
+    assert cache_sites(gated, [" dec.0.cross.k_proj , enc.0"]) == [f"dec.1.cross.{n}" for n in ("k_proj", "v_proj")]
 
 
 def test_a_shared_input_goes_float_only_with_the_last_of_its_consumers(gated):

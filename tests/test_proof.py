@@ -124,10 +124,10 @@ class Wrong:
 
 
 @pytest.mark.parametrize("form", ["", " in bfloat16", " added to a sum", " with GELU", " with GELU as codes"])
-@pytest.mark.parametrize("beyond, rows", [(0, 1), (8, 17)])
+@pytest.mark.parametrize("beyond, rows", [(0, 1), (8, 17), (64, 65)])
 def test_every_form_of_few_and_of_many_rows_is_tried(form, beyond, rows):
     with pytest.raises(KernelError, match=rf"Wrong, {rows} x {INPUTS} -> {OUTPUTS}{form} on cpu .* 1 of"):
-        prove_matmul(Wrong(form, beyond), weight(), static(), "cpu")
+        prove_matmul(Wrong(form, beyond), weight(), static(), "cpu", most_rows=beyond)
 
 
 def test_bfloat16_is_not_tried_where_nobody_asks_for_it():

@@ -264,6 +264,11 @@ def test_subtitles_of_awkward_texts():
     assert (as_srt(()), as_vtt(()), as_text([Transcript("a", 1.0, ())])) == ("", "WEBVTT\n", "\n")
 
 
+def test_text_has_a_line_for_each_recording_whatever_a_model_writes():
+    transcript = Transcript("a", 1.0, (Segment(0.0, 1.0, "two\nlines"), Segment(1.0, 2.0, "and a third")))
+    assert as_text([transcript]) == "two lines and a third\n"
+
+
 @pytest.mark.parametrize("added", [0, 1, 7])
 @pytest.mark.parametrize("seed", range(6))
 def test_time_rules_are_transformers(seed, added):

@@ -17,7 +17,7 @@ A flag wins over `defaults`, which win over the paper's values in options.py.
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -64,6 +64,15 @@ class Source:
     def as_mapping(self) -> dict[str, Any]:
         """The entry that whisperq.yaml would have: all fields that are not defaults."""
         return {f.name: v for f in fields(Source) if (v := getattr(self, f.name)) != f.default}
+
+
+def one_normalizer(sources: Sequence[Source], usual: NormalizerName, what: str) -> NormalizerName:
+    """The normaliser of all these lists; `usual`: of those that name none. Raises UsageError where they differ."""
+    named = {one.name or one.title: one.normalizer or usual for one in sources}
+    if len(set(named.values())) > 1:
+        listed = ", ".join(f"{name}: {normalizer}" for name, normalizer in named.items())
+        raise UsageError(f"{what} counts the words of all lists by one normaliser, and these name several ({listed})")
+    return next(iter(named.values()), usual)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class InputFlag:
 class Declaration:
     """One step and its command.
 
-    A step whose inputs are not one for each flag has a call of its own in calls.py, which knows its place, too.
+    A step whose inputs are not one for each flag has a call of its own in cli/resolve.py, which knows its place, too.
     """
 
     name: str  # the command's

@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +20,17 @@ def is_pointer(start: bytes) -> bool:
     return start.startswith(b"version https://git-lfs.github.com/spec/")
 
 
+def cache_folder() -> Path:
+    """XDG's, whether it is there or not; of a user without a home, as containers have them, a temporary one."""
+    home = os.path.expanduser("~")
+    usual = os.path.join(home if home != "~" else tempfile.gettempdir(), ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or usual)
+
+
 def hub_cache() -> Path:
     """The cache folder of huggingface_hub."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    return Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")))
 
 
 def hub_is_offline() -> bool:

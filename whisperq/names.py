@@ -24,14 +24,14 @@ def _seen(character: str) -> str:
     return character.encode("unicode_escape").decode() if hidden else character
 
 
-def file_name(text: str, longest: int = LONGEST) -> str:
+def file_name(text: str) -> str:
     """Letters, digits and ._+- of a name, at most so many bytes; with a hash of all of it where that is another."""
     name = "".join(c if c.isalnum() or c in "._+-" or _is_mark(c) else "-" for c in unicodedata.normalize("NFC", text))
     name = re.sub("-{2,}", "-", name).strip(".-") if name != text or name[:1] in (".", "-", "") else name
-    if name and name == text and len(name.encode()) <= longest:
+    if name and name == text and len(name.encode()) <= LONGEST:
         return name
     digest = bytes_sha256(text.encode("utf-8", "surrogatepass"))[:8]
-    start = name.encode()[: longest - 9].decode("utf-8", "ignore").rstrip(".-")
+    start = name.encode()[: LONGEST - 9].decode("utf-8", "ignore").rstrip(".-")
     return f"{start}-{digest}" if start else f"set-{digest}"
 
 

@@ -54,9 +54,11 @@ class Common(Settings):
     out: str | None = option(None, "Write the artifact here instead of its place in the run folder.")
     force: bool = option(False, "Replace an artifact that differs.", off="")
     seed: int = option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "Where to compute; auto: the GPU where there is one, else the CPU."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "Number format; auto: float32, in distill bfloat16 autocast where the hardware has it."
+        "auto", "Number format; auto: float32, in trainings bfloat16 autocast where the hardware has it."
     )
     json: bool = option(False, "Print one JSON object, the manifest, on stdout and all else on stderr.", off="")
     dry_run: bool = option(False, "Print settings, what would be read and written, and do nothing.", off="")

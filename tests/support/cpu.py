@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from whisperq.native import processor
 from whisperq.runtime.int8.native_kernels import NativeKernels
 
 NO_VNNI = "without VNNI PyTorch's sums of eight-bit products saturate, of which whisperq keeps away"
@@ -10,7 +11,7 @@ NO_VNNI = "without VNNI PyTorch's sums of eight-bit products saturate, of which 
 
 def needs_vnni(bits: int = 8) -> None:
     """Of a product by PyTorch, or oneDNN, whose inputs have so many bits."""
-    if bits > 7 and not torch.cpu._is_vnni_supported():
+    if bits > 7 and processor.saturates():
         pytest.skip(NO_VNNI)
 
 

@@ -48,10 +48,11 @@ class Finding:
 
 def examine(run: Path) -> list[Finding]:
     """All findings about this machine, in order; a check that fails is a finding as well."""
-    looks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        versions, processor, gpu, codecs, compiler, extras, hub, lambda: run_folder(run),
-    )  # fmt: skip
-    return [finding for look in looks for finding in _safely(look)]
+    looks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "versions": versions, "processor": processor, "gpu": gpu, "audio": codecs, "compiler": compiler,
+        "extras": extras, "hub": hub, "run folder": lambda: run_folder(run),
+    }  # fmt: skip
+    return [finding for group, look in looks.items() for finding in _safely(group, look)]
 
 
 def findings_table(findings: list[Finding]) -> Table:
@@ -72,12 +73,12 @@ def refuse_broken(findings: list[Finding]) -> None:
         raise InputError(f"whisperq cannot work here; {'; '.join(broken)}")
 
 
-def _safely(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _safely(group: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from look()
     except (ImportError, OSError) as error:  # OSError: a shared library that is missing or another's
-        name = getattr(error, "name", None) or look.__name__
-        yield Finding(look.__name__, name, "broken", f"cannot be loaded ({error})")
+        name = getattr(error, "name", None) or group
+        yield Finding(group, name, "broken", f"cannot be loaded ({error})")
 
 
 def versions() -> Iterator[Finding]:
@@ -122,15 +123,17 @@ def _within(version: str, needed: str) -> bool:
 def processor() -> Iterator[Finding]:
     import torch
 
+    from whisperq.native.processor import has_vnni
+
     yield Finding("processor", "capability", "ok", f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}")
     sets = {
-        "AVX2": ("_is_avx2_supported", "float and INT8 products are slow without"),
-        "AVX512-VNNI": ("_is_vnni_supported", "INT8 products are faster with it"),
-        "AVX512-BF16": ("_is_avx512_bf16_supported", "without it attention is computed in float32"),
-        "AMX": ("_is_amx_tile_supported", "INT8 and bfloat16 products are several times faster with it"),
+        "AVX2": (torch.cpu._is_avx2_supported, "float and INT8 products are slow without"),
+        "VNNI": (has_vnni, "INT8 products are faster with it"),
+        "AVX512-BF16": (torch.cpu._is_avx512_bf16_supported, "without it attention is computed in float32"),
+        "AMX": (torch.cpu._is_amx_tile_supported, "INT8 and bfloat16 products are several times faster with it"),
     }
     for name, (test, use) in sets.items():
-        there = getattr(torch.cpu, test, lambda: False)()
+        there = test()
         yield Finding("processor", name, "ok" if there else "missing", "yes" if there else use)
     onednn = torch.backends.mkldnn.is_available()
     said = "yes" if onednn else "int8 uses PyTorch's own, slower product"

@@ -29,7 +29,7 @@ class Index:
     recording: np.ndarray  # int32, likewise: segments of one file share it
     label_wer: np.ndarray  # float32, errors for each reference word; NaN: unknown
     text_bytes: np.ndarray  # int32, of the reference in UTF-8; UNKNOWN: there is none
-    naming: np.ndarray  # uint8, how a line without an id is called (naming.py)
+    naming: np.ndarray  # uint8, how a line without an id is called (utterance_ids.py)
 
     def __len__(self) -> int:
         return len(self.place)

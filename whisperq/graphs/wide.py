@@ -31,7 +31,7 @@ class WideWeight:
 
 
 class Layers(Protocol):
-    """`onnx_layers.Layers`, as far as it is needed here."""
+    """`graphs.layers.Layers`, as far as it is needed here."""
 
     @property
     def graph(self) -> Graph: ...

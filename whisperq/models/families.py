@@ -1,8 +1,8 @@
 """Families of speech networks: what whisperq must know of one, in one place.
 
-A further family is an entry here, with its network's file, its claims (schemas.py), its module names (tables.py) and
-its processor (pairing.py). `input` and `output` say who makes its batches and who runs it and reads its logits, both in
-runtime/pipeline.py; a family that has another one adds it there.
+A further family is an entry here, with its network's file, its claims (schemas.py), its module names (module_map.py)
+and its processor (pairing.py). `input` and `output` say who makes its batches and who runs it and reads its logits,
+both in runtime/pipeline.py; a family that has another one adds it there.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -125,6 +125,6 @@ def family_of(config: PreTrainedConfig | str) -> Family:
 def tied_names(config: PreTrainedConfig) -> tuple[str, ...]:
     """Names of one and the same parameter of this model, of which the last may be absent on disk.
 
-    None where its config.json unties them: then each name has values of its own. Raises InputError as `family_of` does.
+    Empty where its config.json unties them: then each name has values of its own. Raises InputError as `family_of`.
     """
     return family_of(config).tied if getattr(config, "tie_word_embeddings", True) else ()

@@ -27,7 +27,7 @@ class Claims:
 
 
 FORMATS = ("auto", "float32", "float16", "bfloat16", "float64")
-SIZE, SHARE = count(1), number(0.0, 1.0)
+SHARE = number(0.0, 1.0)
 LARGEST = 2**24  # of a size: far above any model's, and no product of two overflows
 ID = maybe(either(count(), items(count())))
 

@@ -80,6 +80,8 @@ struct Gradients {
                     product(&value_rows[(key + k) * dims], dims, &answer.keys[(query + q) * dims], 16 * dims, dims,
                             &changes[k * BLOCK + q], BLOCK, false);
                 }
+            // No key, no probability: a query whose own scores are all far below zero would give those of zero infinity.
+            for (int64_t k = keys - key; k < BLOCK; k++) std::fill_n(&scores[k * BLOCK], BLOCK, -1e30f);
             slope(query, scaling * LOG2_E);
             for (int64_t d = 0; d < dims; d += TILE)
                 for (int64_t t = 0; t < BLOCK; t += TILE) {

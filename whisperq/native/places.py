@@ -11,6 +11,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from whisperq.disk import cache_folder
 from whisperq.locking import started
 
 SHARED = "WHISPERQ_KERNELS"  # the environment tells the processes that this one starts
@@ -19,7 +20,7 @@ NAME = "whisperq-kernels"
 
 def kept() -> Path:
     """The cache's folder, whether it is there or not."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisperq" / "kernels"
+    return cache_folder() / "whisperq" / "kernels"
 
 
 def refusal(place: Path) -> str | None:

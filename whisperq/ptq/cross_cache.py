@@ -21,7 +21,8 @@ KEYS_AND_VALUES = ("k_proj", "v_proj")
 def cache_sites(model: PreTrainedModel, exclude: Sequence[str] = ()) -> list[str]:
     """dec.<i>.cross.k_proj and v_proj, both of each layer or, where `exclude` names one of them, none."""
     sites = model_sites(model)
-    patterns = [p for patterns in exclude for p in patterns.split(",") if not p.endswith(":weight")]
+    named = [pattern.strip() for patterns in exclude for pattern in patterns.split(",")]
+    patterns = [pattern for pattern in named if not pattern.endswith(":weight")]
     found = []
     for layer in [a.split(".")[1] for a in sites if a.endswith(".cross.k_proj")]:
         pair = [f"dec.{layer}.cross.{name}" for name in KEYS_AND_VALUES]

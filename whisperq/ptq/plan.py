@@ -82,7 +82,7 @@ def make_plan(
             f"{what} is Whisper's; a {model.config.model_type} model takes --recipe gemm, all of it encoder"
         )
     sites = model_sites(model)
-    exclude = [pattern for patterns in exclude for pattern in patterns.split(",")]
+    exclude = [pattern.strip() for patterns in exclude for pattern in patterns.split(",")]
     plan = Plan()
     excluded = [p.removesuffix(":weight") for p in exclude if not p.endswith(":input")]
     for weight in layer_weights(model, sites):

@@ -21,8 +21,8 @@ from whisperq.models.headers import FLOATS, Expected, Held, all_finite, expected
 from whisperq.models.weight_files import QUANTIZED
 from whisperq.ptq.folding import SCALES
 from whisperq.ptq.plan import CONVOLVED
-from whisperq.quant.grid import WIDE_BITS
 from whisperq.quant.packing import packed_size, unpack
+from whisperq.quant.wide import WIDE
 from whisperq.schema import FINITE, REMEDY, Wrong, count, each, either, ends, items, one_of, read_json, record
 
 QPARAMS = "qparams.json"
@@ -31,7 +31,6 @@ GRANULARITIES = ("per-tensor", "per-channel", "per-group")
 
 SYMMETRIC = [2 ** (bits - 1) - 1 for bits in range(2, 9)]
 ASYMMETRIC = [2**bits - 1 for bits in range(2, 9)]
-WIDE = [2**bits - 1 for bits in WIDE_BITS]
 
 
 WEIGHT = either(
@@ -44,8 +43,8 @@ STORED = record(
 )
 RANGE = {"quant_min": one_of(0), "range": ends}
 STATIC = record(
-    {**RANGE, "quant_max": one_of(*ASYMMETRIC, *WIDE), "granularity": one_of("per-tensor")},
-    {"a16": record({**RANGE, "quant_max": one_of(*WIDE), "channels": items(count())})},
+    {**RANGE, "quant_max": one_of(*ASYMMETRIC, 2**WIDE - 1), "granularity": one_of("per-tensor")},
+    {"a16": record({**RANGE, "quant_max": one_of(2**WIDE - 1), "channels": items(count())})},
 )
 PER_TOKEN = record({"quant_min": one_of(0), "quant_max": one_of(*ASYMMETRIC), "granularity": one_of("per-token")})
 CACHE = record({"quant_min": one_of(-127), "quant_max": one_of(127)})

@@ -1,4 +1,4 @@
-"""Tables, progress and figures; the only place that imports matplotlib.
+"""Tables and figures of many artifacts; the only place that imports matplotlib.
 
 The package has the name of a command, and `whisperq.report(...)` is that command's call.
 """

@@ -104,9 +104,9 @@ class Gathered:
         named = entry.artifact.inputs.get(role)
         return self.by_hash.get(named["sha256"]) if named else None
 
-    def ancestors(self, entry: Entry, roles: Sequence[str] = ("model", "student")) -> Iterator[Entry]:
+    def ancestors(self, entry: Entry) -> Iterator[Entry]:
         """The models that it was made from: evaluation -> quantized -> distilled -> student."""
-        while (found := next((p for r in roles if (p := self.input(entry, r))), None)) is not None:
+        while (found := next((p for r in ("model", "student") if (p := self.input(entry, r))), None)) is not None:
             yield found
             entry = found
 

@@ -126,7 +126,8 @@ def flags(command: str, config: Mapping[str, Any]) -> list[str]:
     for name, value in {**unusual(command, config), **shared}.items():
         flag, off = name.replace("_", "-"), options[name].metadata["off"]
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--{off or f'no-{flag}'}")
+            if value or off != "":  # what no flag turns off is off where it is not named
+                words.append(f"--{flag}" if value else f"--{off or f'no-{flag}'}")
         elif isinstance(value, list):
             words += [word for each in value for word in (f"--{flag}", str(each))]
         elif value is not None:

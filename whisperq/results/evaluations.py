@@ -43,7 +43,8 @@ def open_evaluation(place: Path) -> Evaluation:
     sealed: Artifact[Scores] = artifact.load(place)
     if sealed.kind not in KINDS:
         raise InputError(f"{place} holds {noun(sealed.kind)}, but an evaluation or score is needed here")
-    sets = sealed.results["sets"]
+    if not (sets := sealed.results["sets"]):
+        raise InputError(f"{place} holds no test set")
     files = {name: set_file(place / FOLDER, name, ".jsonl") for name in sets}
     normalizers = {name: r["normalizer"] for name, r in sets.items()}
     scorers = {r["scorer"] for r in sets.values()}

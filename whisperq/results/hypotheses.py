@@ -117,6 +117,7 @@ def _line(path: Path, number: int, problem: str | None, fields: dict[str, Any]) 
         time=seconds_of(fields, "time", where),
         speaker=speaker,
         recording=label_of(fields, ("recording",), where),
+        cut_short=fields.get("cut_short") is True,
         text=given["text"],
         pred_text=given["pred_text"],
     )

@@ -28,7 +28,8 @@ def as_text(transcripts: Sequence[Transcript], several: bool | None = None) -> s
     sentences, and who wants the pieces apart asks for another format.
     """
     several = len(transcripts) > 1 if several is None else several
-    return "".join(f"{printable(t.name)}\t{t.text}\n" if several else f"{t.text}\n" for t in transcripts)
+    lines = ((f"{printable(t.name)}\t" if several else "") + " ".join(t.text.split()) for t in transcripts)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def as_json(transcripts: Sequence[Transcript], heading: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Recordings of any length to text, with the time that it took."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,15 +16,10 @@ from whisperq.runtime.long_form import AnyRules, AnyRuntime, transcribe_pieces
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A model's text of an utterance; `seconds` are wall seconds of features and decoding, shared by its batch.
-
-    cut_short: whether a window's tokens came to the bound of its length.
-    """
+    """A model's text of an utterance; cut_short: whether a window's tokens came to the bound of its length."""
 
     utterance: Utterance
     text: str
-    audio_seconds: float
-    seconds: float
     cut_short: bool = False
 
     def without_sound(self) -> "Hypothesis":
@@ -44,12 +38,10 @@ def transcribe(
         loaded = [(u, a) for u in group if (a := loader.audio(u)) is not None]
         if not loaded:
             continue
-        began = time.perf_counter()
         watch, short = Stopwatch(loader.device), set[int]()
         texts = transcribe_batch((runtime, loader, rules), [a for _, a in loaded], batch_size, watch, cut_short=short)
-        share = (time.perf_counter() - began) / len(loaded)
-        for i, ((utterance, audio), text) in enumerate(zip(loaded, texts, strict=True)):
-            yield Hypothesis(utterance, text, len(audio) / loader.extractor.sampling_rate, share, i in short)
+        for i, ((utterance, _), text) in enumerate(zip(loaded, texts, strict=True)):
+            yield Hypothesis(utterance, text, i in short)
 
 
 def transcribe_batch(

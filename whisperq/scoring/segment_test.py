@@ -19,7 +19,7 @@ BOUNDARY = 2  # words that both have right
 
 @dataclass(frozen=True)
 class MatchedPairs:
-    """p and z are None where fewer than two segments, or all alike, leave no spread to measure by."""
+    """p is 1 and z 0 where no segment differs; both are None where one alone, or all by the same, leave no spread."""
 
     segments: int
     mean: float  # errors of B - A in a segment

@@ -1,7 +1,6 @@
 """Activation ranges of every site, from a few batches of validation data, teacher-forced.
 
 Every channel's ends and sample rows of what products take in are kept too: quantize searches with them.
-
 One pass serves all observers that are asked for. StableQuant goes on from there: it measures on a development list.
 
 Several processes each observe every world-th batch; what is written is what one would have found alone.
@@ -17,7 +16,7 @@ import torch
 from whisperq import artifact
 from whisperq.calibration.evaluator import Development, layers_of
 from whisperq.calibration.search import Criterion, Desk, Trial, TrialJournal, search, summary, write_log
-from whisperq.config import Source
+from whisperq.config import Source, one_normalizer
 from whisperq.data.batches import epoch_order, require_texts, teacher_forced
 from whisperq.data.lazy import Joined
 from whisperq.data.sources import identity, read_all
@@ -43,7 +42,7 @@ from whisperq.quant.smoothing import ChannelExtrema
 from whisperq.runtime.open import OpenedModel, open_model, with_hypotheses
 from whisperq.runtime.transcription import Hypothesis, transcribe
 from whisperq.scoring.normalizers import normalizer_of
-from whisperq.settings import Context
+from whisperq.settings import Context, NormalizerName
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class CalibrationData:
     observed: Sequence[Source]
     development: Sequence[Source]
     test: Sequence[Source]
-    normalizer: str  # of development sources that name none
+    normalizer: NormalizerName  # of development sources that name none
 
 
 def calibrate(
@@ -119,13 +118,18 @@ class DevelopmentList:
 
 
 def development_list(data: CalibrationData, config: CalibrateConfig) -> DevelopmentList | None:
-    """The list that stablequant measures on; None without it. Raises InputError for an utterance without text."""
+    """The list that stablequant measures on; None without it.
+
+    Raises InputError for an utterance without text, UsageError for lists of several normalisers.
+    """
     if "stablequant" not in config.observer:
         return None
     group = read_all(data.development, config.skip_bad)
     utterances = Joined([one.utterances[: config.dev_limit] for one in group.lists])
     require_texts(utterances, "stablequant's development list")
-    return DevelopmentList(group.reference, utterances, data.development[0].normalizer or data.normalizer)
+    counted = data.development if config.metric == "wer" else ()
+    normalizer = one_normalizer(counted, data.normalizer, "stablequant")
+    return DevelopmentList(group.reference, utterances, normalizer)
 
 
 def stable_ranges(

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from whisperq import artifact
-from whisperq.config import Source
+from whisperq.config import Source, one_normalizer
 from whisperq.data.batches import require_texts
 from whisperq.data.sounds import MAKERS, make_sounds
 from whisperq.data.sources import read_all
@@ -27,13 +27,13 @@ from whisperq.kinds.comparisons import Robustness
 from whisperq.kinds.comparisons import System as Described
 from whisperq.options import RobustnessConfig
 from whisperq.report.robustness import robustness_tables
-from whisperq.results.cells import markdown
+from whisperq.results.cells import markdown, markdown_text
 from whisperq.runtime.decoding import Rules, with_times
 from whisperq.runtime.open import Opened, open_runtime
 from whisperq.runtime.transcription import AnyRules, cut, transcribe_pieces
 from whisperq.scoring.normalizers import Normalizer, normalizer_of
 from whisperq.scoring.robustness import SPEECH, WORDLESS, Symptoms, judge, symptoms
-from whisperq.settings import Context
+from whisperq.settings import Context, NormalizerName
 
 TEXTS, SOUNDS = "heard.jsonl", "sounds"
 
@@ -61,7 +61,7 @@ def robustness(
     model: Path,
     floats: Path,
     test: Sequence[Source],
-    normalizer: str,
+    normalizer: NormalizerName,
     out: Path,
     config: RobustnessConfig,
     context: Context,
@@ -69,7 +69,8 @@ def robustness(
     """model: the quantized one; floats: what it was made from; `normalizer` counts words of sets that name none.
 
     Writes robustness.json, robustness.md, heard.jsonl with all texts, and sounds/. Raises UsageError in a task of
-    several processes, InputError for models that do not belong together and sets without a usable recording.
+    several processes and for sets of several normalisers, InputError for models that do not belong together and for
+    sets without a usable recording.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("whisperq robustness works in one process; start it without torchrun, or as one task")
@@ -82,7 +83,7 @@ def robustness(
         require_texts(group.lists[0].utterances[: config.limit], "robustness (an empty transcript of speech is one)")
     inputs |= {f"test {name}": group.reference for name, group in lists.items()}
     utterances = [u for group in lists.values() for u in group.lists[0].utterances[: config.limit]]
-    rule = test[0].normalizer or normalizer
+    rule = one_normalizer(test, normalizer, "whisperq robustness")
     settings = context.settings(config, normalizer=rule)
     with artifact.create(out, "robustness", "robustness", settings, inputs, context.force) as draft:
         a = listen(floats, replace(config, runtime="float"), context, rule, utterances)
@@ -94,8 +95,9 @@ def robustness(
         results: Robustness = {"a": a.how, "b": b.how, "normalizer": rule, "symptoms": found}
         draft.results |= results
         (draft.folder / "robustness.json").write_text(json.dumps(artifact.plain(results), indent=1) + "\n")
-        text = f"# What {model.resolve().name} does where word errors do not look\n\n"
-        (draft.folder / "robustness.md").write_text(text + markdown(robustness_tables(results)), "utf-8")
+        title = f"# What {markdown_text(model.resolve().name)} does where word errors do not look\n\n"
+        text = title + markdown(robustness_tables(results))
+        (draft.folder / "robustness.md").write_text(text, encoding="utf-8", errors="backslashreplace")
     return artifact.load(out)
 
 

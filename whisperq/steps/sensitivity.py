@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from whisperq import artifact
-from whisperq.config import Source
+from whisperq.config import Source, one_normalizer
 from whisperq.data.batches import Batch, require_texts
 from whisperq.data.lazy import Joined
 from whisperq.data.sources import read_all
@@ -37,7 +37,7 @@ from whisperq.runtime.open import OpenedModel, open_model
 from whisperq.scoring.distortion import Distortion
 from whisperq.scoring.normalizers import normalizer_of
 from whisperq.scoring.words import count_errors
-from whisperq.settings import Context
+from whisperq.settings import Context, NormalizerName
 
 SENSITIVITY = "sensitivity.json"
 EVERYTHING, NOTHING = "everything", "nothing"
@@ -49,7 +49,7 @@ def sensitivity(
     model: Path,
     floats: Path,
     data: Sequence[Source],
-    normalizer: str,
+    normalizer: NormalizerName,
     out: Path,
     config: SensitivityConfig,
     context: Context,
@@ -57,7 +57,8 @@ def sensitivity(
     """Signal-to-noise ratio and KL of teacher-forced logits for each part, as JSON and as heat maps.
 
     model: the quantized one; floats: the one that it was made from; `normalizer` serves data that names none.
-    Raises UsageError in a task of several processes, InputError for models that do not belong together.
+    Raises UsageError in a task of several processes, and with `wer` for data of several normalisers; InputError for
+    models that do not belong together.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("whisperq sensitivity works in one process; start it without torchrun, or as one task")
@@ -65,7 +66,7 @@ def sensitivity(
     utterances = Joined([one.utterances[: config.limit] for one in group.lists])
     inputs = {"model": artifact.reference(model), "float": artifact.reference(floats), "data": group.reference}
     check_pair(sealed := artifact.load(model, "quantized"), inputs["float"])
-    normalizer = data[0].normalizer or normalizer
+    normalizer = one_normalizer(data, normalizer, "whisperq sensitivity --wer") if config.wer else normalizer
     settings = context.settings(config, **({"normalizer": normalizer} if config.wer else {}))
     with artifact.create(out, "sensitivity", "sensitivity", settings, inputs, context.force) as draft:
         with open_model(floats, context, config.skip_bad) as opened:

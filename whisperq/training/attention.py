@@ -1,7 +1,7 @@
 """Attention that trains fast on a CPU that multiplies bf16: softmax(scaling * Q K^T) V with a gradient of its own.
 
-`attention_kernel` names a model's attention for training. Where C++ kernels can be compiled (runtime/native/
-learning.cpp), it is theirs for all that is long, in bf16 and has no mask: the encoder's. All else, decoding too, is
+`attention_kernel` names a model's attention for training. Where C++ kernels can be compiled (native/learning.cpp),
+it is theirs for all that is long, in bf16 and has no mask: the encoder's. All else, decoding too, is
 PyTorch's fused attention, which computes the same.
 """
 

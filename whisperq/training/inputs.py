@@ -80,11 +80,9 @@ def prepare(
     if config.audio_cache is not None:
         loader.decode = AudioCache(Path(config.audio_cache).absolute(), config.audio_cache_gib * GIB).load
     rules = with_tokens_per_second(with_loop_limit(rules, config.loop_limit), config.tokens_per_second)
-    named = [
-        normalizer_of(one.source.normalizer or normalizer_name, processor.tokenizer)
-        for one in validation.lists
-        for _ in range(len(one.utterances))
-    ]
+    named = []
+    for one in validation.lists:
+        named += [normalizer_of(one.source.normalizer or normalizer_name, processor.tokenizer)] * len(one.utterances)
     drawn = sorted(epoch_order(len(validation.utterances), context.seed, epoch=0)[: config.eval_limit])
     utterances, normalizers = [validation.utterances[i] for i in drawn], [named[i] for i in drawn]
     check_validation(loader, normalizers, utterances)

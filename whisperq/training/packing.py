@@ -47,8 +47,11 @@ def alone(members: np.ndarray) -> Windows:
 
 
 def in_parts(seconds: np.ndarray, window_seconds: float) -> np.ndarray:
-    """Lengths in 3000ths of the window; what is as long as the window, or nearly, has it for itself."""
-    return np.clip(np.ceil(seconds * (PARTS / window_seconds) - 1e-3), 1, PARTS).astype(np.int64)
+    """Lengths in 3000ths of the window; what is as long as the window, or nearly, has it for itself.
+
+    A length that nobody knows, NaN, is of what is not packed: its place in the result holds the least.
+    """
+    return np.clip(np.ceil(np.nan_to_num(seconds) * (PARTS / window_seconds) - 1e-3), 1, PARTS).astype(np.int64)
 
 
 def pack(members: np.ndarray, facts: Index, parts: np.ndarray, generator: np.random.Generator) -> Windows:

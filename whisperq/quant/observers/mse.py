@@ -12,24 +12,23 @@ from whisperq.quant.grid import QParams, range_qparams
 from whisperq.quant.histogram import Histogram
 from whisperq.quant.observer import EstimatorSettings, Observations, Observer, RangeEnds
 
+CANDIDATES = 100  # of each end
 COARSE = 12  # candidates of each end in the first, joint search
 ROUNDS = 8
 
 
-def mse_range(histogram: Histogram, bits: int, candidates: int = 100) -> RangeEnds:
+def mse_range(histogram: Histogram, bits: int) -> RangeEnds:
     """The range whose grid has the least expected squared error, clipping and rounding together.
 
-    Each end has `candidates` fractions of its full value, from 1 to 1/100 in equal ratios. The best coarse
+    Each end has CANDIDATES fractions of its full value, from 1 to 1/100 in equal ratios. The best coarse
     pair comes first: with outliers on both sides, cutting either alone gains nothing. Then each end moves
     with the other held, in turn until neither does.
     """
-    if candidates < 1:
-        raise ValueError(f"the search needs one candidate or more, not {candidates}")
     histogram.require_values()
-    shrink = torch.logspace(0, -2, candidates, dtype=torch.float64)
+    shrink = torch.logspace(0, -2, CANDIDATES, dtype=torch.float64)
     lows, highs = shrink * min(histogram.minimum, 0.0), shrink * max(histogram.maximum, 0.0)
-    stride = max(1, candidates // COARSE)
-    pairs = torch.cartesian_prod(lows[::stride], highs[::stride])
+    coarse = slice(None, None, CANDIDATES // COARSE)
+    pairs = torch.cartesian_prod(lows[coarse], highs[coarse])
     low, high = pairs[_squared_errors(histogram, range_qparams(pairs[:, 0], pairs[:, 1], bits)).argmin()]
     for _ in range(ROUNDS):
         before = low, high

@@ -2,7 +2,7 @@
 
     y(t) = W w(t) + b,    w(t) = [x(s t), ..., x(s t + k - 1)],    t < (length - k) // s + 1
 
-k: `width`; s: `stride`; w(t): a window (k * channels); W (N, k * channels) and b as a `Product` holds them.
+k: `width`; s: `stride`; w(t): a window (k * channels); W (N, k * channels) and b as a `Matmul` holds them.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,8 @@ from torch import Tensor
 from whisperq.runtime.int8.grids import Grid, is_codes
 from whisperq.runtime.int8.kernels import Kernels, Norm
 from whisperq.runtime.int8.matmuls import Matmul, Rescalable
+
+EPSILON = 1e-5  # of wav2vec 2.0's norm
 
 
 def windows(x: Tensor, width: int, stride: int) -> Tensor:
@@ -40,7 +42,6 @@ class TimeNorm:
     weight: Tensor  # W, float64
     gamma: Tensor
     beta: Tensor
-    epsilon: float = 1e-5
 
     def into(self, convolution: "Convolution", x: Tensor) -> Matmul:
         """The convolution's product of this x, the norm in it."""
@@ -49,7 +50,7 @@ class TimeNorm:
         mean = seen.mean(dim=0)
         centred = seen - mean
         variance = ((self.weight @ (centred.T @ centred / len(seen))) * self.weight).sum(dim=1)
-        factor = self.gamma / (variance.clamp(min=0.0) + self.epsilon).sqrt()
+        factor = self.gamma / (variance.clamp(min=0.0) + EPSILON).sqrt()
         # (W w + b - mean y) * factor + beta: b cancels.
         bias = self.beta - self.weight @ mean * factor
         product = convolution.product

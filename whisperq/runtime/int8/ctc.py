@@ -2,7 +2,7 @@
 
     logits = head(blocks(p + gelu(positions(p)))),    p = projection(norm(convolutions(waveform)))
 
-Linear layers and convolutions are INT8 products (`products`, `int8_convolutions`); norms, softmax, attention products
+Linear layers and convolutions are INT8 products (`matmuls`, `convolutions`); norms, softmax, attention products
 and residual sums are float (`kernels`). Each utterance is run alone, so that nothing is padded and nothing masked. Its
 activations are rows: (frames, width).
 """
@@ -65,8 +65,7 @@ class Int8Ctc:
         choice = choose_kernels(device, attention_dtype)
         stored, notices = open_integers(folder, device, choice, reduce_range)
         check_gelu(folder, (stored.config.hidden_act, stored.config.feat_extract_activation))
-        runtime = cls(stored, device, choice, notices)
-        return runtime
+        return cls(stored, device, choice, notices)
 
     def products(self) -> Products:
         return self._products

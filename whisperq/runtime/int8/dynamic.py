@@ -118,7 +118,7 @@ Sums = OneDnnSums | MatmulSums
 
 
 class DynamicMatmul:
-    """A `Product` of `TokenCodes`, finished by PyTorch's operators."""
+    """A `Matmul` of `TokenCodes`, finished by PyTorch's operators."""
 
     def __init__(self, weight: IntegerWeight, grid: TokenGrid, sums: Sums | None) -> None:
         """sums: None where a subclass computes whole products of any number of rows."""

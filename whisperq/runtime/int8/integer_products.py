@@ -1,7 +1,8 @@
 """Which kernel multiplies: the quickest of this machine that is exact.
 
 With VNNI oneDNN multiplies many rows and the compiled kernels few. Without it oneDNN's sums of more than seven bits
-saturate: the compiled kernels multiply all rows of those, and of a vocabulary, which is too large to be kept twice.
+saturate: the compiled kernels multiply all rows of those. Where inputs are on one grid, they multiply all rows of a
+vocabulary too, which is too large to be kept twice.
 """
 
 from whisperq.runtime.int8.dynamic import DynamicMatmul, TokenGrid, integer_sums

@@ -135,9 +135,10 @@ class Layers:
 
     def _proven(self, made: Made, weight: IntegerWeight, grid: AnyGrid, few_rows: bool, align: bool) -> Made:
         """The product, after the first of its kind and shape was tried. Raises KernelError."""
-        kind = type(made), weight.codes.shape, type(grid), few_rows, align
+        kind = type(made), weight.codes.shape, type(grid), getattr(grid, "quant_max", None), few_rows, align
         if kind not in self.proven:
-            prove_matmul(made, weight, grid, self.device, align, self.dtype)
+            most = getattr(self.kernels, "most_rows", 0) if few_rows else 0
+            prove_matmul(made, weight, grid, self.device, align, self.dtype, most)
             self.proven.add(kind)
         return made
 

@@ -6,6 +6,7 @@ from ctypes import Structure, c_float, c_int32, c_int64, c_void_p
 import torch
 from torch import Tensor
 
+from whisperq.native import processor
 from whisperq.native.checks import address, rows_address
 from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.kernels import AnyGrid, Cache, GateLogits, Heads, Norm
@@ -83,7 +84,8 @@ class NativeKernels(TorchKernels):
         self.multiplies_bf16 = bool(library.bf16_products())
         library.most_rows.restype = c_int64
         self.most_rows = library.most_rows()  # of a product that is best done here; 0: of none
-        self.multiplies_all = bool(library.any_rows())  # exactly, on a CPU whose own sums of eight bits saturate
+        # Exactly, where sums of eight bits by others are not.
+        self.multiplies_all = bool(library.any_rows()) and not processor.has_vnni()
         for name, types in _ARGUMENTS.items():
             if hasattr(library, name):  # what this CPU has no instructions for is not compiled
                 function = getattr(library, name)

@@ -38,7 +38,7 @@ def result_address(result: Tensor, kind: int, rows: int, outputs: int) -> int:
 
 
 class FewRowsMatmul:
-    """A `Product` whose weight stays codes (N, K), as on disk.
+    """A `Matmul` whose weight stays codes (N, K), as on disk.
 
     many: what it hands over to beyond the kernels' most rows; None where they take any number.
     """
@@ -80,7 +80,9 @@ class FewRowsMatmul:
         return result
 
     def rescaled(self, factor: Tensor, bias: Tensor) -> "FewRowsMatmul":
-        """A copy with scales multiplied by `factor` and another bias; for a product that hands over to none."""
+        """A copy with scales multiplied by `factor` and another bias. Raises TypeError where it hands rows over."""
+        if self._many is not None:
+            raise TypeError("a product that hands over to another cannot be rescaled")
         other = copy(self)
         other._scale, other._bias = self._scale * factor, bias.contiguous()
         other._weight = weight_of(self.codes, self._correction, other._scale, other._bias)

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from whisperq.errors import UsageError
+from whisperq.native import processor
 from whisperq.native.build import NoKernels, library
 from whisperq.options import Execution
 from whisperq.ptq.arrays import Stored, open_stored
@@ -53,9 +54,9 @@ def open_runtime(folder: Path, name: str, config: PreTrainedConfig, execution: E
 
 
 def saturates(device: str, kernels: Kernels) -> bool:
-    """Whether sums of eight-bit products do: on a CPU without VNNI, where no compiled kernels are exact without it."""
+    """Whether sums of eight-bit products may: on a CPU without VNNI, where no compiled kernels are exact without it."""
     exact = isinstance(kernels, NativeKernels) and kernels.multiplies_all
-    return device == "cpu" and not torch.cpu._is_vnni_supported() and not exact
+    return device == "cpu" and not processor.has_vnni() and not exact
 
 
 def open_integers(folder: Path, device: str, choice: Choice, reduce_range: bool | None) -> tuple[Stored, list[str]]:

@@ -28,7 +28,7 @@ from whisperq.runtime.int8.torch_kernels import TorchKernels
 from whisperq.runtime.int8.wide_matmuls import WideGrid
 
 SEED = 0
-ROWS = (1, 17)  # few and many
+ROWS = (1, 17)  # few and, but for kernels that take more of them, many
 COLUMNS = 2048  # outputs that are compared, of more drawn ones
 ROUNDING = 1e-5  # of a bound of the product, the norms of its row and column: float32 and its order of adding up
 HALF = 2.0**-8  # of a value: bfloat16
@@ -58,9 +58,11 @@ def prove_matmul(
     device: str,
     plain: bool = False,
     dtype: torch.dtype = torch.bfloat16,
+    most_rows: int = 0,
 ) -> None:
     """weight: what `matmul` was made of; grid: of its input; plain: it neither adds to a sum nor applies GELU.
 
+    most_rows: beyond these it hands over to another, which is tried, too.
     dtype: what the product is asked for beside float32. A CPU without bfloat16 has a kernel that takes seconds for it.
     Raises KernelError, which names kernel, shape, device and versions.
     """
@@ -71,7 +73,8 @@ def prove_matmul(
         columns = torch.randperm(outputs, generator=numbers)[:COLUMNS].sort().values
     scaled = weight.codes[columns].double() * weight.scale[columns].double().cpu()[:, None]
     bias = weight.bias.double().cpu()[columns]
-    for rows in ROWS if device == "cpu" else (*ROWS, MANY):
+    beyond = (most_rows + 1,) if most_rows >= max(ROWS) else ()
+    for rows in (*ROWS, *beyond) if device == "cpu" else (*ROWS, MANY):
         trial = _trial(grid, rows, inputs, device, numbers)
         exact = trial.values @ scaled.T + bias
         magnitude = trial.values.norm(dim=1)[:, None] * scaled.norm(dim=1) + bias.abs()

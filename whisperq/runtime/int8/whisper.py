@@ -1,6 +1,6 @@
 """A quantized Whisper run in integers by PyTorch.
 
-Linear layers, convolutions and the vocabulary are INT8 products (`products`); norms, softmax, attention products and
+Linear layers, convolutions and the vocabulary are INT8 products (`matmuls`); norms, softmax, attention products and
 residual sums are float (`kernels`). All activations are rows: (batch * length, width).
 """
 
@@ -83,8 +83,7 @@ class Int8Runtime:
         choice = choose_kernels(device, attention_dtype)
         stored, notices = open_integers(folder, device, choice, reduce_range)
         check_gelu(folder, (stored.config.activation_function,))
-        runtime = cls(stored, device, choice, notices)
-        return runtime
+        return cls(stored, device, choice, notices)
 
     def products(self) -> Products:
         return self._products

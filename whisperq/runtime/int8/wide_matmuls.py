@@ -95,7 +95,7 @@ class Halves:
 
 
 class WideMatmul:
-    """A `Product` that takes in floats, and quantizes them itself."""
+    """A `Matmul` that takes in floats, and quantizes them itself."""
 
     grid = None
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from whisperq.errors import InputError, UsageError
+from whisperq.native import processor
 
 # Operators of an optimised ONNX Runtime graph that multiply matrices: of integers, and of floats.
 INTEGER_OPERATORS = (
@@ -99,16 +100,16 @@ class OnnxRuntime:
         # Threads that wait in a loop slow down whatever else computes here, our own feature extraction included.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors; it warns of its own fallbacks
-        if not torch.cpu._is_vnni_supported():  # products of u8 and s8 saturate at 16 bits there; of u8 and u8 not
+        if processor.saturates():  # products of u8 and s8; those of u8 and u8 do not
             options.add_session_config_entry("session.x64quantprecision", "1")
         return options
 
     def _session(self, path: Path, options: Any) -> Any:
         try:
             return self._open(path, options)
-        except Exception as error:  # a dozen kinds without a common parent
-            if TWICE not in str(error):
-                raise InputError(f"ONNX Runtime cannot read {path}: {_one_line(error)}") from error
+        except InputError as error:
+            if TWICE not in str(error.__cause__):
+                raise
         warnings.warn(
             f"{path}: a weight of it serves two products, which ONNX Runtime cannot multiply in integers on a CPU "
             "without VNNI; all of its products are computed in float. A new whisperq export makes a graph that can be",
@@ -118,7 +119,10 @@ class OnnxRuntime:
         return self._open(path, options)
 
     def _open(self, path: Path, options: Any) -> Any:
-        return self.library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            return self.library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # a dozen kinds without a common parent
+            raise InputError(f"ONNX Runtime cannot read {path}: {_one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class OpenVino:
 
         self.library, self.core = openvino, openvino.Core()
         self.settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-        if not torch.cpu._is_vnni_supported():
+        if processor.saturates():
             self.settings["LP_TRANSFORMS_MODE"] = "NO"
         if attention_dtype != "auto":
             self.settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[attention_dtype]

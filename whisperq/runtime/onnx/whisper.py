@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from whisperq import artifact
 from whisperq.errors import InputError, UsageError
+from whisperq.native import processor
 from whisperq.options import Execution
 from whisperq.runtime.interface import Products
 from whisperq.runtime.long_form import AnyRuntime
@@ -47,7 +48,7 @@ def open_graphs(folder: Path, name: str, config: PreTrainedConfig, attention_dty
             raise InputError(f"{folder} is no exported model: it lacks {path.relative_to(folder)}")
     for library in entry.libraries:
         require(library, name, f"--runtime {name}")
-    if name == "openvino" and getattr(config, "conv_pos_batch_norm", False) and not torch.cpu._is_vnni_supported():
+    if name == "openvino" and getattr(config, "conv_pos_batch_norm", False) and processor.saturates():
         if "pos_conv" in artifact.load(folder, "onnx", verify=False).results["integer_products"]:
             raise UsageError(
                 "on a CPU without VNNI, OpenVINO computes quantized positional convolutions with a batch norm wrongly; "
