@@ -12,6 +12,7 @@ import socket
 import sys
 from contextlib import suppress
 
+STOPPED = 75  # the server was, before the command had ended
 LARGEST = 1 << 17  # bytes of a call: arguments and environment
 
 
@@ -64,7 +65,8 @@ def call(path: str, arguments: list[str]) -> int:
     connection.connect(path)
     message = {"folder": os.getcwd(), "environment": dict(os.environ), "arguments": arguments}
     socket.send_fds(connection, [json.dumps(message).encode()], [1, 2])
-    return json.loads(connection.recv(LARGEST))
+    answer = connection.recv(LARGEST)
+    return json.loads(answer) if answer else STOPPED
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import json
 import runpy
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -203,3 +205,15 @@ def test_the_guides_atlas_is_that_of_the_results() -> None:
         for said, exact in zip(figures, found.strip("| ").split(" | ")[2:4], strict=True):
             digits = len(said.partition(".")[2])
             assert float(said.replace(",", "")) == pytest.approx(float(exact), abs=0.51 * 10**-digits + 0.05)
+
+
+def test_a_call_whose_server_was_stopped_says_that_it_can_be_run_again(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        command = [sys.executable, "-S", ROOT / "examples" / "preloaded.py", "call", tmp_path / "socket", "show", "run"]
+        caller = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 17)
+        assert caller.communicate(timeout=60) == (b"", None) and caller.returncode == 75

@@ -10,7 +10,7 @@ from support.reported import Transcribed, write_evaluation, write_teacher, write
 
 FOLDER = Path(__file__).parents[1] / "examples" / "students"
 PAGE = (FOLDER / "RESULTS.md").read_text(encoding="utf-8")
-TABLE = (FOLDER / "results" / "table.md").read_text(encoding="utf-8")
+TABLE = "\n".join(path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("results/**/table.md")))
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ")]
 
 
