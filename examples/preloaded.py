@@ -62,10 +62,14 @@ def perform(call: dict, outputs: list[int]) -> None:
 
 def call(path: str, arguments: list[str]) -> int:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect(path)
     message = {"folder": os.getcwd(), "environment": dict(os.environ), "arguments": arguments}
-    socket.send_fds(connection, [json.dumps(message).encode()], [1, 2])
-    answer = connection.recv(LARGEST)
+    answer = b""
+    with suppress(ConnectionError, FileNotFoundError):
+        connection.connect(path)
+        socket.send_fds(connection, [json.dumps(message).encode()], [1, 2])
+        answer = connection.recv(LARGEST)
+    if not answer:
+        print("the process that runs the commands has ended; run the script again", file=sys.stderr)
     return json.loads(answer) if answer else STOPPED
 
 

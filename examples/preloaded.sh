@@ -6,9 +6,9 @@ _preloaded="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/preloaded.py"
 log="${log:-$PWD/log.txt}"
 _socket="$(mktemp -u "${TMPDIR:-/tmp}/whisperq-XXXXXX")"
 coproc _server { exec python "$_preloaded" serve "$_socket"; }
+_server_pid="$_server_PID" # which bash forgets when the server ends
 read -r _ready <&"${_server[0]}"
-# shellcheck disable=SC2154
-trap 'kill "$_server_PID" 2>/dev/null; rm -f "$_socket"' EXIT
+trap 'kill "$_server_pid" 2>/dev/null; rm -f "$_socket"' EXIT
 
 wq() {
     echo "$(basename "$(dirname "$WHISPERQ_RUN")")/$(basename "$WHISPERQ_RUN"): whisperq $*" >&2

@@ -216,4 +216,5 @@ def test_a_call_whose_server_was_stopped_says_that_it_can_be_run_again(tmp_path)
         connection, _ = listener.accept()
         with connection:
             connection.recv(1 << 17)
-        assert caller.communicate(timeout=60) == (b"", None) and caller.returncode == 75
+        said, _ = caller.communicate(timeout=60)
+    assert said == b"the process that runs the commands has ended; run the script again\n" and caller.returncode == 75
