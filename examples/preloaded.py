@@ -70,7 +70,8 @@ def call(path: str, arguments: list[str]) -> int:
         answer = connection.recv(LARGEST)
     if not answer:
         print("the process that runs the commands has ended; run the script again", file=sys.stderr)
-    return json.loads(answer) if answer else STOPPED
+        return STOPPED
+    return json.loads(answer)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def test_quantized_graphs_compute_the_emulated_logits(options, tmp_path):
         found = opened(out, name).logits(recordings)
         # A code on a tie moves the logits of one utterance by percents; a wrong grid would move those of all.
         apart = sorted(difference([a], [b]) for a, b in zip(found, expected, strict=True))
-        assert apart[len(apart) // 2] < 1e-3 and apart[-1] < 0.1, name
+        assert apart[len(apart) // 2] < 1e-3 and apart[-1] < 6e-2, name
 
 
 def test_the_graph_is_optimums(folder):

@@ -66,15 +66,15 @@ QUANTIZED_MODELS = [
 def test_quantized_graphs_compute_the_emulated_logits(options, tmp_path):
     options = dict(options)
     model = gated_model(options.pop("gate", "headwise"))
-    floats = pytorch_logits(float_folder(model, tmp_path / "float"), batch=7)
+    floats = pytorch_logits(float_folder(model, tmp_path / "float"), batch=9)
     folder = quantized_folder(model, tmp_path / "model", **options)
-    expected, out = pytorch_logits(folder, batch=7), exported(folder)
+    expected, out = pytorch_logits(folder, batch=9), exported(folder)
     for name in ENGINES:
-        found = step_logits(opened(out, name), batch=7)
+        found = step_logits(opened(out, name), batch=9)
         # A sum in another order moves a code now and then, and with it the logits of its utterance; a wrong grid would
         # be as far as the floats are, in all.
         assert distance(found, expected) < min(0.01, 0.2 * difference(floats, expected)), name
-        assert (found.argmax(-1) == expected.argmax(-1)).all(dim=0).sum() > 3
+        assert (found.argmax(-1) == expected.argmax(-1)).all(dim=0).sum() > 4
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -68,11 +68,12 @@ class Source:
 
 def one_normalizer(sources: Sequence[Source], usual: NormalizerName, what: str) -> NormalizerName:
     """The normaliser of all these lists; `usual`: of those that name none. Raises UsageError where they differ."""
-    named = {one.name or one.title: one.normalizer or usual for one in sources}
-    if len(set(named.values())) > 1:
-        listed = ", ".join(f"{name}: {normalizer}" for name, normalizer in named.items())
+    named = [one.normalizer or usual for one in sources]
+    if len(set(named)) > 1:
+        titles = (one.name or one.title for one in sources)
+        listed = ", ".join(f"{title}: {normalizer}" for title, normalizer in zip(titles, named, strict=True))
         raise UsageError(f"{what} counts the words of all lists by one normaliser, and these name several ({listed})")
-    return next(iter(named.values()), usual)
+    return named[0] if named else usual
 
 
 @dataclass(frozen=True)

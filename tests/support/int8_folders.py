@@ -13,10 +13,9 @@ def opened(folder, attention_dtype: str = "float32", reduce_range: bool | None =
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative difference of logits (steps, batch, vocabulary) in the quarter of the batch that is nearest.
+    """Relative difference of logits (steps, batch, vocabulary): the median over the batch.
 
-    In so small a network one code that lies on a tie moves all logits of its utterance by percents, and on some CPUs
-    half of the utterances have one; a wrong grid would move those of all.
+    The median, because in so small a network one code that lies on a tie moves all logits of its utterance by percents.
     """
     apart = (found - expected).abs().mean(dim=(0, 2)) / expected.abs().mean(dim=(0, 2))
-    return float(apart.sort().values[len(apart) // 4])
+    return float(apart.median())
