@@ -11,7 +11,7 @@ from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.integer_products import VOCABULARY
 from whisperq.runtime.int8.kernels import Cache, Heads, Norm
 from whisperq.runtime.int8.layers import Layers
-from whisperq.runtime.int8.matmuls import IntegerWeight, OneDnnMatmul, TorchMatmul, row_blocks
+from whisperq.runtime.int8.matmuls import IntegerWeight, OneDnnMatmul, TorchMatmul, integer_matmul, row_blocks
 from whisperq.runtime.int8.native_kernels import NativeKernels
 from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
 from whisperq.runtime.int8.torch_kernels import TorchKernels
@@ -115,7 +115,7 @@ def few_rows(weight: IntegerWeight, g: Grid) -> FewRowsMatmul:
     kernels = native()
     if not kernels.most_rows:
         pytest.skip("this CPU has no instructions for few rows")
-    return FewRowsMatmul(weight, g, kernels, None if kernels.multiplies_all else OneDnnMatmul(weight, g))
+    return FewRowsMatmul(weight, g, kernels, None if kernels.multiplies_all else integer_matmul(weight, g, "cpu"))
 
 
 def one_dnn(weight: IntegerWeight, g: Grid) -> OneDnnMatmul:
