@@ -21,7 +21,7 @@ from whisperq.quant.grid import range_qparams
 from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.kernels import Cache, GateLogits, Heads, Norm
 from whisperq.runtime.int8.matmuls import IntegerWeight, TorchMatmul
-from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
+from whisperq.runtime.int8.native_matmuls import NativeMatmul
 from whisperq.runtime.int8.whisper import Int8Runtime
 
 FC2, Q = "model.decoder.layers.0.fc2", "model.encoder.layers.1.self_attn.q_proj"
@@ -247,6 +247,6 @@ def test_a_product_writes_where_there_is_room(call):
     kernels = native()
     if not kernels.most_rows:
         pytest.skip("the compiled kernels multiply nothing on this CPU")
-    product = FewRowsMatmul(weight(), g(), kernels, TorchMatmul(weight(), g()))
+    product = NativeMatmul(weight(), g(), kernels, TorchMatmul(weight(), g()))
     with pytest.raises(ValueError):
         call(product)

@@ -113,6 +113,8 @@ def test_an_unreachable_hub_says_what_to_do(cache, monkeypatch):
     assert "nobody/nothing cannot be loaded (Couldn't reach" in str(error.value)
     assert "local folder" in str(error.value) and "log in" in str(error.value)
     assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="says: CC0; the terms must be accepted"):
+        read(Source(dataset="nobody/nothing", split="test", licence="CC0; the terms must be accepted"))
 
 
 def test_rows_are_read_one_by_one(tmp_path, cache):

@@ -168,7 +168,7 @@ def test_without_a_compiler_it_runs_and_says_so(tmp_path, monkeypatch):
 
 def test_pytorchs_own_integer_product_will_do(tmp_path, monkeypatch):
     """As on CUDA, and on processors without oneDNN."""
-    for name in ("integer_matmul", "FewRowsMatmul"):
+    for name in ("integer_matmul", "NativeMatmul"):
         monkeypatch.setattr(integer_products, name, lambda weight, grid, *_: TorchMatmul(weight, grid))
     check(quantized(tmp_path))
 

@@ -13,7 +13,7 @@ from whisperq.runtime.int8.kernels import Cache, Heads, Norm
 from whisperq.runtime.int8.layers import Layers
 from whisperq.runtime.int8.matmuls import IntegerWeight, OneDnnMatmul, TorchMatmul, integer_matmul, row_blocks
 from whisperq.runtime.int8.native_kernels import NativeKernels
-from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
+from whisperq.runtime.int8.native_matmuls import NativeMatmul
 from whisperq.runtime.int8.torch_kernels import TorchKernels
 
 
@@ -111,11 +111,11 @@ def test_decoding_against_a_cache(kernels, kind, dtype):
     assert everything.shape == (batch, 48) and everything.dtype == torch.uint8
 
 
-def few_rows(weight: IntegerWeight, g: Grid) -> FewRowsMatmul:
+def few_rows(weight: IntegerWeight, g: Grid) -> NativeMatmul:
     kernels = native()
     if not kernels.most_rows:
         pytest.skip("this CPU has no instructions for few rows")
-    return FewRowsMatmul(weight, g, kernels, None if kernels.multiplies_all else integer_matmul(weight, g, "cpu"))
+    return NativeMatmul(weight, g, kernels, None if kernels.multiplies_all else integer_matmul(weight, g, "cpu"))
 
 
 def one_dnn(weight: IntegerWeight, g: Grid) -> OneDnnMatmul:
@@ -133,7 +133,7 @@ def test_without_vnni_eight_bits_and_a_vocabulary_are_left_to_no_other_kernel(bi
     codes = torch.randint(-127, 128, (outputs, 16), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
     weight = IntegerWeight(codes, torch.ones(outputs), torch.zeros(outputs))
     made = Layers(None, "cpu", kernels, torch.float32)._integer(weight, g)  # type: ignore[arg-type]
-    assert isinstance(made, FewRowsMatmul) == alone
+    assert isinstance(made, NativeMatmul) == alone
     x = torch.randint(0, 2**bits, (70, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     exact = g.scale * (x.double() - g.zero_point) @ codes.double().T
     torch.testing.assert_close(made(x).double(), exact, rtol=1e-6, atol=1e-6)

@@ -18,7 +18,7 @@ from whisperq.runtime.int8.dynamic import DynamicMatmul, MatmulSums, TokenCodes,
 from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.kernels import Heads
 from whisperq.runtime.int8.matmuls import IntegerWeight, TorchMatmul, integer_matmul
-from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
+from whisperq.runtime.int8.native_matmuls import NativeMatmul
 from whisperq.runtime.int8.native_tokens import NativeDynamicMatmul, TokenKernels
 from whisperq.runtime.int8.open import open_runtime as open_integer_runtime
 from whisperq.runtime.int8.proof import prove_kernels, prove_matmul
@@ -61,14 +61,14 @@ def of_this_machine(w: IntegerWeight, grid, few_rows: bool = False):
     if isinstance(grid, TokenGrid):
         sums = None if kernels.multiplies_all else integer_sums(w.codes, grid.bits, "cpu")
         return NativeDynamicMatmul(w, grid, sums, kernels, few_rows)
-    return FewRowsMatmul(w, grid, kernels, None) if kernels.multiplies_all else integer_matmul(w, grid, "cpu")
+    return NativeMatmul(w, grid, kernels, None) if kernels.multiplies_all else integer_matmul(w, grid, "cpu")
 
 
 PRODUCTS = {
     "this machine's": lambda w: (of_this_machine(w, static()), static()),
     "seven bits": lambda w: (integer_matmul(w, static(7), "cpu"), static(7)),
     "PyTorch's": lambda w: (TorchMatmul(w, static()), static()),
-    "few rows": lambda w: (FewRowsMatmul(w, static(), native(), of_this_machine(w, static())), static()),
+    "few rows": lambda w: (NativeMatmul(w, static(), native(), of_this_machine(w, static())), static()),
     "dynamic": lambda w: (DynamicMatmul(w, TokenGrid(8), MatmulSums(w.codes, "cpu")), TokenGrid(8)),
     "dynamic, compiled": lambda w: (of_this_machine(w, TokenGrid(8)), TokenGrid(8)),
     "dynamic, few rows": lambda w: (of_this_machine(w, TokenGrid(8), few_rows=True), TokenGrid(8)),
@@ -191,7 +191,7 @@ def test_a_model_with_a_wrong_kernel_is_not_opened(finished_run, workspace, invo
     told = ("eval", "--model", model, "--runtime", "int8", "--limit", 1, "--out", "scores")
     with monkeypatch.context() as patched:
         patched.setattr(integer_products, "integer_matmul", partial(_wrong_matmul, integer_matmul))
-        patched.setattr(integer_products, "FewRowsMatmul", lambda w, *how: FewRowsMatmul(swapped(w), *how))
+        patched.setattr(integer_products, "NativeMatmul", lambda w, *how: NativeMatmul(swapped(w), *how))
         refused = invoke(*told)
     assert refused.exit_code == 1 and "computes wrong numbers" in refused.stderr and "Traceback" not in refused.stderr
     assert not (workspace / "scores").exists()

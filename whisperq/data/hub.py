@@ -96,7 +96,8 @@ def load(title: str, source: Source, streaming: bool = False) -> Any:
         data = _open(title, source, streaming)
     except Exception as error:  # whatever the Hub, the cache or a reader can raise
         remedy = "check it" if source.path else "pass a local folder, or log in with `hf auth login`"
-        raise InputError(f"The data set {title} cannot be loaded ({reason(error)}): {remedy}") from error
+        licence = f"; of its licence the configuration says: {source.licence}" if source.licence else ""
+        raise InputError(f"The data set {title} cannot be loaded ({reason(error)}): {remedy}{licence}") from error
     if not isinstance(data, dict):
         return data
     split = source.split or (next(iter(data)) if len(data) == 1 else None)

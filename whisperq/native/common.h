@@ -90,6 +90,11 @@ inline void normalise(const float *x, const float *weight, const float *bias, fl
 }
 
 // A true division, as everywhere in whisperq: multiplying by 1 / scale would move codes that lie near a tie.
+inline int32_t code_of(float x, const Grid &g) {
+    const float q = std::nearbyint(x / g.scale) + g.zero_point;
+    return int32_t(std::min(std::max(q, 0.0f), g.quant_max));
+}
+
 inline void write(const Out &out, int64_t at, const float *x, int64_t count) {
     if (!out.codes) {
         std::memcpy(out.values + at, x, count * sizeof(float));
@@ -97,10 +102,7 @@ inline void write(const Out &out, int64_t at, const float *x, int64_t count) {
     }
     const Grid g = out.grid;
     uint8_t *codes = out.codes + at;
-    for (int64_t i = 0; i < count; i++) {
-        float q = std::nearbyint(x[i] / g.scale) + g.zero_point;
-        codes[i] = uint8_t(int32_t(std::min(std::max(q, 0.0f), g.quant_max)));
-    }
+    for (int64_t i = 0; i < count; i++) codes[i] = uint8_t(code_of(x[i], g));
 }
 
 inline float gate_value(const Gate &g, int64_t row, int64_t index) {

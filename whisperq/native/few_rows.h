@@ -24,18 +24,6 @@ struct Weight {
 // What becomes of y: float32, bf16, added to float32, codes of gelu(y), or float32 of gelu(y).
 enum Kind { VALUES = 0, HALVES = 1, ADDED = 2, GELU_CODES = 3, GELU_VALUES = 4 };
 
-inline void finish(float y, int64_t at, int32_t kind, void *out, Grid grid) {
-    if (kind >= GELU_CODES) y = 0.5f * y * (1.0f + std::erf(y * 0.70710678f));
-    if (kind == VALUES || kind == GELU_VALUES)
-        static_cast<float *>(out)[at] = y;
-    else if (kind == HALVES)
-        static_cast<bf16 *>(out)[at] = to_bf16(y);
-    else if (kind == ADDED)
-        static_cast<float *>(out)[at] += y;
-    else
-        write(Out{static_cast<uint8_t *>(out), nullptr, grid}, at, &y, 1);
-}
-
 constexpr int64_t FEW = 8;  // rows
 constexpr int OUTPUTS = 4;  // at a time: as many streams through memory
 
@@ -150,6 +138,37 @@ inline void integer_sums(const uint8_t *x, const Weight &w, int64_t first, int64
             _mm_storeu_si128(reinterpret_cast<__m128i *>(of_row), add_lanes(sums[r]));
             for (int o = 0; o < OUTPUTS; o++) totals[o * ROWS + part + r] = of_row[o];
         }
+    }
+}
+
+#endif
+
+#if defined(FEW_ROWS)
+
+// SPAN outputs from `first` on of ROWS / PER rows of the result, from `row` on. `value`(sums, output, row): y of one
+// output from its PER sums, those of as many rows of x (PER * rows, inputs).
+template <int ROWS, int PER, typename Value>
+void span(const uint8_t *x, const Weight &w, int64_t first, int64_t row, int32_t kind, void *out, Grid grid, Value value) {
+    const int64_t count = std::min(SPAN, w.outputs - first);
+    int32_t totals[OUTPUTS * ROWS];
+    float y[ROWS / PER][SPAN];
+    for (int64_t n = 0; n < count; n += OUTPUTS) {
+        integer_sums<ROWS>(x, w, first + n, row * PER, totals);
+        for (int64_t o = 0; o < std::min<int64_t>(OUTPUTS, count - n); o++)
+            for (int r = 0; r < ROWS / PER; r++) y[r][n + o] = value(totals + o * ROWS + r * PER, first + n + o, row + r);
+    }
+    for (int r = 0; r < ROWS / PER; r++) store(y[r], count, row + r, first, w, kind, out, grid);
+}
+
+// x (PER * rows, inputs) times the weight -> (rows, outputs).
+template <int PER, typename Value>
+void few_rows(const uint8_t *x, int64_t rows, const Weight &w, int32_t kind, void *out, Grid grid, Value value) {
+    constexpr int64_t STEP = 4 / PER;
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < w.outputs; n += SPAN) {
+        int64_t row = 0;
+        for (; row + STEP <= rows; row += STEP) span<4, PER>(x, w, n, row, kind, out, grid, value);
+        for (; row < rows; row++) span<PER, PER>(x, w, n, row, kind, out, grid, value);
     }
 }
 

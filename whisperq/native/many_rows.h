@@ -4,6 +4,8 @@
 
 #include "few_rows.h"
 
+#if defined(MANY_ROWS)
+
 constexpr int TOGETHER = 3;        // rows of x
 constexpr int64_t BLOCK = 24;      // rows whose codes of 16 bits stay in the cache
 constexpr int64_t AT_ONCE = 8 * SPAN;  // outputs of one task
@@ -48,7 +50,7 @@ static __attribute__((noinline)) void block_sums(const int16_t *x, int64_t strid
             for (int o = 0; o < OUTPUTS; o++) totals[r * SPAN + o] += int32_t(x[r * stride + k]) * codes[o][k];
 }
 
-// `value`(sums, output, row): y of one output from its PER sums, those of as many rows of x (PER * rows, inputs).
+// As few_rows.
 template <int PER, typename Value>
 void many_rows(const uint8_t *x, int64_t rows, const Weight &w, int32_t kind, void *out, Grid grid, Value value) {
     constexpr int64_t RESULTS = BLOCK / PER;
@@ -86,3 +88,18 @@ void many_rows(const uint8_t *x, int64_t rows, const Weight &w, int32_t kind, vo
             }
     }
 }
+
+#endif
+
+#if defined(FEW_ROWS)
+
+// x (PER * rows, inputs) times the weight -> (rows, outputs), by what is quickest for so many rows; `value` as in `span`.
+template <int PER, typename Value>
+void multiply(const uint8_t *x, int64_t rows, const Weight &w, int32_t kind, void *out, Grid grid, Value value) {
+#if defined(MANY_ROWS)
+    if (rows > FEW) return many_rows<PER>(x, rows, w, kind, out, grid, value);
+#endif
+    few_rows<PER>(x, rows, w, kind, out, grid, value);
+}
+
+#endif

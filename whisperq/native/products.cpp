@@ -1,9 +1,6 @@
-// Integer products of a few rows, as decoding has them, the input on one grid, of 8 bits or of 16.
+// Integer products whose input is on one grid, of 8 bits or of 16: for the few rows of decoding, or for any number.
 
-#include "few_rows.h"
-#if defined(MANY_ROWS)
 #include "many_rows.h"
-#endif
 
 // How many rows are best multiplied here, if another kernel is at hand for more.
 extern "C" int64_t most_rows() {
@@ -29,22 +26,7 @@ extern "C" int any_rows() {
 
 namespace {
 
-// `value`(sums, output): y of one output from its ROWS / PER sums, PER of them for each row of the result.
-template <int ROWS, int PER, typename Value>
-void span(const uint8_t *x, const Weight &w, int64_t first, int64_t row, int32_t kind, void *out, Grid grid,
-          Value value) {
-    const int64_t count = std::min(SPAN, w.outputs - first);
-    int32_t totals[OUTPUTS * ROWS];
-    float y[ROWS / PER][SPAN];
-    for (int64_t n = 0; n < count; n += OUTPUTS) {
-        integer_sums<ROWS>(x, w, first + n, row * PER, totals);
-        for (int64_t o = 0; o < std::min<int64_t>(OUTPUTS, count - n); o++)
-            for (int r = 0; r < ROWS / PER; r++) y[r][n + o] = value(totals + o * ROWS + r * PER, first + n + o);
-    }
-    for (int r = 0; r < ROWS / PER; r++) store(y[r], count, row + r, first, w, kind, out, grid);
-}
-
-// y (count) += the products of one row, codes high and low (groups, 4), and 16 outputs of few_rows_narrow_add.
+// y (count) += the products of one row, codes high and low (groups, 4), and 16 outputs of add_narrow_product.
 #if defined(__AVX512VNNI__)
 
 inline void narrow_add(const uint8_t *high, const uint8_t *low, const int8_t *weights, int64_t groups, int32_t half,
@@ -100,63 +82,45 @@ inline void narrow_add(const uint8_t *high, const uint8_t *low, const int8_t *we
 }  // namespace
 
 // x: codes (rows, inputs). Out: (rows, outputs).
-extern "C" void few_rows_product(const uint8_t *x, int64_t rows, Weight w, int32_t kind, void *out, Grid grid) {
-    auto value = [&](const int32_t *total, int64_t n, int64_t = 0) {
+extern "C" void integer_product(const uint8_t *x, int64_t rows, Weight w, int32_t kind, void *out, Grid grid) {
+    multiply<1>(x, rows, w, kind, out, grid, [&](const int32_t *total, int64_t n, int64_t) {
         return w.scale[n] * float(*total - w.correction[n]) + w.bias[n];
-    };
-#if defined(MANY_ROWS)
-    if (rows > FEW) return many_rows<1>(x, rows, w, kind, out, grid, value);
-#endif
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < w.outputs; n += SPAN) {
-        int64_t row = 0;
-        for (; row + 4 <= rows; row += 4) span<4, 1>(x, w, n, row, kind, out, grid, value);
-        for (; row < rows; row++) span<1, 1>(x, w, n, row, kind, out, grid, value);
-    }
+    });
 }
 
 // The same of float32 x (rows, inputs), whose codes of two halves, 2 * half bits, meet the weight together: correction
 // is the sum of an output's codes, and totals are exact in 64 bits.
-extern "C" void few_rows_wide_product(const float *x, int64_t rows, float scale, int32_t zero_point, float quant_max,
-                                      int32_t half, Weight w, int32_t kind, void *out, Grid grid) {
+extern "C" void wide_product(const float *x, int64_t rows, float scale, int32_t zero_point, float quant_max,
+                             int32_t half, Weight w, int32_t kind, void *out, Grid grid) {
     std::vector<uint8_t> codes(2 * rows * w.inputs);  // of each row the high halves, then the low ones
     const int32_t mask = (1 << half) - 1;
+    const Grid on = {scale, float(zero_point), quant_max};
     for (int64_t r = 0; r < rows; r++) {
         uint8_t *high = codes.data() + 2 * r * w.inputs, *low = high + w.inputs;
         for (int64_t i = 0; i < w.inputs; i++) {
-            const float q = std::nearbyint(x[r * w.inputs + i] / scale) + float(zero_point);
-            const int32_t code = int32_t(std::min(std::max(q, 0.0f), quant_max));
+            const int32_t code = code_of(x[r * w.inputs + i], on);
             high[i] = uint8_t(code >> half);
             low[i] = uint8_t(code & mask);
         }
     }
-    auto value = [&](const int32_t *totals, int64_t n, int64_t = 0) {
+    multiply<2>(codes.data(), rows, w, kind, out, grid, [&](const int32_t *totals, int64_t n, int64_t) {
         const int64_t sums = (int64_t(totals[0]) << half) + totals[1];
         return w.scale[n] * float(sums - int64_t(zero_point) * w.correction[n]) + w.bias[n];
-    };
-#if defined(MANY_ROWS)
-    if (rows > FEW) return many_rows<2>(codes.data(), rows, w, kind, out, grid, value);
-#endif
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < w.outputs; n += SPAN) {
-        int64_t row = 0;
-        for (; row + 2 <= rows; row += 2) span<4, 2>(codes.data(), w, n, row, kind, out, grid, value);
-        for (; row < rows; row++) span<2, 2>(codes.data(), w, n, row, kind, out, grid, value);
-    }
+    });
 }
 
 // Adds the products of a few rows and at most 64 channels of 16 bits: x float32 (rows, channels); packed: codes of 16
 // outputs side by side for every 4 channels, (blocks, groups, 16, 4); sums, scale: (16 * blocks); out (rows, outputs).
 // So few channels leave no sum to be added across a register, and totals that fit in 32 bits.
-extern "C" void few_rows_narrow_add(const float *x, int64_t rows, int64_t channels, float scale, int32_t zero_point,
-                                    float quant_max, int32_t half, const int8_t *packed, const int32_t *sums,
-                                    const float *weight_scale, int64_t outputs, float *out) {
+extern "C" void add_narrow_product(const float *x, int64_t rows, int64_t channels, float scale, int32_t zero_point,
+                                   float quant_max, int32_t half, const int8_t *packed, const int32_t *sums,
+                                   const float *weight_scale, int64_t outputs, float *out) {
     const int64_t groups = (channels + 3) / 4;
     std::vector<uint8_t> codes(8 * rows * groups);  // of each row the high halves, then the low ones
+    const Grid on = {scale, float(zero_point), quant_max};
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < channels; i++) {
-            const float q = std::nearbyint(x[r * channels + i] / scale) + float(zero_point);
-            const int32_t code = int32_t(std::min(std::max(q, 0.0f), quant_max));
+            const int32_t code = code_of(x[r * channels + i], on);
             codes[8 * r * groups + i] = uint8_t(code >> half);
             codes[(8 * r + 4) * groups + i] = uint8_t(code & ((1 << half) - 1));
         }

@@ -33,13 +33,12 @@ void quantize(const float *x, int64_t count, Out out) {
 void quantize_halves(const float *x, int64_t rows, int64_t width, const int64_t *channels, int64_t count, float scale,
                      float zero_point, float quant_max, int32_t half, uint8_t *codes) {
     const int32_t mask = (1 << half) - 1;
+    const Grid on = {scale, zero_point, quant_max};
 #pragma omp parallel for schedule(static) if (rows * count > 16384)
     for (int64_t r = 0; r < rows; r++) {
         uint8_t *high = codes + r * count, *low = codes + (rows + r) * count;
         for (int64_t i = 0; i < count; i++) {
-            const float value = x[r * width + (channels ? channels[i] : i)];
-            const float q = std::nearbyint(value / scale) + zero_point;
-            const int32_t code = int32_t(std::min(std::max(q, 0.0f), quant_max));
+            const int32_t code = code_of(x[r * width + (channels ? channels[i] : i)], on);
             high[i] = uint8_t(code >> half);
             low[i] = uint8_t(code & mask);
         }

@@ -4,10 +4,7 @@
 
 #include <cfloat>
 
-#include "few_rows.h"
-#if defined(MANY_ROWS)
 #include "many_rows.h"
-#endif
 
 namespace {
 
@@ -123,32 +120,11 @@ void finish_tokens(const float *sums, int64_t stride, int64_t rows, int64_t firs
 #if defined(FEW_ROWS)
 
 // x: codes (rows, inputs). Out: (rows, outputs), of any kind but GELU_CODES.
-void few_rows_tokens(const uint8_t *x, int64_t rows, RowGrids grids, Weight w, int32_t kind, void *out) {
-    auto value = [&](const int32_t *total, int64_t n, int64_t row) {
+void token_product(const uint8_t *x, int64_t rows, RowGrids grids, Weight w, int32_t kind, void *out) {
+    multiply<1>(x, rows, w, kind, out, Grid{}, [&](const int32_t *total, int64_t n, int64_t row) {
         const int32_t sum = *total - grids.zero_point[row] * w.correction[n];
         return grids.scale[row] * (w.scale[n] * float(sum)) + w.bias[n];
-    };
-#if defined(MANY_ROWS)
-    if (rows > FEW) return many_rows<1>(x, rows, w, kind, out, Grid{}, value);
-#endif
-    auto finished = [&](int32_t total, int64_t row, int64_t n) {
-        finish(value(&total, n, row), row * w.outputs + n, kind, out, Grid{});
-    };
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < w.outputs; n += OUTPUTS) {
-        const int64_t count = std::min<int64_t>(OUTPUTS, w.outputs - n);
-        int32_t totals[OUTPUTS * 4];
-        int64_t row = 0;
-        for (; row + 4 <= rows; row += 4) {
-            integer_sums<4>(x, w, n, row, totals);
-            for (int64_t o = 0; o < count; o++)
-                for (int64_t r = 0; r < 4; r++) finished(totals[o * 4 + r], row + r, n + o);
-        }
-        for (; row < rows; row++) {
-            integer_sums<1>(x, w, n, row, totals);
-            for (int64_t o = 0; o < count; o++) finished(totals[o], row, n + o);
-        }
-    }
+    });
 }
 
 #endif

@@ -10,7 +10,7 @@ from whisperq.runtime.int8.grids import Grid
 from whisperq.runtime.int8.kernels import Kernels
 from whisperq.runtime.int8.matmuls import IntegerWeight, Matmul, integer_matmul
 from whisperq.runtime.int8.native_kernels import NativeKernels
-from whisperq.runtime.int8.native_matmuls import FewRowsMatmul
+from whisperq.runtime.int8.native_matmuls import NativeMatmul
 from whisperq.runtime.int8.native_tokens import NativeDynamicMatmul, TokenKernels
 
 EXACT = 127  # greatest code with which sums of any kernel are exact
@@ -29,6 +29,6 @@ def integer_product(
             return NativeDynamicMatmul(weight, grid, sums, kernels, few_rows)
         return DynamicMatmul(weight, grid, sums)
     if native and (alone or (native.multiplies_all and len(weight.codes) > VOCABULARY)):
-        return FewRowsMatmul(weight, grid, native, None)
+        return NativeMatmul(weight, grid, native, None)
     product = integer_matmul(weight, grid, device, align)
-    return FewRowsMatmul(weight, grid, native, product) if few_rows and native and native.most_rows else product
+    return NativeMatmul(weight, grid, native, product) if few_rows and native and native.most_rows else product

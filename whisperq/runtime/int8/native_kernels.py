@@ -45,9 +45,9 @@ _ATTENTION = [
     _POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _POINTER, _COUNT, _COUNT, _Shape, c_float, _Gate, _COUNT, _Out
 ]  # fmt: skip
 _ARGUMENTS = {
-    "few_rows_product": [_POINTER, _COUNT, Weight, c_int32, _POINTER, CGrid],
-    "few_rows_wide_product": [_POINTER, _COUNT, c_float, c_int32, c_float, c_int32, Weight, c_int32, _POINTER, CGrid],
-    "few_rows_narrow_add": [
+    "integer_product": [_POINTER, _COUNT, Weight, c_int32, _POINTER, CGrid],
+    "wide_product": [_POINTER, _COUNT, c_float, c_int32, c_float, c_int32, Weight, c_int32, _POINTER, CGrid],
+    "add_narrow_product": [
         _POINTER,
         _COUNT,
         _COUNT,

@@ -16,7 +16,7 @@ from whisperq.runtime.int8.matmuls import IntegerWeight, Matmul
 from whisperq.runtime.int8.native_kernels import CGrid, NativeKernels, Weight
 
 NARROW = 64  # channels, up to which sums of 16-bit codes fit in 32 bits
-VALUES, HALVES, ADDED, GELU_CODES, GELU_VALUES = range(5)  # `Kind` of products.cpp
+VALUES, HALVES, ADDED, GELU_CODES, GELU_VALUES = range(5)  # `Kind` of few_rows.h
 
 
 def weight_of(codes: Tensor | None, correction: Tensor, scale: Tensor, bias: Tensor, inputs: int = 0) -> Weight:
@@ -37,7 +37,7 @@ def result_address(result: Tensor, kind: int, rows: int, outputs: int) -> int:
     return address(result, dtype, rows, outputs)
 
 
-class FewRowsMatmul:
+class NativeMatmul:
     """A `Matmul` whose weight stays codes (N, K), as on disk.
 
     many: what it hands over to beyond the kernels' most rows; None where they take any number.
@@ -50,7 +50,7 @@ class FewRowsMatmul:
         self._correction = sums * grid.zero_point
         self._scale, self._bias = weight.scale * grid.scale, weight.bias.contiguous()
         self._weight = weight_of(self.codes, self._correction, self._scale, self._bias)
-        self._run = kernels.library.few_rows_product
+        self._run = kernels.library.integer_product
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         if self._many and len(x) > self._most:
@@ -79,7 +79,7 @@ class FewRowsMatmul:
         self._run(start, len(x), self._weight, kind, result_address(result, kind, len(x), len(self.codes)), out)
         return result
 
-    def rescaled(self, factor: Tensor, bias: Tensor) -> "FewRowsMatmul":
+    def rescaled(self, factor: Tensor, bias: Tensor) -> "NativeMatmul":
         """A copy with scales multiplied by `factor` and another bias. Raises TypeError where it hands rows over."""
         if self._many is not None:
             raise TypeError("a product that hands over to another cannot be rescaled")
@@ -89,7 +89,7 @@ class FewRowsMatmul:
         return other
 
 
-class FewRowsWideProduct:
+class NativeWideProduct:
     """Product of at most `most_rows` contiguous rows of floats, (rows, K), which the kernel quantizes to 16 bits."""
 
     def __init__(self, weight: IntegerWeight, grid: QParams, kernels: NativeKernels) -> None:
@@ -99,7 +99,7 @@ class FewRowsWideProduct:
         self._weight = weight_of(self.codes, self._sums, self._scale, self._bias)
         half = grid.quant_max.bit_length() // 2
         self._grid = (float(grid.scale), int(grid.zero_point), float(grid.quant_max), half)
-        self._run = kernels.library.few_rows_wide_product
+        self._run = kernels.library.wide_product
 
     def __call__(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         result = x.new_empty(len(x), len(self.codes), dtype=dtype)
@@ -120,7 +120,7 @@ class FewRowsWideProduct:
         return result
 
 
-class FewRowsNarrowProduct:
+class NativeNarrowProduct:
     """Product of at most NARROW 16-bit channels of up to `most_rows` rows, (rows, K) floats, added to a result."""
 
     def __init__(self, weight: IntegerWeight, grid: QParams, kernels: NativeKernels) -> None:
@@ -132,7 +132,7 @@ class FewRowsNarrowProduct:
         self._scale = F.pad(weight.scale * float(grid.scale), (0, missing))
         self._outputs, self._inputs, half = outputs, channels, grid.quant_max.bit_length() // 2
         self._grid = (float(grid.scale), int(grid.zero_point), float(grid.quant_max), half)
-        self._run = kernels.library.few_rows_narrow_add
+        self._run = kernels.library.add_narrow_product
 
     def add(self, x: Tensor, sum: Tensor) -> Tensor:
         rows, weight = len(x), (t.data_ptr() for t in (self._packed, self._sums, self._scale))

@@ -40,7 +40,7 @@ _ARGUMENTS = {
     "finish_tokens": [
         _POINTER, _COUNT, _COUNT, _COUNT, _RowGrids, c_int32, Weight, c_int32, _POINTER, _COUNT, _Tokens,
     ],
-    "few_rows_tokens": [_POINTER, _COUNT, _RowGrids, Weight, c_int32, _POINTER],
+    "token_product": [_POINTER, _COUNT, _RowGrids, Weight, c_int32, _POINTER],
 }  # fmt: skip
 
 
@@ -128,7 +128,7 @@ class NativeDynamicMatmul(DynamicMatmul):
             start = rows_address(result, dtype, len(x), self._outputs)
             self._finish(x, kind, start, result.stride(0), _Tokens())
         else:
-            run, codes = self._kernels.library.few_rows_tokens, x.codes.contiguous()
+            run, codes = self._kernels.library.token_product, x.codes.contiguous()
             start = address(codes, torch.uint8, len(x), self._inputs)
             run(start, len(x), _grids(x), self._weight, kind, result_address(result, kind, len(x), self._outputs))
         return result

@@ -22,7 +22,7 @@ from whisperq.runtime.int8.grids import Grid, signed_qparams
 from whisperq.runtime.int8.kernels import AnyGrid, Kernels
 from whisperq.runtime.int8.matmuls import Finished, IntegerWeight, Matmul
 from whisperq.runtime.int8.native_kernels import NativeKernels
-from whisperq.runtime.int8.native_matmuls import NARROW, FewRowsNarrowProduct, FewRowsWideProduct
+from whisperq.runtime.int8.native_matmuls import NARROW, NativeNarrowProduct, NativeWideProduct
 
 Integer = Callable[[IntegerWeight, AnyGrid], Matmul]
 
@@ -107,15 +107,15 @@ class WideMatmul:
             None if grid.channels is None else grid.channels.cpu(),
             TokenGrid(grid.half_bits, grid.signed),
         )
-        self._few: FewRowsWideProduct | None = None  # where all channels are wide
-        self._few_wide: FewRowsNarrowProduct | None = None
+        self._few: NativeWideProduct | None = None  # where all channels are wide
+        self._few_wide: NativeNarrowProduct | None = None
         self._main: Matmul | None = None
         native = kernels if isinstance(kernels, NativeKernels) and kernels.most_rows else None
         self._most = native.most_rows if native else 0
         if channels is None:  # both halves add the bias
             self._wide = integer(replace(weight, bias=weight.bias / 2), halves)
             if few_rows and native:
-                self._few = FewRowsWideProduct(weight, grid.wide, native)
+                self._few = NativeWideProduct(weight, grid.wide, native)
             return
         others = weight.codes.clone()
         others[:, channels] = 0
@@ -124,7 +124,7 @@ class WideMatmul:
         narrow = replace(weight, codes=codes, bias=torch.zeros_like(weight.bias))
         self._wide = integer(narrow, halves)
         if native and codes.shape[1] <= NARROW:
-            self._few_wide = FewRowsNarrowProduct(narrow, grid.wide, native)
+            self._few_wide = NativeNarrowProduct(narrow, grid.wide, native)
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         if self._main is not None:
