@@ -70,6 +70,11 @@ def check_results(results: Path, student: Path) -> None:
     assert len(kept) == 3 and (mine["gate"], mine["seed"], mine["growth"][-1]["step"]) == ("headwise", 3, 2)
     assert sum(mine["reference_words"]) == sum(words) and list(mine["word_errors"]) == ["float", "gemm", "dynamic"]
     assert 100 * sum(mine["word_errors"]["float"]) / sum(words) == pytest.approx(wer)
+    shares = artifact.load(student / "attention" / "after").results["shares"]
+    assert mine["prompt"]["after"] == [head["tokens"]["prompt"] for head in shares.values()]
+    assert len(mine["prompt"]["before"]) == len(shares) and all(0 < share < 1 for share in mine["prompt"]["after"])
+    logged = [json.loads(line) for line in (student / "distilled" / "metrics.jsonl").read_text().splitlines()]
+    assert mine["kl"] == [[line["step"], line["kl"]] for line in logged if "kl" in line] and mine["kl"]
     for name in ("growth", "outliers-2+1", "attention-2+1"):
         assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
 from matplotlib.ticker import LogLocator, NullLocator
-from measured import GROUPS, Student, growth
+from measured import GROUPS, Student, logged
 
 from whisperq.report.figures import DPI, HIGHLIGHT, MODEL_COLOURS, new_figure, style
 
@@ -26,7 +26,7 @@ LINES = ("-", "--", ":", "-.")  # of the depths and ways of training
 @style()
 def draw_growth(found: Sequence[Student], file: Path) -> None:
     """A column for each group of sites, a row for each figure, a line for each student."""
-    trained = {s: log for s in found if (log := list(growth(s)))}
+    trained = {s: log for s in found if (log := list(logged(s, "outliers")))}
     shapes = list(dict.fromkeys((s.depth, s.way) for s in trained))
     figure = new_figure(2.3 * len(PANELS), 2.2 * len(FIGURES) + 0.5, layout="constrained")
     grid = figure.subplots(len(FIGURES), len(PANELS), sharex=True, squeeze=False)

@@ -104,9 +104,15 @@ def spread(student: Student, when: str) -> dict[str, dict[str, float]]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def growth(student: Student) -> Iterator[dict[str, Any]]:
-    """The log's entries that tell of outliers, step by step."""
+def logged(student: Student, figure: str) -> Iterator[dict[str, Any]]:
+    """The training log's entries that have this figure, step by step."""
     log = student.run / "distilled" / "metrics.jsonl"
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
-        if "outliers" in (entry := json.loads(line)):
+        if figure in (entry := json.loads(line)):
             yield entry
+
+
+def sinks(student: Student, when: str) -> list[float]:
+    """What part of their attention the text's rows give to the prompt, of each head of the last decoder layer."""
+    found = student.results(f"attention/{when}", "attention")
+    return [head["tokens"]["prompt"] for head in found["shares"].values()] if found else []

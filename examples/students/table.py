@@ -1,7 +1,8 @@
 """The tables and figures of run.sh: table.md, students.json, growth.png and the pictures, of what the run folders say.
 
-trainings.jsonl keeps of each training what the tables are computed from: word errors of each utterance, and the growth
-of its outliers. With it a later training can be compared pair by pair after the run folders are gone.
+trainings.jsonl keeps of each training what tables and page are made from: word errors of each utterance, the growth of
+its outliers, its loss, and what its heads look at. With it a later training can be compared pair by pair after the run
+folders are gone.
 
 python table.py RUNS --out RESULTS
 
@@ -21,7 +22,7 @@ import numpy as np
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "benchmarks")]
 from growth import draw_growth
-from measured import WAYS, Student, growth, students
+from measured import WAYS, Student, logged, sinks, students
 from outlier_tables import mean_outliers, mean_spread, outlier_table, spread_table
 from pictures import draw_pictures
 from tables import table
@@ -95,7 +96,10 @@ def described(mine: Sequence[Student], words: Words, systems: Sequence[str]) -> 
 
 
 def kept(student: Student, words: Words) -> dict[str, Any]:
-    """A line of trainings.jsonl; word errors and reference words are those of each utterance, in the sets' order."""
+    """A line of trainings.jsonl; word errors and reference words are those of each utterance, in the sets' order.
+
+    kl: step and nats a token; prompt: each head's share of attention (`measured.sinks`) before and after training.
+    """
     errors = {system: words.of(student, system).tolist() for system in words.systems}
     return {
         "depth": student.depth,
@@ -103,7 +107,9 @@ def kept(student: Student, words: Words) -> dict[str, Any]:
         "seed": student.seed,
         "reference_words": words.words.tolist(),
         "word_errors": errors,
-        "growth": [{key: entry[key] for key in ("step", "outliers")} for entry in growth(student)],
+        "growth": [{key: entry[key] for key in ("step", "outliers")} for entry in logged(student, "outliers")],
+        "kl": [[entry["step"], entry["kl"]] for entry in logged(student, "kl")],
+        "prompt": {when: sinks(student, when) for when in ("before", "after") if student.gate != "teacher"},
     }
 
 
