@@ -1,6 +1,6 @@
-// The encoder's attention in bf16, gated, head by head (tiles.h).
+// The encoder's attention in bf16, gated, head by head (attend.h).
 
-#include "tiles.h"
+#include "attend.h"
 
 #if defined(__AMX_BF16__) || defined(__AVX512BF16__)
 
@@ -20,34 +20,19 @@ int bf16_products() {
 void attention_bf16(const bf16 *query, const bf16 *key, const bf16 *value, int64_t row_stride, const bf16 *kept_key,
                     const bf16 *kept_value, int64_t kept_stride, int64_t keys, Shape s, float scaling, Gate gate,
                     int64_t parts, Out out) {
-    const int64_t blocks = (s.length + QUERIES - 1) / QUERIES;
-#pragma omp parallel
-    {
-        [[maybe_unused]] Tiles tiles;
-        Packed packed(keys, s.head_dim);
-        Block block(packed.dims);
-#pragma omp for collapse(3) schedule(dynamic)
-        for (int64_t b = 0; b < s.batch; b++)
-            for (int64_t h = 0; h < s.heads; h++)
-                for (int64_t part = 0; part < parts; part++) {
-                    const int64_t origin = b * s.length * row_stride + h * s.head_dim;
-                    const int64_t head = h * s.head_dim;
-                    packed.fill({key + origin, kept_key + head, row_stride, kept_stride, s.length},
-                                {value + origin, kept_value + head, row_stride, kept_stride, s.length});
-                    for (int64_t i = blocks * part / parts; i < blocks * (part + 1) / parts; i++) {
-                        const int64_t first = i * QUERIES, count = std::min(QUERIES, s.length - first);
-                        for (int64_t r = 0; r < count; r++)
-                            std::copy_n(query + origin + (first + r) * row_stride, s.head_dim,
-                                        &block.queries[r * block.dims]);
-                        block.attend(packed, count, scaling);
-                        for (int64_t r = 0; r < count; r++) {
-                            const int64_t row = b * s.length + first + r;
-                            apply_gate(&block.context[r * block.dims], gate, row, h, s.head_dim);
-                            write(out, (row * s.heads + h) * s.head_dim, &block.context[r * block.dims], s.head_dim);
-                        }
-                    }
-                }
-    }
+    auto head = [&](int64_t b, int64_t h) {
+        const int64_t at = h * s.head_dim, origin = b * s.length * row_stride + at;
+        return Head{query + origin, row_stride, {key + origin, kept_key + at, row_stride, kept_stride, s.length},
+                    {value + origin, kept_value + at, row_stride, kept_stride, s.length}, nullptr};
+    };
+    attend_heads(s, keys, scaling, parts, head, [&](int64_t b, int64_t h, int64_t first, int64_t count, float *context) {
+        for (int64_t r = 0; r < count; r++) {
+            const int64_t row = b * s.length + first + r;
+            float *x = context + r * padded(s.head_dim, TILE);
+            apply_gate(x, gate, row, h, s.head_dim);
+            write(out, (row * s.heads + h) * s.head_dim, x, s.head_dim);
+        }
+    });
 }
 }
 

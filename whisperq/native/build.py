@@ -24,7 +24,7 @@ from whisperq.native.places import folder_for, kept, refusal
 
 HERE = Path(__file__).parent
 SOURCES = ("rows.cpp", "products.cpp", "tokens.cpp", "decoding.cpp", "attention.cpp", "learning.cpp")
-HEADERS = ("common.h", "few_rows.h", "many_rows.h", "tiles.h")
+HEADERS = ("common.h", "few_rows.h", "many_rows.h", "tiles.h", "attend.h")
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared",
 )  # fmt: skip

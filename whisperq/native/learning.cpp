@@ -6,7 +6,7 @@
 // P is made again from the logarithms of its sums (Dao et al. 2022, arXiv 2205.14135), 64 keys times 64 queries at a time,
 // keys as rows: so that every product finds its operands packed, and sums of a key stay in the nearest cache.
 
-#include "tiles.h"
+#include "attend.h"
 
 // One number for each batch, head, row and dimension; dimensions lie side by side.
 struct View {
@@ -131,27 +131,14 @@ extern "C" {
 // of each query's sum of exponentials.
 void learn_attention(View query, View key, View value, Shape s, int64_t keys, float scaling, int64_t parts, View out,
                      float *logarithms) {
-    const int64_t blocks = (s.length + QUERIES - 1) / QUERIES;
-#pragma omp parallel
-    {
-        [[maybe_unused]] Tiles tiles;
-        Packed packed(keys, s.head_dim);
-        Block block(packed.dims);
-#pragma omp for collapse(3) schedule(dynamic)
-        for (int64_t b = 0; b < s.batch; b++)
-            for (int64_t h = 0; h < s.heads; h++)
-                for (int64_t part = 0; part < parts; part++) {
-                    const bf16 *k = key.at(b, h), *v = value.at(b, h), *q = query.at(b, h);
-                    packed.fill({k, k, key.row, key.row, keys}, {v, v, value.row, value.row, keys});
-                    for (int64_t i = blocks * part / parts; i < blocks * (part + 1) / parts; i++) {
-                        const int64_t first = i * QUERIES, count = std::min(QUERIES, s.length - first);
-                        for (int64_t r = 0; r < count; r++)
-                            std::copy_n(q + (first + r) * query.row, s.head_dim, &block.queries[r * block.dims]);
-                        block.attend(packed, count, scaling, logarithms + (b * s.heads + h) * s.length + first);
-                        write_rows(block.context.data, block.dims, 1.0f, out.at(b, h) + first * out.row, out.row, count);
-                    }
-                }
-    }
+    auto head = [&](int64_t b, int64_t h) {
+        const bf16 *k = key.at(b, h), *v = value.at(b, h);
+        return Head{query.at(b, h), query.row, {k, k, key.row, key.row, keys}, {v, v, value.row, value.row, keys},
+                    logarithms + (b * s.heads + h) * s.length};
+    };
+    attend_heads(s, keys, scaling, parts, head, [&](int64_t b, int64_t h, int64_t first, int64_t count, float *context) {
+        write_rows(context, padded(s.head_dim, TILE), 1.0f, out.at(b, h) + first * out.row, out.row, count);
+    });
 }
 
 // The gradients of query, key and value, in the places of that name, from that of `out`.
