@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All tests in a virtual environment of their own. WHISPERQ_SPEECH names a folder with real human speech,
 # WHISPERQ_WHISPER one with OpenAI's whisper-base and whisper-tiny.en as transformers saves them (config.json,
-# model.safetensors, tokenizer and so on); without them the tests on them skip. Arguments go to pytest.
+# model.safetensors, tokenizer and so on); without them the tests on them skip, as those under SLURM do where it is not
+# installed. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source examples/environment.sh

@@ -1,40 +1,32 @@
 """examples/slurm under a stand-in for SLURM: what starts when, what exit codes do, and the table at the end."""
 
-import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import configuration, write_configuration
-from support.slurm_stand_in import Cluster, Job
+from support.slurm_jobs import (
+    PATH,
+    ROOT,
+    SLURM,
+    check_table,
+    job,
+    keep_journal,
+    log,
+    preloaded,
+    states,
+    submit,
+    variables,
+)
+from support.slurm_stand_in import Cluster
 
 from whisperq import artifact
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
-SLURM = ROOT / "examples" / "slurm"
 SCRIPTS = sorted(SLURM.glob("*.sh"))
-PATH = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
-
-# A whisperq that only keeps a journal. FAIL="STUDENT COMMAND CODE" makes one command exit with that code, and
-# INTERRUPT="STUDENT COMMAND" makes that student's first such command go on until a signal; its first process, the one
-# that saves, is the last to end.
-FAKE = """#!/usr/bin/env bash
-student=$(basename "$WHISPERQ_RUN")
-echo "$student $1 $RANK/$WORLD_SIZE" >>"$JOURNAL"
-[ "$student $1" != "${FAIL% *}" ] || exit "${FAIL##* }"
-if [ "$student $1 ${SLURM_RESTART_COUNT:-0}" = "$INTERRUPT 0" ]; then
-    trap '[ "$RANK" != 0 ] || sleep 0.3; exit 75' USR2 TERM
-    until [ "$RANK" = 0 ] || [ -e "$JOURNAL.0" ]; do sleep 0.02; done
-    touch "$JOURNAL.$RANK"
-    while :; do sleep 0.02; done
-fi
-"""
 
 
 @pytest.fixture
@@ -45,55 +37,7 @@ def cluster(tmp_path) -> Cluster:
 @pytest.fixture
 def journal(tmp_path, cluster) -> Path:
     """What the fake whisperq, which this puts on the PATH, was asked to do."""
-    (cluster.bin / "whisperq").write_text(FAKE)
-    (cluster.bin / "whisperq").chmod(0o755)
-    return tmp_path / "journal"
-
-
-def program(path: Path, *command: str | Path) -> Path:
-    """An executable that runs the command with whatever arguments follow."""
-    path.write_text(f'#!/bin/sh\nexec {" ".join(map(str, command))} "$@"\n')
-    path.chmod(0o755)
-    return path
-
-
-@pytest.fixture
-def preloaded(cluster) -> Iterator[None]:
-    """The real whisperq on the PATH, without four seconds of imports for each of many commands."""
-    socket, script = cluster.folder / "socket", Path(__file__).parents[1] / "examples" / "preloaded.py"
-    program(cluster.bin / "whisperq", sys.executable, "-S", script, "call", socket)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, script, "serve", socket], env=environment, stdout=subprocess.PIPE) as server:
-        assert server.stdout.readline() == b"ready\n"
-        yield
-        server.kill()
-
-
-def submit(cluster: Cluster, config: Path, *students: str, runs: Path | None = None, **environment: str | Path) -> Path:
-    """submit.sh from another folder; returns RUNS. Jobs wait until cluster.run()."""
-    runs = runs or cluster.folder.parent / "runs"
-    subprocess.run(
-        ["bash", SLURM / "submit.sh", config, runs, *students],
-        cwd=cluster.folder, env=variables(cluster, **environment), check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return runs
-
-
-def variables(cluster: Cluster, **more: str | Path) -> dict[str, str]:
-    default = {"FAIL": "", "INTERRUPT": "", "PATH": f"{cluster.bin}:{PATH}"}
-    return {**os.environ, **default, **{key: str(value) for key, value in more.items()}}
-
-
-def job(cluster: Cluster, name: str, index: int | None = None) -> Job:
-    return next(j for j in cluster.jobs() if (j.name, j.index) == (name, index))
-
-
-def states(cluster: Cluster, index: int | None = None) -> dict[str, str]:
-    return {j.name: j.state for j in cluster.jobs() if j.index == index}
-
-
-def log(job: Job) -> str:
-    return job.output.read_text()
+    return keep_journal(cluster, tmp_path)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
@@ -110,34 +54,17 @@ def tool(name: str) -> str:
     return path
 
 
-def test_from_teacher_to_table(workspace, cluster, preloaded) -> None:
+def test_from_teacher_to_table(workspace, cluster) -> None:
     """Real commands for two students; the element of one waits for nothing of the other's."""
-    runs = submit(cluster, workspace / "whisperq.yaml", "2-none", "2-headwise")
-    cluster.run()
+    with preloaded(cluster):
+        runs = submit(cluster, workspace / "whisperq.yaml", "2-none", "2-headwise")
+        cluster.run()
     for each in cluster.jobs():
         assert each.state == "COMPLETED", log(each)
     last = max(j.started[0] for j in cluster.jobs() if j.index == 0)
     assert last < min(j.started[0] for j in cluster.jobs() if j.index == 1)
-    lines = (runs / "table.md").read_text().splitlines()
-    for line, gate in zip(lines[2:], ("none", "headwise"), strict=True):
-        check_row([cell.strip() for cell in line.strip("|").split("|")], runs / f"2-{gate}", gate)
+    check_table(runs)
     assert list(runs.glob("2-headwise/attention/distilled/*/*.png"))
-
-
-def check_row(cells: list[str], run: Path, gate: str) -> None:
-    """A row of the table says what the run folder's artifacts say."""
-    assert cells[:3] == ["2", gate, "digits"]
-    student = artifact.load(run / "student").config
-    assert (student["layers"], student["gate"]) == (2, gate)
-    for cell, name in zip(cells[4:7], ("distilled-float", "paper-w8a8-emulated", "gemm-w8a8-emulated"), strict=True):
-        result = artifact.load(run / "eval" / name).results["sets"]["digits"]
-        assert float(cell.split()[0]) == pytest.approx(100 * result["wer"], abs=0.005)
-        assert cells[3] == str(result["reference_words"])
-    statistics = artifact.load(run / "outliers" / "distilled" / "attention-outputs").results["model"]
-    assert float(cells[7]) == pytest.approx(statistics["kurtosis"], abs=0.005)
-    assert float(cells[8]) == pytest.approx(statistics["max_inf_norm"], abs=0.005)
-    size = artifact.load(run / "quantized" / "gemm-w8a8").results["bytes"] / 1e6
-    assert float(cells[9].split(" / ")[2]) == pytest.approx(size, abs=0.05)
 
 
 def test_the_table_of_unfinished_runs_has_dashes(finished_run, tmp_path) -> None:

@@ -1,11 +1,12 @@
-"""A stand-in for SLURM, which the tests cannot have: sbatch, srun and scontrol as examples/slurm uses them.
+"""A stand-in for SLURM, which few machines have: sbatch, srun and scontrol as examples/slurm uses them.
 
     cluster = Cluster(folder)            # puts the four programs into folder/bin
     subprocess.run(["sbatch", ...], env={..., "PATH": f"{cluster.bin}:..."})
     cluster.run()                        # until nothing more can start
 
-It is written from SLURM's manual pages and sources and was never held against a real SLURM. Jobs are real processes,
-one at a time, and the newest that may start goes first: one that does not wait for what it needs shows it at once.
+It is written from SLURM's manual pages and sources; test_real_slurm.py asks SLURM itself the most important of what is
+asked here. Jobs are real processes, one at a time, and the newest that may start goes first: one that does not wait for
+what it needs shows it at once.
 Imitated: #SBATCH lines and flags, the script copied away from its folder, arrays (whose own id is that of their last
 element), afterok and aftercorr, exit codes, requeueing, the signal before the time limit, SLURM_* variables, output
 files. Not imitated: time limits themselves, several nodes, resources, accounting; what else sbatch knows is refused.
