@@ -79,6 +79,7 @@ class Cluster:
         self.near_limit: dict[tuple[str, int | None], Path] = {}
         self.told: dict[tuple[str, int | None], Path] = {}
         self.cancelled: dict[tuple[str, int | None], Path] = {}
+        self._restarted: set[str] = set()
         for place in (self.bin, folder / "state", folder / "spool"):
             place.mkdir(parents=True)
         for name in CLIENTS:
@@ -109,8 +110,10 @@ class Cluster:
             if (file := events.get((job.name, job.index))) and file.exists():
                 del events[job.name, job.index]
                 self._call(*command)
-        if job.restarts and job.reason == "BeginTime":  # SLURM lets a requeued job wait two minutes
-            self._call("scontrol", "update", f"JobId={job.id}", "StartTime=now", "TimeLimit=60")
+        if job.restarts and job.id not in self._restarted:
+            # SLURM lets it wait two minutes until then, and not in vain: slurmd launches none that it is still ending.
+            self._restarted.add(job.id)
+            self._call("scontrol", "update", f"JobId={job.id}", "TimeLimit=60")
 
     def _call(self, *command: str) -> str:
         program = [str(self.bin / command[0]), *command[1:]]
