@@ -1,13 +1,22 @@
 """examples/slurm under SLURM itself, where it is installed: what its stand-in may have got wrong."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import configuration, write_configuration
 from support.real_slurm import Cluster, missing, running
-from support.slurm_jobs import ROOT, SLURM, check_table, job, keep_journal, log, preloaded, states, submit, variables
+from support.slurm_jobs import (
+    ROOT,
+    check_table,
+    job,
+    keep_journal,
+    log,
+    preloaded,
+    states,
+    submit,
+    submit_distill,
+)
 
 from whisperq import artifact
 
@@ -80,15 +89,7 @@ def test_the_real_distill_saves_at_the_signal_and_goes_on(workspace, cluster, in
     runs = workspace / "runs"
     run = runs / "2-headwise"
     assert invoke("init-student", "--run", run).exit_code == 0
-    environment = variables(cluster, RUNS=runs, STUDENTS="2-headwise", SCRIPTS=SLURM, OMP_NUM_THREADS="1")
-    first = subprocess.check_output(
-        [cluster.bin / "sbatch", "--parsable", "--ntasks-per-node=2", f"--chdir={runs}", SLURM / "distill.sh"],
-        env=environment, text=True,
-    )  # fmt: skip
-    subprocess.run(
-        [cluster.bin / "sbatch", f"--dependency=afterok:{first.strip()}", f"--chdir={runs}", SLURM / "calibrate.sh"],
-        env=environment, check=True,
-    )  # fmt: skip
+    submit_distill(cluster, runs)
     cluster.told["distill", None] = run / "checkpoints" / "metrics.jsonl"
     cluster.run()
     distill, calibrate = job(cluster, "distill"), job(cluster, "calibrate")

@@ -18,6 +18,7 @@ from support.slurm_jobs import (
     preloaded,
     states,
     submit,
+    submit_distill,
     variables,
 )
 from support.slurm_stand_in import Cluster
@@ -169,15 +170,7 @@ def test_the_real_distill_saves_at_the_signal_and_goes_on(workspace, cluster, in
     runs = workspace / "runs"
     run = runs / "2-headwise"
     assert invoke("init-student", "--run", run).exit_code == 0
-    environment = variables(cluster, RUNS=runs, STUDENTS="2-headwise", SCRIPTS=SLURM, OMP_NUM_THREADS="1")
-    first = subprocess.check_output(
-        ["sbatch", "--parsable", "--ntasks-per-node=2", f"--chdir={runs}", SLURM / "distill.sh"],
-        env=environment, text=True,
-    )  # fmt: skip
-    subprocess.run(
-        ["sbatch", f"--dependency=afterok:{first.strip()}", f"--chdir={runs}", SLURM / "calibrate.sh"],
-        env=environment, check=True,
-    )  # fmt: skip
+    submit_distill(cluster, runs)
     cluster.near_limit["distill"] = run / "checkpoints" / "metrics.jsonl"
     cluster.run()
     distill, calibrate = job(cluster, "distill"), job(cluster, "calibrate")

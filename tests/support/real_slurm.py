@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
-CLIENTS = ("sbatch", "scancel", "scontrol", "srun", "squeue")
+CLIENTS = ("sbatch", "scancel", "scontrol", "srun")
 SYSTEM = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 PATIENCE = 900  # seconds: none waits for ever
@@ -131,12 +131,9 @@ def running(folder: Path) -> Iterator[Cluster]:
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
-    munge = [
-        f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("socket", "key-file", "pid-file", "seed-file")
-    ]
-    munge[1] = f"--key-file={key}"
+    munge = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "seed", "log")]
     commands = (
-        [path_of("munged"), "--foreground", "--force", *munge, f"--log-file={folder}/munge.log"],
+        [path_of("munged"), "--foreground", "--force", f"--socket={folder}/munge.socket", *munge],
         [path_of("slurmctld"), "-D", "-f", str(cluster.configuration)],
         [path_of("slurmd"), "-D", "-f", str(cluster.configuration)],
     )

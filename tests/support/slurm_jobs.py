@@ -90,6 +90,19 @@ def submit(cluster: Cluster, config: Path, *students: str, runs: Path | None = N
     return runs
 
 
+def submit_distill(cluster: Cluster, runs: Path) -> None:
+    """The real distill of 2-headwise in two processes, and calibrate, which waits for it."""
+    environment = variables(cluster, RUNS=runs, STUDENTS="2-headwise", SCRIPTS=SLURM, OMP_NUM_THREADS="1")
+    first = subprocess.check_output(
+        [cluster.bin / "sbatch", "--parsable", "--ntasks-per-node=2", f"--chdir={runs}", SLURM / "distill.sh"],
+        env=environment, text=True,
+    )  # fmt: skip
+    subprocess.run(
+        [cluster.bin / "sbatch", f"--dependency=afterok:{first.strip()}", f"--chdir={runs}", SLURM / "calibrate.sh"],
+        env=environment, check=True,
+    )  # fmt: skip
+
+
 def variables(cluster: Cluster, **more: str | Path) -> dict[str, str]:
     default = {"FAIL": "", "INTERRUPT": "", "PATH": f"{cluster.bin}:{PATH}"}
     return {**os.environ, **default, **{key: str(value) for key, value in more.items()}}

@@ -111,8 +111,8 @@ struct Block {
         : dims(dims), queries(QUERIES * dims), probs(2 * QUERIES * KEYS), scores(QUERIES * KEYS), context(QUERIES * dims) {}
 
     // Leaves softmax(scaling * Q K^T) V of the first `count` queries in `context`, and where there is room the base-two
-    // logarithms of their sums. A tile cannot be loaded until the
-    // stores before it have drained: so the values of one block of keys wait for the scores of the next.
+    // logarithms of their sums. A tile cannot be loaded until the stores before it have drained: so the values of one
+    // block of keys wait for the scores of the next.
     void attend(const Packed &packed, int64_t count, float scaling, float *logarithms = nullptr) {
         Row rows[QUERIES];
         std::memset(context.data, 0, QUERIES * dims * sizeof(float));
